@@ -1,0 +1,1 @@
+"""Custom operators (schemas and reference math) and their TensorRT converters. Needs torch."""

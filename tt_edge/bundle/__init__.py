@@ -1,0 +1,1 @@
+"""The bundle: one directory that holds everything a target needs. Torch-free."""

@@ -1,0 +1,1 @@
+"""The host side: load, export, lower, convert, capture and verify. Needs torch."""

@@ -1,0 +1,127 @@
+"""What a user asks for: frozen, validated, and round-tripping through JSON. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import InvalidInputError
+
+
+class Precision(StrEnum):
+    """Precision that weights and activations are compiled in."""
+
+    FP16 = "fp16"
+    #: Same exponent range as fp32; needs Ampere or newer.
+    BF16 = "bf16"
+    #: For parity checks; twice the memory traffic of fp16.
+    FP32 = "fp32"
+
+    @property
+    def dtype(self) -> DType:
+        return {"fp16": DType.FLOAT16, "bf16": DType.BFLOAT16, "fp32": DType.FLOAT32}[self.value]
+
+
+class Backend(StrEnum):
+    """Which TensorRT layers attention, RoPE and the KV cache become."""
+
+    #: IRotaryEmbeddingLayer, IKVCacheUpdateLayer (in place) and IAttention.
+    NATIVE = "native"
+
+
+class _JsonConfig:
+    """JSON round trip for frozen dataclasses of JSON-able fields. Unknown keys are refused by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(data) - known):
+            raise InvalidInputError(f"{cls.__name__} has no field {unknown[0]!r}; known fields: {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidInputError(message)
+
+
+@dataclass(frozen=True)
+class CompileConfig(_JsonConfig):
+    """How to compile a checkpoint.
+
+    ``max_batch`` rows, ``max_input_len`` prompt tokens a row in one call, ``max_seq_len`` tokens a row in all:
+    the capacity of the KV cache. ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``.
+    """
+
+    backend: Backend = Backend.NATIVE
+    precision: Precision = Precision.FP16
+    max_batch: int = 1
+    max_input_len: int = 1024
+    max_seq_len: int = 2048
+    full_logits: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", Backend(self.backend))
+        object.__setattr__(self, "precision", Precision(self.precision))
+        for name in ("max_batch", "max_input_len", "max_seq_len"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 1, f"{name} is {value!r}; it must be an integer of at least 1")
+        _require(
+            self.max_input_len <= self.max_seq_len,
+            f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
+            "raise --max-seq-len or lower --max-input-len",
+        )
+
+
+@dataclass(frozen=True)
+class EngineTarget(_JsonConfig):
+    """Which GPUs to build an engine for.
+
+    ``compute_capabilities`` such as ``("sm89", "sm120")`` are built ahead of time into one engine each; ``local``
+    builds for the GPU in this machine; neither builds none (the bundle still holds the network, for the target to build).
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compute_capabilities", tuple(self.compute_capabilities))
+        for name in self.compute_capabilities:
+            _require(
+                re.fullmatch(r"sm\d{2,3}", name) is not None,
+                f"engine target {name!r} is not of the form sm89; give e.g. --engine sm89,sm120, local or none",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> EngineTarget:
+        """Parse ``sm89,sm120``, ``local`` or ``none`` (the command line's ``--engine``)."""
+        names = [part.strip().lower() for part in text.split(",") if part.strip()]
+        if names == ["none"]:
+            return cls()
+        return cls(
+            compute_capabilities=tuple(dict.fromkeys(n for n in names if n != "local")),
+            local="local" in names,
+        )
+
+
+@dataclass(frozen=True)
+class GenerationConfig(_JsonConfig):
+    """How to generate. ``eos_token_ids`` end a row; ``ignore_eos`` keeps going (for benchmarks)."""
+
+    max_new_tokens: int = 64
+    eos_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
+        _require(
+            isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1,
+            f"max_new_tokens is {self.max_new_tokens!r}; it must be an integer of at least 1",
+        )

@@ -1,0 +1,134 @@
+"""The engine I/O contract: what a compiled decoder takes and gives, and in which shapes.
+
+Written by the compiler, stored in the bundle's manifest, obeyed by every session. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import BundleError
+
+#: Names of the symbolic dimensions of engine I/O.
+BATCH, SEQUENCE = "batch", "sequence"
+
+Shape = tuple[int, ...]
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One engine input or output. ``shape`` mixes sizes with the symbolic dims ``batch`` and ``sequence``."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+    def resolve(self, **sizes: int) -> Shape:
+        """The concrete shape for given sizes of the symbolic dims, e.g. ``resolve(batch=1, sequence=7)``."""
+        return tuple(d if isinstance(d, int) else sizes[d] for d in self.shape)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
+        return cls(str(data["name"]), DType(data["dtype"]), tuple(data["shape"]))
+
+
+@dataclass(frozen=True)
+class KVPair:
+    """One cache tensor: the engine output ``present`` updates the engine input ``past`` in place.
+
+    Both must be bound to one device address (``IKVCacheUpdateLayer``).
+    """
+
+    past: str
+    present: str
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Minimum, optimum and maximum shape of one input in an optimization profile."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+#: Optimization profile indices of every LLM engine.
+CONTEXT_PROFILE, GENERATION_PROFILE = 0, 1
+
+
+@dataclass(frozen=True)
+class EngineContract:
+    """Inputs, outputs, aliasing and limits of a compiled decoder.
+
+    ``inputs`` and ``outputs`` are in binding order. The KV cache tensors are ``[batch, kv_heads, max_seq_len,
+    head_dim]``; ``kv_cache`` lists them K, V, layer by layer. Limits: ``max_batch`` rows, ``max_input_len`` new
+    tokens a row in one call, ``max_seq_len`` tokens a row in all (the cache capacity).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    kv_cache: tuple[KVPair, ...]
+    max_batch: int
+    max_input_len: int
+    max_seq_len: int
+    vocab_size: int
+
+    def input(self, name: str) -> TensorSpec:
+        return next(t for t in self.inputs if t.name == name)
+
+    def output(self, name: str) -> TensorSpec:
+        return next(t for t in self.outputs if t.name == name)
+
+    @property
+    def cache_names(self) -> frozenset[str]:
+        """Names of the inputs that hold the KV cache."""
+        return frozenset(pair.past for pair in self.kv_cache)
+
+    def kv_bytes(self, batch: int) -> int:
+        """Bytes of KV cache for ``batch`` rows at full capacity."""
+        total = 0
+        for pair in self.kv_cache:
+            spec, count = self.input(pair.past), 1
+            for size in spec.resolve(batch=batch):
+                count *= size
+            total += spec.dtype.nbytes(count)
+        return total
+
+    def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
+        """The optimization profiles, context first and generation second, as input name to shape range."""
+        context = {
+            BATCH: (1, 1, self.max_batch),
+            SEQUENCE: (1, max(1, min(128, self.max_input_len)), self.max_input_len),
+        }
+        generation = {BATCH: (1, 1, self.max_batch), SEQUENCE: (1, 1, 1)}
+
+        def ranges(sizes: dict[str, tuple[int, int, int]]) -> dict[str, ShapeRange]:
+            return {
+                spec.name: ShapeRange(*(spec.resolve(**{k: v[i] for k, v in sizes.items()}) for i in range(3)))
+                for spec in self.inputs
+            }
+
+        return ranges(context), ranges(generation)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EngineContract:
+        """Rebuild from ``to_dict``'s form. Raises ``BundleError`` when a field is missing or of a wrong type."""
+        try:
+            return cls(
+                inputs=tuple(TensorSpec.from_dict(t) for t in data["inputs"]),
+                outputs=tuple(TensorSpec.from_dict(t) for t in data["outputs"]),
+                kv_cache=tuple(KVPair(str(p["past"]), str(p["present"])) for p in data["kv_cache"]),
+                max_batch=int(data["max_batch"]),
+                max_input_len=int(data["max_input_len"]),
+                max_seq_len=int(data["max_seq_len"]),
+                vocab_size=int(data["vocab_size"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"engine contract is malformed ({error!r}); compile the model again") from error

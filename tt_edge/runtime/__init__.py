@@ -1,0 +1,1 @@
+"""Running a bundle: sessions, generation, tokenizer and chat template. Torch-free."""

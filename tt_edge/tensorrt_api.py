@@ -1,0 +1,117 @@
+"""The one place that picks a TensorRT package and says what it can do. Torch-free.
+
+Standard TensorRT (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), and the lean and dispatch runtimes share one Python
+API; they differ in what is present (a builder, plugins, ahead-of-time targets) and in where their engines run. The
+rest of the package asks for a ``TensorRT`` here and checks its capabilities, never the package name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import platform
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from tt_edge.errors import EngineError, MissingDependencyError
+
+
+class Flavour(StrEnum):
+    """A TensorRT distribution. The value is its Python package."""
+
+    STANDARD = "tensorrt"
+    RTX = "tensorrt_rtx"
+    #: Runs version-compatible engines; no builder.
+    LEAN = "tensorrt_lean"
+    #: Picks a lean runtime by the engine's version; no builder.
+    DISPATCH = "tensorrt_dispatch"
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """A loaded TensorRT package."""
+
+    flavour: Flavour
+    module: Any  # the package; its bindings carry no type information
+    version: str
+
+    @property
+    def can_build(self) -> bool:
+        return hasattr(self.module, "Builder")
+
+    @property
+    def has_plugins(self) -> bool:
+        """Whether networks take V3 plugins (TensorRT-RTX's do not)."""
+        return self.can_build and hasattr(self.module.INetworkDefinition, "add_plugin_v3")
+
+    @property
+    def builds_ahead_of_time(self) -> bool:
+        """Whether engines can be built for named compute capabilities, without a GPU."""
+        return self.can_build and hasattr(self.module, "ComputeCapability")
+
+    def require_native_attention(self) -> None:
+        """Raise ``EngineError`` unless the network API has attention, RoPE and KV-cache layers."""
+        network = getattr(self.module, "INetworkDefinition", None)
+        missing = [
+            call
+            for call in ("add_attention_v2", "add_rotary_embedding", "add_kv_cache_update")
+            if not hasattr(network, call)
+        ]
+        if missing:
+            raise EngineError(
+                f"{self.flavour} {self.version} lacks {', '.join(missing)}; the native backend needs TensorRT >= 10.16 "
+                "or TensorRT-RTX >= 1.6"
+            )
+
+    @property
+    def platform(self) -> str:
+        """Operating system and processor that engines of this package run on, e.g. ``linux_x86_64``."""
+        return f"{platform.system().lower()}_{platform.machine().lower()}"
+
+    @property
+    def logger(self) -> Any:
+        """The package's one logger, warnings and above (TensorRT keeps the first logger it is given)."""
+        return _logger(self.flavour)
+
+
+@cache
+def _logger(flavour: Flavour) -> Any:
+    module = importlib.import_module(flavour.value)
+    return module.Logger(module.Logger.WARNING)
+
+
+def _is_importable(name: str) -> bool:
+    # Not importlib.util.find_spec: torch_tensorrt's RTX build puts a proxy for tensorrt_rtx into sys.modules["tensorrt"],
+    # which must not be taken for standard TensorRT.
+    return importlib.machinery.PathFinder.find_spec(name) is not None
+
+
+def installed() -> list[Flavour]:
+    """Flavours whose package is installed, standard TensorRT first."""
+    return [flavour for flavour in Flavour if _is_importable(flavour.value)]
+
+
+@cache
+def load(flavour: Flavour | None = None) -> TensorRT:
+    """Load a TensorRT package: the given one, or the first of standard, RTX, lean, dispatch that imports.
+
+    Raises ``MissingDependencyError`` when none does, with what to install.
+    """
+    candidates = [flavour] if flavour else list(Flavour)
+    reasons = []
+    for candidate in candidates:
+        if not _is_importable(candidate.value):
+            continue
+        try:
+            module: ModuleType = importlib.import_module(candidate.value)
+            return TensorRT(candidate, module, str(module.__version__))  # type: ignore[attr-defined]
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            reasons.append(f"{candidate}: {error}")
+    wanted = flavour or "TensorRT"
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    raise MissingDependencyError(
+        f"{wanted} is not usable here{why}; install tt-edge[rtx] for TensorRT-RTX or tt-edge[trt] for standard TensorRT"
+    )
