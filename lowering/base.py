@@ -1,0 +1,175 @@
+"""What every lowering pass shares: its interface, its record, and the few graph edits that passes are made of."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import Graph, GraphModule, Node
+
+from tt_edge.config import CompileConfig
+from tt_edge.errors import LoweringError
+
+aten = torch.ops.aten
+Operator = Callable[..., Any]
+
+
+@dataclass
+class LoweringContext:
+    """What passes know beside the graph, and what they leave behind for the engine contract.
+
+    ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
+    placeholder and output name of every cache tensor, K then V, layer by layer.
+    """
+
+    config: CompileConfig
+    decoder_layers: int
+    kv_cache: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did: how often it matched, how long it took, and how many operator nodes are left."""
+
+    name: str
+    matches: int
+    seconds: float
+    nodes: int
+
+
+class LoweringPass(ABC):
+    """One rewrite of a graph. A subclass holds only its rewrite; matches, timing and cleaning up are done here."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        """Edit ``module.graph`` in place; return the number of matches."""
+
+    def expected(self, context: LoweringContext) -> int | None:
+        """How many matches there must be; ``None`` when any number will do."""
+        return None
+
+    def __call__(self, module: GraphModule, context: LoweringContext) -> PassRecord:
+        """Run the pass. Raises ``LoweringError`` when it matched another number of times than it must."""
+        start = time.perf_counter()
+        matches = self.rewrite(module, context)
+        expected = self.expected(context)
+        if expected is not None and matches != expected:
+            raise LoweringError(
+                f"pass {self.name} matched {matches} times where the model has {expected} decoder layers; "
+                "the compiled model would be wrong, so nothing was written: please report the model type"
+            )
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        nodes = sum(node.op == "call_function" for node in module.graph.nodes)
+        return PassRecord(self.name, matches, time.perf_counter() - start, nodes)
+
+
+def calls(graph: Graph, *targets: Operator) -> Iterator[Node]:
+    """The nodes that call one of ``targets``, in order; safe against edits while iterating."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in targets:
+            yield node
+
+
+def value(node: Any) -> Any:
+    """The fake tensor (shape and dtype) that ``node`` stands for; a plain argument is returned as it is."""
+    if not isinstance(node, Node):
+        return node
+    try:
+        return node.meta["val"]
+    except KeyError:
+        raise LoweringError(f"node {node.name} carries no shape; a pass that added it must give one") from None
+
+
+def shape(node: Node) -> tuple[Any, ...]:
+    """The shape of a node's value: ints, and symbols for dynamic dimensions."""
+    return tuple(value(node).shape)
+
+
+def fake_mode(graph: Graph) -> FakeTensorMode:
+    """The fake tensor mode that the graph was exported under."""
+    for node in graph.nodes:
+        if isinstance(val := node.meta.get("val"), FakeTensor):
+            return val.fake_mode
+    raise LoweringError("the graph carries no shapes; export the model with torch.export first")
+
+
+def emit(graph: Graph, target: Operator, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
+    """Add a call at the graph's insertion point.
+
+    Its shape and dtype are those of ``like``, or else inferred by the operator's fake kernel.
+    """
+    node = graph.create_node("call_function", target, args, kwargs)
+    if like is None:
+        infer(node)
+    else:
+        node.meta["val"] = like.meta["val"]
+    return node
+
+
+def infer(node: Node) -> None:
+    """Set a call's shape and dtype from its arguments' (again, after they changed)."""
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), value)
+    with fake_mode(node.graph):
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def add_placeholder(graph: Graph, name: str, sizes: Sequence[Any], dtype: torch.dtype) -> Node:
+    """Add a graph input after the present ones."""
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        node = graph.placeholder(name)
+    with fake_mode(graph):
+        node.meta["val"] = torch.empty(tuple(sizes), dtype=dtype)
+    return node
+
+
+def placeholder(graph: Graph, name: str) -> Node:
+    """The graph input called ``name``."""
+    for node in graph.nodes:
+        if node.op == "placeholder" and node.target == name:
+            return node
+    raise LoweringError(f"the graph has no input {name!r}")
+
+
+def add_constant(module: GraphModule, name: str, tensor: torch.Tensor) -> Node:
+    """Register ``tensor`` on the module and add the node that reads it, at the graph's insertion point.
+
+    Views share storage with what they view, so reshaping a weight this way copies nothing.
+    """
+    unique, number = name, 0
+    while hasattr(module, unique):
+        number += 1
+        unique = f"{name}_{number}"
+    module.register_buffer(unique, tensor, persistent=False)
+    node = module.graph.get_attr(unique)
+    node.meta["val"] = fake_mode(module.graph).from_tensor(tensor, static_shapes=True)
+    return node
+
+
+def constant_of(module: GraphModule, node: Any) -> torch.Tensor | None:
+    """The tensor behind a ``get_attr`` node, or ``None`` for any other."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    owner: Any = module
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part)
+    return owner.detach() if isinstance(owner, torch.Tensor) else None
+
+
+def output_values(graph: Graph) -> list[Node]:
+    """The nodes that the graph returns."""
+    (returned,) = graph.output_node().args
+    return list(returned) if isinstance(returned, tuple | list) else [returned]  # type: ignore[list-item]
+
+
+def set_outputs(graph: Graph, nodes: Sequence[Node]) -> None:
+    """Make the graph return ``nodes`` as a flat tuple."""
+    graph.output_node().args = (tuple(nodes),)

@@ -1,0 +1,88 @@
+"""Drop what export leaves behind that computes nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
+
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, output_values, set_outputs, value
+
+_ASSERTIONS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
+_IDENTITIES = (
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.dropout.default,
+    aten.lift_fresh_copy.default,
+)
+_CONVERSIONS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default)
+
+
+class Canonicalize(LoweringPass):
+    """Remove assertions, identities and full slices; give every type conversion one form.
+
+    Before::
+
+        1. a = aten.to.dtype(x, float32)       x is float32 already
+        2. b = aten.to.dtype(a, float16)
+        3. c = aten.slice(b, 1, 0, INT64_MAX)
+        4. aten._assert_tensor_metadata(c)
+
+    After::
+
+        1. b = aten._to_copy(x, dtype=float16)
+    """
+
+    name = "canonicalize"
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        graph, matches = module.graph, 0
+        for node in calls(graph, *_ASSERTIONS):
+            graph.erase_node(node)
+            matches += 1
+        for node in list(graph.nodes):
+            # The exporter's check of its inputs; the engine contract takes its place.
+            if node.op == "call_module" and node.target == "_guards_fn":
+                graph.erase_node(node)
+        for node in calls(graph, *_IDENTITIES):
+            matches += _forward(node, node.args[0])
+        for node in calls(graph, aten.slice.Tensor):
+            if _is_full_slice(node):
+                matches += _forward(node, node.args[0])
+        for node in calls(graph, *_CONVERSIONS):
+            source = node.args[0]
+            if value(source).dtype == value(node).dtype:
+                matches += _forward(node, source)
+                continue
+            with graph.inserting_before(node):
+                cast = emit(graph, aten._to_copy.default, source, dtype=value(node).dtype, like=node)
+            matches += _forward(node, cast)
+        # Plain positional inputs and a flat tuple of outputs, in place of the exporter's pytree.
+        outputs = output_values(graph)
+        graph.set_codegen(CodeGen())
+        set_outputs(graph, outputs)
+        return matches
+
+
+def _forward(node: Node, source: Any) -> int:
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+    return 1
+
+
+def _is_full_slice(node: Node) -> bool:
+    start = node.args[2] if len(node.args) > 2 else None
+    stop = node.args[3] if len(node.args) > 3 else None
+    step = node.args[4] if len(node.args) > 4 else 1
+    return start in (None, 0) and (stop is None or (isinstance(stop, int) and stop >= sys.maxsize)) and step == 1

@@ -1,0 +1,57 @@
+"""The passes of each backend, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from tt_edge.config import Backend
+from tt_edge.lowering.align_constants import AlignConstants
+from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
+from tt_edge.lowering.canonicalize import Canonicalize
+from tt_edge.lowering.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.last_token_logits import LastTokenLogits
+from tt_edge.lowering.native_attention import NativeAttention
+from tt_edge.lowering.rms_norm import FuseRmsNorm
+from tt_edge.lowering.rotary_tables import RotaryTables
+
+
+def passes_for(backend: Backend) -> list[LoweringPass]:
+    """The lowering passes of ``backend``, in the order they run."""
+    attention: dict[Backend, list[LoweringPass]] = {
+        Backend.NATIVE: [RotaryTables(), NativeAttention()],
+    }
+    return [
+        Canonicalize(),
+        FuseRmsNorm(),
+        LastTokenLogits(),
+        *attention[backend],
+        FuseShuffles(),
+        AlignConstants(),
+    ]
+
+
+@dataclass(frozen=True)
+class LoweringReport:
+    """What each pass did, in order."""
+
+    passes: tuple[PassRecord, ...]
+
+    def render(self) -> str:
+        """A table: pass, matches, milliseconds, operator nodes afterwards."""
+        lines = [f"{'pass':<20}{'matches':>8}{'ms':>8}{'nodes':>8}"]
+        lines += [f"{p.name:<20}{p.matches:>8}{p.seconds * 1000:>8.0f}{p.nodes:>8}" for p in self.passes]
+        return "\n".join(lines)
+
+
+def lower(module: GraphModule, passes: Sequence[LoweringPass], context: LoweringContext) -> LoweringReport:
+    """Run ``passes`` on ``module`` in place.
+
+    Raises ``LoweringError`` when a pass misses something that must be there and ``UnsupportedModelError`` when the
+    backend cannot express something that is.
+    """
+    report = LoweringReport(tuple(run(module, context) for run in passes))
+    module.recompile()
+    return report

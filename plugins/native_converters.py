@@ -1,0 +1,188 @@
+"""TensorRT layers for the operators of ``plugins.native``.
+
+Registered with torch_tensorrt's converter registry when this module is imported, which needs torch_tensorrt (and so,
+on a host without a GPU, ``tt_edge.compile.gpuless``). Only our own operators are registered: nothing that torch_tensorrt
+converts is overridden, and other users of it in the same process see no change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorrt as trt
+import torch
+from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_converter
+from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+import tt_edge.plugins.native  # noqa: F401  (defines the operators)
+
+_ops = torch.ops.tt_edge
+
+
+def _converter(target: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register ``convert(network, *args, name)`` for ``target``; constants among its arguments become tensors."""
+
+    def register(convert: Callable[..., Any]) -> Callable[..., Any]:
+        def converter(ctx: ConversionContext, _target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
+            tensors = [
+                get_trt_tensor(ctx, a, f"{name}_{i}") if isinstance(a, torch.Tensor | torch.nn.Parameter) else a
+                for i, a in enumerate(args)
+            ]
+            return convert(ctx.net, *tensors, **kwargs, name=name)
+
+        dynamo_tensorrt_converter(target, supports_dynamic_shapes=True)(converter)
+        return convert
+
+    return register
+
+
+def _named(layer: Any, name: str) -> Any:
+    layer.name = name
+    return layer.get_output(0)
+
+
+def _scalar(network: Any, value: float, dtype: Any, rank: int, name: str) -> Any:
+    """A constant of shape ``[1] * rank``. ``dtype`` is float32, float16 or an integer type that NumPy has."""
+    array = np.full((1,) * rank, value, trt.nptype(dtype))
+    return _named(network.add_constant(array.shape, trt.Weights(array.copy())), name)
+
+
+def _aligned(network: Any, constant: Any, rank: int, name: str) -> Any:
+    """``constant`` with leading ones up to ``rank`` (folded into the constant when the network is captured)."""
+    shape = tuple(constant.shape)
+    if len(shape) == rank:
+        return constant
+    layer = network.add_shuffle(constant)
+    layer.reshape_dims = (1,) * (rank - len(shape)) + shape
+    return _named(layer, name)
+
+
+@_converter(_ops.rotary_from_table.default)
+def rotary_from_table(
+    network: Any, x: Any, cos: Any, sin: Any, position_ids: Any, interleaved: bool = False, *, name: str
+) -> Any:
+    """One ``IRotaryEmbeddingLayer``; partial rotary follows from the tables' width."""
+    rotary_dim = 2 * cos.shape[1]
+    layer = network.add_rotary_embedding(x, cos, sin, interleaved, 0 if rotary_dim == x.shape[3] else rotary_dim)
+    layer.set_input(3, position_ids)
+    return _named(layer, name)
+
+
+@_converter(_ops.kv_cache_update.default)
+def kv_cache_update(network: Any, cache: Any, update: Any, write_indices: Any, *, name: str) -> Any:
+    """One ``IKVCacheUpdateLayer`` in linear mode."""
+    return _named(network.add_kv_cache_update(cache, update, write_indices, trt.KVCacheMode.LINEAR), name)
+
+
+@_converter(_ops.kv_lengths.default)
+def kv_lengths(network: Any, write_indices: Any, tokens: Any, *, name: str) -> Any:
+    """Shape, slice and sum: three layers for the whole network."""
+    length = _sequence_length(network, tokens, name)
+    return _named(network.add_elementwise(write_indices, length, trt.ElementWiseOperation.SUM), name)
+
+
+def _sequence_length(network: Any, tokens: Any, name: str) -> Any:
+    """The size of dimension 1 as an int32 tensor ``[1]``."""
+    sizes = _named(network.add_shape(tokens), f"{name}_shape")
+    length = _named(network.add_slice(sizes, (1,), (1,), (1,)), f"{name}_length")
+    return _named(network.add_cast(length, trt.int32), f"{name}_length_int32")
+
+
+@_converter(_ops.sliding_window_mask.default)
+def sliding_window_mask(network: Any, write_indices: Any, tokens: Any, capacity: int, window: int, *, name: str) -> Any:
+    """Comparisons of key positions ``[1, 1, 1, capacity]`` with query positions ``[B, 1, S, 1]``."""
+    keys = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, capacity)
+    key_at = _named(network.add_constant(keys.shape, trt.Weights(keys.copy())), f"{name}_keys")
+    length = _sequence_length(network, tokens, name)
+    steps = network.add_fill((1,), trt.FillOperation.LINSPACE, trt.int32)
+    steps.set_input(0, length)
+    steps.set_input(1, _named(network.add_constant((), trt.Weights(np.zeros((), np.int32))), f"{name}_zero"))
+    steps.set_input(2, _named(network.add_constant((1,), trt.Weights(np.ones(1, np.int32))), f"{name}_one"))
+    offsets = network.add_shuffle(_named(steps, f"{name}_steps"))
+    offsets.reshape_dims = (1, 1, -1, 1)
+    starts = network.add_shuffle(write_indices)
+    starts.reshape_dims = (-1, 1, 1, 1)
+    operation = trt.ElementWiseOperation
+    query_at = _named(
+        network.add_elementwise(_named(starts, f"{name}_starts"), _named(offsets, f"{name}_offsets"), operation.SUM),
+        f"{name}_queries",
+    )
+    window_tensor = _scalar(network, window, trt.int32, 4, f"{name}_window")
+    oldest = _named(network.add_elementwise(query_at, window_tensor, operation.SUB), f"{name}_oldest")
+    future = _named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
+    seen = _named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
+    recent = _named(network.add_elementwise(key_at, oldest, operation.GREATER), f"{name}_recent")
+    return _named(network.add_elementwise(seen, recent, operation.AND), name)
+
+
+def _attention(network: Any, query: Any, key: Any, value: Any, kind: Any, name: str) -> Any:
+    layer = network.add_attention_v2(query, key, value, trt.AttentionNormalizationOp.SOFTMAX, kind)
+    layer.name = name
+    # Where no fused kernel fits (a head size, a GPU), TensorRT may use several rather than refuse the network.
+    layer.decomposable = True
+    return layer
+
+
+@_converter(_ops.causal_attention.default)
+def causal_attention(network: Any, query: Any, key: Any, value: Any, lengths: Any, *, name: str) -> Any:
+    """``IAttention`` with per-row lengths and its diagonal at the lower right."""
+    layer = _attention(network, query, key, value, trt.CausalMaskKind.LOWER_RIGHT, name)
+    layer.key_value_lengths = lengths
+    return layer.get_output(0)
+
+
+@_converter(_ops.masked_attention.default)
+def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, *, name: str) -> Any:
+    """``IAttention`` with a boolean mask."""
+    layer = _attention(network, query, key, value, trt.CausalMaskKind.NONE, name)
+    layer.mask = mask
+    return layer.get_output(0)
+
+
+@_converter(_ops.rms_normalize.default)
+def rms_normalize(network: Any, x: Any, eps: float, *, name: str) -> Any:
+    """Square, mean, add, root, divide: TensorRT has no RMS normalisation layer; its compiler fuses these."""
+    operation, rank = trt.ElementWiseOperation, len(x.shape)
+    square = _named(network.add_elementwise(x, x, operation.PROD), f"{name}_square")
+    mean = _named(network.add_reduce(square, trt.ReduceOperation.AVG, 1 << (rank - 1), True), f"{name}_mean")
+    epsilon = _scalar(network, eps, x.dtype, rank, f"{name}_eps")
+    total = _named(network.add_elementwise(mean, epsilon, operation.SUM), f"{name}_total")
+    root = _named(network.add_unary(total, trt.UnaryOperation.SQRT), f"{name}_root")
+    return _named(network.add_elementwise(x, root, operation.DIV), name)
+
+
+@_converter(_ops.linear.default)
+def linear(network: Any, x: Any, weight: Any, bias: Any = None, *, name: str) -> Any:
+    """One matrix multiply by the transposed weight, and one sum for the bias."""
+    rank = len(x.shape)
+    matrix = _aligned(network, weight, rank, f"{name}_weight_aligned")
+    none, transpose = trt.MatrixOperation.NONE, trt.MatrixOperation.TRANSPOSE
+    out = _named(network.add_matrix_multiply(x, none, matrix, transpose), name)
+    if bias is None:
+        return out
+    offset = _aligned(network, bias, rank, f"{name}_bias_aligned")
+    return _named(network.add_elementwise(out, offset, trt.ElementWiseOperation.SUM), f"{name}_bias")
+
+
+@_converter(_ops.gather_last_token.default)
+def gather_last_token(network: Any, x: Any, last_token_indices: Any, *, name: str) -> Any:
+    """A gather with one batch dimension. TensorRT's index has the data's rank less one, so ``[B]`` suffices."""
+    layer = network.add_gather_v2(x, last_token_indices, trt.GatherMode.DEFAULT)
+    layer.axis = 1
+    layer.num_elementwise_dims = 1
+    return _named(layer, name)
+
+
+@_converter(_ops.shuffle.default)
+def shuffle(
+    network: Any, x: Any, first: Sequence[int], dims: Sequence[int], second: Sequence[int], *, name: str
+) -> Any:
+    """One ``IShuffleLayer``."""
+    layer = network.add_shuffle(x)
+    layer.first_transpose = trt.Permutation(list(first))
+    if any(dims):
+        layer.reshape_dims = tuple(dims)
+    layer.second_transpose = trt.Permutation(list(second))
+    return _named(layer, name)

@@ -1,0 +1,132 @@
+"""Semantic operators: what a model means, kept whole through ``torch.export``.
+
+Exporting straight to ATen buries attention under masks, ``repeat_kv`` and rotary arithmetic. The exporter emits these
+operators in their place, and each backend's lowering passes give them TensorRT's form. Both are ordinary PyTorch
+operators with real math on any device, so an exported graph runs and can be compared with the model it came from.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_weights_mask(
+    queries: int, keys: int, *, causal: bool, sliding_window: int, device: torch.device
+) -> Tensor | None:
+    """Boolean ``[queries, keys]``, True where attention is allowed; ``None`` when everything is.
+
+    The last query stands at the last key. A sliding window of ``w`` lets query ``i`` see keys ``i - w < j <= i``.
+    """
+    if not causal and sliding_window <= 0:
+        return None
+    query_at = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    key_at = torch.arange(keys, device=device)[None, :]
+    allowed = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    if causal:
+        allowed = allowed & (key_at <= query_at)
+    if sliding_window > 0:
+        allowed = allowed & (key_at > query_at - sliding_window)
+    return allowed
+
+
+def grouped_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float = 0.0, allowed: Tensor | None = None
+) -> Tensor:
+    """Attention in float32 with grouped K/V heads: ``[B, Hq, S, D]`` from ``[B, Hq, S, D]`` and ``[B, Hkv, T, D]``.
+
+    ``allowed`` is broadcastable to ``[B, 1, S, T]``; a row with nothing allowed gives zeros.
+    """
+    batch, heads, queries, dim = query.shape
+    groups = heads // key.shape[1]
+    q = query.float().reshape(batch, key.shape[1], groups * queries, dim)
+    scores = torch.matmul(q, key.float().transpose(-1, -2)) * scale
+    if softcap > 0.0:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.reshape(batch, heads, queries, key.shape[2])
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    probabilities = torch.softmax(scores, dim=-1).nan_to_num(0.0)
+    probabilities = probabilities.reshape(batch, key.shape[1], groups * queries, key.shape[2])
+    out = torch.matmul(probabilities, value.float())
+    return out.reshape(batch, heads, queries, value.shape[-1]).to(query.dtype)
+
+
+@torch.library.custom_op("tt_edge::attention", mutates_args=())
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool = True,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Scaled-dot-product attention as a decoder means it, over the tokens of one call.
+
+    ``query`` ``[B, Hq, S, D]``, ``key`` and ``value`` ``[B, Hkv, S, D]`` with ``Hq`` a multiple of ``Hkv`` (heads are not
+    repeated), result ``[B, Hq, S, D]``. ``sliding_window`` counts the tokens a query sees, itself included; 0 is
+    unlimited. ``softcap`` bounds scores by ``softcap * tanh(score / softcap)``; 0 is off. ``sinks`` ``[Hq]`` adds one
+    logit per head to the softmax's denominator (gpt-oss).
+    """
+    allowed = attention_weights_mask(
+        query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device
+    )
+    if sinks is None:
+        return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed)
+    # A sink is one more key per head whose value is zero: its logit only enlarges the denominator.
+    groups = query.shape[1] // key.shape[1]
+    k, v = (t.float().repeat_interleave(groups, dim=1) for t in (key, value))
+    scores = torch.matmul(query.float(), k.transpose(-1, -2)) * scale
+    if softcap > 0.0:
+        scores = torch.tanh(scores / softcap) * softcap
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    sink = sinks.float().reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+    probabilities = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1]
+    return torch.matmul(probabilities, v).to(query.dtype)
+
+
+@attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool = True,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Rotate the leading ``2 * R`` of ``x``'s last dimension; ``cos`` and ``sin`` are ``[..., R]``, broadcastable."""
+    half = cos.shape[-1]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    if interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = turned[..., :half], turned[..., half:]
+    a, b = first * cos - second * sin, second * cos + first * sin
+    turned = torch.stack([a, b], dim=-1).flatten(-2) if interleaved else torch.cat([a, b], dim=-1)
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+@torch.library.custom_op("tt_edge::rotary_embedding", mutates_args=())
+def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """Rotary position embedding of one tensor.
+
+    ``x`` ``[B, H, S, D]``; ``cos`` and ``sin`` ``[B or 1, S, R]`` as the model's rotary module gives them, of which the
+    first ``R / 2`` columns are the angles' (the second half repeats them). ``R < D`` rotates only the leading ``R``
+    elements of each head (partial rotary). ``interleaved`` pairs neighbours (GPT-J) in place of halves (NeoX).
+    """
+    half = cos.shape[-1] // 2
+    return rotate(x, cos[..., :half].unsqueeze(1), sin[..., :half].unsqueeze(1), interleaved).contiguous()
+
+
+@rotary_embedding.register_fake
+def _(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -1,0 +1,118 @@
+"""From a lowered graph to a captured TensorRT network, with torch_tensorrt's converters, with or without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
+from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, TensorSpec
+from tt_edge.dtypes import DType
+from tt_edge.errors import LoweringError
+from tt_edge.lowering.base import LoweringContext, output_values, value
+from tt_edge.lowering.decompose import Decompose
+from tt_edge.network.capture import capture
+from tt_edge.network.ir import Network
+from tt_edge.tensorrt_api import TensorRT
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A captured network and the contract of its inputs and outputs. ``keep_alive`` owns the weights' memory."""
+
+    network: Network
+    contract: EngineContract
+    keep_alive: object
+
+
+def engine_contract(module: GraphModule, context: LoweringContext) -> EngineContract:
+    """Read the engine contract off a lowered graph's inputs and outputs."""
+    graph, config = module.graph, context.config
+    dims: dict[Any, str] = {}
+    inputs = []
+    for node in graph.find_nodes(op="placeholder"):
+        if node.target == "input_ids":
+            batch, sequence = value(node).shape
+            dims[batch.node.expr], dims[sequence.node.expr] = BATCH, SEQUENCE
+        inputs.append(_spec(str(node.target), node, dims))
+    names = ["logits", *(present for _, present in context.kv_cache)]
+    outputs = [_spec(name, node, dims) for name, node in zip(names, output_values(graph), strict=True)]
+    return EngineContract(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        kv_cache=tuple(KVPair(past, present) for past, present in context.kv_cache),
+        max_batch=config.max_batch,
+        max_input_len=config.max_input_len,
+        max_seq_len=config.max_seq_len,
+        vocab_size=int(outputs[0].shape[-1]),
+    )
+
+
+def _spec(name: str, node: Node, dims: dict[Any, str]) -> TensorSpec:
+    fake = value(node)
+    shape = tuple(size if isinstance(size, int) else dims[size.node.expr] for size in fake.shape)
+    return TensorSpec(name, DType(str(fake.dtype).removeprefix("torch.")), shape)
+
+
+def convert(module: GraphModule, context: LoweringContext, name: str) -> Converted:
+    """Convert a lowered graph to a captured network.
+
+    torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
+    construction (building, deserializing) are not used, because they need a GPU. Raises ``LoweringError`` when an
+    operator has no converter or TensorRT refuses a layer.
+    """
+    for node in module.graph.find_nodes(op="placeholder"):
+        if not node.users:
+            module.graph.erase_node(node)  # e.g. the positions of a model without position embeddings
+    with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
+        from torch_tensorrt.dynamo._settings import CompilationSettings
+        from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
+        from torch_tensorrt.dynamo.conversion._TRTInterpreter import TRTInterpreter
+        from torch_tensorrt.dynamo.lowering import get_decompositions
+
+        import tt_edge.plugins.native_converters  # noqa: F401  (registers the converters)
+
+        settings = CompilationSettings(immutable_weights=True)
+        DYNAMO_CONVERTERS.set_compilation_settings(settings)
+        decompose = Decompose(lambda node: DYNAMO_CONVERTERS.get(node) is not None, get_decompositions(False, False))
+        decompose(module, context)
+        contract = engine_contract(module, context)
+        profiles = contract.profiles()
+        inputs = [
+            torch_tensorrt.Input(
+                min_shape=profiles[0][spec.name].min,
+                opt_shape=profiles[0][spec.name].opt,
+                max_shape=profiles[0][spec.name].max,
+                dtype=getattr(torch, spec.dtype.value),
+                name=spec.name,
+            )
+            for spec in contract.inputs
+        ]
+        interpreter = TRTInterpreter(
+            module,
+            inputs,
+            compilation_settings=settings,
+            input_binding_names=[spec.name for spec in contract.inputs],
+            output_binding_names=[spec.name for spec in contract.outputs],
+        )
+        try:
+            interpreter._construct_trt_network_def()
+        except Exception as error:
+            node = interpreter._cur_node_name
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise LoweringError(f"TensorRT has no form for node {node}: {reason}; run with --debug for where") from error
+        network = capture(_bound_tensorrt(), interpreter.ctx.net, name)
+        keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
+    return Converted(network, contract, keep_alive)
+
+
+def _bound_tensorrt() -> TensorRT:
+    """The TensorRT package that torch_tensorrt is built on."""
+    from torch_tensorrt._features import ENABLED_FEATURES
+
+    from tt_edge.tensorrt_api import Flavour, load
+
+    return load(Flavour.RTX if ENABLED_FEATURES.tensorrt_rtx else Flavour.STANDARD)

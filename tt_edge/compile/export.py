@@ -1,0 +1,54 @@
+"""Exporting the Hugging Face module as it is, with semantic operators and dynamic batch and sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from transformers import PreTrainedModel
+
+from tt_edge.compile.semantics import constant_rope, semantic_attention, semantic_rotary
+from tt_edge.errors import UnsupportedModelError
+
+# Sizes of the traced example. They are distinct from each other and from 1, so that no dimension is specialised by
+# accident, and the exported graph holds for all others.
+_BATCH, _SEQUENCE = 2, 7
+
+
+class _LogitsOnly(nn.Module):
+    """The model's forward as the engine sees it: token ids and positions in, logits out, no cache object."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """``input_ids`` and ``position_ids`` ``[B, S]`` int64 to logits ``[B, S, V]``."""
+        logits: Tensor = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+        return logits
+
+
+def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
+    """Export a decoder to an FX graph of ATen and ``tt_edge`` operators.
+
+    Placeholders ``input_ids`` and ``position_ids`` ``[B, S]`` int64; output logits ``[B, S, V]``; weights are ``get_attr``
+    nodes that share storage with ``model``. Raises ``UnsupportedModelError`` when the model cannot be traced.
+    """
+    ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
+    positions = torch.arange(_SEQUENCE).expand(_BATCH, _SEQUENCE)
+    dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with constant_rope(model, max_seq_len), semantic_attention(model), semantic_rotary(model), torch.no_grad():
+        try:
+            program = torch.export.export(_LogitsOnly(model), (ids, positions), dynamic_shapes=(dims, dims), strict=False)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            if isinstance(error.__cause__, UnsupportedModelError):
+                raise error.__cause__ from error
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise UnsupportedModelError(
+                f"{type(model).__name__} cannot be traced by torch.export: {reason}; run with --debug for where"
+            ) from error
+    exported = program.module(check_guards=False)
+    # A plain GraphModule over the same parameters, without the exporter's checks of its inputs: passes add inputs.
+    return GraphModule(exported, exported.graph)
