@@ -12,6 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
+import tt_edge.plugins.native  # noqa: F401  (defines the tt_edge operators)
 from tt_edge.config import CompileConfig
 from tt_edge.errors import LoweringError
 
@@ -101,12 +102,18 @@ def fake_mode(graph: Graph) -> FakeTensorMode:
     raise LoweringError("the graph carries no shapes; export the model with torch.export first")
 
 
-def emit(graph: Graph, target: Operator, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
+def emit(
+    graph: Graph, target: Operator, *args: Any, like: Node | None = None, origin: Node | None = None, **kwargs: Any
+) -> Node:
     """Add a call at the graph's insertion point.
 
-    Its shape and dtype are those of ``like``, or else inferred by the operator's fake kernel.
+    Its shape and dtype are those of ``like``, or else inferred by the operator's fake kernel. Which module of the model
+    it stands for (the name that the network's layer will carry) is taken from ``origin``, or ``like``.
     """
     node = graph.create_node("call_function", target, args, kwargs)
+    origin = origin or like
+    if origin is not None and (stack := origin.meta.get("nn_module_stack")):
+        node.meta["nn_module_stack"] = dict(stack)  # a copy: naming layers consumes it
     if like is None:
         infer(node)
     else:

@@ -71,10 +71,10 @@ class NativeAttention(LoweringPass):
                 context.kv_cache.append((f"past_{kind}_{index}", f"present_{kind}_{index}"))
             with graph.inserting_before(node):
                 keys, values = (
-                    emit(graph, ops.kv_cache_update.default, cache, update, write_indices)
+                    emit(graph, ops.kv_cache_update.default, cache, update, write_indices, origin=node)
                     for cache, update in zip(caches, (key, val), strict=True)
                 )
-                scaled = emit(graph, aten.mul.Tensor, query, scale)
+                scaled = emit(graph, aten.mul.Tensor, query, scale, like=query, origin=node)
                 attended = visibility.attend(node, scaled, keys, values)
             presents += [keys, values]
             node.replace_all_uses_with(attended)
@@ -97,10 +97,10 @@ class _Visibility:
             if window not in self.masks:
                 mask = ops.sliding_window_mask.default
                 self.masks[window] = emit(graph, mask, self.write_indices, self.tokens, self.capacity, window)
-            return emit(graph, ops.masked_attention.default, query, keys, values, self.masks[window])
+            return emit(graph, ops.masked_attention.default, query, keys, values, self.masks[window], like=node)
         if self.lengths is None:
             self.lengths = emit(graph, ops.kv_lengths.default, self.write_indices, self.tokens)
-        return emit(graph, ops.causal_attention.default, query, keys, values, self.lengths)
+        return emit(graph, ops.causal_attention.default, query, keys, values, self.lengths, like=node)
 
 
 def _cache(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:

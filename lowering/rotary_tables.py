@@ -50,6 +50,7 @@ class RotaryTables(LoweringPass):
                     *tables[cos, sin],
                     positions,
                     *interleaved,
+                    like=node,
                 )
             node.replace_all_uses_with(rotated)
             graph.erase_node(node)

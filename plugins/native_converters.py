@@ -27,8 +27,8 @@ def _converter(target: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
     def register(convert: Callable[..., Any]) -> Callable[..., Any]:
         def converter(ctx: ConversionContext, _target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
             tensors = [
-                get_trt_tensor(ctx, a, f"{name}_{i}") if isinstance(a, torch.Tensor | torch.nn.Parameter) else a
-                for i, a in enumerate(args)
+                get_trt_tensor(ctx, a, _constant_name(ctx, node, f"{name}_{i}")) if isinstance(a, torch.Tensor) else a
+                for i, (a, node) in enumerate(zip(args, ctx.current_node.args, strict=True))
             ]
             return convert(ctx.net, *tensors, **kwargs, name=name)
 
@@ -36,6 +36,12 @@ def _converter(target: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
         return convert
 
     return register
+
+
+def _constant_name(ctx: ConversionContext, node: Any, default: str) -> str:
+    """A weight is named as in the checkpoint, the first time: the exporter's wrapper adds the leading ``model.``."""
+    name = str(node.target).removeprefix("model.") if isinstance(node, torch.fx.Node) else default
+    return default if f"{name} CONSTANT" in ctx.weight_refit_map else name
 
 
 def _named(layer: Any, name: str) -> Any:

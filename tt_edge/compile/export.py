@@ -36,7 +36,7 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
     """
     ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
     positions = torch.arange(_SEQUENCE).expand(_BATCH, _SEQUENCE)
-    dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}  # the same for both inputs
     with constant_rope(model, max_seq_len), semantic_attention(model), semantic_rotary(model), torch.no_grad():
         try:
             program = torch.export.export(_LogitsOnly(model), (ids, positions), dynamic_shapes=(dims, dims), strict=False)
