@@ -1,0 +1,17 @@
+"""The reference evaluator: what a captured network computes, in NumPy, layer by layer. Torch-free."""
+
+from tt_edge.network.reference import (  # noqa: F401  (imported to register their kernels)
+    attention,
+    decoder,
+    elementwise,
+    indexing,
+    linear,
+    quantization,
+    reductions,
+    shape_ops,
+    slicing,
+)
+from tt_edge.network.reference.evaluator import Observer, ReferenceEvaluator
+from tt_edge.network.reference.registry import KERNELS, kernel
+
+__all__ = ["KERNELS", "Observer", "ReferenceEvaluator", "kernel"]

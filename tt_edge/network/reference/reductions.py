@@ -1,0 +1,136 @@
+"""REDUCE, SOFTMAX, NORMALIZATION and CUMULATIVE. Float types reduce in float32 and round once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.network.reference.numerics import widening
+from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
+
+Reduction = Callable[[np.ndarray, tuple[int, ...], bool], np.ndarray]
+
+
+def _lowest(dtype: np.dtype) -> float | int:
+    return -np.inf if dtype.kind == "f" else int(np.iinfo(dtype).min)
+
+
+def _highest(dtype: np.dtype) -> float | int:
+    return np.inf if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _mean(x: np.ndarray, axes: tuple[int, ...], keep: bool) -> np.ndarray:
+    """Average; of integers the truncated quotient, 0 over an empty volume (NaN for floats)."""
+    total = np.asarray(x.sum(axes, keepdims=keep))
+    count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    if x.dtype.kind == "f":
+        return np.asarray(total / np.float32(count))
+    return np.trunc(total / max(count, 1)).astype(x.dtype)
+
+
+_REDUCTIONS: dict[str, Reduction] = {
+    "SUM": lambda x, axes, keep: x.sum(axes, x.dtype, keepdims=keep),
+    "PROD": lambda x, axes, keep: x.prod(axes, x.dtype, keepdims=keep),
+    "MAX": lambda x, axes, keep: x.max(axes, keepdims=keep, initial=_lowest(x.dtype)),
+    "MIN": lambda x, axes, keep: x.min(axes, keepdims=keep, initial=_highest(x.dtype)),
+    "AVG": _mean,
+}
+
+
+@kernel("REDUCE")
+def reduce(layer: BoundLayer) -> Compute:
+    """``op`` over the bitmask ``axes``; unit dimensions stay where ``keep_dims`` (NvInfer.h, ``ReduceOperation``).
+
+    Over an empty volume: SUM 0, PROD 1, MAX and MIN the type's lowest and highest value, AVG NaN.
+    """
+    operation, axes, keep = layer.choose("op", _REDUCTIONS), layer.axes(), layer.flag("keep_dims", False)
+    dtype = layer.input(0).dtype
+    if not dtype.is_floating:
+        return lambda x: operation(x, axes, keep)
+    read, write = widening(dtype), layer.writer()
+    return lambda x: write(operation(read(x), axes, keep))
+
+
+def softmax_(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Softmax of float32 ``x`` over ``axes``, in place. A slice that is all -inf gives NaN, as the formula does."""
+    np.subtract(x, x.max(axes, keepdims=True), out=x)
+    np.exp(x, out=x)
+    np.divide(x, x.sum(axes, keepdims=True), out=x)
+    return x
+
+
+@kernel("SOFTMAX")
+def softmax(layer: BoundLayer) -> Compute:
+    """Softmax along the axes of the bitmask ``axes``, in float32."""
+    axes, write = layer.axes(), layer.writer()
+    if layer.input(0).dtype is DType.FLOAT32:
+        return lambda x: softmax_(x.copy(), axes)
+    read = widening(layer.input(0).dtype)
+    return lambda x: write(softmax_(read(x), axes))
+
+
+@kernel("NORMALIZATION")
+def normalization(layer: BoundLayer) -> Compute:
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over the bitmask ``axes`` (``INormalizationLayer``).
+
+    With ``num_groups`` G above 1, dimension 1 is split into G groups that normalise apart, together with the axes.
+    Scale and bias broadcast to x; the [1, G, 1, ...] form of the first version (``is_v2`` off) applies per group.
+    """
+    axes, groups = layer.axes(), layer.integer("num_groups", 1)
+    epsilon = np.float32(layer.number("epsilon", 1e-5))
+    read, read_scale, read_bias, write = layer.reader(0), layer.reader(1), layer.reader(2), layer.writer()
+    shape = layer.input(0).shape
+    if groups > 1 and shape[1] % groups:
+        raise UnsupportedModelError(
+            f"{layer} cannot split {shape[1]} channels into {groups} groups; capture the network again"
+        )
+
+    def normalize(x: np.ndarray, over: tuple[int, ...]) -> np.ndarray:
+        centred = x - np.mean(x, over, dtype=np.float32, keepdims=True)
+        variance = np.mean(np.square(centred), over, dtype=np.float32, keepdims=True)
+        centred /= np.sqrt(variance + epsilon)
+        return centred
+
+    def per_channel(parameter: np.ndarray, channels: int) -> np.ndarray:
+        return np.repeat(parameter, channels // groups, 1) if parameter.shape[1] == groups else parameter
+
+    def compute(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        wide, gain, offset = read(x), read_scale(scale), read_bias(bias)
+        if groups == 1:
+            out = normalize(wide, axes)
+        else:
+            split = wide.reshape(wide.shape[0], groups, -1, *wide.shape[2:])
+            out = normalize(split, (2, *(axis + 1 for axis in axes if axis > 1))).reshape(wide.shape)
+            gain, offset = per_channel(gain, wide.shape[1]), per_channel(offset, wide.shape[1])
+        out *= gain
+        out += offset
+        return write(out)
+
+    return compute
+
+
+@kernel("CUMULATIVE")
+def cumulative(layer: BoundLayer) -> Compute:
+    """Prefix sums along the axis in input 1; ``exclusive`` leaves the element itself out, ``reverse`` runs backward."""
+    layer.choose("op", {"SUM": None}, "SUM")
+    exclusive, reverse = layer.flag("exclusive", False), layer.flag("reverse", False)
+    floating = layer.input(0).dtype.is_floating
+    read, write = widening(layer.input(0).dtype), layer.writer()
+
+    def compute(x: np.ndarray, axis_tensor: np.ndarray) -> np.ndarray:
+        axis = int(axis_tensor.reshape(())) % x.ndim
+        wide = read(x) if floating else x
+        if reverse:
+            wide = np.flip(wide, axis)
+        total = np.cumsum(wide, axis, dtype=wide.dtype)
+        if exclusive:
+            total = np.roll(total, 1, axis)
+            total[(slice(None),) * axis + (slice(0, 1),)] = 0
+        if reverse:
+            total = np.flip(total, axis)
+        return write(total) if floating else total
+
+    return compute
