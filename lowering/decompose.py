@@ -36,15 +36,17 @@ class Decompose(LoweringPass):
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         matches = 0
-        for node in list(module.graph.nodes):
-            if node.op != "call_function" or self.has_converter(node):
+        waiting = [node for node in module.graph.nodes if node.op == "call_function"]
+        while waiting:
+            node = waiting.pop()
+            if self.has_converter(node):
                 continue
             if node.target not in self.table and not _is_composite(node.target):
                 raise UnsupportedModelError(
                     f"operator {node.target} has neither a TensorRT converter nor a decomposition; "
                     "please report the model type"
                 )
-            _inline(module, node, self.table)
+            waiting += _inline(module, node, self.table)
             matches += 1
         return matches
 
@@ -53,8 +55,8 @@ def _is_composite(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._can_decompose()
 
 
-def _inline(module: GraphModule, node: Node, table: dict[Any, Callable[..., Any]]) -> None:
-    """Replace ``node`` by the trace of its decomposition."""
+def _inline(module: GraphModule, node: Node, table: dict[Any, Callable[..., Any]]) -> list[Node]:
+    """Replace ``node`` by the trace of its decomposition; return the calls that took its place."""
     graph = module.graph
     inputs = list(node.all_input_nodes)
 
@@ -79,3 +81,4 @@ def _inline(module: GraphModule, node: Node, table: dict[Any, Callable[..., Any]
             user.replace_all_uses_with(mapping[result[user.args[1]]])  # type: ignore[index]
             graph.erase_node(user)
     graph.erase_node(node)
+    return [new for new in mapping.values() if new.op == "call_function" and new not in inputs]

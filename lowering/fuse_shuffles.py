@@ -120,10 +120,11 @@ def _same(a: Any, b: Any) -> bool:
 
 def _merge(before: _Shuffle, after: _Shuffle, source: Node, node: Node) -> _Shuffle | None:
     """One shuffle for ``before`` then ``after``, if a single layer can do it."""
+    if before.only_permutes:
+        order = [before.first[i] for i in before.second]
+        return _Shuffle(tuple(order[i] for i in after.first), after.dims, after.second)
     if after.only_permutes:
         return _Shuffle(before.first, before.dims, tuple(before.second[i] for i in after.first))
-    if before.only_permutes:
-        return _Shuffle(tuple(before.first[i] for i in before.second), after.dims, after.second)
     if before.second == tuple(range(len(before.second))):
         original = shape(source.args[0])  # type: ignore[arg-type]
         dims = _dims([original[i] for i in before.first], shape(node))
