@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo` and `make test` on a fresh Debian or Ubuntu with Python 3.11+.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Worker processes for the tests; each holds torch and a model of a few MB.
+JOBS ?= 2
+
+.PHONY: demo test lint types install bench clean
+
+# One install for demo and tests, again only when what it depends on changed. It takes about two minutes and 6 GB:
+# libtorchtrt links CUDA's libraries, so the CPU build of torch does not do, GPU or not.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "needs the venv module: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[compile,rtx,dev]'
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install lint types
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees the package as it is installed, where `lowering` and `plugins` are parts of it.
+types: install
+	rm -rf build/types && mkdir -p build/types
+	cp -r tt_edge build/types/tt_edge
+	cp -r lowering build/types/tt_edge/lowering && cp -r plugins build/types/tt_edge/plugins
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p tt_edge
+
+bench: install
+	$(BIN)/python benchmarks/compile_cost.py
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info demo.ttedge
