@@ -2,12 +2,14 @@
 
 from tt_edge.network.reference import (  # noqa: F401  (imported to register their kernels)
     attention,
+    convolution,
     decoder,
     elementwise,
     indexing,
     linear,
     quantization,
     reductions,
+    resize,
     shape_ops,
     slicing,
 )

@@ -17,11 +17,7 @@ def rotary_embedding(layer: BoundLayer) -> Compute:
     tables [positions, R / 2] that they index; without, [B, S, R / 2]. The first R = ``rotary_embedding_dim`` (0: D)
     dimensions are rotated, the rest pass. A pair is (i, i + R / 2), or (2i, 2i + 1) where ``interleaved``.
     """
-    interleaved = layer.flag("interleaved", False)
-    rotated = layer.integer("rotary_embedding_dim", 0) or layer.input(0).shape[-1]
-    half, partial = rotated // 2, rotated != layer.input(0).shape[-1]
-    first = slice(0, rotated, 2) if interleaved else slice(0, half)
-    second = slice(1, rotated, 2) if interleaved else slice(half, rotated)
+    interleaved, dims = layer.flag("interleaved", False), layer.integer("rotary_embedding_dim", 0)
     indexed = layer.has_input(3)
     read_x, read_cos, read_sin = widening(layer.input(0).dtype), layer.reader(1), layer.reader(2)
     write = layer.writer()
@@ -40,9 +36,13 @@ def rotary_embedding(layer: BoundLayer) -> Compute:
                     "positions; shorten the sequence or compile with a larger maximum"
                 )
         cos, sin = angles(cos, positions), angles(sin, positions)
+        rotated = dims or x.shape[-1]
+        half = rotated // 2
+        first = slice(0, rotated, 2) if interleaved else slice(0, half)
+        second = slice(1, rotated, 2) if interleaved else slice(half, rotated)
         wide = read_x(x)
         a, b = wide[..., first], wide[..., second]
-        out = wide.copy() if partial else np.empty(x.shape, np.float32)
+        out = np.empty(x.shape, np.float32) if rotated == x.shape[-1] else wide.copy()
         out[..., first] = a * cos - b * sin
         out[..., second] = b * cos + a * sin
         return write(out)

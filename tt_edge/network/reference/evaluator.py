@@ -99,7 +99,8 @@ class ReferenceEvaluator:
     def _bind(self, layer: Layer, store: ConstantStore) -> BoundLayer:
         tensors = self.network.tensors
         inputs = tuple(None if name is None else tensors[name] for name in layer.inputs)
-        return BoundLayer(layer, inputs, tuple(tensors[name] for name in layer.outputs), store)
+        outputs = tuple(tensors[name] for name in layer.outputs)
+        return BoundLayer(layer, inputs, outputs, store, self.network.weights)
 
     def _reserve(self, layer: Layer) -> bool:
         """Take the memory of a folded layer's outputs from the budget; shapes with -1 are small shape arithmetic."""

@@ -66,6 +66,9 @@ def _gather_nd(data: np.ndarray, index: np.ndarray, batch: int) -> np.ndarray:
     return _zeroed(data[(*shared, *columns)], anywhere, 0)
 
 
+_GATHER_MODES = {mode: mode for mode in ("DEFAULT", "ELEMENT", "ND")}
+
+
 @kernel("GATHER")
 def gather(layer: BoundLayer) -> Compute:
     """Elements of input 0 at the indices of input 1 (NvInfer.h, ``IGatherLayer``).
@@ -75,7 +78,7 @@ def gather(layer: BoundLayer) -> Compute:
     tuples from the last dimension. Negative indices count from the end; out-of-bounds ones read zero.
     """
     axis, batch = layer.integer("axis", 0), layer.integer("num_elementwise_dims", 0)
-    mode = layer.choose("mode", {"DEFAULT": "DEFAULT", "ELEMENT": "ELEMENT", "ND": "ND"}, "DEFAULT")
+    mode = layer.choose("mode", _GATHER_MODES, "DEFAULT")
     if mode == "ELEMENT":
         return lambda data, index: _gather_elements(data, index, axis)
     if mode == "ND":

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from tt_edge.dtypes import DType
-from tt_edge.errors import UnsupportedModelError
 from tt_edge.network.reference.numerics import widening
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
 
@@ -82,11 +81,6 @@ def normalization(layer: BoundLayer) -> Compute:
     axes, groups = layer.axes(), layer.integer("num_groups", 1)
     epsilon = np.float32(layer.number("epsilon", 1e-5))
     read, read_scale, read_bias, write = layer.reader(0), layer.reader(1), layer.reader(2), layer.writer()
-    shape = layer.input(0).shape
-    if groups > 1 and shape[1] % groups:
-        raise UnsupportedModelError(
-            f"{layer} cannot split {shape[1]} channels into {groups} groups; capture the network again"
-        )
 
     def normalize(x: np.ndarray, over: tuple[int, ...]) -> np.ndarray:
         centred = x - np.mean(x, over, dtype=np.float32, keepdims=True)

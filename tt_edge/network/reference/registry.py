@@ -8,16 +8,16 @@ the output array, or a tuple of them. Work done in the kernel is paid once; work
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tt_edge.dtypes import DType
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.network.ir import Layer, Tensor
-from tt_edge.network.reference.numerics import Converter, rounding, widening
+from tt_edge.network.reference.numerics import Converter, rounding, stored_weight, widening
 
 if TYPE_CHECKING:
     from tt_edge.network.reference.constants import ConstantStore
@@ -53,6 +53,7 @@ class BoundLayer:
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     store: ConstantStore
+    weights: Mapping[str, np.ndarray]
 
     def input(self, index: int) -> Tensor:
         """Input ``index``, which this kind of layer must have."""
@@ -109,6 +110,12 @@ class BoundLayer:
         return options[value]
 
     # Constants and number formats
+
+    def weight(self, key: str, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+        """The stored weight ``key``, for layers whose weights are attributes and not inputs."""
+        if key not in self.weights:
+            raise BundleError(f"{self} lacks its weight {key!r}; write the network again")
+        return stored_weight(key, self.weights[key], dtype, shape)
 
     def constant(self, index: int) -> np.ndarray | None:
         """The value of input ``index`` if it depends on constants alone, else ``None``."""

@@ -25,6 +25,15 @@ def _permutation(layer: BoundLayer, name: str, rank: int) -> tuple[int, ...] | N
     return order[:rank]
 
 
+def _transposes(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> Compute:
+    """Both transposes with no reshape between them."""
+    if first is None or second is None:
+        order = first or second
+        return lambda x: x if order is None else x.transpose(order)
+    both = tuple(first[axis] for axis in second)
+    return lambda x: x.transpose(both)
+
+
 @kernel("SHUFFLE")
 def shuffle(layer: BoundLayer) -> Compute:
     """Transpose, reshape, transpose (NvInfer.h, ``IShuffleLayer``).
@@ -40,7 +49,7 @@ def shuffle(layer: BoundLayer) -> Compute:
         known = layer.constant(1)
         dims = None if known is None else tuple(known.tolist())
     if dims is None and not dynamic:
-        return lambda x: x if first is None else x.transpose(first)
+        return _transposes(first, second)
     copied = tuple(axis for axis, size in enumerate(dims or ()) if size == 0) if placeholder else ()
 
     def compute(x: np.ndarray, requested: np.ndarray | None = None) -> np.ndarray:
