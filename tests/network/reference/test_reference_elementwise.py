@@ -18,7 +18,7 @@ FLOAT_OPERATIONS = {
     "MIN": torch.minimum,
     "SUB": torch.sub,
     "DIV": torch.div,
-    "FLOOR_DIV": lambda a, b: torch.floor(a.float() / b.float()),
+    "FLOOR_DIV": lambda a, b: torch.floor(a.float() / b.float()).to(a.dtype),
 }
 
 

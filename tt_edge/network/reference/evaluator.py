@@ -115,7 +115,7 @@ class ReferenceEvaluator:
         self._store.origins[tensor.name] = ("weight", key)
 
     def _add_value(self, name: str, value: np.ndarray) -> None:
-        value = value.view()
+        value = np.asarray(value).view()  # a plain array, also of a memory map
         value.flags.writeable = False
         self._store.values[name] = value
         self._slots[name] = len(self._slots) + 1
