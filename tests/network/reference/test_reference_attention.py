@@ -155,7 +155,7 @@ def test_without_normalization_hidden_keys_contribute_nothing(qkv):
 def test_quantized_probabilities(rng, target):
     q, k, v = (rng.standard_normal((1, 2, 6, 8)).astype(np.float32) for _ in range(3))
     scale = np.array(1 / 448 if target is DType.FP8 else 1 / 127, np.float32)
-    value = attention(q, k, v, None, scale, normalization_quantize_to_type=target.value)
+    value = attention(q, k, v, None, scale, normalization_quantize_to_type=target.name)
     exact = attention(q, k, v)
     # Each probability is off by half a step: 1/16 of itself in FP8 (and half its smallest step), scale / 2 in INT8.
     absolute = scale * (2.0**-10 if target is DType.FP8 else 0.5)

@@ -20,6 +20,9 @@ _LOWEST = np.finfo(np.float32).min
 _TINY = np.finfo(np.float32).tiny
 _FORMS = {"PADDED_BHND": False, "PACKED_NHD": True}
 
+# By TensorRT's name of the type and by ours.
+_QUANTIZED = {"FP8": DType.FP8, "INT8": DType.INT8, DType.FP8.value: DType.FP8, DType.INT8.value: DType.INT8}
+
 #: For a row's query and key lengths, the last key that query 0 may see; query i sees i more. None: no causal mask.
 Diagonal = Callable[[int, int], int] | None
 
@@ -141,7 +144,7 @@ def attention(layer: BoundLayer) -> Compute:
     write = layer.writer()
     quantize_to = None
     if layer.has_input(4):
-        quantize_to = DType(str(layer.attribute("normalization_quantize_to_type")))
+        quantize_to = layer.choose("normalization_quantize_to_type", _QUANTIZED)
     widen_mask: Converter | None = None
     if layer.has_input(3) and layer.input(3).dtype is not DType.BOOL:
         widen_mask = widening(layer.input(3).dtype)
