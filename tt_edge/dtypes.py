@@ -50,4 +50,5 @@ class DType(StrEnum):
     @classmethod
     def of(cls, array_or_dtype: np.ndarray | np.dtype | type) -> DType:
         """The ``DType`` of a NumPy array or dtype. Raises ``ValueError`` for a type that TensorRT lacks."""
-        return cls(getattr(array_or_dtype, "dtype", np.dtype(array_or_dtype)).name)  # type: ignore[arg-type]
+        dtype = array_or_dtype.dtype if isinstance(array_or_dtype, np.ndarray) else np.dtype(array_or_dtype)
+        return cls(dtype.name)

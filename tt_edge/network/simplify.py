@@ -39,6 +39,7 @@ def simplify(network: Network) -> Simplified:
 def _reshape_constants(network: Network) -> int:
     """``CONSTANT`` then ``SHUFFLE`` that only reshapes becomes one ``CONSTANT`` of the new shape over the same data."""
     made_by = {name: layer for layer in network.layers for name in layer.outputs}
+    taken: set[str] = set()
     count = 0
     for position, layer in enumerate(network.layers):
         source = made_by.get(layer.inputs[0] or "") if layer.kind == "SHUFFLE" else None
@@ -48,7 +49,11 @@ def _reshape_constants(network: Network) -> int:
         if -1 in shape or not _keeps_order(layer, network.tensors[source.outputs[0]].shape):
             continue
         attributes = {**source.attributes, "shape": list(shape)}
-        constant = Layer(layer.name, "CONSTANT", [], layer.outputs, attributes)
+        # It takes the constant's name, which is the weight's, unless another shape of that weight has it.
+        name = layer.name if source.name in taken else source.name
+        taken.add(name)
+        source.name = layer.name
+        constant = Layer(name, "CONSTANT", [], layer.outputs, attributes)
         network.layers[position] = constant
         made_by[layer.outputs[0]] = constant
         count += 1

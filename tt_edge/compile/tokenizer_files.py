@@ -1,0 +1,64 @@
+"""Taking the tokenizer, chat template and generation settings of a checkpoint along in the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tt_edge.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Files that the runtime reads, where the checkpoint has them.
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each tokenizer file of a checkpoint folder or hub id.
+
+    A checkpoint that has only a slow tokenizer (SentencePiece) is converted to ``tokenizer.json`` by transformers. One
+    without any tokenizer yields nothing: its bundle runs on token ids alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="tt-edge-tokenizer-") as scratch:
+        folder = Path(source)
+        if not (folder / "tokenizer.json").is_file():
+            saved = _saved_by_transformers(os.fspath(source), Path(scratch))
+            if saved is None:
+                return
+            folder = saved
+        for name in _FILES:
+            if (folder / name).is_file():
+                yield name, (folder / name).read_bytes()
+
+
+def _saved_by_transformers(source: str, scratch: Path) -> Path | None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError, KeyError, TypeError):
+        return None
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInputError(
+            f"the tokenizer of {source} has no tokenizer.json and cannot be converted to one; "
+            "save it once with transformers' fast tokenizer and compile again"
+        )
+    tokenizer.save_pretrained(scratch)
+    return scratch
+
+
+def generation_settings(model: PreTrainedModel) -> bytes:
+    """``generation_config.json``: the checkpoint's own, with the end-of-sequence ids that ``generate()`` would use."""
+    settings: dict[str, Any] = model.generation_config.to_diff_dict()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(model.generation_config, name, None)
+        if value is None:
+            value = getattr(model.config, name, None)
+        if value is not None:
+            settings[name] = value
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

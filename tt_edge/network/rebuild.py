@@ -1,0 +1,160 @@
+"""Rebuilding a captured network as an ``INetworkDefinition``, on any machine with TensorRT. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import CaptureError
+from tt_edge.network.capture import DTYPES
+from tt_edge.network.ir import Layer, Network
+from tt_edge.network.layers import ATTENTION, SPECS, Adder, LayerSpec, Property, enum_member
+from tt_edge.tensorrt_api import TensorRT
+
+_TRT_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass
+class RebuiltNetwork:
+    """A TensorRT network with what must outlive it: its builder, and the arrays that its weights point into."""
+
+    builder: Any
+    network: Any
+    weights: dict[str, np.ndarray]
+
+
+def rebuild(tensorrt: TensorRT, network: Network) -> RebuiltNetwork:
+    """Add every layer of ``network`` to a fresh, strongly typed ``INetworkDefinition``.
+
+    Tensor and layer names, layer order and attributes are those that were captured. Weights are not copied. Raises
+    ``CaptureError`` when this TensorRT lacks a layer or refuses one.
+    """
+    return _Rebuild(tensorrt, network).run()
+
+
+class _Rebuild:
+    def __init__(self, tensorrt: TensorRT, network: Network) -> None:
+        self.trt, self.captured = tensorrt.module, network
+        self.builder = self.trt.Builder(tensorrt.logger)
+        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        self.network = self.builder.create_network(0 if flag is None else 1 << int(flag))
+        self.network.name = network.name
+        self.tensors: dict[str, Any] = {}
+        self.weights: dict[str, np.ndarray] = {}
+
+    def run(self) -> RebuiltNetwork:
+        for name in self.captured.inputs:
+            tensor = self.captured.tensors[name]
+            self.tensors[name] = self.network.add_input(name, self.dtype(tensor.dtype), tensor.shape)
+        for layer in self.captured.layers:
+            if layer.kind == "ATTENTION":
+                self.attention(layer)
+            elif layer.kind == "CONSTANT":
+                self.constant(layer)
+            else:
+                self.layer(layer)
+        for name in self.captured.outputs:
+            self.network.mark_output(self.tensors[name])
+        return RebuiltNetwork(self.builder, self.network, self.weights)
+
+    def dtype(self, dtype: DType) -> Any:
+        return enum_member(self.trt, "DataType", _TRT_NAMES[dtype])
+
+    def stored(self, key: str, dtype: DType) -> Any:
+        """``trt.Weights`` over the stored array ``key``."""
+        array = self.weights.setdefault(key, np.ascontiguousarray(self.captured.weights[key]))
+        count = array.nbytes * 8 // dtype.bits
+        return self.trt.Weights(self.dtype(dtype), array.ctypes.data, count)
+
+    def finish(self, layer: Layer, added: Any) -> None:
+        """Name a new layer and its outputs as they were captured."""
+        if added is None:
+            raise CaptureError(
+                f"TensorRT {self.trt.__version__} refuses layer {layer.name!r} ({layer.kind}); its log says why"
+            )
+        added.name = layer.name
+        for index, name in enumerate(layer.outputs):
+            tensor = added.get_output(index)
+            tensor.name = name
+            self.tensors[name] = tensor
+
+    def constant(self, layer: Layer) -> None:
+        tensor = self.captured.tensors[layer.outputs[0]]
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        key = str(layer.attributes["weights"])
+        stored = self.captured.weights[key]
+        if stored.nbytes != tensor.dtype.nbytes(count):
+            raise CaptureError(
+                f"weight {key!r} has {stored.nbytes} bytes where constant {layer.name!r} needs "
+                f"{tensor.dtype.nbytes(count)}; capture the network again"
+            )
+        array = self.weights.setdefault(key, np.ascontiguousarray(stored))
+        weights = self.trt.Weights(self.dtype(tensor.dtype), array.ctypes.data, count)
+        self.finish(layer, self.network.add_constant(tensor.shape, weights))
+
+    def inputs(self, layer: Layer) -> list[Any]:
+        return [None if name is None else self.tensors[name] for name in layer.inputs]
+
+    def layer(self, layer: Layer) -> None:
+        spec = SPECS.get(layer.kind)
+        if spec is None:
+            raise CaptureError(f"layer {layer.name!r} has the unknown kind {layer.kind}; update tt-edge")
+        inputs = self.inputs(layer)
+        direct = len(inputs) if spec.direct_inputs is None else spec.direct_inputs
+        added = spec.add(Adder(self.trt, self.network, inputs[: max(direct, 1)], self.values(layer, spec)))
+        if added is not None:
+            for index in range(direct, len(inputs)):
+                if inputs[index] is not None:
+                    added.set_input(index, inputs[index])
+            self.assign(layer, added, spec.properties)
+        self.finish(layer, added)
+
+    def values(self, layer: Layer, spec: LayerSpec) -> dict[str, Any]:
+        """The decoded arguments of the ``add_*`` call."""
+        values = {
+            p.name: p.decode(self.trt, layer.attributes[p.name])
+            for p in spec.properties
+            if p.at_creation and p.name in layer.attributes
+        }
+        for name in spec.weights:
+            key = layer.attributes.get(name)
+            dtype = self.captured.tensors[layer.outputs[0]].dtype
+            values[name] = self.trt.Weights() if key is None else self.stored(str(key), dtype)
+        return values
+
+    def assign(self, layer: Layer, added: Any, properties: tuple[Property, ...]) -> None:
+        """Set the properties that are not arguments of the ``add_*`` call, where they differ from the default."""
+        for p in properties:
+            if p.at_creation or p.name not in layer.attributes:
+                continue
+            value = layer.attributes[p.name]
+            if p.read(self.trt, added) != value:
+                setattr(added, p.name, p.decode(self.trt, value))
+
+    def attention(self, layer: Layer) -> None:
+        query, key, value, mask, scale, query_lengths, key_value_lengths = self.inputs(layer)
+        creation = {p.name: p.decode(self.trt, layer.attributes[p.name]) for p in ATTENTION if p.at_creation}
+        if not hasattr(self.network, "add_attention_v2"):
+            raise CaptureError(
+                f"TensorRT {self.trt.__version__} has no attention layer with a causal kind; "
+                "build with TensorRT >= 10.16 or TensorRT-RTX >= 1.6"
+            )
+        added = self.network.add_attention_v2(query, key, value, creation["norm_op"], creation["causal_kind"])
+        if added is not None:
+            self.assign(layer, added, ATTENTION)
+            optional = {
+                "mask": mask,
+                "normalization_quantize_scale": scale,
+                "query_lengths": query_lengths,
+                "key_value_lengths": key_value_lengths,
+            }
+            for name, tensor in optional.items():
+                if tensor is not None:
+                    setattr(added, name, tensor)
+            if scale is not None:
+                to_type = str(layer.attributes["normalization_quantize_to_type"])
+                added.normalization_quantize_to_type = enum_member(self.trt, "DataType", to_type)
+        self.finish(layer, added)
