@@ -1,0 +1,32 @@
+"""Running the captured network in NumPy: slow, exact in meaning, and possible on any machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tt_edge.contract import EngineContract
+from tt_edge.network.ir import Network
+from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.runtime.session import Feeds, Session
+
+
+class ReferenceSession(Session):
+    """Evaluates ``network`` with TensorRT's semantics. No TensorRT, no GPU."""
+
+    def __init__(self, network: Network, contract: EngineContract) -> None:
+        super().__init__(contract)
+        self._evaluator = ReferenceEvaluator(network)
+        self._cache: Feeds = {}
+
+    @property
+    def word(self) -> str:
+        return "evaluated by the reference session"
+
+    def _allocate(self, batch: int) -> None:
+        specs = [self.contract.input(pair.past) for pair in self.contract.kv_cache]
+        # Zeros rather than empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
+        self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
+
+    def _execute(self, feeds: Feeds) -> np.ndarray:
+        # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
+        return self._evaluator.run({**feeds, **self._cache})["logits"]

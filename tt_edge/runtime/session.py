@@ -1,0 +1,156 @@
+"""What every way of running a compiled decoder has in common: the feeds, the limits, the place in the cache."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.contract import EngineContract
+from tt_edge.errors import BundleError, CapacityError, InvalidInputError
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+Feeds = dict[str, np.ndarray]
+
+
+class Session(ABC):
+    """A batch of rows, each with its own past in a KV cache of ``contract.max_seq_len`` tokens.
+
+    Rows of one call may add different numbers of tokens: ids are right-padded to a common width S and ``lengths`` says
+    how many count. Padding is written to the cache behind a row's valid tokens, where the row's next call overwrites
+    it; no valid query ever sees it. Hence every row, one that adds nothing included, needs S free places in its cache:
+    TensorRT ignores writes past the capacity silently, but does not define RoPE and attention there (key lengths
+    beyond the cache), so such a call is refused before it runs. ``generate()`` never makes one.
+
+    Subclasses run the network in ``_execute`` and make room for a batch in ``_allocate``.
+    """
+
+    def __init__(self, contract: EngineContract) -> None:
+        self.contract = contract
+        self._past = np.zeros(0, np.int32)
+        unknown = [t.name for t in contract.inputs if t.name not in _FEEDS and t.name not in contract.cache_names]
+        if unknown:
+            raise BundleError(
+                f"the compiled model needs an input {unknown[0]!r}, which this runtime cannot give "
+                f"({', '.join(_FEEDS)}); update tt-edge"
+            )
+        self._full_logits = len(contract.output("logits").shape) == 3
+
+    @property
+    @abstractmethod
+    def word(self) -> str:
+        """What produced the tokens, for reports: e.g. ``evaluated by the reference session``."""
+
+    @property
+    def past_lengths(self) -> NDArray[np.int32]:
+        """Tokens in each row's cache, int32 ``[B]`` (a copy)."""
+        return self._past.copy()
+
+    def reset(self, batch: int) -> None:
+        """Start over with ``batch`` empty rows. Raises ``CapacityError`` for more than ``contract.max_batch``."""
+        if not 1 <= batch <= self.contract.max_batch:
+            raise CapacityError(
+                f"a batch of {batch} rows does not fit the compiled model (1 to {self.contract.max_batch}); "
+                "run fewer prompts at once or compile with a larger --max-batch"
+            )
+        self._allocate(batch)
+        self._past = np.zeros(batch, np.int32)
+
+    def truncate(self, lengths: NDArray[np.integer] | list[int]) -> None:
+        """Rewind each row to its first ``lengths`` tokens (``[B]``, none longer than the row's past)."""
+        wanted = np.asarray(lengths, np.int32)
+        if wanted.shape != self._past.shape or (wanted < 0).any() or (wanted > self._past).any():
+            raise InvalidInputError(
+                f"cannot rewind rows of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the row's length"
+            )
+        self._past = wanted.copy()
+
+    def forward(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
+        """Add tokens to every row and return the logits of each row's last one.
+
+        ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
+        Returns float32 ``[B, V]``. A row of length 0 keeps its past, and its logits mean nothing.
+        Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
+        anything runs.
+        """
+        input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
+        self._check(input_ids, lengths)
+        feeds: Feeds = {
+            spec.name: np.ascontiguousarray(_FEEDS[spec.name](input_ids, lengths, self._past), spec.dtype.numpy)
+            for spec in self.contract.inputs
+            if spec.name in _FEEDS
+        }
+        logits = self._execute(feeds)
+        if self._full_logits:  # [B, S, V]
+            logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        self._past = self._past + lengths.astype(np.int32)
+        return logits.astype(np.float32, copy=False)
+
+    def close(self) -> None:  # noqa: B027 (sessions without device memory have nothing to do)
+        """Release what the session holds. Closing twice is harmless."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def _allocate(self, batch: int) -> None:
+        """Make ready a KV cache for ``batch`` rows. What it holds is of no account: nothing reads unwritten places."""
+
+    @abstractmethod
+    def _execute(self, feeds: Feeds) -> np.ndarray:
+        """Run the network on the contract's inputs other than the cache, and update the cache.
+
+        Returns the contract's ``logits``: ``[B, V]`` or ``[B, S, V]``.
+        """
+
+    def _check(self, input_ids: np.ndarray, lengths: np.ndarray) -> None:
+        contract, batch = self.contract, len(self._past)
+        if not batch:
+            raise InvalidInputError("the session has no rows; call reset(batch) first")
+        if input_ids.ndim != 2 or len(input_ids) != batch or lengths.shape != (batch,):
+            raise InvalidInputError(
+                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} rows; "
+                f"pass [{batch}, S] and [{batch}], or reset the session"
+            )
+        width = input_ids.shape[1]
+        if not width or (lengths < 0).any() or (lengths > width).any():
+            raise InvalidInputError(
+                f"lengths {lengths.tolist()} do not fit input_ids of width {width}; give 0 to width"
+            )
+        if width > contract.max_input_len:
+            raise CapacityError(
+                f"{width} new tokens a row exceed max_input_len {contract.max_input_len}; "
+                "feed them in pieces or compile with a larger --max-input-len"
+            )
+        for row, past in enumerate(self._past.tolist()):
+            if past + lengths[row] > contract.max_seq_len:
+                raise CapacityError(
+                    f"row {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "
+                    "shorten it or compile with a larger --max-seq-len"
+                )
+            if past + width > contract.max_seq_len:
+                raise CapacityError(
+                    f"row {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
+                    "feed fewer tokens a call or compile with a larger --max-seq-len"
+                )
+
+
+def _position_ids(input_ids: np.ndarray, lengths: np.ndarray, past: np.ndarray) -> np.ndarray:
+    return past[:, None] + np.arange(input_ids.shape[1])  # [B, S]
+
+
+#: How each input is computed from input_ids [B, S], lengths [B] and the rows' past lengths [B].
+_FEEDS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "input_ids": lambda input_ids, lengths, past: input_ids,
+    "position_ids": _position_ids,
+    "write_indices": lambda input_ids, lengths, past: past,
+    "last_token_indices": lambda input_ids, lengths, past: np.maximum(lengths - 1, 0),
+}
