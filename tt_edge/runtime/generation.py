@@ -140,10 +140,11 @@ def _generate_batch(
     start = time.perf_counter()
     session.reset(len(prompts))
     logits = prefill(session, prompts)
-    first = time.perf_counter()
+    first = 0.0
     while True:
         tokens[active] = select_next(logits[active])
         now = time.perf_counter()
+        first = first or now
         for row in np.flatnonzero(active).tolist():
             token = int(tokens[row])
             new[row].append(token)
@@ -159,7 +160,7 @@ def _generate_batch(
             input_ids=list(prompt),
             new_token_ids=new[row],
             finish_reason="eos" if new[row][-1] in eos else "length",
-            timing=Timing(first - start, first - began, max(0.0, ended[row] - first), len(new[row])),
+            timing=Timing(first - start, first - began, ended[row] - first, len(new[row])),
         )
         for row, prompt in enumerate(prompts)
     ]

@@ -1,0 +1,110 @@
+"""Text to token ids and back, as transformers' fast tokenizers do it, on the ``tokenizers`` library alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tt_edge.errors import BundleError, InvalidInputError
+
+
+class Files(Protocol):
+    """Where the tokenizer's files come from: a bundle, in practice."""
+
+    def has(self, name: str) -> bool: ...
+
+    def read_bytes(self, name: str) -> bytes: ...
+
+
+def read_json(files: Files, name: str) -> dict[str, Any]:
+    """A JSON object among ``files``, empty when it is not there. Raises ``BundleError`` when it is something else."""
+    if not files.has(name):
+        return {}
+    try:
+        data = json.loads(files.read_bytes(name))
+    except ValueError as error:
+        raise BundleError(f"{name} is not valid JSON ({error}); compile the model again") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{name} holds a {type(data).__name__}, not an object; compile the model again")
+    return data
+
+
+class BundleTokenizer:
+    """A tokenizer, its special tokens by role (``bos_token`` …) and the ids that end a generation."""
+
+    def __init__(self, backend: Any, special_tokens: dict[str, str], eos_token_ids: tuple[int, ...]) -> None:
+        self.backend = backend  # a tokenizers.Tokenizer
+        self.special_tokens = special_tokens
+        self.eos_token_ids = eos_token_ids
+
+    @classmethod
+    def from_bundle(cls, bundle: Files) -> BundleTokenizer:
+        """Read ``tokenizer.json`` and the settings beside it.
+
+        The end-of-sequence ids are ``generation_config.json``'s, one or several, or else the tokenizer's own.
+        Raises ``BundleError`` when a file is missing or unreadable.
+        """
+        from tokenizers import Tokenizer
+
+        if not bundle.has("tokenizer.json"):
+            raise BundleError(
+                "the bundle has no tokenizer.json, so it takes token ids only; "
+                "compile from a checkpoint that has a tokenizer to run it on text"
+            )
+        config = read_json(bundle, "tokenizer_config.json")
+        try:
+            backend = Tokenizer.from_buffer(bundle.read_bytes("tokenizer.json"))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"tokenizer.json cannot be read ({error}); compile the model again") from error
+        # What a checkpoint's author padded and truncated to is no property of the model; transformers resets it too.
+        backend.no_padding()
+        backend.no_truncation()
+        special = _special_tokens(read_json(bundle, "special_tokens_map.json") | config)
+        if "add_bos_token" in config or "add_eos_token" in config or backend.post_processor is None:
+            _add_begin_and_end(backend, special, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
+        eos = read_json(bundle, "generation_config.json").get("eos_token_id")
+        if eos is None:
+            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
+        return cls(backend, special, _as_ids(eos))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens."""
+        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ``token_ids``. Bytes that are not UTF-8 become U+FFFD. Ids beyond the vocabulary give nothing."""
+        return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Roles to tokens, from entries such as ``"eos_token": "</s>"`` or ``{"content": "</s>", …}``."""
+    tokens = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            value = value.get("content")
+        if key.endswith("_token") and isinstance(value, str):
+            tokens[key] = value
+    return tokens
+
+
+def _add_begin_and_end(backend: Any, special: dict[str, str], begin: bool, end: bool) -> None:
+    """Put the begin and end tokens around every text: settings that overrule tokenizer.json, as in transformers."""
+    from tokenizers.processors import TemplateProcessing
+
+    bos = special.get("bos_token") if begin else None
+    eos = special.get("eos_token") if end else None
+    ids = {token: backend.token_to_id(token) for token in (bos, eos) if token is not None}
+    if missing := [token for token, index in ids.items() if index is None]:
+        raise BundleError(f"special token {missing[0]!r} is not in tokenizer.json; compile the model again")
+    single = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
+    backend.post_processor = TemplateProcessing(single=single, pair=None, special_tokens=list(ids.items()))
+
+
+def _as_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    ids = value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) for i in ids):
+        raise InvalidInputError(f"eos_token_id is {value!r} in generation_config.json; it must be one or more integers")
+    return tuple(ids)
