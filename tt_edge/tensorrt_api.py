@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import logging
 import platform
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 from tt_edge.errors import EngineError, MissingDependencyError
+
+
+_LOGGER = logging.getLogger("tt_edge.tensorrt")
 
 
 class Flavour(StrEnum):
@@ -73,14 +78,55 @@ class TensorRT:
 
     @property
     def logger(self) -> Any:
-        """The package's one logger, warnings and above (TensorRT keeps the first logger it is given)."""
-        return _logger(self.flavour)
+        """The package's one logger (TensorRT keeps the first that it is given): see ``Log``."""
+        return _logger(self.flavour)[0]
+
+    @property
+    def log(self) -> Log:
+        """What TensorRT has said so far."""
+        return _logger(self.flavour)[1]
+
+
+# TensorRT says this whenever it looks for a GPU and there is none, which is how ahead-of-time builds run.
+_EXPECTED_WITHOUT_GPU = ("cudaError 35", "cudaError 100", "Unable to determine GPU memory usage")
+
+
+@dataclass
+class Log:
+    """TensorRT's messages: errors are kept for the exception that follows them, warnings go to ``logging``."""
+
+    errors: list[str] = field(default_factory=list)
+
+    def record(self, severity: str, message: str) -> None:
+        """Take one message; severity is TensorRT's name for it."""
+        if any(text in message for text in _EXPECTED_WITHOUT_GPU):
+            return
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(message)
+        level = {"WARNING": logging.INFO, "INFO": logging.DEBUG, "VERBOSE": logging.DEBUG}.get(severity, logging.WARNING)
+        _LOGGER.log(level, "%s", message)
+
+    def last_error(self) -> str:
+        """The most recent error's text, without TensorRT's source position; "" when there is none."""
+        if not self.errors:
+            return ""
+        text = re.sub(r" In \w+ at \S+:\d+", "", self.errors[-1])
+        return text.strip().rstrip(".)") + (")" if text.count("(") > text.strip().rstrip(".)").count(")") else "")
 
 
 @cache
-def _logger(flavour: Flavour) -> Any:
+def _logger(flavour: Flavour) -> tuple[Any, Log]:
     module = importlib.import_module(flavour.value)
-    return module.Logger(module.Logger.WARNING)
+    log = Log()
+
+    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)  # pybind11 wants its own constructor called, not super()'s
+
+        def log(self, severity: Any, message: str) -> None:
+            log.record(severity.name, message)
+
+    return Logger(), log
 
 
 def _is_importable(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.fx import GraphModule, Node
@@ -69,8 +70,8 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
             module.graph.erase_node(node)  # e.g. the positions of a model without position embeddings
     with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
         from torch_tensorrt.dynamo._settings import CompilationSettings
+        from torch_tensorrt.dynamo.conversion import _TRTInterpreter
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
-        from torch_tensorrt.dynamo.conversion._TRTInterpreter import TRTInterpreter
         from torch_tensorrt.dynamo.lowering import get_decompositions
 
         import tt_edge.plugins.native_converters  # noqa: F401  (registers the converters)
@@ -91,20 +92,22 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
             )
             for spec in contract.inputs
         ]
-        interpreter = TRTInterpreter(
-            module,
-            inputs,
-            compilation_settings=settings,
-            input_binding_names=[spec.name for spec in contract.inputs],
-            output_binding_names=[spec.name for spec in contract.outputs],
-        )
+        tensorrt = _bound_tensorrt()
+        with patch.object(_TRTInterpreter, "TRT_LOGGER", tensorrt.logger):  # TensorRT has room for one logger only
+            interpreter = _TRTInterpreter.TRTInterpreter(
+                module,
+                inputs,
+                compilation_settings=settings,
+                input_binding_names=[spec.name for spec in contract.inputs],
+                output_binding_names=[spec.name for spec in contract.outputs],
+            )
         try:
             interpreter._construct_trt_network_def()
         except Exception as error:
             node = interpreter._cur_node_name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise LoweringError(f"TensorRT has no form for node {node}: {reason}; run with --debug for where") from error
-        network = capture(_bound_tensorrt(), interpreter.ctx.net, name)
+        network = capture(tensorrt, interpreter.ctx.net, name)
         keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
     return Converted(network, contract, keep_alive)
 
