@@ -1,0 +1,41 @@
+"""A target has no torch: what runs there must not import it, nor load what a task does not need."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import tt_edge
+
+HOST_ONLY = ("torch", "transformers", "torch_tensorrt", "modelopt", "accelerate")
+TARGET_PACKAGES = ("tt_edge.network", "tt_edge.bundle", "tt_edge.runtime", "tt_edge.cli")
+
+
+def target_modules() -> list[str]:
+    found = [module.name for module in pkgutil.walk_packages(tt_edge.__path__, "tt_edge.", onerror=lambda name: None)]
+    return [name for name in found if name.startswith(TARGET_PACKAGES) and not name.endswith("__main__")]
+
+
+def loaded_after(statements: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after ``statements``."""
+    code = f"{statements}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_target_modules_import_where_torch_is_blocked():
+    modules = target_modules()
+    assert "tt_edge.runtime.tensorrt_session" in modules
+    block = f"import sys\nfor name in {HOST_ONLY!r}: sys.modules[name] = None\n"  # importing it raises ImportError
+    loaded_after(block + "\n".join(f"import {name}" for name in modules))
+
+
+@pytest.mark.parametrize("module", ["tt_edge.runtime", "tt_edge.runtime.tensorrt_session"])
+def test_the_runtime_loads_nothing_heavy(module):
+    heavy = {"tokenizers", "jinja2", "tensorrt", "tensorrt_rtx", "cuda", "cuda.bindings", "safetensors", *HOST_ONLY}
+    assert loaded_after(f"import {module}") & heavy == set()

@@ -1,0 +1,92 @@
+"""Device memory, one stream and the GPU's name, over NVIDIA's ``cuda.bindings``. Imported only to run engines."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tt_edge.errors import EngineError, MissingDependencyError
+
+
+@cache
+def runtime() -> Any:
+    """The ``cuda.bindings.runtime`` module. Raises ``MissingDependencyError`` with the extra that brings it."""
+    try:
+        from cuda.bindings import runtime as module
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(f"cuda-bindings is not usable here ({error}); install tt-edge[runtime]") from error
+    return module
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call the CUDA runtime function ``name``; returns its result or raises ``EngineError`` with CUDA's reason."""
+    cuda = runtime()
+    try:
+        error, *results = getattr(cuda, name)(*arguments)
+    except RuntimeError as failure:  # the bindings' own, when they find no driver library
+        raise EngineError(
+            f"{name} failed ({failure}); install an NVIDIA driver or use --runtime reference"
+        ) from failure
+    if error != cuda.cudaError_t.cudaSuccess:
+        reason = cuda.cudaGetErrorString(error)[1].decode()
+        raise EngineError(f"{name} failed ({reason}); check the NVIDIA driver and free device memory")
+    return results[0] if results else None
+
+
+def compute_capability() -> str:
+    """Compute capability of the current GPU, such as ``sm89``. Raises ``EngineError`` without one."""
+    device, attributes = call("cudaGetDevice"), runtime().cudaDeviceAttr
+    major = call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, device)
+    minor = call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, device)
+    return f"sm{major}{minor}"
+
+
+def device_name() -> str:
+    """Marketing name of the current GPU."""
+    name = call("cudaGetDeviceProperties", call("cudaGetDevice")).name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+class Stream:
+    """A non-blocking stream. ``handle`` is its address, as TensorRT takes it."""
+
+    def __init__(self) -> None:
+        self._stream = call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking)
+        self.handle = int(self._stream)
+
+    def synchronize(self) -> None:
+        call("cudaStreamSynchronize", self._stream)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            call("cudaStreamDestroy", stream)
+
+
+class Buffer:
+    """Device memory of fixed size. Copies are queued on a stream: keep the host array until it is synchronized."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = max(1, nbytes)
+        self._pointer = call("cudaMalloc", self.nbytes)
+        self.address = int(self._pointer)
+
+    def fill_zero(self, stream: Stream) -> None:
+        call("cudaMemsetAsync", self.address, 0, self.nbytes, stream.handle)
+
+    def copy_from(self, host: np.ndarray, stream: Stream) -> None:
+        """Queue a copy of the C-contiguous ``host`` to the start of the buffer."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+        call("cudaMemcpyAsync", self.address, host.ctypes.data, host.nbytes, kind, stream.handle)
+
+    def copy_to(self, host: np.ndarray, stream: Stream) -> None:
+        """Queue a copy of the start of the buffer to the C-contiguous ``host``."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call("cudaMemcpyAsync", host.ctypes.data, self.address, host.nbytes, kind, stream.handle)
+
+    def close(self) -> None:
+        if self._pointer is not None:
+            pointer, self._pointer = self._pointer, None
+            call("cudaFree", pointer)
