@@ -1,0 +1,241 @@
+"""From a checkpoint to a bundle, stage by stage.
+
+Peak memory: the model's weights exist once. Loading maps or reads them; export, lowering, conversion and capture pass
+references on; they are written to the bundle from where the model holds them. The engine is built from the written
+file, memory-mapped, after the model has been released, and goes from the builder to disk as a stream. So at the peak,
+which is inside TensorRT's builder, there are the mapped file and the builder's own copies.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tt_edge import tensorrt_api
+from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
+from tt_edge.bundle.writer import BundleWriter
+from tt_edge.compile.stages import Stages, peak_rss_mb
+from tt_edge.config import Backend, CompileConfig, EngineTarget
+from tt_edge.errors import InvalidInputError
+from tt_edge.network.build import ProgressBars, build_engine, check_target
+from tt_edge.network.storage import read_network, write_network
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.convert import Converted
+    from tt_edge.lowering.pipeline import LoweringReport
+
+
+@dataclass
+class CompileReport:
+    """What a compile did. ``seconds`` are by stage; ``layers`` counts the network's, of which ``converted`` before tidying."""
+
+    output: Path
+    model: ModelIdentity
+    lowering: LoweringReport
+    converted: int
+    layers: int
+    weight_bytes: int
+    engines: list[EngineRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss_mb: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "output": str(self.output),
+            "model": vars(self.model),
+            "passes": [vars(p) for p in self.lowering.passes],
+            "layers": self.layers,
+            "layers_converted": self.converted,
+            "weight_bytes": self.weight_bytes,
+            "engines": [vars(e) for e in self.engines],
+            "seconds": self.seconds,
+            "peak_rss_mb": self.peak_rss_mb,
+        }
+
+    def render(self) -> str:
+        """A short page for the terminal."""
+        stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
+        lines = [
+            f"{self.output}: {self.model.architecture}, {self.model.parameters / 1e6:,.1f} M parameters",
+            f"  network  {self.layers} layers ({self.converted} before tidying), {self.weight_bytes / 1e6:,.1f} MB of weights",
+            *(
+                f"  engine   {e.compute_capability}, {e.bytes / 1e6:,.1f} MB in {e.build_seconds:.1f} s "
+                f"({e.flavour} {e.tensorrt_version}, built)"
+                for e in self.engines
+            ),
+            f"  seconds  {stages}; peak memory {self.peak_rss_mb:,} MiB",
+        ]
+        if not self.engines:
+            lines.insert(2, "  engine   none: add --engine sm89 (or the target's), or build on the target")
+        return "\n".join(lines)
+
+
+def compile_checkpoint(
+    source: str,
+    output: Path,
+    config: CompileConfig,
+    target: EngineTarget,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> CompileReport:
+    """Compile a checkpoint folder or hub id to a bundle at ``output``.
+
+    Either the whole bundle is there in the end or nothing is. Raises the errors of ``tt_edge.errors``.
+    """
+    from tt_edge.compile.load import load_model
+    from tt_edge.compile.tokenizer_files import tokenizer_files
+
+    stages = Stages(progress)
+    with BundleWriter(output, overwrite=overwrite) as writer:
+        targets = _targets(target)  # before the slow part: a bad target is seen at once
+        for name, content in tokenizer_files(source):
+            writer.write_bytes(name, content)
+
+        def load() -> PreTrainedModel:
+            with stages.stage("load"):
+                return load_model(source, config.precision)
+
+        return _compile(load, source, writer, output, config, targets, stages)
+
+
+def compile_model(
+    model: Callable[[], PreTrainedModel],
+    output: Path,
+    config: CompileConfig,
+    target: EngineTarget,
+    *,
+    name: str = "model",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> CompileReport:
+    """Compile a model that is made in memory, without a tokenizer.
+
+    ``model`` makes it; it is a function so that nothing but the compiler holds the weights, and they can be released
+    before the engine is built.
+    """
+    with BundleWriter(output, overwrite=overwrite) as writer:
+        return _compile(model, name, writer, output, config, _targets(target), Stages(progress))
+
+
+def _targets(target: EngineTarget) -> list[str | None]:
+    """Engine targets to build, ``None`` for the local GPU, each checked against the installed TensorRT."""
+    targets: list[str | None] = [*target.compute_capabilities, *([None] if target.local else [])]
+    if targets:
+        tensorrt = tensorrt_api.load()
+        for wanted in targets:
+            check_target(tensorrt, wanted)
+    return targets
+
+
+def _compile(
+    make_model: Callable[[], PreTrainedModel],
+    source: str,
+    writer: BundleWriter,
+    output: Path,
+    config: CompileConfig,
+    targets: list[str | None],
+    stages: Stages,
+) -> CompileReport:
+    from tt_edge.compile.tokenizer_files import generation_settings
+
+    model = make_model()
+    identity = _identity(model, source)
+    _check_length(model, config)
+    writer.write_bytes("config.json", (model.config.to_json_string(use_diff=True) + "\n").encode())
+    writer.write_bytes("generation_config.json", generation_settings(model))
+    converted, lowering, before = _network(model, config, source, stages)
+    network, contract = converted.network, converted.contract
+    report = CompileReport(
+        output, identity, lowering, before, len(network.layers), sum(network.weight_bytes().values())
+    )
+    with stages.stage("write"):
+        write_network(network, writer.open)
+    del model, converted, network
+    gc.collect()
+    for target in targets:
+        with stages.stage("build"):
+            report.engines.append(_engine(writer, contract.profiles(), target, stages))
+    for record in report.engines:
+        writer.add_engine(record)
+    writer.add_evidence(Evidence("network", "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
+    for record in report.engines:
+        claim = f"engine for {record.compute_capability}"
+        writer.add_evidence(Evidence(claim, "built", f"by {record.flavour} {record.tensorrt_version}"))
+    with stages.stage("finish"):
+        writer.commit(identity, config, contract)
+    report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
+    return report
+
+
+def _network(
+    model: PreTrainedModel, config: CompileConfig, name: str, stages: Stages
+) -> tuple[Converted, LoweringReport, int]:
+    """Export, lower, convert, capture and tidy; the last result is the number of layers before tidying."""
+    from tt_edge.compile.convert import convert
+    from tt_edge.compile.export import export_decoder
+    from tt_edge.lowering.base import LoweringContext
+    from tt_edge.lowering.pipeline import lower, passes_for
+    from tt_edge.network.simplify import simplify
+
+    with stages.stage("export"):
+        module = export_decoder(model, config.max_seq_len)
+    context = LoweringContext(config, int(model.config.num_hidden_layers))
+    with stages.stage("lower"):
+        lowering = lower(module, passes_for(Backend(config.backend)), context)
+    with stages.stage("convert"):
+        converted = convert(module, context, os.path.basename(name.rstrip("/")) or "model")
+        before = len(converted.network.layers)
+        simplify(converted.network)
+    return converted, lowering, before
+
+
+def _engine(writer: BundleWriter, profiles: Any, target: str | None, stages: Stages) -> EngineRecord:
+    """Build one engine from the network as it was written, straight into the bundle."""
+    tensorrt = tensorrt_api.load()
+    capability = check_target(tensorrt, target)
+    file = f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
+    bars = ProgressBars(f"build {capability}") if stages.show else None
+    try:
+        with writer.open(file) as destination:
+            built = build_engine(tensorrt, read_network(writer.path), profiles, target, destination, progress=bars)
+    finally:
+        if bars is not None:
+            bars.close()
+    return EngineRecord(
+        file=file,
+        flavour=built.flavour,
+        tensorrt_version=built.tensorrt_version,
+        platform=built.platform,
+        compute_capability=built.compute_capability,
+        bytes=built.bytes,
+        build_seconds=round(built.seconds, 3),
+    )
+
+
+def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:
+    config = model.config.to_json_string(use_diff=False)
+    return ModelIdentity(
+        architecture=type(model).__name__,
+        model_type=str(model.config.model_type),
+        name=os.path.basename(source.rstrip("/")) or source,
+        source=source,
+        parameters=sum(p.numel() for p in model.parameters()),
+        config_sha256=hashlib.sha256(config.encode()).hexdigest(),
+    )
+
+
+def _check_length(model: PreTrainedModel, config: CompileConfig) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and config.max_seq_len > limit:
+        raise InvalidInputError(
+            f"max_seq_len {config.max_seq_len} exceeds the model's max_position_embeddings {limit}; "
+            f"compile with --max-seq-len {limit} or less"
+        )
