@@ -1,6 +1,6 @@
 """The TensorRT session against fakes in host memory, and the fakes against the real bindings.
 
-The session itself has not run on a GPU; what is checked here is all that can be without one.
+No engine has been executed; what is checked here is all that can be without a GPU. test_cuda uses one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tt_edge.errors import EngineError
 from tt_edge.runtime import cuda
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.tensorrt_session import TensorRTSession
-from tt_edge.tensorrt_api import Flavour, TensorRT
+from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
 
 class Fake:
@@ -27,6 +27,7 @@ class Fake:
         self.cuda = fake_tensorrt.FakeCuda()
         monkeypatch.setattr(cuda, "runtime", lambda: self.cuda)
         monkeypatch.setattr(TensorRT, "logger", None)
+        monkeypatch.setattr(TensorRT, "log", Log())
         self.network, self.contract = compiled(**limits)
         self.engine = fake_tensorrt.FakeEngine(self.network, self.contract)
         self.file = tmp_path / "sm89.engine"
@@ -79,7 +80,8 @@ def test_failures_while_opening_free_everything(fake):
     with pytest.raises(EngineError, match=r"sm89\.engine has other inputs and outputs .*\(input_ids, tokens\)"):
         fake.open()
     fake.engine = None
-    with pytest.raises(EngineError, match=r"does not load sm89\.engine on Fake GPU"):
+    TensorRT.log.record("ERROR", "built for\nanother GPU")
+    with pytest.raises(EngineError, match=r"does not load sm89\.engine on Fake GPU \(built for another GPU\); build"):
         fake.open()
     fake.cuda.left = 3
     fake.engine = fake_tensorrt.FakeEngine(fake.network, fake.contract)

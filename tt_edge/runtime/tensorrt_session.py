@@ -23,8 +23,9 @@ class TensorRTSession(Session):
     contract's largest sizes; each cache input and its output are bound to one address. Everything is queued on one
     stream, which is waited for once a step.
 
-    Not executed so far: written against the Python bindings of TensorRT-RTX 1.6.1 and cuda-bindings 13, whose
-    functions a test checks for existence, on machines without a GPU that these engines run on.
+    No engine has been executed so far: this is written against the Python bindings of TensorRT-RTX 1.6.1, whose
+    functions a test checks for existence. What surrounds them (memory, copies, the choice of profile) has run on an
+    H100, which TensorRT-RTX does not support, with the reference evaluator in the engine's place.
     """
 
     def __init__(self, engine_file: Path, contract: EngineContract, tensorrt: TensorRT) -> None:
@@ -67,8 +68,8 @@ class TensorRTSession(Session):
         self._engine = self._runtime.deserialize_cuda_engine(np.memmap(engine_file, np.uint8, mode="r"))
         if self._engine is None:
             raise EngineError(
-                f"TensorRT {self._tensorrt.version} does not load {engine_file.name} on {cuda.device_name()} (its "
-                "reason is in the log); build an engine here with --engine local, or use --runtime reference"
+                f"TensorRT {self._tensorrt.version} does not load {engine_file.name} on {cuda.device_name()}"
+                f"{self._reason()}; build an engine here with --engine local, or use --runtime reference"
             )
         names = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
         expected = {spec.name for spec in (*self.contract.inputs, *self.contract.outputs)}
@@ -98,7 +99,7 @@ class TensorRTSession(Session):
         context = self._engine.create_execution_context(strategy)
         if context is None or not context.set_optimization_profile_async(profile, self._stream.handle):
             raise EngineError(
-                f"TensorRT cannot make an execution context for profile {profile} (its reason is in the log); "
+                f"TensorRT cannot make an execution context for profile {profile}{self._reason()}; "
                 "free device memory or compile with a smaller --max-input-len"
             )
         for name, buffer in self._buffers.items():
@@ -129,6 +130,11 @@ class TensorRTSession(Session):
     def _checked(self, accepted: bool, what: str) -> None:
         if not accepted:
             raise EngineError(
-                f"TensorRT {self._tensorrt.version} refuses {what} (its reason is in the log); compile the model again "
+                f"TensorRT {self._tensorrt.version} refuses {what}{self._reason()}; compile the model again "
                 "for this machine with --engine local, or use --runtime reference"
             )
+
+    def _reason(self) -> str:
+        """What TensorRT logged last, on one line and in parentheses, if anything."""
+        reason = " ".join(self._tensorrt.log.last_error().split())
+        return f" ({reason})" if reason else ""
