@@ -1,0 +1,185 @@
+"""The manifest: what a bundle is, what is in it, and what is known about it. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import tt_edge
+from tt_edge.config import CompileConfig
+from tt_edge.contract import EngineContract
+from tt_edge.errors import BundleError, InvalidInputError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+#: A manifest is read whole; no real one comes near this many bytes.
+MAX_MANIFEST = 16 << 20
+
+
+class Word(StrEnum):
+    """How a claim is known."""
+
+    #: A TensorRT builder accepted the network and produced an engine.
+    BUILT = "built"
+    #: The captured network's reference evaluation matched Hugging Face.
+    EVALUATED = "evaluated"
+    #: A GPU ran it.
+    EXECUTED = "executed"
+    NOT_EXECUTED = "not executed"
+
+
+class _Record:
+    """JSON round trip of a flat dataclass; every field is required and of its declared type."""
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        if not isinstance(data, Mapping):
+            raise BundleError(f"the manifest's {cls.__name__} is {data!r}, not an object; copy the bundle again")
+        values = {}
+        for f in fields(cls):  # type: ignore[arg-type]
+            kind = {"int": int, "float": (int, float), "str": str}[str(f.type)]
+            value = data.get(f.name)
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise BundleError(
+                    f"the manifest's {cls.__name__}.{f.name} is {value!r}, not of type {f.type}; copy the bundle again"
+                )
+            values[f.name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ModelIdentity(_Record):
+    """Which model this is. ``config_sha256`` is of the Hugging Face configuration as JSON."""
+
+    architecture: str
+    model_type: str
+    name: str
+    source: str
+    parameters: int
+    config_sha256: str
+
+
+@dataclass(frozen=True)
+class EngineRecord(_Record):
+    """A serialized engine in the bundle, and where it runs. ``compute_capability`` is such as ``sm89``."""
+
+    file: str
+    flavour: str
+    tensorrt_version: str
+    platform: str
+    compute_capability: str
+    bytes: int
+    build_seconds: float
+
+
+@dataclass(frozen=True)
+class Evidence(_Record):
+    """One claim, the word for how it is known, and by what."""
+
+    claim: str
+    word: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.word not in list(Word):
+            raise BundleError(f"evidence word {self.word!r} is not one of {', '.join(Word)}; update tt-edge")
+
+
+@dataclass(frozen=True)
+class FileRecord(_Record):
+    """Size in bytes and SHA-256 in hex of one file."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise BundleError(f"the manifest has a file of size {self.size} and SHA-256 {self.sha256!r}; copy the bundle again")
+
+
+def check_name(name: object) -> str:
+    """``name`` if it is a plain relative path inside the bundle; raises ``BundleError`` for any other."""
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    plain = path is not None and not path.is_absolute() and ".." not in path.parts and str(path) == name
+    if not plain or "\\" in str(name) or "\0" in str(name) or str(name) in (".", MANIFEST_FILE):
+        raise BundleError(f"the manifest lists the file {name!r}, which is not a path inside the bundle; do not use it")
+    return str(name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that ``manifest.json`` says. ``files`` lists every other file of the bundle by its relative path."""
+
+    model: ModelIdentity
+    config: CompileConfig
+    contract: EngineContract
+    files: Mapping[str, FileRecord]
+    engines: tuple[EngineRecord, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    created_by: str = f"tt-edge {tt_edge.__version__}"
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """``manifest.json``; equal manifests give equal bytes."""
+        data = {
+            "format_version": self.format_version,
+            "created_by": self.created_by,
+            "model": asdict(self.model),
+            "config": self.config.to_dict(),
+            "contract": self.contract.to_dict(),
+            "files": {name: asdict(record) for name, record in sorted(self.files.items())},
+            "engines": [asdict(e) for e in self.engines],
+            "evidence": [asdict(e) for e in self.evidence],
+        }
+        return (json.dumps(data, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Manifest:
+        """Parse and check ``manifest.json``. Raises ``BundleError`` for a malformed one or one of a newer format."""
+        try:
+            data = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST_FILE} is not valid JSON ({error}); copy the bundle again") from error
+        if not isinstance(data, dict):
+            raise BundleError(f"{MANIFEST_FILE} is not an object; copy the bundle again")
+        version = data.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise BundleError(f"{MANIFEST_FILE} has format_version {version!r}, not an integer; copy the bundle again")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle has format version {version}, this tt-edge reads up to {FORMAT_VERSION}; update tt-edge"
+            )
+        if version != FORMAT_VERSION:
+            raise BundleError(f"the bundle has format version {version}, which never existed; copy the bundle again")
+        files, config = data.get("files"), data.get("config")
+        if not isinstance(files, dict) or not isinstance(config, dict) or not isinstance(data.get("contract"), dict):
+            raise BundleError(f"{MANIFEST_FILE} lacks its files, config or contract; copy the bundle again")
+        try:
+            checked = CompileConfig.from_dict(config)
+        except (InvalidInputError, TypeError, ValueError) as error:
+            raise BundleError(f"the manifest's config is wrong ({error}); copy the bundle again") from error
+        manifest = cls(
+            model=ModelIdentity.from_dict(data.get("model")),
+            config=checked,
+            contract=EngineContract.from_dict(data["contract"]),
+            files={check_name(name): FileRecord.from_dict(record) for name, record in files.items()},
+            engines=tuple(EngineRecord.from_dict(e) for e in _list(data, "engines")),
+            evidence=tuple(Evidence.from_dict(e) for e in _list(data, "evidence")),
+            created_by=str(data.get("created_by")),
+        )
+        for engine in manifest.engines:
+            if engine.file not in manifest.files:
+                raise BundleError(f"the manifest's engine {engine.file!r} is not among its files; copy the bundle again")
+        return manifest
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key)
+    if not isinstance(value, list):
+        raise BundleError(f"the manifest's {key} is {value!r}, not a list; copy the bundle again")
+    return value

@@ -1,0 +1,179 @@
+"""Writing a bundle: all of it, or nothing. Torch-free."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+from tt_edge.bundle.manifest import MANIFEST_FILE, EngineRecord, Evidence, FileRecord, Manifest, ModelIdentity, check_name
+from tt_edge.config import CompileConfig
+from tt_edge.contract import EngineContract
+from tt_edge.errors import InvalidInputError
+
+
+class HashingFile(io.RawIOBase):
+    """A file open for writing that hashes what it writes, so that a bundle's files are read only once: never.
+
+    Hashing large pieces releases the GIL. The record is there after ``close``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``; raises ``OSError`` when the disk is full."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < view.nbytes:
+            written = self._file.write(view[done:])
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            done += written
+        self._digest.update(view)
+        self.size += view.nbytes
+        return view.nbytes
+
+    def close(self) -> None:
+        if not self.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        super().close()
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(self.size, self._digest.hexdigest())
+
+
+class BundleWriter:
+    """Collects a bundle in a hidden sibling of its final place; ``commit`` puts it there in one rename.
+
+    Use as a context manager: leaving the block without ``commit`` removes everything, whatever the reason. What a killed
+    process left behind is removed by the next writer of the same bundle. Raises ``InvalidInputError`` on entry when the
+    place is taken or cannot be written to.
+    """
+
+    def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
+        self.target = Path(path).absolute()
+        self.overwrite = overwrite
+        self.path = self.target.with_name(f".{self.target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+        self._files: dict[str, HashingFile] = {}
+        self._engines: list[EngineRecord] = []
+        self._evidence: list[Evidence] = []
+
+    def __enter__(self) -> Self:
+        parent = self.target.parent
+        if not parent.is_dir():
+            raise InvalidInputError(f"folder {parent} does not exist; create it or give another --output")
+        if self.target.exists() or self.target.is_symlink():
+            if not self.overwrite:
+                raise InvalidInputError(f"{self.target} exists already; give --overwrite or another --output")
+            if not (self.target / MANIFEST_FILE).is_file():
+                raise InvalidInputError(f"{self.target} is not a bundle, so it is not overwritten; give another --output")
+        remove_stale_partials(self.target)
+        try:
+            self.path.mkdir()
+        except OSError as error:
+            raise InvalidInputError(f"cannot write to {parent} ({error.strerror}); give another --output") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            if not file.closed:
+                file.close()
+        shutil.rmtree(self.path, ignore_errors=True)  # gone already after commit
+
+    def open(self, name: str) -> BinaryIO:
+        """A new file of the bundle, open for writing; folders in ``name`` are made."""
+        path = self.path / check_name(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = HashingFile(path)
+        self._files[name] = file
+        return cast(BinaryIO, file)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write one small file."""
+        with self.open(name) as file:
+            file.write(content)
+
+    def add_engine(self, record: EngineRecord) -> None:
+        """List an engine whose file has been written."""
+        self._engines.append(record)
+
+    def add_evidence(self, evidence: Evidence) -> None:
+        """State how something about the bundle is known."""
+        self._evidence.append(evidence)
+
+    def commit(self, model: ModelIdentity, config: CompileConfig, contract: EngineContract) -> Manifest:
+        """Write the manifest and move the bundle into place; an old bundle there is replaced."""
+        manifest = Manifest(
+            model=model,
+            config=config,
+            contract=contract,
+            files={name: file.record for name, file in self._files.items()},
+            engines=tuple(self._engines),
+            evidence=tuple(self._evidence),
+        )
+        with (self.path / MANIFEST_FILE).open("xb") as file:
+            file.write(manifest.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        aside = None
+        if self.target.exists():
+            aside = self.target.with_name(self.path.name + "-old")
+            self.target.rename(aside)
+        try:
+            self.path.rename(self.target)
+        except OSError:
+            if aside is not None:
+                aside.rename(self.target)
+            raise
+        _sync_folder(self.target.parent)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        return manifest
+
+
+def remove_stale_partials(target: Path) -> None:
+    """Remove what killed writers of ``target`` left; if one died between its two renames, put the old bundle back."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.partial-(\d+)-[0-9a-f]+(-old)?")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if match[2] and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
