@@ -59,7 +59,9 @@ class LastTokenLogits(LoweringPass):
             assert isinstance(hidden, Node)
             last_token_indices = add_placeholder(graph, "last_token_indices", shape(hidden)[:1], torch.int64)
             with graph.inserting_before(tail[0]):
-                last = emit(graph, torch.ops.tt_edge.gather_last_token.default, hidden, last_token_indices, origin=hidden)
+                last = emit(
+                    graph, torch.ops.tt_edge.gather_last_token.default, hidden, last_token_indices, origin=hidden
+                )
             tail[0].replace_input_with(hidden, last)
             for node in tail:
                 infer(node)

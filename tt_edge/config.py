@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
@@ -33,6 +33,9 @@ class Backend(StrEnum):
     NATIVE = "native"
 
 
+_Enum = TypeVar("_Enum", bound=StrEnum)
+
+
 class _JsonConfig:
     """JSON round trip for frozen dataclasses of JSON-able fields. Unknown keys are refused by name."""
 
@@ -43,7 +46,9 @@ class _JsonConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(data) - known):
-            raise InvalidInputError(f"{cls.__name__} has no field {unknown[0]!r}; known fields: {', '.join(sorted(known))}")
+            raise InvalidInputError(
+                f"{cls.__name__} has no field {unknown[0]!r}; known fields: {', '.join(sorted(known))}"
+            )
         return cls(**data)
 
 
@@ -52,12 +57,21 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidInputError(message)
 
 
+def _member(enum: type[_Enum], name: str, value: str) -> _Enum:
+    try:
+        return enum(value)
+    except ValueError:
+        raise InvalidInputError(f"{name} {value!r} is unknown; choose one of {', '.join(enum)}") from None
+
+
 @dataclass(frozen=True)
 class CompileConfig(_JsonConfig):
     """How to compile a checkpoint.
 
     ``max_batch`` rows, ``max_input_len`` prompt tokens a row in one call, ``max_seq_len`` tokens a row in all:
     the capacity of the KV cache. ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``.
+    ``single_profile`` gives engines one optimization profile for prefill and decode in place of one each: the builder
+    compiles the network once a profile.
     """
 
     backend: Backend = Backend.NATIVE
@@ -66,10 +80,11 @@ class CompileConfig(_JsonConfig):
     max_input_len: int = 1024
     max_seq_len: int = 2048
     full_logits: bool = False
+    single_profile: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "backend", Backend(self.backend))
-        object.__setattr__(self, "precision", Precision(self.precision))
+        object.__setattr__(self, "backend", _member(Backend, "backend", self.backend))
+        object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
         for name in ("max_batch", "max_input_len", "max_seq_len"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, f"{name} is {value!r}; it must be an integer of at least 1")

@@ -81,6 +81,7 @@ class EngineContract:
     max_input_len: int
     max_seq_len: int
     vocab_size: int
+    single_profile: bool = False
 
     def input(self, name: str) -> TensorSpec:
         return next(t for t in self.inputs if t.name == name)
@@ -104,7 +105,7 @@ class EngineContract:
         return total
 
     def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
-        """The optimization profiles, context first and generation second, as input name to shape range."""
+        """The optimization profiles, as input name to shape range: context, then generation unless one serves both."""
         context = {
             BATCH: (1, 1, self.max_batch),
             SEQUENCE: (1, max(1, min(128, self.max_input_len)), self.max_input_len),
@@ -120,7 +121,7 @@ class EngineContract:
                 for spec in self.inputs
             }
 
-        return ranges(context), ranges(generation)
+        return (ranges(context),) if self.single_profile else (ranges(context), ranges(generation))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,6 +138,7 @@ class EngineContract:
                 max_input_len=int(data["max_input_len"]),
                 max_seq_len=int(data["max_seq_len"]),
                 vocab_size=int(data["vocab_size"]),
+                single_profile=bool(data["single_profile"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"engine contract is malformed ({error!r}); compile the model again") from error

@@ -103,7 +103,9 @@ class Log:
             return
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(message)
-        level = {"WARNING": logging.INFO, "INFO": logging.DEBUG, "VERBOSE": logging.DEBUG}.get(severity, logging.WARNING)
+        level = {"WARNING": logging.INFO, "INFO": logging.DEBUG, "VERBOSE": logging.DEBUG}.get(
+            severity, logging.WARNING
+        )
         _LOGGER.log(level, "%s", message)
 
     def last_error(self) -> str:

@@ -58,7 +58,11 @@ def largest_difference(model, capacity=CAPACITY):
     caches = [torch.zeros(shape, dtype=model.dtype) for _ in range(2 * config.num_hidden_layers)]
     worst, past = 0.0, torch.zeros(3, dtype=torch.int32)
     for step in range(4):
-        ids = tokens if step == 0 else torch.stack([s[n + step - 1 : n + step] for s, n in zip(sequences, lengths, strict=True)])
+        ids = (
+            tokens
+            if step == 0
+            else torch.stack([s[n + step - 1 : n + step] for s, n in zip(sequences, lengths, strict=True)])
+        )
         new = lengths if step == 0 else torch.ones(3, dtype=torch.int64)
         positions = past[:, None] + torch.arange(ids.shape[1])
         logits, *caches = module(ids, positions.long(), new - 1, past, *caches)

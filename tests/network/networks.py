@@ -155,7 +155,10 @@ NETWORKS: dict[str, Add] = {
     "int4 constant": _int4,
     "kv cache update": _cache,
     "matrix multiply": lambda trt, n: n.add_matrix_multiply(
-        x(trt, n), trt.MatrixOperation.NONE, constant(trt, n, np.ones((1, 3, 8), np.float16)), trt.MatrixOperation.TRANSPOSE
+        x(trt, n),
+        trt.MatrixOperation.NONE,
+        constant(trt, n, np.ones((1, 3, 8), np.float16)),
+        trt.MatrixOperation.TRANSPOSE,
     ),
     "non zero": lambda trt, n: n.add_non_zero(x(trt, n)),
     "normalization": _normalization,

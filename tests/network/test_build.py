@@ -67,9 +67,7 @@ def block(tensorrt):
 
     caches = []
     for kind, update in (("key", rotate(heads(KV))), ("value", heads(KV))):
-        layer = n.add_kv_cache_update(
-            inputs[f"past_{kind}_0"], update, inputs["write_indices"], trt.KVCacheMode.LINEAR
-        )
+        layer = n.add_kv_cache_update(inputs[f"past_{kind}_0"], update, inputs["write_indices"], trt.KVCacheMode.LINEAR)
         layer.get_output(0).name = f"present_{kind}_0"
         n.mark_output(layer.get_output(0))
         caches.append(layer.get_output(0))
@@ -105,9 +103,7 @@ def test_a_rebuilt_network_builds_to_an_engine(tensorrt, captured):
 
 def test_cancelling_stops_the_build(tensorrt, captured):
     with pytest.raises(KeyboardInterrupt):
-        build_engine(
-            tensorrt, captured[0], contract().profiles(), "sm89", io.BytesIO(), progress=lambda *_: False
-        )
+        build_engine(tensorrt, captured[0], contract().profiles(), "sm89", io.BytesIO(), progress=lambda *_: False)
 
 
 def test_ctrl_c_during_the_build_is_raised_afterwards(tensorrt, captured):

@@ -99,7 +99,9 @@ class FileRecord(_Record):
 
     def __post_init__(self) -> None:
         if self.size < 0 or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise BundleError(f"the manifest has a file of size {self.size} and SHA-256 {self.sha256!r}; copy the bundle again")
+            raise BundleError(
+                f"the manifest has a file of size {self.size} and SHA-256 {self.sha256!r}; copy the bundle again"
+            )
 
 
 def check_name(name: object) -> str:
@@ -174,7 +176,9 @@ class Manifest:
         )
         for engine in manifest.engines:
             if engine.file not in manifest.files:
-                raise BundleError(f"the manifest's engine {engine.file!r} is not among its files; copy the bundle again")
+                raise BundleError(
+                    f"the manifest's engine {engine.file!r} is not among its files; copy the bundle again"
+                )
         return manifest
 
 

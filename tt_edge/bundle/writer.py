@@ -13,7 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from tt_edge.bundle.manifest import MANIFEST_FILE, EngineRecord, Evidence, FileRecord, Manifest, ModelIdentity, check_name
+from tt_edge.bundle.manifest import (
+    MANIFEST_FILE,
+    EngineRecord,
+    Evidence,
+    FileRecord,
+    Manifest,
+    ModelIdentity,
+    check_name,
+)
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
@@ -81,7 +89,9 @@ class BundleWriter:
             if not self.overwrite:
                 raise InvalidInputError(f"{self.target} exists already; give --overwrite or another --output")
             if not (self.target / MANIFEST_FILE).is_file():
-                raise InvalidInputError(f"{self.target} is not a bundle, so it is not overwritten; give another --output")
+                raise InvalidInputError(
+                    f"{self.target} is not a bundle, so it is not overwritten; give another --output"
+                )
         remove_stale_partials(self.target)
         try:
             self.path.mkdir()

@@ -49,6 +49,7 @@ def engine_contract(module: GraphModule, context: LoweringContext) -> EngineCont
         max_input_len=config.max_input_len,
         max_seq_len=config.max_seq_len,
         vocab_size=int(outputs[0].shape[-1]),
+        single_profile=config.single_profile,
     )
 
 
@@ -106,7 +107,9 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
         except Exception as error:
             node = interpreter._cur_node_name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise LoweringError(f"TensorRT has no form for node {node}: {reason}; run with --debug for where") from error
+            raise LoweringError(
+                f"TensorRT has no form for node {node}: {reason}; run with --debug for where"
+            ) from error
         network = capture(tensorrt, interpreter.ctx.net, name)
         keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
     return Converted(network, contract, keep_alive)

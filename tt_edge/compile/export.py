@@ -39,7 +39,9 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}  # the same for both inputs
     with constant_rope(model, max_seq_len), semantic_attention(model), semantic_rotary(model), torch.no_grad():
         try:
-            program = torch.export.export(_LogitsOnly(model), (ids, positions), dynamic_shapes=(dims, dims), strict=False)
+            program = torch.export.export(
+                _LogitsOnly(model), (ids, positions), dynamic_shapes=(dims, dims), strict=False
+            )
         except UnsupportedModelError:
             raise
         except Exception as error:

@@ -33,7 +33,9 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     if folder.exists():
         _check_folder(folder)
     elif looks_like_path(name):
-        raise InvalidInputError(f"checkpoint {name} does not exist; give a folder with config.json or a hub id like org/name")
+        raise InvalidInputError(
+            f"checkpoint {name} does not exist; give a folder with config.json or a hub id like org/name"
+        )
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

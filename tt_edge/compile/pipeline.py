@@ -12,7 +12,7 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,15 @@ def compile_checkpoint(
     config: CompileConfig,
     target: EngineTarget,
     *,
+    fit_length: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
-    Either the whole bundle is there in the end or nothing is. Raises the errors of ``tt_edge.errors``.
+    Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the
+    model's own limit where they exceed it, for callers that did not choose them. Raises the errors of
+    ``tt_edge.errors``.
     """
     from tt_edge.compile.load import load_model
     from tt_edge.compile.tokenizer_files import tokenizer_files
@@ -103,7 +106,7 @@ def compile_checkpoint(
             with stages.stage("load"):
                 return load_model(source, config.precision)
 
-        return _compile(load, source, writer, output, config, targets, stages)
+        return _compile(load, source, writer, output, config, targets, stages, fit_length)
 
 
 def compile_model(
@@ -143,12 +146,13 @@ def _compile(
     config: CompileConfig,
     targets: list[str | None],
     stages: Stages,
+    fit_length: bool = False,
 ) -> CompileReport:
     from tt_edge.compile.tokenizer_files import generation_settings
 
     model = make_model()
     identity = _identity(model, source)
-    _check_length(model, config)
+    config = _within_model(model, config, fit_length)
     writer.write_bytes("config.json", (model.config.to_json_string(use_diff=True) + "\n").encode())
     writer.write_bytes("generation_config.json", generation_settings(model))
     converted, lowering, before = _network(model, config, source, stages)
@@ -232,10 +236,14 @@ def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:
     )
 
 
-def _check_length(model: PreTrainedModel, config: CompileConfig) -> None:
+def _within_model(model: PreTrainedModel, config: CompileConfig, fit: bool) -> CompileConfig:
+    """``config``, its lengths within what the model was made for: lowered if ``fit``, or else refused."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and config.max_seq_len > limit:
-        raise InvalidInputError(
-            f"max_seq_len {config.max_seq_len} exceeds the model's max_position_embeddings {limit}; "
-            f"compile with --max-seq-len {limit} or less"
-        )
+    if limit is None or config.max_seq_len <= limit:
+        return config
+    if fit:
+        return replace(config, max_seq_len=limit, max_input_len=min(config.max_input_len, limit))
+    raise InvalidInputError(
+        f"max_seq_len {config.max_seq_len} exceeds the model's max_position_embeddings {limit}; "
+        f"compile with --max-seq-len {limit} or less"
+    )

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from tt_edge import cuda
 from tt_edge.contract import ShapeRange
-from tt_edge.errors import EngineError
+from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.network.ir import Network
 from tt_edge.network.rebuild import RebuiltNetwork, rebuild
 from tt_edge.tensorrt_api import TensorRT
@@ -44,23 +45,11 @@ def known_targets(tensorrt: TensorRT) -> list[str]:
 
 
 def local_compute_capability() -> str:
-    """The compute capability of this machine's first GPU, e.g. ``sm89``. Raises ``EngineError`` without one."""
+    """The compute capability of this machine's GPU, e.g. ``sm89``. Raises ``EngineError`` without one."""
     try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise EngineError(
-            "looking for a GPU needs the CUDA bindings; install tt-edge[runtime], or name a target such as sm89"
-        ) from error
-    attribute = runtime.cudaDeviceAttr
-    values = []
-    for name in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor"):
-        status, value = runtime.cudaDeviceGetAttribute(getattr(attribute, name), 0)
-        if int(status) != 0:
-            raise EngineError(
-                f"this machine has no usable GPU ({status.name}); name a target such as sm89 to build ahead of time"
-            )
-        values.append(value)
-    return f"sm{values[0]}{values[1]}"
+        return cuda.compute_capability()
+    except TTEdgeError as error:
+        raise EngineError(f"this machine has no usable GPU ({error}); name a target such as sm89 instead") from error
 
 
 def check_target(tensorrt: TensorRT, target: str | None) -> str:

@@ -81,7 +81,9 @@ def enum_member(trt: Any, enum: str, name: str) -> Any:
     """``trt.<enum>.<name>``; raises ``CaptureError`` when this TensorRT lacks it."""
     member = getattr(getattr(trt, enum, None), name, None)
     if member is None:
-        raise CaptureError(f"TensorRT {trt.__version__} has no {enum}.{name}; build with the version it was captured with")
+        raise CaptureError(
+            f"TensorRT {trt.__version__} has no {enum}.{name}; build with the version it was captured with"
+        )
     return member
 
 
@@ -255,9 +257,7 @@ SPECS: dict[str, LayerSpec] = {
         lambda a: (a.network.add_normalization_v2 if a["is_v2"] else a.network.add_normalization)(*a.inputs, a["axes"]),
         (_at("axes", _I), _at("is_v2", _F), Property("epsilon", _N), Property("num_groups", _I)),
     ),
-    "ONE_HOT": LayerSpec(
-        "IOneHotLayer", lambda a: a.network.add_one_hot(*a.inputs, a["axis"]), (_at("axis", _I),)
-    ),
+    "ONE_HOT": LayerSpec("IOneHotLayer", lambda a: a.network.add_one_hot(*a.inputs, a["axis"]), (_at("axis", _I),)),
     "POOLING": LayerSpec(
         "IPoolingLayer",
         lambda a: a.network.add_pooling_nd(a.inputs[0], a["type"], a["window_size_nd"]),

@@ -260,7 +260,9 @@ def _check_constant(layer: Layer, tensor: Tensor, weights: Mapping[str, np.ndarr
     key = layer.attributes.get("weights")
     array = weights.get(key) if isinstance(key, str) else None
     if array is None:
-        raise BundleError(f"constant {layer.name!r} names the weight {key!r}, which {WEIGHTS_FILE} lacks; copy the bundle again")
+        raise BundleError(
+            f"constant {layer.name!r} names the weight {key!r}, which {WEIGHTS_FILE} lacks; copy the bundle again"
+        )
     if -1 in tensor.shape or array.nbytes != tensor.dtype.nbytes(math.prod(tensor.shape)):
         raise BundleError(
             f"constant {layer.name!r} of shape {list(tensor.shape)} does not fit its weight of {array.nbytes} bytes; "

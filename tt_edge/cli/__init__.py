@@ -1,0 +1,84 @@
+"""The ``tt-edge`` command: a dispatcher. Each subcommand is a module that imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import tt_edge
+from tt_edge.errors import MissingDependencyError, TTEdgeError
+
+#: Subcommands, each a module of this package, with the line that `tt-edge --help` shows.
+COMMANDS = {
+    "compile": "compile a Hugging Face checkpoint to a bundle",
+    "verify": "check a bundle's integrity, and its numbers against the checkpoint",
+    "run": "generate text with a bundle, without PyTorch",
+    "inspect": "show what is in a bundle",
+}
+
+# Packages of the host side: what to install when one is missing.
+_HOST_PACKAGES = ("torch", "torch_tensorrt", "transformers", "safetensors", "accelerate")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Subcommand modules import only argparse at their top."""
+    parser = argparse.ArgumentParser(
+        prog="tt-edge", description="Compile Hugging Face LLMs for NVIDIA edge devices and run them without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"tt-edge {tt_edge.__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show tracebacks, and TensorRT's warnings")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, line in COMMANDS.items():
+        module = importlib.import_module(f"tt_edge.cli.{name}")
+        sub = commands.add_parser(name, help=line, description=module.__doc__, parents=[shared])
+        module.configure_parser(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    if args.debug:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except TTEdgeError as error:
+        return _fail(error, args.debug)
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in _HOST_PACKAGES:
+            raise
+        missing = MissingDependencyError(
+            f'{error.name} is not installed, which `tt-edge {args.command}` needs; pip install "tt-edge[compile,rtx]"'
+        )
+        return _fail(missing, args.debug)
+    except KeyboardInterrupt:
+        print("tt-edge: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`). Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if args.debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"tt-edge: error: {error.strerror or error}{where}; free space or check permissions", file=sys.stderr)
+        return 1
+
+
+def _fail(error: TTEdgeError, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"tt-edge: error: {error}", file=sys.stderr)
+    return error.exit_code

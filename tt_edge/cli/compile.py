@@ -1,0 +1,75 @@
+"""Compile a Hugging Face checkpoint to a bundle: a folder with the TensorRT network, its weights, the tokenizer, and
+engines for the GPUs that --engine names. No GPU is needed to build engines for named compute capabilities."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options; their defaults are those of ``CompileConfig``."""
+    parser.add_argument("source", metavar="CHECKPOINT", help="a checkpoint folder, or a hub id such as Qwen/Qwen3-0.6B")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.ttedge", help="the bundle to write")
+    parser.add_argument("--backend", default="native", help="native (the default): TensorRT's own attention layers")
+    parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
+    parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="rows at once (default 1)")
+    parser.add_argument(
+        "--max-input-len", type=int, metavar="N", help="prompt tokens a row in one call (default 1024, or less)"
+    )
+    parser.add_argument(
+        "--max-seq-len", type=int, metavar="N", help="tokens a row in all: the KV cache (default 2048, or the model's)"
+    )
+    parser.add_argument("--full-logits", action="store_true", help="logits of every token, not of the last alone")
+    parser.add_argument(
+        "--single-profile",
+        action="store_true",
+        help="one optimization profile for prefill and decode: engines build in about half the time",
+    )
+    parser.add_argument(
+        "--engine",
+        default="none",
+        metavar="TARGETS",
+        help="GPUs to build for: sm89,sm120 (ahead of time), local, or none (the default; build on the target)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile; prints a report."""
+    from pathlib import Path
+
+    from tt_edge.config import CompileConfig, EngineTarget
+
+    settings = {
+        "backend": args.backend,
+        "precision": args.precision,
+        "max_batch": args.max_batch,
+        "full_logits": args.full_logits,
+        "single_profile": args.single_profile,
+        "max_seq_len": args.max_seq_len,
+        "max_input_len": args.max_input_len,
+    }
+    target = EngineTarget.parse(args.engine)
+    if args.max_seq_len is not None and args.max_input_len is None:
+        settings["max_input_len"] = min(CompileConfig.max_input_len, args.max_seq_len)
+    config = CompileConfig(**{key: value for key, value in settings.items() if value is not None})
+
+    from tt_edge.compile.pipeline import compile_checkpoint
+
+    report = compile_checkpoint(
+        args.source,
+        Path(args.output),
+        config,
+        target,
+        fit_length=args.max_seq_len is None,
+        overwrite=args.overwrite,
+        progress=not args.json,
+    )
+    if args.json:
+        import json
+
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(report.render())
+    return 0

@@ -1,0 +1,132 @@
+"""Show what is in a bundle: the model, its limits, the engine's inputs and outputs, layers, bytes, engines, and how each
+claim about it is known."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle
+
+#: Published memory bandwidths in GB/s (NVIDIA's datasheets), for the roofline.
+BANDWIDTHS = {"Orin 64GB": 204.8, "Thor": 273.0, "RTX 4090": 1008.0}
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", help="a bundle written by tt-edge compile")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect; reads the network's structure but not its weights."""
+    from tt_edge.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    facts = collect(bundle)
+    if args.json:
+        import json
+
+        print(json.dumps(facts, indent=2))
+    else:
+        print(render(args.bundle, facts))
+    return 0
+
+
+def collect(bundle: Bundle) -> dict[str, Any]:
+    """Everything that is shown, JSON-able."""
+    from dataclasses import asdict
+
+    from tt_edge.network.inspection import decode_cost, kv_bytes_per_token, parameters_by_dtype
+
+    manifest, network = bundle.manifest, bundle.network()
+    contract = manifest.contract
+    cost = decode_cost(network, contract)
+    return {
+        "created_by": manifest.created_by,
+        "format_version": manifest.format_version,
+        "model": asdict(manifest.model),
+        "config": manifest.config.to_dict(),
+        "inputs": [asdict(t) for t in contract.inputs],
+        "outputs": [asdict(t) for t in contract.outputs],
+        "layers": dict(network.kinds().most_common()),
+        "weights": {str(d): {"elements": n, "bytes": b} for d, (n, b) in parameters_by_dtype(network).items()},
+        "kv_cache": {
+            "tensors": len(contract.kv_cache),
+            "bytes_per_token": kv_bytes_per_token(contract),
+            "bytes_at_capacity": contract.kv_bytes(contract.max_batch),
+        },
+        "decode": {
+            "cached_tokens": cost.cached_tokens,
+            "weight_bytes": cost.weight_bytes,
+            "kv_bytes": cost.kv_bytes,
+            "flops": cost.flops,
+            "tokens_per_s_at_most": {name: round(cost.tokens_per_s(b), 1) for name, b in BANDWIDTHS.items()},
+        },
+        "engines": [asdict(e) for e in manifest.engines],
+        "evidence": [asdict(e) for e in manifest.evidence],
+        "files": {name: record.size for name, record in manifest.files.items()},
+    }
+
+
+def render(name: str, facts: dict[str, Any]) -> str:
+    """A page of aligned plain text."""
+    model, config, decode, kv = facts["model"], facts["config"], facts["decode"], facts["kv_cache"]
+    bounds = ", ".join(f"{device} {value:,.0f}" for device, value in decode["tokens_per_s_at_most"].items())
+    plain_io = [t for t in (*facts["inputs"], *facts["outputs"]) if not t["name"].startswith(("past_", "present_"))]
+    sections: list[tuple[str, Iterable[str]]] = [
+        ("bundle", [f"{name} (format {facts['format_version']}, {facts['created_by']})"]),
+        ("model", [f"{model['architecture']}, {model['parameters'] / 1e6:,.1f} M parameters, from {model['source']}"]),
+        ("compiled", [f"{config['precision']}, {config['backend']} backend"]),
+        (
+            "limits",
+            [
+                f"batch {config['max_batch']}, input {config['max_input_len']:,} tokens, "
+                f"sequence {config['max_seq_len']:,} tokens"
+            ],
+        ),
+        ("engine I/O", [f"{t['name']:<20} {t['dtype']:<9} {_shape(t['shape'])}" for t in plain_io]),
+        (
+            "KV cache",
+            [
+                f"{kv['tensors']} tensors, {kv['bytes_per_token']:,} bytes a token, "
+                f"{kv['bytes_at_capacity'] / 1e6:,.1f} MB at capacity, updated in place"
+            ],
+        ),
+        (
+            "weights",
+            [
+                f"{t:<20} {w['elements']:>14,} elements {w['bytes'] / 1e6:>10,.1f} MB"
+                for t, w in facts["weights"].items()
+            ],
+        ),
+        ("layers", [f"{sum(facts['layers'].values())}: " + ", ".join(f"{k} {n}" for k, n in facts["layers"].items())]),
+        (
+            "decode step",
+            [
+                f"{(decode['weight_bytes'] + decode['kv_bytes']) / 1e6:,.1f} MB read, {decode['flops'] / 1e9:,.3f} GFLOP "
+                f"(batch 1, {decode['cached_tokens']:,} tokens cached)",
+                f"at most, by memory bandwidth alone, in tokens/s: {bounds} (computed, not executed)",
+            ],
+        ),
+        (
+            "engines",
+            [
+                f"{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, {e['bytes'] / 1e6:,.1f} MB"
+                for e in facts["engines"]
+            ]
+            or ["none"],
+        ),
+        ("evidence", [f"{e['word']:<13} {e['claim']}: {e['detail']}" for e in facts["evidence"]]),
+    ]
+    lines = []
+    for title, rows in sections:
+        for index, row in enumerate(rows):
+            lines.append(f"{title if index == 0 else '':<12} {row}".rstrip())
+    return "\n".join(lines)
+
+
+def _shape(dims: Iterable[Any]) -> str:
+    return "[" + ", ".join(str(d) for d in dims) + "]"

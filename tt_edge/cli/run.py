@@ -1,0 +1,65 @@
+"""Generate text with a bundle: by an engine in it that fits this machine, or else by evaluating its network in NumPy.
+Needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", help="a bundle written by tt-edge compile")
+    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most this many (default 64)")
+    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument("--system", metavar="TEXT", help="a system message; implies --chat")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
+    parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate; text goes to stdout, a line about how it was made to stderr."""
+    from tt_edge.config import GenerationConfig
+    from tt_edge.runtime import LLM
+
+    config = GenerationConfig(max_new_tokens=args.max_new_tokens, ignore_eos=args.ignore_eos)
+    with LLM.load(args.bundle, args.runtime) as llm:
+        chat = args.chat or args.system is not None
+        prompts = [_chat_prompt(llm, p, args.system) for p in args.prompt] if chat else args.prompt
+        streaming = len(prompts) == 1 and not args.json
+
+        def show(_row: int, text: str) -> None:
+            print(text, end="", flush=True)
+
+        if streaming and not chat:
+            print(prompts[0], end="", flush=True)
+        results = llm.generate(prompts, config, show if streaming else None, add_special_tokens=not chat)
+        word = llm.session.word
+    if args.json:
+        import json
+
+        print(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
+        return 0
+    if streaming:
+        print()
+    else:
+        for number, (asked, result) in enumerate(zip(args.prompt, results, strict=True), 1):
+            print(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}")
+    tokens = sum(len(result.new_token_ids) for result in results)
+    seconds = max(result.timing.ttft_s + result.timing.decode_s for result in results)
+    first = min(result.timing.ttft_s for result in results)
+    print(
+        f"{tokens} tokens in {seconds:.2f} s ({tokens / seconds:.1f} tokens/s), first after {first * 1000:.0f} ms; {word}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _chat_prompt(llm: object, prompt: str, system: str | None) -> str:
+    from tt_edge.runtime import LLM
+
+    assert isinstance(llm, LLM)
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return llm.apply_chat_template([*messages, {"role": "user", "content": prompt}])

@@ -1,0 +1,43 @@
+"""Check a bundle: that no file was changed since it was written and, with --model, that it still computes what the
+Hugging Face checkpoint computes (logits, and the greedy tokens of generate())."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", help="a bundle written by tt-edge compile")
+    parser.add_argument("--model", metavar="CHECKPOINT", help="the checkpoint it was compiled from; needs PyTorch")
+    parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens to compare (default 32)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify; the exit status is 1 when something does not match."""
+    from tt_edge.bundle import Bundle
+    from tt_edge.errors import InvalidInputError
+
+    if args.new_tokens < 1:
+        raise InvalidInputError(f"--new-tokens is {args.new_tokens}; give at least 1")
+    bundle = Bundle.open(args.bundle)
+    unlisted = bundle.verify()
+    result: dict[str, object] = {"files": len(bundle.manifest.files), "unlisted": unlisted}
+    size = sum(record.size for record in bundle.manifest.files.values())
+    lines = [f"{args.bundle}: {len(bundle.manifest.files)} files, {size / 1e6:,.1f} MB, every SHA-256 as listed"]
+    lines += [f"  not in the manifest, and never read: {name}" for name in unlisted]
+    passed = True
+    if args.model:
+        from tt_edge.compile.parity import verify_bundle
+
+        report = verify_bundle(bundle, args.model, new_tokens=args.new_tokens)
+        passed, result["parity"] = report.passed, report.to_dict()
+        lines.append(report.render())
+    if args.json:
+        import json
+
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(lines))
+    return 0 if passed else 1

@@ -1,0 +1,63 @@
+"""What a captured network costs: parameters, bytes, operations. Computed, not measured. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tt_edge.contract import EngineContract
+from tt_edge.dtypes import DType
+from tt_edge.network.ir import Network
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """What one decode step of one row needs. The KV cache counts as read up to ``cached_tokens``.
+
+    ``weight_bytes`` is every stored weight read once, save a table of which one row is gathered.
+    """
+
+    weight_bytes: int
+    kv_bytes: int
+    flops: int
+    cached_tokens: int
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+    def tokens_per_s(self, bandwidth_gb_s: float) -> float:
+        """Upper bound on tokens/s at a memory bandwidth in GB/s, if nothing but memory traffic took time."""
+        return bandwidth_gb_s * 1e9 / self.bytes
+
+
+def kv_bytes_per_token(contract: EngineContract) -> int:
+    """Bytes of KV cache that one token of one row occupies, over all layers."""
+    return contract.kv_bytes(1) // contract.max_seq_len
+
+
+def decode_cost(network: Network, contract: EngineContract, cached_tokens: int | None = None) -> DecodeCost:
+    """The cost of one decode step with ``cached_tokens`` in the cache (default: half its capacity)."""
+    cached = contract.max_seq_len // 2 if cached_tokens is None else cached_tokens
+    constants = {tensor.name: (layer, tensor) for layer, tensor in network.constants()}
+    read: dict[str, int] = {}
+    flops = 0
+    for layer in network.layers:
+        for index, name in enumerate(layer.inputs):
+            if name not in constants:
+                continue
+            key = str(constants[name][0].attributes["weights"])
+            count = math.prod(constants[name][1].shape)
+            dtype = constants[name][1].dtype
+            one_row = layer.kind == "GATHER" or (layer.kind == "ROTARY_EMBEDDING" and index in (1, 2))
+            if one_row:
+                count //= max(constants[name][1].shape[0], 1)
+            read[key] = max(read.get(key, 0), dtype.nbytes(count))
+            if layer.kind == "MATRIX_MULTIPLY":
+                flops += 2 * count
+    return DecodeCost(sum(read.values()), kv_bytes_per_token(contract) * cached, flops, cached)
+
+
+def parameters_by_dtype(network: Network) -> dict[DType, tuple[int, int]]:
+    """Stored weights by element type: how many elements, how many bytes."""
+    return {dtype: (nbytes * 8 // dtype.bits, nbytes) for dtype, nbytes in network.weight_bytes().items()}
