@@ -20,7 +20,6 @@ from typing import Any
 
 from tt_edge.errors import EngineError, MissingDependencyError
 
-
 _LOGGER = logging.getLogger("tt_edge.tensorrt")
 
 

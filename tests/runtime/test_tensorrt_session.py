@@ -11,10 +11,10 @@ import pytest
 from tests.runtime import fake_tensorrt
 from tests.runtime.decoders import compiled
 from tests.runtime.test_reference_session import PROMPTS, from_scratch
+from tt_edge import cuda
 from tt_edge.config import GenerationConfig
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE
 from tt_edge.errors import EngineError
-from tt_edge import cuda
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.tensorrt_session import TensorRTSession
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT

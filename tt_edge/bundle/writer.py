@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -27,10 +28,14 @@ from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
 
 
-class HashingFile(io.RawIOBase):
-    """A file open for writing that hashes what it writes, so that a bundle's files are read only once: never.
+#: Pieces of this many bytes and more are hashed beside being written.
+_LARGE = 1 << 20
 
-    Hashing large pieces releases the GIL. The record is there after ``close``.
+
+class HashingFile(io.RawIOBase):
+    """A file open for writing that hashes what it writes, so that nothing has to be read back for the manifest.
+
+    The record is there after ``close``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,15 +49,26 @@ class HashingFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all of ``data``; raises ``OSError`` when the disk is full."""
         view = memoryview(data).cast("B")
+        if view.nbytes < _LARGE:
+            self._digest.update(view)
+            self._write_all(view)
+        else:  # both release the GIL
+            hashing = threading.Thread(target=self._digest.update, args=(view,))
+            hashing.start()
+            try:
+                self._write_all(view)
+            finally:
+                hashing.join()
+        self.size += view.nbytes
+        return view.nbytes
+
+    def _write_all(self, view: memoryview) -> None:
         done = 0
         while done < view.nbytes:
             written = self._file.write(view[done:])
             if not written:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
             done += written
-        self._digest.update(view)
-        self.size += view.nbytes
-        return view.nbytes
 
     def close(self) -> None:
         if not self.closed:

@@ -9,9 +9,10 @@ replaced for the duration of a ``with`` block by constants, and put back.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -27,14 +28,30 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
+# The import may run in the background; the block below waits for it.
+_lock = threading.Lock()
+
+
+def import_in_background() -> None:
+    """Start importing torch_tensorrt (1.5 s) in a thread, for use while something that is not Python takes its time."""
+
+    def load() -> None:
+        # An error is not lost: importing again, where torch_tensorrt is needed, raises it.
+        with suppress(Exception), torch_tensorrt_on_this_host():
+            pass
+
+    threading.Thread(target=load, name="tt-edge-import", daemon=True).start()
+
+
 @contextmanager
 def torch_tensorrt_on_this_host() -> Iterator[ModuleType]:
     """Yield the ``torch_tensorrt`` module, usable for building networks whether or not there is a GPU.
 
     Inside the block, torch_tensorrt's notices about the missing GPU and about optional packages are silenced; its
-    errors are not.
+    errors are not. One thread at a time.
     """
     with ExitStack() as stack:
+        stack.enter_context(_lock)
         if not torch.cuda.is_available():
             for name, answer in _ANSWERS.items():
                 stack.enter_context(patch.object(torch.cuda, name, lambda *_, _answer=answer, **__: _answer))

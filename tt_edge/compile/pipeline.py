@@ -1,17 +1,20 @@
 """From a checkpoint to a bundle, stage by stage.
 
-Peak memory: the model's weights exist once. Loading maps or reads them; export, lowering, conversion and capture pass
-references on; they are written to the bundle from where the model holds them. The engine is built from the written
-file, memory-mapped, after the model has been released, and goes from the builder to disk as a stream. So at the peak,
-which is inside TensorRT's builder, there are the mapped file and the builder's own copies.
+Peak memory: the model's weights exist once in this process. Loading maps or reads them; export, lowering, conversion and
+capture pass references on; the bundle's file and TensorRT's builder both read them where the model holds them; and the
+engine goes from the builder to disk as a stream. So at the peak, which is inside the builder, there are the model's
+weights and the builder's own copies (about two, measured; see docs/architecture.md).
+
+Two things run beside the main thread, because they need little of Python: importing torch_tensorrt while the model
+loads, and writing and hashing the weights while the engine is built.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +24,11 @@ from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
 from tt_edge.config import Backend, CompileConfig, EngineTarget
+from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.build import ProgressBars, build_engine, check_target
-from tt_edge.network.storage import read_network, write_network
+from tt_edge.network.ir import Network
+from tt_edge.network.storage import write_network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +39,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class CompileReport:
-    """What a compile did. ``seconds`` are by stage; ``layers`` counts the network's, of which ``converted`` before tidying."""
+    """What a compile did.
+
+    ``layers`` are those of the captured network, ``converted`` those before tidying, ``engine_layers`` those of the
+    ``INetworkDefinition`` that was built (an attention is two there). ``seconds`` are by stage.
+    """
 
     output: Path
     model: ModelIdentity
@@ -43,6 +52,7 @@ class CompileReport:
     layers: int
     weight_bytes: int
     engines: list[EngineRecord] = field(default_factory=list)
+    engine_layers: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: int = 0
 
@@ -121,8 +131,7 @@ def compile_model(
 ) -> CompileReport:
     """Compile a model that is made in memory, without a tokenizer.
 
-    ``model`` makes it; it is a function so that nothing but the compiler holds the weights, and they can be released
-    before the engine is built.
+    ``model`` makes it; it is a function so that making it overlaps with the imports.
     """
     with BundleWriter(output, overwrite=overwrite) as writer:
         return _compile(model, name, writer, output, config, _targets(target), Stages(progress))
@@ -148,8 +157,10 @@ def _compile(
     stages: Stages,
     fit_length: bool = False,
 ) -> CompileReport:
+    from tt_edge.compile.gpuless import import_in_background
     from tt_edge.compile.tokenizer_files import generation_settings
 
+    import_in_background()
     model = make_model()
     identity = _identity(model, source)
     config = _within_model(model, config, fit_length)
@@ -160,13 +171,14 @@ def _compile(
     report = CompileReport(
         output, identity, lowering, before, len(network.layers), sum(network.weight_bytes().values())
     )
-    with stages.stage("write"):
-        write_network(network, writer.open)
-    del model, converted, network
-    gc.collect()
-    for target in targets:
-        with stages.stage("build"):
-            report.engines.append(_engine(writer, contract.profiles(), target, stages))
+    with ThreadPoolExecutor(1, "tt-edge-write") as pool:
+        writing = pool.submit(write_network, network, writer.open)
+        for target in targets:
+            with stages.stage("build"):
+                record, report.engine_layers = _engine(writer, network, contract, target, stages)
+            report.engines.append(record)
+        with stages.stage("write"):
+            writing.result()
     for record in report.engines:
         writer.add_engine(record)
     writer.add_evidence(Evidence("network", "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
@@ -201,19 +213,21 @@ def _network(
     return converted, lowering, before
 
 
-def _engine(writer: BundleWriter, profiles: Any, target: str | None, stages: Stages) -> EngineRecord:
-    """Build one engine from the network as it was written, straight into the bundle."""
+def _engine(
+    writer: BundleWriter, network: Network, contract: EngineContract, target: str | None, stages: Stages
+) -> tuple[EngineRecord, int]:
+    """Build one engine from the captured network, straight into the bundle; its record and layer count."""
     tensorrt = tensorrt_api.load()
     capability = check_target(tensorrt, target)
     file = f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
     bars = ProgressBars(f"build {capability}") if stages.show else None
     try:
         with writer.open(file) as destination:
-            built = build_engine(tensorrt, read_network(writer.path), profiles, target, destination, progress=bars)
+            built = build_engine(tensorrt, network, contract.profiles(), target, destination, progress=bars)
     finally:
         if bars is not None:
             bars.close()
-    return EngineRecord(
+    record = EngineRecord(
         file=file,
         flavour=built.flavour,
         tensorrt_version=built.tensorrt_version,
@@ -222,6 +236,7 @@ def _engine(writer: BundleWriter, profiles: Any, target: str | None, stages: Sta
         bytes=built.bytes,
         build_seconds=round(built.seconds, 3),
     )
+    return record, built.layers
 
 
 def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge import cuda
+from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.runtime.session import Session
 from tt_edge.tensorrt_api import installed, load
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tt_edge import cuda
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, GENERATION_TOKENS, EngineContract
 from tt_edge.errors import EngineError
-from tt_edge import cuda
 from tt_edge.runtime.session import Feeds, Session
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
