@@ -206,7 +206,8 @@ def main() -> None:
     by_route = {r["route"]: r for r in best}
     stock, floor = by_route.get("stock"), by_route.get("floor")
     print(f"{args.size}, one SM89 engine, whole processes\n")
-    print(f"{'route':<11}{'seconds':>9}{'peak MB':>9}{'layers':>8}{'engine MB':>11}{'time/stock':>12}{'peak/stock':>12}{'layers/floor':>14}")
+    ratio_heads = f"{'time/stock':>12}{'peak/stock':>12}{'layers/floor':>14}"
+    print(f"{'route':<11}{'seconds':>9}{'peak MB':>9}{'layers':>8}{'engine MB':>11}{ratio_heads}")
     for r in best:
         ratios = [
             f"{r['seconds'] / stock['seconds']:.2f}" if stock else "",

@@ -140,10 +140,10 @@ def add_placeholder(graph: Graph, name: str, sizes: Sequence[Any], dtype: torch.
 
 def placeholder(graph: Graph, name: str) -> Node:
     """The graph input called ``name``."""
-    for node in graph.nodes:
-        if node.op == "placeholder" and node.target == name:
-            return node
-    raise LoweringError(f"the graph has no input {name!r}")
+    node: Node | None = next((n for n in graph.find_nodes(op="placeholder") if n.target == name), None)
+    if node is None:
+        raise LoweringError(f"the graph has no input {name!r}")
+    return node
 
 
 def add_constant(module: GraphModule, name: str, tensor: torch.Tensor) -> Node:
@@ -174,7 +174,8 @@ def constant_of(module: GraphModule, node: Any) -> torch.Tensor | None:
 def output_values(graph: Graph) -> list[Node]:
     """The nodes that the graph returns."""
     (returned,) = graph.output_node().args
-    return list(returned) if isinstance(returned, tuple | list) else [returned]  # type: ignore[list-item]
+    values: Any = returned if isinstance(returned, tuple | list) else [returned]
+    return list(values)
 
 
 def set_outputs(graph: Graph, nodes: Sequence[Node]) -> None:

@@ -85,4 +85,5 @@ def _is_full_slice(node: Node) -> bool:
     start = node.args[2] if len(node.args) > 2 else None
     stop = node.args[3] if len(node.args) > 3 else None
     step = node.args[4] if len(node.args) > 4 else 1
-    return start in (None, 0) and (stop is None or (isinstance(stop, int) and stop >= sys.maxsize)) and step == 1
+    unbounded = stop is None or (isinstance(stop, int) and stop >= sys.maxsize)
+    return bool(start in (None, 0) and unbounded and step == 1)

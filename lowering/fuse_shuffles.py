@@ -57,7 +57,7 @@ class FuseShuffles(LoweringPass):
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         for node in calls(graph, *_RESHAPES, *_PERMUTES):
-            source = node.args[0]
+            source: Any = node.args[0]
             shuffle = _of(node) if isinstance(source, Node) and source.op != "get_attr" else None
             if shuffle is None:
                 continue
@@ -92,10 +92,11 @@ def _of(node: Node) -> _Shuffle | None:
 
 
 def _order(node: Node, rank: int) -> tuple[int, ...]:
+    arguments: Any = node.args
     if node.target is aten.permute.default:
-        return tuple(int(d) % rank for d in node.args[1])  # type: ignore[union-attr]
+        return tuple(int(d) % rank for d in arguments[1])
     order = list(range(rank))
-    i, j = (0, 1) if node.target is aten.t.default else (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
+    i, j = (0, 1) if node.target is aten.t.default else (int(d) % rank for d in arguments[1:3])
     order[i], order[j] = order[j], order[i]
     return tuple(order)
 

@@ -64,7 +64,8 @@ class NativeAttention(LoweringPass):
         visibility = _Visibility(tokens, write_indices, context.config.max_seq_len)
         presents: list[Node] = []
         for index, node in enumerate(attentions):
-            query, key, val, scale = (node.args[i] for i in range(4))
+            arguments: Any = node.args
+            query, key, val, scale = arguments[:4]
             caches = []
             for kind, update in (("key", key), ("value", val)):
                 caches.append(_cache(graph, f"past_{kind}_{index}", update, context))

@@ -27,7 +27,6 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
 
-
 #: Pieces of this many bytes and more are hashed beside being written.
 _LARGE = 1 << 20
 

@@ -88,9 +88,11 @@ class ParityReport:
             f"Hugging Face generate() and the compiled network {verdict}: largest relative error of the logits "
             f"{self.relative_error:.2e}, {self.tolerance:.2e} allowed in {self.precision}; evaluated by the reference session"
         )
-        for row in self.rows:
-            if row.first_mismatch is not None:
-                lines.append(f"the prompt of {row.prompt_tokens} tokens parts at new token {row.first_mismatch}")
+        lines += [
+            f"the prompt of {row.prompt_tokens} tokens parts at new token {row.first_mismatch}"
+            for row in self.rows
+            if row.first_mismatch is not None
+        ]
         if self.layers:
             lines += ["", "Layer by layer, on the longest prompt:", self.layers]
         return "\n".join(lines)

@@ -196,7 +196,7 @@ def weights_array(weights: Any) -> np.ndarray:
     if type_ != int(weights.dtype) or size != count:
         raise CaptureError(f"cannot read {dtype} weights from TensorRT's bindings; please report their version")
     nbytes = dtype.nbytes(count)
-    raw = np.frombuffer((ctypes.c_char * nbytes).from_address(values), np.uint8)
+    raw: np.ndarray = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(values))
     return raw if dtype.bits < 8 else raw.view(dtype.numpy)
 
 

@@ -142,8 +142,7 @@ def _add_dynamic_quantize(a: Adder) -> Any:
 
 
 def _add_gather(a: Adder) -> Any:
-    layer = a.network.add_gather_v2(a.inputs[0], a.inputs[1], a["mode"])
-    return layer
+    return a.network.add_gather_v2(a.inputs[0], a.inputs[1], a["mode"])
 
 
 def _add_kv_cache_update(a: Adder) -> Any:
