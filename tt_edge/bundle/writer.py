@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -71,9 +72,11 @@ class HashingFile(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
-        super().close()
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+                super().close()
 
     @property
     def record(self) -> FileRecord:
@@ -90,6 +93,8 @@ class BundleWriter:
 
     def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
         self.target = Path(path).absolute()
+        if not self.target.name:
+            raise InvalidInputError(f"{str(path)!r} is no name for a bundle; give another --output")
         self.overwrite = overwrite
         self.path = self.target.with_name(f".{self.target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
         self._files: dict[str, HashingFile] = {}
@@ -100,6 +105,15 @@ class BundleWriter:
         parent = self.target.parent
         if not parent.is_dir():
             raise InvalidInputError(f"folder {parent} does not exist; create it or give another --output")
+        try:
+            remove_stale_partials(self.target)  # first: it may put an old bundle back
+            self._check_place()
+            self.path.mkdir()
+        except OSError as error:
+            raise InvalidInputError(f"cannot write to {parent} ({error.strerror}); give another --output") from error
+        return self
+
+    def _check_place(self) -> None:
         if self.target.exists() or self.target.is_symlink():
             if not self.overwrite:
                 raise InvalidInputError(f"{self.target} exists already; give --overwrite or another --output")
@@ -107,18 +121,12 @@ class BundleWriter:
                 raise InvalidInputError(
                     f"{self.target} is not a bundle, so it is not overwritten; give another --output"
                 )
-        remove_stale_partials(self.target)
-        try:
-            self.path.mkdir()
-        except OSError as error:
-            raise InvalidInputError(f"cannot write to {parent} ({error.strerror}); give another --output") from error
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            if not file.closed:
+            with suppress(OSError):  # such as a full disk; closing must not keep the rest from being removed
                 file.close()
         shutil.rmtree(self.path, ignore_errors=True)  # gone already after commit
 
@@ -157,19 +165,17 @@ class BundleWriter:
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
-        aside = None
-        if self.target.exists():
-            aside = self.target.with_name(self.path.name + "-old")
-            self.target.rename(aside)
+        self._check_place()  # again: much time has passed
+        aside = self.target.with_name(self.path.name + "-old")
         try:
+            if self.target.exists():
+                self.target.rename(aside)
             self.path.rename(self.target)
-        except OSError:
-            if aside is not None:
+            _sync_folder(self.target.parent)
+        finally:  # whatever happens, an interrupt included, one of the two bundles stands in its place
+            if not self.target.exists() and os.path.lexists(aside):
                 aside.rename(self.target)
-            raise
-        _sync_folder(self.target.parent)
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
         return manifest
 
 
@@ -183,7 +189,15 @@ def remove_stale_partials(target: Path) -> None:
         if match[2] and not target.exists():
             path.rename(target)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one but not what it points to."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:
