@@ -57,6 +57,11 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidInputError(message)
 
 
+def _require_positive(name: str, value: object) -> None:
+    is_positive = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    _require(is_positive, f"{name} is {value!r}; it must be an integer of at least 1")
+
+
 def _member(enum: type[_Enum], name: str, value: str) -> _Enum:
     try:
         return enum(value)
@@ -85,9 +90,11 @@ class CompileConfig(_JsonConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", _member(Backend, "backend", self.backend))
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
-        for name in ("max_batch", "max_input_len", "max_seq_len"):
+        for name in ("max_batch", "max_seq_len", "max_input_len"):
+            _require_positive(name, getattr(self, name))
+        for name in ("full_logits", "single_profile"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, f"{name} is {value!r}; it must be an integer of at least 1")
+            _require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")
         _require(
             self.max_input_len <= self.max_seq_len,
             f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
@@ -118,6 +125,7 @@ class EngineTarget(_JsonConfig):
     def parse(cls, text: str) -> EngineTarget:
         """Parse ``sm89,sm120``, ``local`` or ``none`` (the command line's ``--engine``)."""
         names = [part.strip().lower() for part in text.split(",") if part.strip()]
+        _require(bool(names), f"engine target {text!r} is empty; give e.g. --engine sm89,sm120, local or none")
         if names == ["none"]:
             return cls()
         return cls(
@@ -136,7 +144,4 @@ class GenerationConfig(_JsonConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
-        _require(
-            isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1,
-            f"max_new_tokens is {self.max_new_tokens!r}; it must be an integer of at least 1",
-        )
+        _require_positive("max_new_tokens", self.max_new_tokens)

@@ -33,7 +33,15 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
-        return cls(str(data["name"]), DType(data["dtype"]), tuple(data["shape"]))
+        shape = tuple(d if d in (BATCH, SEQUENCE) else _size(d, "dimension") for d in data["shape"])
+        return cls(str(data["name"]), DType(data["dtype"]), shape)
+
+
+def _size(value: Any, name: str) -> int:
+    """``value`` if it is a size; raises ``ValueError`` naming it for any other, booleans and floats included."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,10 @@ class EngineContract:
     single_profile: bool = False
 
     def input(self, name: str) -> TensorSpec:
-        return next(t for t in self.inputs if t.name == name)
+        return _named(self.inputs, name)
 
     def output(self, name: str) -> TensorSpec:
-        return next(t for t in self.outputs if t.name == name)
+        return _named(self.outputs, name)
 
     @property
     def cache_names(self) -> frozenset[str]:
@@ -134,11 +142,18 @@ class EngineContract:
                 inputs=tuple(TensorSpec.from_dict(t) for t in data["inputs"]),
                 outputs=tuple(TensorSpec.from_dict(t) for t in data["outputs"]),
                 kv_cache=tuple(KVPair(str(p["past"]), str(p["present"])) for p in data["kv_cache"]),
-                max_batch=int(data["max_batch"]),
-                max_input_len=int(data["max_input_len"]),
-                max_seq_len=int(data["max_seq_len"]),
-                vocab_size=int(data["vocab_size"]),
+                max_batch=_size(data["max_batch"], "max_batch"),
+                max_input_len=_size(data["max_input_len"], "max_input_len"),
+                max_seq_len=_size(data["max_seq_len"], "max_seq_len"),
+                vocab_size=_size(data["vocab_size"], "vocab_size"),
                 single_profile=bool(data["single_profile"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"engine contract is malformed ({error!r}); compile the model again") from error
+
+
+def _named(specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise BundleError(f"engine contract has no tensor {name!r}; compile the model again")

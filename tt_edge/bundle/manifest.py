@@ -108,9 +108,17 @@ def check_name(name: object) -> str:
     """``name`` if it is a plain relative path inside the bundle; raises ``BundleError`` for any other."""
     path = PurePosixPath(name) if isinstance(name, str) else None
     plain = path is not None and not path.is_absolute() and ".." not in path.parts and str(path) == name
-    if not plain or "\\" in str(name) or "\0" in str(name) or str(name) in (".", MANIFEST_FILE):
+    if not plain or "\\" in str(name) or not _is_encodable(name) or str(name) in (".", MANIFEST_FILE):
         raise BundleError(f"the manifest lists the file {name!r}, which is not a path inside the bundle; do not use it")
     return str(name)
+
+
+def _is_encodable(name: object) -> bool:
+    """Whether a file can have the name: no NUL, and no half of a surrogate pair, which JSON can write."""
+    try:
+        return b"\0" not in str(name).encode()
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True)

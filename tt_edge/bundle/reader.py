@@ -33,7 +33,7 @@ class Bundle:
         if not path.exists():
             raise InvalidInputError(f"bundle {path} does not exist; make it with `tt-edge compile … -o {path}`")
         if not manifest_file.is_file():
-            hint = "it has no manifest.json"
+            hint = f"{'it has no manifest.json' if path.is_dir() else 'it is a file'}; give a folder written by `tt-edge compile`"
             if (path / "config.json").is_file():
                 hint = f"it is a Hugging Face checkpoint; compile it first with `tt-edge compile {path} -o out.ttedge`"
             raise InvalidInputError(f"{path} is not a bundle: {hint}")
@@ -50,11 +50,11 @@ class Bundle:
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.path
-        for part in Path(name).parts:  # a link anywhere on the way could lead out of the bundle
-            path = path / part
-            if path.is_symlink():
-                raise BundleError(f"{path} is a symbolic link, which a bundle must not have; copy the bundle again")
         try:
+            for part in Path(name).parts:  # a link anywhere on the way could lead out of the bundle
+                path = path / part
+                if path.is_symlink():
+                    raise BundleError(f"{path} is a symbolic link, which a bundle must not have; copy the bundle again")
             found = path.stat()
         except OSError as error:
             raise BundleError(f"{path} is missing from the bundle ({error.strerror}); copy the bundle again") from error
@@ -105,7 +105,9 @@ class Bundle:
         return content
 
     def network(self) -> Network:
-        """The captured network, its weights memory-mapped."""
-        from tt_edge.network.storage import read_network
+        """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
+        from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network
 
+        for name in (NETWORK_FILE, WEIGHTS_FILE):
+            self.path_of(name)
         return read_network(self.path)

@@ -200,6 +200,7 @@ def decoder(shape: DecoderShape, dtype: DType, seed: int = 0) -> Network:
         "MATRIX_MULTIPLY", [rms_norm(x), tied], dtype, (-1, -1, shape.vocabulary), op0="NONE", op1="TRANSPOSE"
     )
     logits = b.layer("CAST", [logits], DType.FLOAT32, (-1, -1, shape.vocabulary), to_type="float32")
+    del b.network.tensors[logits]
     b.network.tensors["logits"] = Tensor("logits", DType.FLOAT32, (-1, -1, shape.vocabulary))
     b.network.layers[-1].outputs[0] = "logits"
     return b.output("logits", *presents)

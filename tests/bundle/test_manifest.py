@@ -1,0 +1,193 @@
+"""The manifest's JSON: a round trip, and a refusal of everything else that says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.bundle.making import CONFIG, ENGINE, IDENTITY
+from tests.runtime.decoders import compiled
+from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word, check_name
+from tt_edge.errors import BundleError
+
+MANIFEST = Manifest(
+    model=IDENTITY,
+    config=CONFIG,
+    contract=compiled()[1],
+    files={"config.json": FileRecord(2, "a" * 64), ENGINE: FileRecord(600, "b" * 64)},
+    engines=(EngineRecord(ENGINE, "tensorrt_rtx", "1.6.1.1", "linux_x86_64", "sm89", 600, 1.5),),
+    evidence=(Evidence("engine for sm89", "built", "by tensorrt_rtx 1.6.1.1"),),
+)
+GOOD = json.loads(MANIFEST.to_json())
+
+
+def parse_with(value, *keys):
+    """Parse the good manifest with the entry at ``keys`` set to ``value``."""
+    data = copy.deepcopy(GOOD)
+    place = data
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return Manifest.from_json(json.dumps(data).encode())
+
+
+def test_round_trip():
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    assert Manifest.from_json(MANIFEST.to_json()).to_json() == MANIFEST.to_json()
+
+
+def test_files_are_sorted_so_that_equal_manifests_give_equal_bytes():
+    assert (
+        replace(MANIFEST, files=dict(reversed(MANIFEST.files.items()))).to_json().splitlines()
+        == MANIFEST.to_json().splitlines()
+    )
+
+
+def test_unknown_entries_are_ignored():
+    assert parse_with("later", "note") == MANIFEST
+
+
+MALFORMED = [
+    (b"", "manifest.json is not valid JSON"),
+    (b"\xff\xfe{}", "manifest.json is not valid JSON"),
+    (b'{"format_version": 1', "manifest.json is not valid JSON"),
+    (b"[" * 100_000, "manifest.json is not valid JSON"),
+    (b"[]", "manifest.json is not an object"),
+    (b"null", "manifest.json is not an object"),
+    (b"{}", "format_version None, not an integer"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), MALFORMED, ids=[repr(c[:12]) for c, _ in MALFORMED])
+def test_what_is_no_manifest(content, message):
+    with pytest.raises(BundleError, match=message) as caught:
+        Manifest.from_json(content)
+    assert str(caught.value).endswith("copy the bundle again")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, "has format version 2, this tt-edge reads up to 1; update tt-edge"),
+        (10**30, "update tt-edge"),
+        (0, "format version 0, which never existed; copy the bundle again"),
+        (True, "format_version True, not an integer"),
+        ("1", "format_version '1', not an integer"),
+        (1.0, r"format_version 1\.0, not an integer"),
+    ],
+)
+def test_format_versions(version, message):
+    with pytest.raises(BundleError, match=message):
+        parse_with(version, "format_version")
+
+
+def test_a_newer_format_is_reported_before_anything_else_is_read():
+    with pytest.raises(BundleError, match="format version 2"):
+        Manifest.from_json(b'{"format_version": 2}')
+
+
+WRONG = [
+    (("files",), [], "lacks its files, config or contract"),
+    (("config",), None, "lacks its files, config or contract"),
+    (("contract",), "x", "lacks its files, config or contract"),
+    (("model",), None, "ModelIdentity is None, not an object"),
+    (("model", "parameters"), "many", "ModelIdentity.parameters is 'many', not of type int"),
+    (("model", "parameters"), True, "ModelIdentity.parameters is True, not of type int"),
+    (("model", "name"), None, "ModelIdentity.name is None, not of type str"),
+    (("files", "config.json"), 5, "FileRecord is 5, not an object"),
+    (("files", "config.json", "size"), 2.0, r"FileRecord.size is 2\.0, not of type int"),
+    (("files", "config.json", "size"), -1, "a file of size -1"),
+    (("files", "config.json", "sha256"), "A" * 64, "SHA-256 'AAAA"),
+    (("files", "config.json", "sha256"), "a" * 63, "SHA-256 'aaaa"),
+    (("engines",), {}, "engines is {}, not a list"),
+    (("engines", 0), "x", "EngineRecord is 'x', not an object"),
+    (("engines", 0, "build_seconds"), "1", "EngineRecord.build_seconds is '1', not of type float"),
+    (("engines", 0, "file"), "engines/other.engine", "engine 'engines/other.engine' is not among its files"),
+    (("evidence",), None, "evidence is None, not a list"),
+    (("config", "precision"), "fp8", "config is wrong .*precision 'fp8' is unknown"),
+    (("config", "max_batch"), 0, "config is wrong .*max_batch is 0"),
+    (("config", "max_batch"), True, "config is wrong .*max_batch is True"),
+    (("config", "full_logits"), "no", "config is wrong .*full_logits is 'no'"),
+    (("config", "beams"), 4, "config is wrong .*no field 'beams'"),
+    (("contract", "max_batch"), "3", "contract is malformed .*max_batch"),
+    (("contract", "max_seq_len"), float("inf"), "contract is malformed .*max_seq_len"),
+    (("contract", "inputs"), 3, "contract is malformed"),
+    (("contract", "inputs", 0, "dtype"), "int3", "contract is malformed .*int3"),
+    (("contract", "inputs", 0, "shape"), ["batch", -1], "contract is malformed .*-1"),
+    (("contract", "inputs", 0, "shape"), ["batch", "width"], "contract is malformed .*width"),
+    (("contract", "kv_cache", 0), ["past", "present"], "contract is malformed"),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), WRONG, ids=[".".join(map(str, k)) for k, _, _ in WRONG])
+def test_entries_of_wrong_types_and_values(keys, value, message):
+    with pytest.raises(BundleError, match=message) as caught:
+        parse_with(value, *keys)
+    assert "again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["model", "config", "contract", "files", "engines", "evidence"])
+def test_missing_entries(key):
+    data = {name: value for name, value in GOOD.items() if name != key}
+    with pytest.raises(BundleError, match="again"):
+        Manifest.from_json(json.dumps(data).encode())
+
+
+def test_an_unknown_word_of_evidence():
+    with pytest.raises(BundleError, match=r"evidence word 'believed' is not one of built, .*; update tt-edge"):
+        parse_with("believed", "evidence", 0, "word")
+    assert [Evidence("c", word, "d").word for word in Word] == list(Word)
+
+
+PLAIN = ["config.json", "engines/a.engine", "a b", "ü", ".hidden", "..a", "a/..b"]
+OUTSIDE = [
+    "../x", "..", "a/../../x", "a/..", "/etc/passwd", "//x", "", ".", "./x", "a/./x", "a//x", "a/", "a\\..\\x",
+    "C:\\x", "a\0b", "manifest.json", "\ud800", 5, None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_names(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=repr)
+def test_names_that_lead_out_of_the_bundle(name):
+    with pytest.raises(BundleError, match="not a path inside the bundle; do not use it") as caught:
+        check_name(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_path_out_of_the_bundle_is_refused_in_a_manifest():
+    with pytest.raises(BundleError, match=r"'\.\./\.\./x', which is not a path inside the bundle"):
+        parse_with({"size": 0, "sha256": "0" * 64}, "files", "../../x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value, path=()):
+    """The paths of all entries."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield (*path, key)
+        yield from places(entry, (*path, key))
+
+
+@given(st.sampled_from(list(places(GOOD))), JSON)
+@settings(max_examples=300, deadline=None)
+def test_no_value_anywhere_raises_anything_but_the_projects_error(keys, value):
+    with suppress(BundleError):
+        parse_with(value, *keys)
