@@ -75,6 +75,9 @@ def make_checkpoint(folder: Path, steps: int = 200, seed: int = 0) -> float:
     """Write a checkpoint to ``folder``; return the training loss (NaN for ``steps=0``)."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)

@@ -4,6 +4,11 @@ Hugging Face checkpoint computes (logits, and the greedy tokens of generate())."
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle
+    from tt_edge.compile.parity import ParityReport
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         report = verify_bundle(bundle, args.model, new_tokens=args.new_tokens)
         passed, result["parity"] = report.passed, report.to_dict()
         lines.append(report.render())
+        lines.append(_record(bundle, report))
     if args.json:
         import json
 
@@ -41,3 +47,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(lines))
     return 0 if passed else 1
+
+
+def _record(bundle: Bundle, report: ParityReport) -> str:
+    """Write the outcome into the manifest's evidence; a line that says so, or why not."""
+    from tt_edge.bundle.manifest import Evidence, Word
+    from tt_edge.bundle.writer import record_evidence
+
+    error = f"largest relative error of the logits {report.relative_error:.2e}"
+    verdict = "matches" if report.passed else "does NOT match"
+    word = Word.EVALUATED if report.passed else Word.NOT_EXECUTED
+    detail = f"{verdict} Hugging Face generate() over {report.rows[0].tokens} tokens, {error} in {report.precision}"
+    try:
+        record_evidence(bundle.path, Evidence("network", word, detail))
+    except OSError as problem:
+        return f"not recorded in the bundle's manifest: {problem.strerror}"
+    return "recorded in the bundle's manifest"

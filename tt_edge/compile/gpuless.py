@@ -9,10 +9,12 @@ replaced for the duration of a ``with`` block by constants, and put back.
 from __future__ import annotations
 
 import logging
-import threading
+import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -27,20 +29,8 @@ _ANSWERS: dict[str, Any] = {
     "mem_get_info": (16 << 30, 24 << 30),
 }
 
-
-# The import may run in the background; the block below waits for it.
-_lock = threading.Lock()
-
-
-def import_in_background() -> None:
-    """Start importing torch_tensorrt (1.5 s) in a thread, for use while something that is not Python takes its time."""
-
-    def load() -> None:
-        # An error is not lost: importing again, where torch_tensorrt is needed, raises it.
-        with suppress(Exception), torch_tensorrt_on_this_host():
-            pass
-
-    threading.Thread(target=load, name="tt-edge-import", daemon=True).start()
+# Printed by the C++ library when it is loaded on a machine without a GPU, which is no news to anybody here.
+_NO_DEVICE_NOTICE = b"Unable to read CUDA capable devices"
 
 
 @contextmanager
@@ -48,15 +38,15 @@ def torch_tensorrt_on_this_host() -> Iterator[ModuleType]:
     """Yield the ``torch_tensorrt`` module, usable for building networks whether or not there is a GPU.
 
     Inside the block, torch_tensorrt's notices about the missing GPU and about optional packages are silenced; its
-    errors are not. One thread at a time.
+    errors are not.
     """
     with ExitStack() as stack:
-        stack.enter_context(_lock)
         if not torch.cuda.is_available():
             for name, answer in _ANSWERS.items():
                 stack.enter_context(patch.object(torch.cuda, name, lambda *_, _answer=answer, **__: _answer))
         stack.enter_context(_quiet())
-        import torch_tensorrt
+        with _without_line(_NO_DEVICE_NOTICE):
+            import torch_tensorrt
 
         yield torch_tensorrt
 
@@ -74,3 +64,22 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _without_line(text: bytes) -> Iterator[None]:
+    """Drop lines with ``text`` from what the process writes to its standard error, native code included."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            buffer.seek(0)
+            for line in buffer:
+                if text not in line:
+                    os.write(2, line)

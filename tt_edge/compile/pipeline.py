@@ -5,8 +5,7 @@ capture pass references on; the bundle's file and TensorRT's builder both read t
 engine goes from the builder to disk as a stream. So at the peak, which is inside the builder, there are the model's
 weights and the builder's own copies (about two, measured; see docs/architecture.md).
 
-Two things run beside the main thread, because they need little of Python: importing torch_tensorrt while the model
-loads, and writing and hashing the weights while the engine is built.
+The weights are written and hashed in a thread while the engine is built: neither needs much of Python.
 """
 
 from __future__ import annotations
@@ -158,10 +157,8 @@ def _compile(
     stages: Stages,
     fit_length: bool = False,
 ) -> CompileReport:
-    from tt_edge.compile.gpuless import import_in_background
     from tt_edge.compile.tokenizer_files import generation_settings
 
-    import_in_background()
     model = make_model()
     identity = _identity(model, source)
     config = _within_model(model, config, fit_length)
