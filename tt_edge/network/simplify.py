@@ -97,7 +97,8 @@ def _merge_duplicates(network: Network) -> int:
     first: dict[str, str] = {}
 
     def twin(layer: Layer) -> str | None:
-        if layer.kind in _EFFECTS or len(layer.outputs) != 1:
+        is_random = str(layer.attributes.get("operation")).startswith("RANDOM")
+        if layer.kind in _EFFECTS or is_random or len(layer.outputs) != 1:
             return None
         dtype = network.tensors[layer.outputs[0]].dtype
         key = json.dumps([layer.kind, layer.inputs, layer.attributes, dtype], sort_keys=True)
