@@ -30,11 +30,13 @@ def run(args: argparse.Namespace) -> int:
         prompts = [_chat_prompt(llm, p, args.system) for p in args.prompt] if chat else args.prompt
         streaming = len(prompts) == 1 and not args.json
 
-        def show(_row: int, text: str) -> None:
-            print(text, end="", flush=True)
+        shown = "" if chat else prompts[0]  # with the first token: before that, an error would stand on its line
 
-        if streaming and not chat:
-            print(prompts[0], end="", flush=True)
+        def show(_row: int, text: str) -> None:
+            nonlocal shown
+            print(shown + text, end="", flush=True)
+            shown = ""
+
         results = llm.generate(prompts, config, show if streaming else None, add_special_tokens=not chat)
         word = llm.session.word
     if args.json:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
         return 0
     if streaming:
-        print()
+        print(shown)
     else:
         for number, (asked, result) in enumerate(zip(args.prompt, results, strict=True), 1):
             print(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}")

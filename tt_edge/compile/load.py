@@ -36,8 +36,9 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         raise InvalidInputError(
             f"checkpoint {name} does not exist; give a folder with config.json or a hub id like org/name"
         )
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what it would warn of is an error here
     try:
         config = AutoConfig.from_pretrained(name)
         if type(config) not in AutoModelForCausalLM._model_mapping:
@@ -46,18 +47,27 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
                 "tt-edge compiles decoder-only language models"
             )
         # The default attention does not matter: export routes it through its own operator.
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=TORCH_DTYPES[precision])
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=TORCH_DTYPES[precision], output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except UnsupportedModelError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InvalidInputError(f"checkpoint {name} does not load: {_first_line(error)}") from error
+        raise _does_not_load(name, error) from error
     except Exception as error:
         if type(error).__module__.startswith(("safetensors", "huggingface_hub")):
-            raise InvalidInputError(f"checkpoint {name} does not load: {_first_line(error)}") from error
+            raise _does_not_load(name, error) from error
         raise
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+    # transformers would go on with random numbers in place of these.
+    if missing := sorted(found["missing_keys"]):
+        raise _does_not_load(name, f"weight {missing[0]} is missing ({len(missing)} in all)")
+    if mismatched := sorted(found["mismatched_keys"]):
+        key, stored, expected = mismatched[0]
+        raise _does_not_load(name, f"weight {key} is {list(stored)}, and config.json makes it {list(expected)}")
     return model.eval().requires_grad_(False)
 
 
@@ -70,13 +80,21 @@ def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not folder.is_dir():
         raise InvalidInputError(f"checkpoint {folder} is a file; give the folder that holds config.json")
+    if (folder / "manifest.json").is_file():
+        raise InvalidInputError(
+            f"checkpoint {folder} is a tt-edge bundle already; give the folder it was compiled from"
+        )
     if not config.is_file():
-        hint = "it is a tt-edge bundle already" if (folder / "manifest.json").is_file() else "it has no config.json"
-        raise InvalidInputError(f"checkpoint {folder} is not a Hugging Face folder: {hint}")
+        raise InvalidInputError(f"checkpoint {folder} has no config.json; give the folder of a Hugging Face model")
     try:
         json.loads(config.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{config} is not valid JSON ({error}); download the checkpoint again") from error
+
+
+def _does_not_load(name: str, reason: BaseException | str) -> InvalidInputError:
+    why = reason if isinstance(reason, str) else _first_line(reason)
+    return InvalidInputError(f"checkpoint {name} does not load: {why.rstrip('.')}; download it again")
 
 
 def _first_line(error: BaseException) -> str:

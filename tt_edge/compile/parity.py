@@ -117,6 +117,11 @@ def verify_bundle(
             f"the bundle is a {manifest.model.architecture}, the checkpoint a {type(model).__name__}; "
             "give the checkpoint that the bundle was compiled from"
         )
+    if (count := sum(p.numel() for p in model.parameters())) != manifest.model.parameters:
+        raise ParityError(
+            f"the bundle's model has {manifest.model.parameters:,} parameters, the checkpoint's {count:,}; "
+            "give the checkpoint that the bundle was compiled from"
+        )
     return check_parity(model, bundle.network(), manifest.contract, precision, new_tokens=new_tokens, seed=seed)
 
 
