@@ -1,0 +1,53 @@
+"""`tt-edge inspect`: the same facts as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tt_edge.bundle import Bundle
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+def test_json(tt_edge, pristine):
+    result = tt_edge("inspect", pristine, "--json")
+    assert (result.status, result.err) == (0, "")
+    facts, bundle = json.loads(result.out), Bundle.open(pristine)
+    network, manifest = bundle.network(), bundle.manifest
+    assert facts["layers"] == dict(network.kinds())
+    assert facts["config"] == manifest.config.to_dict()
+    assert facts["model"]["parameters"] == manifest.model.parameters
+    assert facts["files"] == {name: record.size for name, record in manifest.files.items()}
+    assert sum(w["bytes"] for w in facts["weights"].values()) == sum(network.weight_bytes().values())
+    assert facts["kv_cache"] == {
+        "tensors": 4,
+        "bytes_per_token": 2 * 2 * 2 * 32 * 4,  # layers, K and V, heads, head size, fp32
+        "bytes_at_capacity": 2 * 64 * 2 * 2 * 2 * 32 * 4,  # rows, tokens
+    }
+    assert facts["decode"]["cached_tokens"] == 32
+    assert facts["decode"]["tokens_per_s_at_most"]["Orin 64GB"] > 0
+    assert [t["name"] for t in facts["inputs"]] == [t.name for t in manifest.contract.inputs]
+    assert facts["engines"] == []
+
+
+def test_text(tt_edge, pristine, checkpoint):
+    result = tt_edge("inspect", pristine)
+    assert (result.status, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if not line.startswith(" ")]
+    sections = {line[:13].strip(): line[13:] for line in lines}
+    assert list(sections) == [
+        "bundle", "model", "compiled", "limits", "engine I/O", "KV cache", "weights", "layers", "decode step",
+        "engines", "evidence",
+    ]  # fmt: skip
+    assert sections["bundle"].startswith(f"{pristine} (format 1, tt-edge ")
+    assert sections["model"] == f"Qwen2ForCausalLM, 0.4 M parameters, from {checkpoint}"
+    assert sections["compiled"].startswith("fp32, native backend")
+    assert sections["limits"] == "batch 2, input 16 tokens, sequence 64 tokens"
+    assert "input_ids            int64     [batch, sequence]" in sections["engine I/O"]
+    assert sections["KV cache"].startswith("4 tensors, 1,024 bytes a token, 0.1 MB at capacity")
+    assert "ATTENTION 2" in sections["layers"]
+    assert sections["engines"] == "none"
+    assert sections["evidence"].startswith("not executed")
+    assert "(computed, not executed)" in result.out

@@ -1,0 +1,97 @@
+"""`tt-edge verify`: integrity alone, or the numbers too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bundle.making import edit_manifest, flip_byte
+from tt_edge.bundle import Bundle
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+def test_integrity(tt_edge, bundle):
+    result = tt_edge("verify", bundle)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == f"{bundle}: 7 files, 1.5 MB, every SHA-256 as listed\n"
+
+
+def test_unlisted_files_are_named(tt_edge, bundle):
+    (bundle / "note.txt").write_text("mine")
+    assert "not in the manifest, and never read: note.txt" in tt_edge("verify", bundle).out
+    assert json.loads(tt_edge("verify", bundle, "--json").out) == {"files": 7, "unlisted": ["note.txt"]}
+
+
+def test_numbers(tt_edge, bundle, checkpoint):
+    result = tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 8)
+    assert (result.status, result.err) == (0, "")
+    assert "Hugging Face generate() and the compiled network match" in result.out
+    evidence = Bundle.open(bundle).manifest.evidence
+    assert [(e.claim, e.word) for e in evidence] == [("network", "evaluated")]
+    assert tt_edge("verify", bundle).status == 0, "the record leaves the bundle whole"
+
+
+def test_numbers_as_json(tt_edge, bundle, checkpoint):
+    result = tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 4, "--json")
+    parity = json.loads(result.out)["parity"]
+    assert (parity["passed"], parity["precision"]) == (True, "fp32")
+    assert all((row["tokens"], row["ties"], row["mismatches"]) == (4, 0, 0) for row in parity["rows"])
+
+
+def test_another_training_of_the_same_model_does_not_match(tt_edge, bundle, tmp_path):
+    from examples.tiny_checkpoint import make_checkpoint
+
+    make_checkpoint(tmp_path / "other", steps=0, seed=1)
+    result = tt_edge("verify", bundle, "--model", tmp_path / "other", "--new-tokens", 4)
+    assert (result.status, result.err) == (1, "")
+    assert "DO NOT match" in result.out
+    assert "does NOT match" in Bundle.open(bundle).manifest.evidence[0].detail
+
+
+def test_another_model_is_refused(tt_edge, bundle, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2)).save_pretrained(tmp_path / "llama")
+    Qwen2ForCausalLM(Qwen2Config(**sizes)).save_pretrained(tmp_path / "qwen2")
+    tt_edge("verify", bundle, "--model", tmp_path / "llama").fails_with(
+        "the bundle is a Qwen2ForCausalLM, the checkpoint a LlamaForCausalLM; give the checkpoint that", 1
+    )
+    tt_edge("verify", bundle, "--model", tmp_path / "qwen2").fails_with("parameters, the checkpoint's ", 1)
+    tt_edge("verify", bundle, "--model", tmp_path / "none").fails_with("does not exist", 2)
+
+
+def test_new_tokens(tt_edge, bundle, checkpoint):
+    tt_edge("verify", bundle, "--new-tokens", 0).fails_with("--new-tokens is 0; give at least 1", 2)
+    tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 64).fails_with(
+        "64 new tokens leave no room for a prompt in max_seq_len 64; lower --new-tokens", 2
+    )
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "network.json", "tokenizer.json", "generation_config.json"])
+def test_an_edited_file(tt_edge, bundle, name):
+    flip_byte(bundle / name)
+    tt_edge("verify", bundle).fails_with(f"{bundle / name} was edited: its SHA-256 is", 1)
+
+
+def test_an_edited_weight_is_found_before_the_numbers_are(tt_edge, bundle, checkpoint):
+    flip_byte(bundle / "weights.safetensors")
+    tt_edge("verify", bundle, "--model", checkpoint).fails_with("weights.safetensors was edited", 1)
+
+
+def test_a_read_only_bundle_is_verified_all_the_same(tt_edge, bundle, checkpoint, monkeypatch):
+    def read_only(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tt_edge.bundle.writer.record_evidence", read_only)
+    result = tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 4)
+    assert result.status == 0
+    assert "not recorded in the bundle's manifest: Permission denied" in result.out
+
+
+def test_a_manifest_without_a_network(tt_edge, bundle, checkpoint):
+    edit_manifest(bundle, lambda data: data["files"].pop("network.json"))
+    tt_edge("verify", bundle, "--model", checkpoint).fails_with("has no network.json; compile the model again", 1)
