@@ -35,7 +35,7 @@ def test_frozen(config):
 
 def test_unknown_fields_are_refused_by_name():
     with pytest.raises(
-        InvalidInputError, match="CompileConfig has no field 'beams'; known fields: backend, full_logits"
+        InvalidInputError, match="CompileConfig has no field 'beams'; known fields: backend, cache, full_logits"
     ):
         CompileConfig.from_dict({"beams": 4})
 
