@@ -34,9 +34,7 @@ def test_frozen(config):
 
 
 def test_unknown_fields_are_refused_by_name():
-    with pytest.raises(
-        InvalidInputError, match="CompileConfig has no field 'beams'; known fields: backend, cache, full_logits"
-    ):
+    with pytest.raises(InvalidInputError, match="CompileConfig has no field 'beams'; known fields: backend, "):
         CompileConfig.from_dict({"beams": 4})
 
 
