@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -124,7 +125,10 @@ def emit(
 def infer(node: Node) -> None:
     """Set a call's shape and dtype from its arguments' (again, after they changed)."""
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), value)
-    with fake_mode(node.graph):
+    mode = fake_mode(node.graph)
+    # Sizes that depend on data (a cache's prefix) are new symbols; no exporter is waiting to bind them.
+    fresh = nullcontext() if mode.shape_env is None else mode.shape_env.ignore_fresh_unbacked_symbols()
+    with mode, fresh:
         node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
 
 

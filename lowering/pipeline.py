@@ -15,13 +15,16 @@ from tt_edge.lowering.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.last_token_logits import LastTokenLogits
 from tt_edge.lowering.native_attention import NativeAttention
 from tt_edge.lowering.rms_norm import FuseRmsNorm
+from tt_edge.lowering.rotary_arithmetic import RotaryArithmetic
 from tt_edge.lowering.rotary_tables import RotaryTables
+from tt_edge.lowering.static_cache import StaticCache
 
 
 def passes_for(backend: Backend) -> list[LoweringPass]:
     """The lowering passes of ``backend``, in the order they run."""
     attention: dict[Backend, list[LoweringPass]] = {
         Backend.NATIVE: [RotaryTables(), NativeAttention()],
+        Backend.SDPA: [RotaryTables(), RotaryArithmetic(), StaticCache()],
     }
     return [
         Canonicalize(),

@@ -31,6 +31,28 @@ class Backend(StrEnum):
 
     #: IRotaryEmbeddingLayer, IKVCacheUpdateLayer (in place) and IAttention.
     NATIVE = "native"
+    #: IAttention with RoPE as arithmetic; the cache, if any, goes in and out of the network as tensors.
+    SDPA = "sdpa"
+
+
+class Cache(StrEnum):
+    """What a compiled network does about the KV cache."""
+
+    #: Updated where it lies: the native backend.
+    IN_PLACE = "in_place"
+    #: None: every step computes the whole sequence again (sdpa).
+    NONE = "none"
+    #: The new cache is ``cat(cache[:start], k, cache[end:])``, and attention reads its first ``end`` tokens (sdpa).
+    STATIC_V1 = "static_v1"
+    #: The same new cache, but attention reads ``cat(cache[:start], k)`` (sdpa).
+    STATIC_V2 = "static_v2"
+
+
+#: The caches that each backend can have, its default first.
+CACHES: dict[Backend, tuple[Cache, ...]] = {
+    Backend.NATIVE: (Cache.IN_PLACE,),
+    Backend.SDPA: (Cache.NONE, Cache.STATIC_V1, Cache.STATIC_V2),
+}
 
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
@@ -76,7 +98,7 @@ class CompileConfig(_JsonConfig):
     ``max_batch`` rows, ``max_input_len`` prompt tokens a row in one call, ``max_seq_len`` tokens a row in all:
     the capacity of the KV cache. ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``.
     ``single_profile`` gives engines one optimization profile for prefill and decode in place of one each: the builder
-    compiles the network once a profile.
+    compiles the network once a profile. ``cache`` is the backend's default where it is not given.
     """
 
     backend: Backend = Backend.NATIVE
@@ -86,9 +108,19 @@ class CompileConfig(_JsonConfig):
     max_seq_len: int = 2048
     full_logits: bool = False
     single_profile: bool = False
+    cache: Cache | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "backend", _member(Backend, "backend", self.backend))
+        backend = _member(Backend, "backend", self.backend)
+        cache = CACHES[backend][0] if self.cache is None else _member(Cache, "cache", self.cache)
+        _require(
+            cache in CACHES[backend],
+            f"cache {cache} is not one of backend {backend}, which has {', '.join(CACHES[backend])}",
+        )
+        object.__setattr__(self, "backend", backend)
+        object.__setattr__(self, "cache", cache)
+        if cache is Cache.NONE:  # every step takes the whole sequence
+            object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
         for name in ("max_batch", "max_seq_len", "max_input_len"):
             _require_positive(name, getattr(self, name))

@@ -46,9 +46,10 @@ def _size(value: Any, name: str) -> int:
 
 @dataclass(frozen=True)
 class KVPair:
-    """One cache tensor: the engine output ``present`` updates the engine input ``past`` in place.
+    """One cache tensor: the engine input ``past`` and the output ``present`` that takes its place in the next step.
 
-    Both must be bound to one device address (``IKVCacheUpdateLayer``).
+    Where the contract says ``kv_in_place``, both must be bound to one device address (``IKVCacheUpdateLayer``);
+    where it does not, to different ones.
     """
 
     past: str
@@ -57,7 +58,7 @@ class KVPair:
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Minimum, optimum and maximum shape of one input in an optimization profile."""
+    """Minimum, optimum and maximum shape of one input in an optimization profile; of a shape tensor, its values."""
 
     min: Shape
     opt: Shape
@@ -73,13 +74,20 @@ CONTEXT_PROFILE, GENERATION_PROFILE = 0, 1
 GENERATION_TOKENS = 4
 
 
+#: Inputs, int64 ``[1]`` in host memory, whose values TensorRT needs to know shapes: where this step's tokens stand in the
+#: cache, from ``start_idx`` up to ``end_idx``, for all rows alike.
+START, END = "start_idx", "end_idx"
+SHAPE_TENSORS = (START, END)
+
+
 @dataclass(frozen=True)
 class EngineContract:
     """Inputs, outputs, aliasing and limits of a compiled decoder.
 
     ``inputs`` and ``outputs`` are in binding order. The KV cache tensors are ``[batch, kv_heads, max_seq_len,
     head_dim]``; ``kv_cache`` lists them K, V, layer by layer. Limits: ``max_batch`` rows, ``max_input_len`` new
-    tokens a row in one call, ``max_seq_len`` tokens a row in all (the cache capacity).
+    tokens a row in one call, ``max_seq_len`` tokens a row in all (the cache capacity). Without ``kv_cache``, a call
+    takes a row's whole sequence.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -90,6 +98,7 @@ class EngineContract:
     max_seq_len: int
     vocab_size: int
     single_profile: bool = False
+    kv_in_place: bool = True
 
     def input(self, name: str) -> TensorSpec:
         return _named(self.inputs, name)
@@ -102,6 +111,11 @@ class EngineContract:
         """Names of the inputs that hold the KV cache."""
         return frozenset(pair.past for pair in self.kv_cache)
 
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether the rows of one call must have equally many tokens in the cache."""
+        return any(spec.name in SHAPE_TENSORS for spec in self.inputs)
+
     def kv_bytes(self, batch: int) -> int:
         """Bytes of KV cache for ``batch`` rows at full capacity."""
         total = 0
@@ -113,7 +127,10 @@ class EngineContract:
         return total
 
     def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
-        """The optimization profiles, as input name to shape range: context, then generation unless one serves both."""
+        """The optimization profiles, as input name to shape range: context, then generation unless one serves both.
+
+        One does where ``single_profile`` says so, and without a cache, where every step is as wide as the sequence.
+        """
         context = {
             BATCH: (1, 1, self.max_batch),
             SEQUENCE: (1, max(1, min(128, self.max_input_len)), self.max_input_len),
@@ -123,13 +140,21 @@ class EngineContract:
             SEQUENCE: (1, 1, min(GENERATION_TOKENS, self.max_input_len)),
         }
 
+        capacity = self.max_seq_len
+        values = {
+            START: ShapeRange((0,), (capacity // 2,), (capacity - 1,)),
+            END: ShapeRange((1,), (capacity // 2 + 1,), (capacity,)),
+        }
+
         def ranges(sizes: dict[str, tuple[int, int, int]]) -> dict[str, ShapeRange]:
             return {
-                spec.name: ShapeRange(*(spec.resolve(**{k: v[i] for k, v in sizes.items()}) for i in range(3)))
+                spec.name: values.get(spec.name)
+                or ShapeRange(*(spec.resolve(**{k: v[i] for k, v in sizes.items()}) for i in range(3)))
                 for spec in self.inputs
             }
 
-        return (ranges(context),) if self.single_profile else (ranges(context), ranges(generation))
+        one = self.single_profile or not self.kv_cache
+        return (ranges(context),) if one else (ranges(context), ranges(generation))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -147,6 +172,7 @@ class EngineContract:
                 max_seq_len=_size(data["max_seq_len"], "max_seq_len"),
                 vocab_size=_size(data["vocab_size"], "vocab_size"),
                 single_profile=bool(data["single_profile"]),
+                kv_in_place=bool(data["kv_in_place"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"engine contract is malformed ({error!r}); compile the model again") from error

@@ -8,26 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.compile.compiling import compiled
 from tests.tiny_models import tiny_model
-from tt_edge.compile.convert import convert
-from tt_edge.compile.export import export_decoder
 from tt_edge.compile.parity import check_parity, compare_layers_with
-from tt_edge.config import Backend, CompileConfig, Precision
-from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.pipeline import lower, passes_for
-from tt_edge.network.simplify import simplify
+from tt_edge.config import Precision
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-
-
-def compiled(model, precision=Precision.FP32, **settings):
-    config = CompileConfig(precision=precision, **{"max_batch": 3, "max_input_len": 64, "max_seq_len": 128, **settings})
-    module = export_decoder(model, config.max_seq_len)
-    context = LoweringContext(config, model.config.num_hidden_layers)
-    lower(module, passes_for(Backend.NATIVE), context)
-    converted = convert(module, context, "tiny")
-    simplify(converted.network)
-    return converted
 
 
 @pytest.mark.parametrize("precision", Precision)

@@ -51,3 +51,23 @@ def canonical(module: GraphModule) -> GraphModule:
 def ops(module: GraphModule) -> Counter[str]:
     """How often each operator is called."""
     return Counter(str(n.target) for n in module.graph.nodes if n.op == "call_function")
+
+
+def attention_module(**attention: object) -> GraphModule:
+    """One ``tt_edge::attention`` over inputs: ids ``[b, s]``, query ``[b, 4, s, 8]``, key and value ``[b, 2, s, 8]``."""
+
+    class Attend(nn.Module):
+        def forward(self, input_ids: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return torch.ops.tt_edge.attention(query, key, value, 0.25, **attention)
+
+    b, s = torch.export.Dim("b"), torch.export.Dim("s")
+    args = (torch.zeros(2, 5, dtype=torch.int64), *query_key_value(5, seed=0))
+    dims = ({0: b, 1: s}, *({0: b, 2: s},) * 3)
+    exported = torch.export.export(Attend(), args, dynamic_shapes=dims).module(check_guards=False)
+    return canonical(GraphModule(exported, exported.graph))
+
+
+def query_key_value(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random inputs for ``attention_module``, two rows."""
+    torch.manual_seed(seed)
+    return torch.randn(2, 4, length, 8), torch.randn(2, 2, length, 8), torch.randn(2, 2, length, 8)

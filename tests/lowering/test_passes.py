@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tt_edge.plugins.semantic  # noqa: F401
-from tests.lowering.helpers import Function, canonical, context, export, ops
+from tests.lowering.helpers import Function, attention_module, canonical, context, export, ops, query_key_value
 from tt_edge.errors import LoweringError, UnsupportedModelError
 from tt_edge.lowering.align_constants import AlignConstants
 from tt_edge.lowering.canonicalize import Canonicalize
@@ -232,30 +232,13 @@ class TestRotaryTables:
 
 
 class TestNativeAttention:
-    def module(self, **attention):
-        class Attend(torch.nn.Module):
-            def forward(self, input_ids, query, key, value):
-                return torch.ops.tt_edge.attention(query, key, value, 0.25, **attention)
-
-        b, s = torch.export.Dim("b"), torch.export.Dim("s")
-        shapes = [(2, 5), (2, 4, 5, 8), (2, 2, 5, 8), (2, 2, 5, 8)]
-        args = tuple(torch.zeros(sh, dtype=torch.int64) if i == 0 else torch.randn(sh) for i, sh in enumerate(shapes))
-        dims = ({0: b, 1: s}, *({0: b, 2: s},) * 3)
-        exported = torch.export.export(Attend(), args, dynamic_shapes=dims).module(check_guards=False)
-        return canonical(torch.fx.GraphModule(exported, exported.graph)), args
-
-    @staticmethod
-    def sequence(length, seed):
-        torch.manual_seed(seed)
-        return torch.randn(2, 4, length, 8), torch.randn(2, 2, length, 8), torch.randn(2, 2, length, 8)
-
     @pytest.mark.parametrize("window", [0, 3])
     def test_chunks_over_the_cache_equal_one_whole_pass(self, window):
-        module, _ = self.module(sliding_window=window)
+        module = attention_module(sliding_window=window)
         ctx = context()
         assert run(NativeAttention(), module, ctx).matches == 1
         assert ctx.kv_cache == [("past_key_0", "present_key_0"), ("past_value_0", "present_value_0")]
-        q, k, v = self.sequence(11, seed=1)
+        q, k, v = query_key_value(11, seed=1)
         want = torch.ops.tt_edge.attention(q, k, v, 0.25, True, window)
         past = [torch.full((2, 2, 64, 8), 1e4)] * 2  # garbage in the unused capacity must not be seen
         start, got = 0, []
@@ -272,9 +255,9 @@ class TestNativeAttention:
         assert ops(module)["tt_edge.kv_cache_update.default"] == 2
 
     def test_padding_of_a_shorter_row_is_never_seen(self):
-        module, _ = self.module()
+        module = attention_module()
         run(NativeAttention(), module)
-        q, k, v = self.sequence(6, seed=2)
+        q, k, v = query_key_value(6, seed=2)
         want = torch.ops.tt_edge.attention(q[1:, :, :4], k[1:, :, :4], v[1:, :, :4], 0.25)
         past = [torch.zeros(2, 2, 64, 8)] * 2
         zero = torch.zeros(2, dtype=torch.int32)
@@ -289,12 +272,12 @@ class TestNativeAttention:
         torch.testing.assert_close(out[1:], torch.ops.tt_edge.attention(q2, k2, v2, 0.25)[:, :, 4:])
 
     def test_a_window_as_long_as_the_cache_is_plain_causal(self):
-        module, _ = self.module(sliding_window=64)
+        module = attention_module(sliding_window=64)
         run(NativeAttention(), module)
         assert ops(module)["tt_edge.causal_attention.default"] == 1
 
     def test_a_missing_attention_is_fatal(self):
-        module, _ = self.module()
+        module = attention_module()
         with pytest.raises(LoweringError, match="matched 1 times where the model has 2 decoder layers"):
             run(NativeAttention(), module, context(layers=2))
 
@@ -303,7 +286,7 @@ class TestNativeAttention:
         [({"softcap": 50.0}, "softcap 50"), ({"causal": False}, "non-causal")],
     )
     def test_what_iattention_lacks_is_refused_by_name(self, attention, word):
-        module, _ = self.module(**attention)
+        module = attention_module(**attention)
         with pytest.raises(UnsupportedModelError, match=word):
             run(NativeAttention(), module)
 

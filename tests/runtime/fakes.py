@@ -67,7 +67,7 @@ class FakeSession(Session):
     def _allocate(self, batch: int) -> None:
         self.tokens = np.full((batch, self.contract.max_seq_len), -1, np.int64)
 
-    def _execute(self, feeds: Feeds) -> np.ndarray:
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         self.calls.append(feeds)
         ids, write = feeds["input_ids"], feeds["write_indices"]
         batch, width = ids.shape

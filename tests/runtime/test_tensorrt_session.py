@@ -5,17 +5,22 @@ No engine has been executed; what is checked here is all that can be without a G
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tests.compile.compiling import compiled as compiled_model
 from tests.runtime import fake_tensorrt
 from tests.runtime.decoders import compiled
 from tests.runtime.test_reference_session import PROMPTS, from_scratch
+from tests.tiny_models import tiny_model
 from tt_edge import cuda
 from tt_edge.config import GenerationConfig
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE
 from tt_edge.errors import EngineError
 from tt_edge.runtime.generation import generate
+from tt_edge.runtime.reference_session import ReferenceSession
 from tt_edge.runtime.tensorrt_session import TensorRTSession
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
@@ -23,12 +28,12 @@ from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 class Fake:
     """A session over the fakes."""
 
-    def __init__(self, monkeypatch, tmp_path, **limits) -> None:
+    def __init__(self, monkeypatch, tmp_path, network=None, contract=None, **limits) -> None:
         self.cuda = fake_tensorrt.FakeCuda()
         monkeypatch.setattr(cuda, "runtime", lambda: self.cuda)
         monkeypatch.setattr(TensorRT, "logger", None)
         monkeypatch.setattr(TensorRT, "log", Log())
-        self.network, self.contract = compiled(**limits)
+        self.network, self.contract = (network, contract) if network else compiled(**limits)
         self.engine = fake_tensorrt.FakeEngine(self.network, self.contract)
         self.file = tmp_path / "sm89.engine"
         self.file.write_bytes(b"engine")
@@ -65,6 +70,29 @@ def test_short_inputs_take_the_generation_profile(fake):
         for width in (4, 5, 1):
             session.forward(np.zeros((2, width), np.int64), np.array([width, 1]))
     assert fake.engine.executed == [GENERATION_PROFILE, CONTEXT_PROFILE, GENERATION_PROFILE]
+
+
+def test_one_profile_serves_all(monkeypatch, tmp_path):
+    network, contract = compiled()
+    fake = Fake(monkeypatch, tmp_path, network, replace(contract, single_profile=True))
+    with fake.open() as session:
+        results = generate(session, PROMPTS, GenerationConfig(5))
+    assert [r.new_token_ids for r in results] == [from_scratch(p, 5) for p in PROMPTS]
+    assert set(fake.engine.executed) == {CONTEXT_PROFILE}
+
+
+@pytest.mark.parametrize("cache", ["none", "static_v1", "static_v2"])
+def test_a_cache_that_goes_through_the_network(monkeypatch, tmp_path, cache):
+    """Two buffers change places; rows of unequal length make their steps one by one, in their own part of them."""
+    converted = compiled_model(tiny_model("llama"), backend="sdpa", cache=cache)
+    fake = Fake(monkeypatch, tmp_path, converted.network, converted.contract)
+    with ReferenceSession(converted.network, converted.contract) as session:
+        want = generate(session, PROMPTS, GenerationConfig(6))
+    with fake.open() as session:
+        memory = len(fake.cuda.memory)
+        got = generate(session, PROMPTS, GenerationConfig(6))
+        assert len(fake.cuda.memory) == memory
+    assert [r.new_token_ids for r in got] == [r.new_token_ids for r in want]
 
 
 def test_close_frees_everything_twice_over(fake):

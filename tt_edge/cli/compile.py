@@ -10,7 +10,14 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options; their defaults are those of ``CompileConfig``."""
     parser.add_argument("source", metavar="CHECKPOINT", help="a checkpoint folder, or a hub id such as Qwen/Qwen3-0.6B")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.ttedge", help="the bundle to write")
-    parser.add_argument("--backend", default="native", help="native (the default): TensorRT's own attention layers")
+    parser.add_argument(
+        "--backend",
+        default="native",
+        help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: attention alone, TensorRT 10",
+    )
+    parser.add_argument(
+        "--cache", help="KV cache of the sdpa backend: none (its default), static_v1 or static_v2; see docs/backends.md"
+    )
     parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
     parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="rows at once (default 1)")
     parser.add_argument(
@@ -43,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = {
         "backend": args.backend,
+        "cache": args.cache,
         "precision": args.precision,
         "max_batch": args.max_batch,
         "full_logits": args.full_logits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -10,7 +11,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
-from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, TensorSpec
+from tt_edge.config import Cache
+from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import LoweringContext, output_values, value
@@ -50,6 +52,7 @@ def engine_contract(module: GraphModule, context: LoweringContext) -> EngineCont
         max_seq_len=config.max_seq_len,
         vocab_size=int(outputs[0].shape[-1]),
         single_profile=config.single_profile,
+        kv_in_place=config.cache is Cache.IN_PLACE,
     )
 
 
@@ -75,24 +78,15 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
         from torch_tensorrt.dynamo.lowering import get_decompositions
 
-        import tt_edge.plugins.native_converters  # noqa: F401  (registers the converters)
+        import tt_edge.plugins.native_converters
+        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as does the one above)
 
         settings = CompilationSettings(immutable_weights=True)
         DYNAMO_CONVERTERS.set_compilation_settings(settings)
         decompose = Decompose(lambda node: DYNAMO_CONVERTERS.get(node) is not None, get_decompositions(False, False))
         decompose(module, context)
         contract = engine_contract(module, context)
-        profiles = contract.profiles()
-        inputs = [
-            torch_tensorrt.Input(
-                min_shape=profiles[0][spec.name].min,
-                opt_shape=profiles[0][spec.name].opt,
-                max_shape=profiles[0][spec.name].max,
-                dtype=getattr(torch, spec.dtype.value),
-                name=spec.name,
-            )
-            for spec in contract.inputs
-        ]
+        inputs = [_input(torch_tensorrt, spec, contract.profiles()[0][spec.name]) for spec in contract.inputs]
         tensorrt = _bound_tensorrt()
         with patch.object(_TRTInterpreter, "TRT_LOGGER", tensorrt.logger):  # TensorRT has room for one logger only
             interpreter = _TRTInterpreter.TRTInterpreter(
@@ -113,6 +107,15 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
         network = capture(tensorrt, interpreter.ctx.net, name)
         keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
     return Converted(network, contract, keep_alive)
+
+
+def _input(torch_tensorrt: ModuleType, spec: TensorSpec, shapes: ShapeRange) -> Any:
+    dtype = getattr(torch, spec.dtype.value)
+    if all(isinstance(size, int) for size in spec.shape):
+        return torch_tensorrt.Input(shape=spec.shape, dtype=dtype, name=spec.name)
+    return torch_tensorrt.Input(
+        min_shape=shapes.min, opt_shape=shapes.opt, max_shape=shapes.max, dtype=dtype, name=spec.name
+    )
 
 
 def _bound_tensorrt() -> TensorRT:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tt_edge import cuda
-from tt_edge.contract import ShapeRange
+from tt_edge.contract import SHAPE_TENSORS, ShapeRange
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.network.ir import Network
 from tt_edge.network.rebuild import RebuiltNetwork, rebuild
@@ -128,7 +128,9 @@ def _configure(
     for ranges in profiles:
         profile = builder.create_optimization_profile()
         for name, shapes in ranges.items():
-            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+            # The names of shape tensors are the contract's: the network knows which they are only once it is compiled.
+            set_range = profile.set_shape_input if name in SHAPE_TENSORS else profile.set_shape
+            set_range(name, shapes.min, shapes.opt, shapes.max)
         config.add_optimization_profile(profile)
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)

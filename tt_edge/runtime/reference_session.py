@@ -27,6 +27,10 @@ class ReferenceSession(Session):
         # Zeros rather than empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
         self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
 
-    def _execute(self, feeds: Feeds) -> np.ndarray:
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
-        return self._evaluator.run({**feeds, **self._cache})["logits"]
+        out = self._evaluator.run({**feeds, **{name: cache[rows] for name, cache in self._cache.items()}})
+        if not self.contract.kv_in_place:
+            for pair in self.contract.kv_cache:
+                self._cache[pair.past][rows] = out[pair.present]
+        return out["logits"]

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import EngineContract
+from tt_edge.contract import END, START, EngineContract
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 
 Ids = NDArray[np.int64]
@@ -27,6 +27,10 @@ class Session(ABC):
     TensorRT ignores writes past the capacity silently, but does not define RoPE and attention there (key lengths
     beyond the cache), so such a call is refused before it runs. ``generate()`` never makes one.
 
+    The contract decides how a call becomes steps of the network. With a cache that is updated in place, all rows make
+    one step. With one that goes through the network (``start_idx``, ``end_idx``), rows of equal length do, and others make
+    one each. Without a cache, the session keeps each row's tokens and gives the network the whole sequences.
+
     Subclasses run the network in ``_execute`` and make room for a batch in ``_allocate``.
     """
 
@@ -40,6 +44,7 @@ class Session(ABC):
                 f"({', '.join(_FEEDS)}); update tt-edge"
             )
         self._full_logits = len(contract.output("logits").shape) == 3
+        self._history: list[Ids] = []
 
     @property
     @abstractmethod
@@ -60,6 +65,7 @@ class Session(ABC):
             )
         self._allocate(batch)
         self._past = np.zeros(batch, np.int32)
+        self._history = [np.zeros(0, np.int64)] * batch
 
     def truncate(self, lengths: NDArray[np.integer] | list[int]) -> None:
         """Rewind each row to its first ``lengths`` tokens (``[B]``, none longer than the row's past)."""
@@ -69,6 +75,7 @@ class Session(ABC):
                 f"cannot rewind rows of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the row's length"
             )
         self._past = wanted.copy()
+        self._history = [ids[:length] for ids, length in zip(self._history, wanted, strict=True)]
 
     def forward(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
         """Add tokens to every row and return the logits of each row's last one.
@@ -80,16 +87,44 @@ class Session(ABC):
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
         self._check(input_ids, lengths)
+        if not self.contract.kv_cache:
+            logits = self._whole_sequences(input_ids, lengths)
+        elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
+            rows = [slice(row, row + 1) for row in range(len(lengths))]
+            logits = np.concatenate([self._step(r, input_ids[r, : max(lengths[r.start], 1)], lengths[r]) for r in rows])
+        else:
+            logits = self._step(slice(0, len(lengths)), input_ids, lengths)
+        self._advance()
+        self._past = self._past + lengths.astype(np.int32)
+        return logits.astype(np.float32, copy=False)
+
+    def _step(
+        self, rows: slice, input_ids: Ids, lengths: NDArray[np.integer], past: np.ndarray | None = None
+    ) -> Logits:
+        """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
+        past = self._past[rows] if past is None else past
         feeds: Feeds = {
-            spec.name: np.ascontiguousarray(_FEEDS[spec.name](input_ids, lengths, self._past), spec.dtype.numpy)
+            spec.name: np.ascontiguousarray(_FEEDS[spec.name](input_ids, lengths, past), spec.dtype.numpy)
             for spec in self.contract.inputs
             if spec.name in _FEEDS
         }
-        logits = self._execute(feeds)
+        logits = self._execute(feeds, rows)
         if self._full_logits:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
-        self._past = self._past + lengths.astype(np.int32)
-        return logits.astype(np.float32, copy=False)
+        return logits
+
+    def _whole_sequences(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
+        """A step without a cache: every row's tokens so far and its new ones, right-padded."""
+        extended = [
+            np.concatenate([old, new[:n]]) for old, new, n in zip(self._history, input_ids, lengths, strict=True)
+        ]
+        totals = np.array([len(ids) for ids in extended])
+        padded = np.zeros((len(extended), max(int(totals.max()), 1)), np.int64)
+        for row, ids in enumerate(extended):
+            padded[row, : len(ids)] = ids
+        logits = self._step(slice(0, len(totals)), padded, totals, np.zeros(len(totals), np.int32))
+        self._history = extended
+        return logits
 
     def close(self) -> None:  # noqa: B027 (sessions without device memory have nothing to do)
         """Release what the session holds. Closing twice is harmless."""
@@ -105,11 +140,14 @@ class Session(ABC):
         """Make ready a KV cache for ``batch`` rows. What it holds is of no account: nothing reads unwritten places."""
 
     @abstractmethod
-    def _execute(self, feeds: Feeds) -> np.ndarray:
-        """Run the network on the contract's inputs other than the cache, and update the cache.
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+        """Run the network on the contract's inputs other than the cache, for some rows of the batch, and update theirs.
 
-        Returns the contract's ``logits``: ``[B, V]`` or ``[B, S, V]``.
+        Returns the contract's ``logits`` of these rows: ``[B, V]`` or ``[B, S, V]``.
         """
+
+    def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
+        """All rows have made their step: where the new cache lies elsewhere, it becomes the past."""
 
     def _check(self, input_ids: np.ndarray, lengths: np.ndarray) -> None:
         contract, batch = self.contract, len(self._past)
@@ -153,4 +191,6 @@ _FEEDS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = 
     "position_ids": _position_ids,
     "write_indices": lambda input_ids, lengths, past: past,
     "last_token_indices": lambda input_ids, lengths, past: np.maximum(lengths - 1, 0),
+    START: lambda input_ids, lengths, past: past[:1],  # the same in every row
+    END: lambda input_ids, lengths, past: past[:1] + input_ids.shape[1],
 }

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, GENERATION_TOKENS, EngineContract
+from tt_edge.contract import (
+    CONTEXT_PROFILE,
+    GENERATION_PROFILE,
+    GENERATION_TOKENS,
+    SHAPE_TENSORS,
+    EngineContract,
+)
 from tt_edge.errors import EngineError
 from tt_edge.runtime.session import Feeds, Session
 from tt_edge.tensorrt_api import Flavour, TensorRT
@@ -19,9 +26,10 @@ _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 class TensorRTSession(Session):
     """Executes an engine file on the current GPU.
 
-    Two execution contexts, one for each optimization profile, share device buffers that are allocated once at the
-    contract's largest sizes; each cache input and its output are bound to one address. Everything is queued on one
-    stream, which is waited for once a step.
+    Execution contexts, one for each optimization profile, share device buffers that are allocated once at the contract's
+    largest sizes. Each cache input and its output are bound to one address where the contract says that the cache is
+    updated in place; otherwise to two, which change places after every step. Everything is queued on one stream, which is
+    waited for once a step.
 
     No engine has been executed so far: this is written against the Python bindings of TensorRT-RTX 1.6.1, whose
     functions a test checks for existence. What surrounds them (memory, copies, the choice of profile) has run on an
@@ -34,14 +42,17 @@ class TensorRTSession(Session):
         self._runtime: Any = None
         self._engine: Any = None
         self._contexts: list[Any] = []
-        self._shapes: list[tuple[int, int] | None] = [None, None]  # batch and width last given to each context
+        self._bound: list[tuple[int, int, int, bool] | None] = []  # what each context's shapes and addresses are for
         self._buffers: dict[str, cuda.Buffer] = {}
+        self._host: dict[str, np.ndarray] = {}
+        self._swapped = False
         self._stream = cuda.Stream()
         try:
             self._load(engine_file)
             self._allocate_buffers()
-            for profile in (CONTEXT_PROFILE, GENERATION_PROFILE):
+            for profile in range(len(contract.profiles())):
                 self._contexts.append(self._make_context(profile))
+                self._bound.append(None)
             self._stream.synchronize()
         except BaseException:
             self.close()
@@ -82,10 +93,12 @@ class TensorRTSession(Session):
     def _allocate_buffers(self) -> None:
         contract = self.contract
         largest = {"batch": contract.max_batch, "sequence": contract.max_input_len}
-        # An output that updates a cache has no memory of its own.
-        shared = {pair.present: pair.past for pair in contract.kv_cache}
+        # An output that updates a cache in place has no memory of its own.
+        shared = {pair.present: pair.past for pair in contract.kv_cache if contract.kv_in_place}
         for spec in (*contract.inputs, *contract.outputs):
-            if spec.name not in shared:
+            if spec.name in SHAPE_TENSORS:  # TensorRT reads these on the host
+                self._host[spec.name] = np.zeros(spec.resolve(), spec.dtype.numpy)
+            elif spec.name not in shared:
                 count = int(np.prod(spec.resolve(**largest), dtype=np.int64))
                 self._buffers[spec.name] = cuda.Buffer(spec.dtype.nbytes(count))
                 # Once: a NaN in an unwritten place of the cache would survive a product with a weight of 0.
@@ -102,30 +115,52 @@ class TensorRTSession(Session):
                 f"TensorRT cannot make an execution context for profile {profile}{self._reason()}; "
                 "free device memory or compile with a smaller --max-input-len"
             )
-        for name, buffer in self._buffers.items():
-            self._checked(context.set_tensor_address(name, buffer.address), f"the address of {name}")
+        addresses = {name: buffer.address for name, buffer in self._buffers.items()}
+        addresses |= {name: array.ctypes.data for name, array in self._host.items()}
+        for name, address in addresses.items():
+            self._checked(context.set_tensor_address(name, address), f"the address of {name}")
         return context
 
     def _allocate(self, batch: int) -> None:
         """Nothing: the buffers hold the largest batch, and its first rows serve a smaller one."""
 
-    def _execute(self, feeds: Feeds) -> np.ndarray:
+    def _advance(self) -> None:
+        self._swapped = not self._swapped and not self.contract.kv_in_place
+
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         batch, width = feeds["input_ids"].shape
-        profile = GENERATION_PROFILE if width <= GENERATION_TOKENS else CONTEXT_PROFILE
+        generation = width <= GENERATION_TOKENS and len(self._contexts) > 1
+        profile = GENERATION_PROFILE if generation else CONTEXT_PROFILE
         context = self._contexts[profile]
         for name, array in feeds.items():
-            self._buffers[name].copy_from(array, self._stream)
-        if self._shapes[profile] != (batch, width):
-            for spec in self.contract.inputs:
-                shape = spec.resolve(batch=batch, sequence=width)
-                self._checked(context.set_input_shape(spec.name, shape), f"shape {shape} for {spec.name}")
-            self._shapes[profile] = (batch, width)
+            if name in self._host:
+                self._host[name][...] = array
+            else:
+                self._buffers[name].copy_from(array, self._stream)
+        if self._bound[profile] != (batch, width, rows.start, self._swapped):
+            self._bind(context, batch, width, rows.start)
+            self._bound[profile] = (batch, width, rows.start, self._swapped)
         self._checked(context.execute_async_v3(self._stream.handle), f"{batch} rows of {width} tokens")
         spec = self.contract.output("logits")
         logits = np.empty(spec.resolve(batch=batch, sequence=width), spec.dtype.numpy)
         self._buffers["logits"].copy_to(logits, self._stream)
         self._stream.synchronize()
         return logits
+
+    def _bind(self, context: Any, batch: int, width: int, first_row: int) -> None:
+        """Give ``context`` the shapes of a step and the part of the cache that holds its rows."""
+        for spec in self.contract.inputs:
+            shape = spec.resolve(batch=batch, sequence=width)
+            self._checked(context.set_input_shape(spec.name, shape), f"shape {shape} for {spec.name}")
+        if self.contract.kv_in_place:
+            return  # all rows, at the addresses that the context has
+        for pair in self.contract.kv_cache:
+            spec = self.contract.input(pair.past)
+            offset = first_row * spec.dtype.nbytes(math.prod(spec.resolve(batch=1)))
+            read, write = (pair.present, pair.past) if self._swapped else (pair.past, pair.present)
+            for name, buffer in ((pair.past, read), (pair.present, write)):
+                address = self._buffers[buffer].address + offset
+                self._checked(context.set_tensor_address(name, address), f"the address of {name}")
 
     def _checked(self, accepted: bool, what: str) -> None:
         if not accepted:

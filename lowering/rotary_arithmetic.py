@@ -1,0 +1,70 @@
+"""RoPE as products and sums, for TensorRT versions and backends without a rotary layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, shape
+
+ops = torch.ops.tt_edge
+
+
+class RotaryArithmetic(LoweringPass):
+    """Spell out rotations by table.
+
+    The rows of both tables are looked up once for all layers.
+
+    Before::
+
+        1. y = tt_edge.rotary_from_table(x, cos_table, sin_table, position_ids)
+
+    After (halves; an interleaved rotation pairs neighbours in place of halves)::
+
+        1. cos, sin = aten.unsqueeze(aten.embedding(cos_table, position_ids), 1), …    [B, 1, S, R / 2], once
+        2. a, b = x[..., : R / 2], x[..., R / 2 : R]
+        3. y = aten.cat([a * cos - b * sin, b * cos + a * sin, x[..., R :]], -1)
+    """
+
+    name = "rotary_arithmetic"
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        graph, matches = module.graph, 0
+        rows: dict[tuple[Any, Any], Node] = {}
+        for node in calls(graph, ops.rotary_from_table.default):
+            arguments: Any = node.args
+            x, cos_table, sin_table, positions, *interleaved = arguments
+            with graph.inserting_before(node):
+                for table in (cos_table, sin_table):
+                    if (table, positions) not in rows:
+                        found = emit(graph, aten.embedding.default, table, positions)
+                        rows[table, positions] = emit(graph, aten.unsqueeze.default, found, 1)
+                cos, sin = rows[cos_table, positions], rows[sin_table, positions]
+                rotated = _rotate(graph, node, x, cos, sin, bool(interleaved and interleaved[0]))
+            node.replace_all_uses_with(rotated)
+            graph.erase_node(node)
+            matches += 1
+        return matches
+
+
+def _rotate(graph: Graph, origin: Node, x: Node, cos: Node, sin: Node, interleaved: bool) -> Node:
+    def add(target: Any, *args: Any) -> Node:
+        return emit(graph, target, *args, origin=origin)
+
+    dim, half = int(shape(x)[-1]), int(shape(cos)[-1])
+    if interleaved:
+        first, second = (add(aten.slice.Tensor, x, -1, offset, 2 * half, 2) for offset in (0, 1))
+    else:
+        first, second = (add(aten.slice.Tensor, x, -1, start, start + half) for start in (0, half))
+    a = add(aten.sub.Tensor, add(aten.mul.Tensor, first, cos), add(aten.mul.Tensor, second, sin))
+    b = add(aten.add.Tensor, add(aten.mul.Tensor, second, cos), add(aten.mul.Tensor, first, sin))
+    if interleaved:
+        pairs = [add(aten.unsqueeze.default, t, -1) for t in (a, b)]
+        parts = [add(aten.flatten.using_ints, add(aten.cat.default, pairs, -1), -2, -1)]
+    else:
+        parts = [a, b]
+    if 2 * half < dim:
+        parts.append(add(aten.slice.Tensor, x, -1, 2 * half, dim))
+    return add(aten.cat.default, parts, -1) if len(parts) > 1 else parts[0]
