@@ -1,0 +1,290 @@
+"""The four generations of NVIDIA's ``AttentionPlugin``, as data. Torch-free.
+
+All of them register under one name, version and namespace. Which one a library holds is told by the creator's field
+names and the plugin interface alone, so a library that matches none is refused and never guessed at.
+
+Sources: the fork github.com/chohk88/TensorRT-Edge-LLM (0.4), NVIDIA/TensorRT-Edge-LLM v0.9.1 and v0.10.0
+(``cpp/plugins/attentionPlugin``), and the Python sources and the creator of the ``tensorrt-edgellm`` 0.11.0 package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import EngineError
+
+NAME, VERSION, NAMESPACE = "AttentionPlugin", "1", ""
+
+#: Tokens of a page of a paged cache (0.10 and 0.11).
+PAGE_TOKENS = 128
+
+#: Head sizes that every library's prebuilt kernels cover.
+HEAD_SIZES = (64, 128, 256)
+
+#: Lengths of ``execution_phase_marker`` (0.11), whose contents do not count.
+CONTEXT_PHASE, GENERATION_PHASE = 1, 3
+
+#: Name of the cache among ``Generation.inputs``.
+CACHE = "past_key_values"
+
+Value = int | float | tuple[float, ...]
+Size = int | str
+
+
+class Interface(StrEnum):
+    """TensorRT's plugin interface."""
+
+    V2 = "IPluginV2DynamicExt"
+    V3 = "IPluginV3"
+
+
+class FieldType(StrEnum):
+    """Element type of a creator's field: TensorRT's ``PluginFieldType`` by name."""
+
+    INT32 = "INT32"
+    FLOAT32 = "FLOAT32"
+    CHAR = "CHAR"
+
+
+class Source(StrEnum):
+    """Where a field's value comes from, when it is not the same in every layer."""
+
+    #: The attention layer says it.
+    LAYER = "layer"
+    #: Not passed: the plugin has its own default, for a feature that is not used.
+    OMITTED = "omitted"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the creator: its name, type, and the value that is passed or where it comes from."""
+
+    name: str
+    type: FieldType
+    value: Value | Source
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An input or output. ``dtype`` is ``None`` for activations, which are float16 in every library.
+
+    ``shape`` is of sizes and of these: ``batch`` (B), ``sequence`` (S, the padded width), ``tokens`` (T, of all rows),
+    ``q_heads`` (Hq), ``kv_heads`` (Hkv), ``head_size`` (D), ``q_width`` (Hq·D), ``kv_width`` (Hkv·D), ``qkv_width``
+    ((Hq + 2·Hkv)·D), ``capacity``, ``rotary_dim``, ``pages``, ``pages_per_row``, ``batch+1``, and those whose size is a
+    message: ``starts`` (0, or B), ``phase`` (1, or 3), ``contexts`` (B, or 0).
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[Size, ...]
+    meaning: str
+
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape for given sizes."""
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation: interface, fields, and inputs and outputs in order, without the optional groups.
+
+    The cache is the second output, too; it and the input must be bound to one address. Common to all: RoPE, the writing
+    of K and V and causal attention happen inside; RoPE pairs halves and reads float32 rows of ``rotary_dim / 2`` cosines,
+    then as many sines.
+    """
+
+    version: str
+    interface: Interface
+    fields: tuple[Field, ...]
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(operand.name for operand in self.inputs)
+
+    @property
+    def field_names(self) -> frozenset[str]:
+        return frozenset(field.name for field in self.fields)
+
+    @property
+    def packed(self) -> bool:
+        """Whether Q, K and V are one input."""
+        return "qkv" in self.input_names
+
+    @property
+    def paged(self) -> bool:
+        """Whether the cache is a pool of pages, found through ``kv_page_table``."""
+        return "kv_page_table" in self.input_names
+
+    @property
+    def ragged(self) -> bool:
+        """Whether tokens of all rows stand in one dimension, each with its own row of cosines and sines."""
+        return "query_start_offsets" in self.input_names
+
+    @property
+    def has_sliding_window(self) -> bool:
+        return "sliding_window_size" in self.field_names
+
+    @property
+    def has_attention_scale(self) -> bool:
+        return "attention_scale" in self.field_names
+
+    def field_values(
+        self, *, num_q_heads: int, num_kv_heads: int, head_size: int, attention_scale: float, sliding_window_size: int
+    ) -> dict[str, tuple[FieldType, Value]]:
+        """The fields to create one layer's plugin with, by name, in order."""
+        layer: dict[str, Value] = {
+            "num_q_heads": num_q_heads,
+            "num_kv_heads": num_kv_heads,
+            "head_size": head_size,
+            "attention_scale": attention_scale,
+            "sliding_window_size": sliding_window_size,
+        }
+        return {
+            field.name: (field.type, layer[field.name] if field.value is Source.LAYER else field.value)
+            for field in self.fields
+            if field.value is not Source.OMITTED
+        }  # type: ignore[return-value]
+
+
+def _flags(*names: str) -> tuple[Field, ...]:
+    """Features that are off."""
+    return tuple(Field(name, FieldType.INT32, 0) for name in names)
+
+
+_HEADS = tuple(Field(name, FieldType.INT32, Source.LAYER) for name in ("num_q_heads", "num_kv_heads", "head_size"))
+_SCALE = Field("attention_scale", FieldType.FLOAT32, Source.LAYER)
+_WINDOW = Field("sliding_window_size", FieldType.INT32, Source.LAYER)  # -1: unlimited
+_QKV_SCALES = Field("qkv_scales", FieldType.FLOAT32, (1.0, 1.0, 1.0))  # of an fp8 cache
+_EPSILON = Field("rms_norm_eps", FieldType.FLOAT32, Source.OMITTED)
+_SKIP_SOFTMAX = Field("skip_softmax_scale_factor", FieldType.FLOAT32, 0.0)
+
+_QKV = Operand("qkv", None, ("batch", "sequence", "qkv_width"), "queries, keys, values of each token, before RoPE")
+_LINEAR = Operand(CACHE, None, ("batch", 2, "kv_heads", "capacity", "head_size"), "K then V of each row")
+_POOL = Operand(CACHE, None, (2, "pages", PAGE_TOKENS, "kv_heads", "head_size"), "pages of K, pages of V")
+_CONTEXT_LENGTHS = Operand(
+    "context_lengths", DType.INT32, ("batch",), "prefill: new tokens that count; decode: all tokens after this step"
+)
+_ROPE = Operand("rope_rotary_cos_sin", DType.FLOAT32, (1, "capacity", "rotary_dim"), "by position: cosines, sines")
+_STARTS = Operand(
+    "kvcache_start_index", DType.INT32, ("starts",), "empty: plain prefill; else tokens already in each row's cache"
+)
+_PAGE_TABLE = Operand(
+    "kv_page_table",
+    DType.INT32,
+    ("batch", 2, "pages_per_row"),
+    "page numbers: K's, then V's, which count on from pages",
+)
+_ATTENTION = Operand("attention", None, ("batch", "sequence", "q_heads", "head_size"), "result")
+
+
+def _per_row(name: str, meaning: str) -> Operand:
+    return Operand(name, DType.INT32, ("batch",), meaning)
+
+
+GENERATIONS: dict[str, Generation] = {
+    generation.version: generation
+    for generation in (
+        Generation(
+            version="0.4",
+            interface=Interface.V2,
+            fields=(*_HEADS, *_flags("enable_tree_attention", "enable_delta_kv_output")),
+            inputs=(_QKV, _LINEAR, _CONTEXT_LENGTHS, _ROPE, _STARTS),
+            outputs=(_ATTENTION, _LINEAR),
+        ),
+        Generation(
+            version="0.9.1",
+            interface=Interface.V3,
+            fields=(
+                *_HEADS,
+                _SCALE,
+                *_flags("enable_tree_attention", "enable_fp8_kv_cache", "enable_vision_block_attention"),
+                _WINDOW,
+                _QKV_SCALES,
+            ),
+            inputs=(
+                Operand("q", None, ("batch", "sequence", "q_width"), "queries, before RoPE"),
+                Operand("k", None, ("batch", "sequence", "kv_width"), "keys, before RoPE"),
+                Operand("v", None, ("batch", "sequence", "kv_width"), "values"),
+                _LINEAR,
+                _CONTEXT_LENGTHS,
+                _ROPE,
+                _STARTS,
+            ),
+            outputs=(_ATTENTION, _LINEAR),
+        ),
+        Generation(
+            version="0.10",
+            interface=Interface.V3,
+            fields=(
+                *_HEADS,
+                _SCALE,
+                *_flags("enable_tree_attention", "enable_fp8_kv_cache", "enable_vision_block_attention"),
+                _WINDOW,
+                _QKV_SCALES,
+                *_flags("enable_qk_norm", "enable_kv_shared", "enable_context_mask_selector"),
+                _EPSILON,
+                _SKIP_SOFTMAX,
+            ),
+            inputs=(_QKV, _POOL, _CONTEXT_LENGTHS, _ROPE, _STARTS, _PAGE_TABLE),
+            outputs=(_ATTENTION, _POOL),
+        ),
+        Generation(
+            version="0.11",
+            interface=Interface.V3,
+            fields=(
+                *_HEADS,
+                *_flags("enable_tree_attention", "enable_qk_norm"),
+                Field("qk_norm_post_rope", FieldType.INT32, Source.OMITTED),
+                *_flags("enable_kv_shared", "enable_attention_sink", "enable_contiguous_query_swa"),
+                *_flags("enable_fp8_kv_cache", "enable_vision_block_attention", "enable_context_mask_selector"),
+                _WINDOW,
+                Field("supports_bounded_kv_cache", FieldType.INT32, Source.OMITTED),
+                _SCALE,
+                _SKIP_SOFTMAX,
+                _QKV_SCALES,
+                _EPSILON,
+                Field("xqa_jit_kernels", FieldType.CHAR, Source.OMITTED),
+            ),
+            inputs=(
+                Operand("qkv", None, ("tokens", "qkv_width"), _QKV.meaning),
+                _POOL,
+                _per_row("query_lengths", "new tokens"),
+                Operand("rope_rotary_cos_sin", DType.FLOAT32, ("tokens", "rotary_dim"), "of each token, not a table"),
+                _per_row("past_lengths", "tokens already in the cache"),
+                _PAGE_TABLE,
+                Operand("query_start_offsets", DType.INT32, ("batch+1",), "where each row's tokens begin, and the end"),
+                _per_row("attention_sequence_lengths", "past and new tokens"),
+                Operand("execution_phase_marker", DType.INT32, ("phase",), "its length: 1 context, 3 generation"),
+                Operand("context_sequence_count_carrier", DType.INT32, ("contexts",), "its length: rows in context"),
+            ),
+            outputs=(Operand("attention", None, ("tokens", "q_heads", "head_size"), "result"), _POOL),
+        ),
+    )
+}
+
+
+def detect(fields: Iterable[str], interface: Interface) -> Generation:
+    """The generation whose creator has exactly these field names and this interface.
+
+    Raises ``EngineError`` for any other, with the fields found and the generations supported.
+    """
+    found = frozenset(fields)
+    for generation in GENERATIONS.values():
+        if (generation.field_names, generation.interface) == (found, interface):
+            return generation
+    near = min(GENERATIONS.values(), key=lambda g: len(g.field_names ^ found))
+    difference = ", ".join(sorted(near.field_names ^ found)) or f"interface {interface}"
+    raise EngineError(
+        f"{NAME} ({interface}) has an unknown contract: fields {', '.join(sorted(found)) or 'none'}; supported generations "
+        f"are {', '.join(GENERATIONS)} (nearest: {near.version}, which differs in {difference}); install one of those"
+    )
+
+
+def pages_per_row(capacity: int) -> int:
+    """Pages that hold ``capacity`` tokens."""
+    return -(-capacity // PAGE_TOKENS)

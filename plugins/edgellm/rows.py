@@ -1,0 +1,78 @@
+"""What one call of the plugin asks of each row: which tokens, at which positions. Torch-free.
+
+The operator and the reference evaluator both start here, so that there is one reading of the contracts' lengths.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.plugins.edgellm.contracts import CONTEXT_PHASE, GENERATION_PHASE
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's part of a call.
+
+    Its tokens stand at ``first … first + written - 1`` among those of all rows, and go to positions ``past …`` of its
+    cache. The first ``valid`` of them count; what lies behind is padding, whose result means nothing.
+    """
+
+    first: int
+    written: int
+    valid: int
+    past: int
+
+
+def padded_rows(width: int, context_lengths: Sequence[int], starts: Sequence[int]) -> list[Row]:
+    """Rows of the generations up to 0.10: tokens are ``[B, width]``, right-padded.
+
+    Without ``starts`` this is a plain prefill. With them, a width above 1 is a chunk behind ``starts[b]`` tokens, and a
+    width of 1 a decode step, whose position follows from ``context_lengths``: all tokens after the step.
+    """
+    if len(starts) not in (0, len(context_lengths)):
+        raise InvalidInputError(
+            f"kvcache_start_index has {len(starts)} elements for {len(context_lengths)} rows; give none or one a row"
+        )
+    rows = []
+    for index, length in enumerate(context_lengths):
+        if not starts:
+            row = Row(index * width, width, length, 0)
+        elif width > 1:
+            row = Row(index * width, width, length, starts[index])
+        else:
+            row = Row(index, 1, 1, length - 1)
+        if not 0 <= row.valid <= width or row.past < 0:
+            raise InvalidInputError(f"context_lengths[{index}] is {length} in a step of {width} tokens a row")
+        rows.append(row)
+    return rows
+
+
+def ragged_rows(
+    query_lengths: Sequence[int],
+    past_lengths: Sequence[int],
+    offsets: Sequence[int],
+    sequence_lengths: Sequence[int],
+    phase: int,
+    contexts: int,
+) -> list[Row]:
+    """Rows of 0.11: tokens are ``[T]``, row after row. ``phase`` and ``contexts`` are the lengths of their carriers."""
+    batch = len(query_lengths)
+    totals = [past + new for past, new in zip(past_lengths, query_lengths, strict=True)]
+    if [b - a for a, b in itertools.pairwise(offsets)] != list(query_lengths) or list(sequence_lengths) != totals:
+        raise InvalidInputError(
+            f"query_lengths {list(query_lengths)}, past_lengths {list(past_lengths)}, query_start_offsets {list(offsets)} "
+            f"and attention_sequence_lengths {list(sequence_lengths)} do not agree"
+        )
+    generation = phase == GENERATION_PHASE and contexts == 0 and set(query_lengths) == {1}
+    if not generation and not (phase == CONTEXT_PHASE and contexts == batch):
+        raise InvalidInputError(
+            f"execution_phase_marker of length {phase} and context_sequence_count_carrier of length {contexts} do not fit "
+            f"{batch} rows of {list(query_lengths)} tokens"
+        )
+    return [
+        Row(offset, new, new, past) for offset, new, past in zip(offsets[:-1], query_lengths, past_lengths, strict=True)
+    ]
