@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -39,8 +40,8 @@ class Decompose(LoweringPass):
         waiting = [node for node in module.graph.nodes if node.op == "call_function"]
         while waiting:
             node = waiting.pop()
-            if self.has_converter(node):
-                continue
+            if node.target is operator.getitem or self.has_converter(node):
+                continue  # one result of several goes with the operator that gives them
             if node.target not in self.table and not _is_composite(node.target):
                 raise UnsupportedModelError(
                     f"operator {node.target} has neither a TensorRT converter nor a decomposition; "

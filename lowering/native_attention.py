@@ -44,7 +44,8 @@ class NativeAttention(LoweringPass):
     behind a row's end is overwritten by the next call before anything sees it.
 
     A sliding window shorter than the cache becomes a mask, computed in the graph and shared by the layers that have
-    that window. Softcap and sinks have no place in ``IAttention`` and are refused.
+    that window. A softcap has no place in ``IAttention``: such an attention is ``tt_edge.capped_attention``, also with a
+    mask, which becomes plain layers. Sinks are refused.
     """
 
     name = "native_attention"
@@ -58,7 +59,7 @@ class NativeAttention(LoweringPass):
         if not attentions:
             return 0
         for node in attentions:
-            _check(node, context)
+            _check(node)
         tokens = placeholder(graph, "input_ids")
         write_indices = add_placeholder(graph, "write_indices", shape(tokens)[:1], torch.int32)
         visibility = _Visibility(tokens, write_indices, context.config.max_seq_len)
@@ -93,15 +94,24 @@ class _Visibility:
         self.masks: dict[int, Node] = {}
 
     def attend(self, node: Node, query: Node, keys: Node, values: Node) -> Node:
-        graph, window = node.graph, _argument(node, 5, 0)
+        graph, window, softcap = node.graph, _argument(node, 5, 0), _argument(node, 6, 0.0)
+        if softcap:
+            mask = self.mask(graph, window or self.capacity)
+            return emit(graph, ops.capped_attention.default, query, keys, values, mask, softcap, like=node)
         if 0 < window < self.capacity:
-            if window not in self.masks:
-                mask = ops.sliding_window_mask.default
-                self.masks[window] = emit(graph, mask, self.write_indices, self.tokens, self.capacity, window)
-            return emit(graph, ops.masked_attention.default, query, keys, values, self.masks[window], like=node)
+            mask = self.mask(graph, window)
+            return emit(graph, ops.masked_attention.default, query, keys, values, mask, like=node)
         if self.lengths is None:
             self.lengths = emit(graph, ops.kv_lengths.default, self.write_indices, self.tokens)
         return emit(graph, ops.causal_attention.default, query, keys, values, self.lengths, like=node)
+
+    def mask(self, graph: torch.fx.Graph, window: int) -> Node:
+        """What a query sees of the cache; a window of its capacity or more leaves plain causality."""
+        window = min(window, self.capacity)
+        if window not in self.masks:
+            mask = ops.sliding_window_mask.default
+            self.masks[window] = emit(graph, mask, self.write_indices, self.tokens, self.capacity, window)
+        return self.masks[window]
 
 
 def _cache(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:
@@ -113,12 +123,8 @@ def _argument(node: Node, index: int, default: Any) -> Any:
     return node.args[index] if len(node.args) > index else default
 
 
-def _check(node: Node, context: LoweringContext) -> None:
+def _check(node: Node) -> None:
     if not _argument(node, 4, True):
         raise UnsupportedModelError("the model has non-causal attention; the native backend compiles causal decoders")
-    if softcap := _argument(node, 6, 0.0):
-        raise UnsupportedModelError(
-            f"the model bounds attention scores (softcap {softcap:g}), which TensorRT's IAttention cannot express"
-        )
     if _argument(node, 7, None) is not None:
         raise UnsupportedModelError("the model has attention sinks, which TensorRT's IAttention cannot express")

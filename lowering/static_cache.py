@@ -66,13 +66,17 @@ class StaticCache(LoweringPass):
         for index, node in enumerate(attentions):
             arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
             query, key, val, scale, causal, window, softcap, sinks = arguments
-            _check(causal, softcap, sinks)
+            _check(causal, sinks)
             with graph.inserting_before(node):
                 mask = cache.mask(window)
                 keys = cache.extend("key", index, key, node, presents)
                 values = cache.extend("value", index, val, node, presents)
                 scaled = emit(graph, aten.mul.Tensor, query, scale, like=query, origin=node)
-                attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=node)
+                if softcap:
+                    capped = ops.capped_attention.default
+                    attended = emit(graph, capped, scaled, keys, values, mask, softcap, like=node)
+                else:
+                    attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=node)
             node.replace_all_uses_with(attended)
             graph.erase_node(node)
         set_outputs(graph, [*output_values(graph), *presents])
@@ -115,12 +119,8 @@ class _Cache:
         return emit(self.graph, ops.append_to_prefix.default, cache, update, self.start, origin=origin)
 
 
-def _check(causal: bool, softcap: float, sinks: Any) -> None:
+def _check(causal: bool, sinks: Any) -> None:
     if not causal:
         raise UnsupportedModelError("the model has non-causal attention; the sdpa backend compiles causal decoders")
-    if softcap:
-        raise UnsupportedModelError(
-            f"the model bounds attention scores (softcap {softcap:g}), which the sdpa backend cannot express"
-        )
     if sinks is not None:
         raise UnsupportedModelError("the model has attention sinks, which the sdpa backend cannot express")

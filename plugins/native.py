@@ -100,6 +100,20 @@ def _(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
 
 
+@torch.library.custom_op("tt_edge::capped_attention", mutates_args=())
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
+    """As ``masked_attention``, with scores bounded to ``softcap * tanh(score / softcap)`` (Gemma 2).
+
+    ``IAttention`` has no place for this, so it becomes matrix multiplies around a softmax.
+    """
+    return grouped_attention(query, key, value, scale=1.0, softcap=softcap, allowed=mask)
+
+
+@capped_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
 @torch.library.custom_op("tt_edge::rms_normalize", mutates_args=())
 def rms_normalize(x: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x²) + eps)`` over the last dimension, in the type of ``x``; the core of every RMSNorm."""

@@ -147,6 +147,42 @@ def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, 
     return layer.get_output(0)
 
 
+@_converter(_ops.capped_attention.default)
+def capped_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, softcap: float, *, name: str) -> Any:
+    """Scores; bound, mask and softmax in float32; and the weighted sum. The heads that share K and V are a dimension.
+
+    Shapes: query ``[B, Hkv, G, S, D]``, key and value ``[B, Hkv, 1, T, D]``, mask ``[B, 1, 1, S, T]``.
+    """
+    heads, kv_heads, dtype = query.shape[1], key.shape[1], query.dtype
+    operation, matrix = trt.ElementWiseOperation, trt.MatrixOperation
+
+    def reshaped(tensor: Any, dims: tuple[int, ...], suffix: str) -> Any:
+        layer = network.add_shuffle(tensor)
+        layer.reshape_dims = dims
+        return _named(layer, f"{name}{suffix}")
+
+    def scaled(tensor: Any, factor: float, suffix: str) -> Any:
+        scalar = _scalar(network, factor, trt.float32, 5, f"{name}{suffix}_factor")
+        return _named(network.add_elementwise(tensor, scalar, operation.PROD), f"{name}{suffix}")
+
+    q = reshaped(query, (0, kv_heads, heads // kv_heads, -1, query.shape[3]), "_query")
+    k = reshaped(key, (0, kv_heads, 1, -1, key.shape[3]), "_key")
+    v = reshaped(value, (0, kv_heads, 1, -1, value.shape[3]), "_value")
+    axis = _named(network.add_constant((1,), trt.Weights(np.array([2], np.int64))), f"{name}_axis")
+    seen = _named(network.add_unsqueeze(mask, axis), f"{name}_seen")
+
+    scores = _named(network.add_matrix_multiply(q, matrix.NONE, k, matrix.TRANSPOSE), f"{name}_scores")
+    wide = _named(network.add_cast(scores, trt.float32), f"{name}_float32")
+    bounded = network.add_activation(scaled(wide, 1 / softcap, "_inner"), trt.ActivationType.TANH)
+    capped = scaled(_named(bounded, f"{name}_tanh"), softcap, "_capped")
+    never = _scalar(network, -np.inf, trt.float32, 5, f"{name}_never")
+    softmax = network.add_softmax(_named(network.add_select(seen, capped, never), f"{name}_masked"))
+    softmax.axes = 1 << 4
+    weights = _named(network.add_cast(_named(softmax, f"{name}_softmax"), dtype), f"{name}_weights")
+    out = _named(network.add_matrix_multiply(weights, matrix.NONE, v, matrix.NONE), f"{name}_sum")
+    return reshaped(out, (0, heads, -1, value.shape[3]), "")
+
+
 @_converter(_ops.rms_normalize.default)
 def rms_normalize(network: Any, x: Any, eps: float, *, name: str) -> Any:
     """Square, mean, add, root, divide: TensorRT has no RMS normalisation layer; its compiler fuses these."""

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+import transformers
+from transformers import PreTrainedModel
 
-FAMILIES: dict[str, tuple[type, type]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+
+@dataclass(frozen=True)
+class Family:
+    """Names of a family's classes, how its configuration calls things (``None``: not at all), and what it needs more."""
+
+    config: str
+    model: str
+    renamed: dict[str, str | None] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+_NO_HEADS: dict[str, str | None] = {"num_key_value_heads": None, "head_dim": None}
+_WINDOW = 8  # far shorter than the prompts that tests use
+_ALTERNATING = ["sliding_attention", "full_attention"]
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": Family("MistralConfig", "MistralForCausalLM", extra={"sliding_window": _WINDOW}),
+    "qwen2": Family("Qwen2Config", "Qwen2ForCausalLM", {"head_dim": None}),
+    "qwen3": Family("Qwen3Config", "Qwen3ForCausalLM"),
+    "gemma2": Family(
+        "Gemma2Config",
+        "Gemma2ForCausalLM",
+        extra={"sliding_window": _WINDOW, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0},
+    ),
+    "gemma3": Family(
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        extra={"sliding_window": _WINDOW, "query_pre_attn_scalar": 20, "layer_types": _ALTERNATING},
+    ),
+    "phi3": Family("Phi3Config", "Phi3ForCausalLM", extra={"sliding_window": _WINDOW, "partial_rotary_factor": 0.5}),
+    "smollm3": Family("SmolLM3Config", "SmolLM3ForCausalLM", extra={"no_rope_layers": [1, 0]}),
+    "gpt2": Family(
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        {
+            **_NO_HEADS,
+            "hidden_size": "n_embd",
+            "intermediate_size": "n_inner",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "max_position_embeddings": "n_positions",
+        },
+    ),
+    "opt": Family(
+        "OPTConfig", "OPTForCausalLM", {**_NO_HEADS, "intermediate_size": "ffn_dim"}, {"word_embed_proj_dim": 64}
+    ),
 }
 
 #: Query and K/V heads: grouped, one each, all sharing one.
@@ -41,9 +78,10 @@ def tiny_config(family: str, heads: str = "gqa", **overrides: Any) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    if family == "qwen2":
-        del settings["head_dim"]  # Qwen2 derives it
-    return FAMILIES[family][0](**{**settings, **overrides})
+    about = FAMILIES[family]
+    named = {about.renamed.get(key, key): value for key, value in settings.items()}
+    named.pop(None, None)
+    return getattr(transformers, about.config)(**{**named, **about.extra, **overrides})
 
 
 def tiny_model(
@@ -55,10 +93,10 @@ def tiny_model(
     far from uniform: a wrong mask or position changes the greedy token.
     """
     torch.manual_seed(seed)
-    model = FAMILIES[family][1](tiny_config(family, heads, **overrides))
+    model = getattr(transformers, FAMILIES[family].model)(tiny_config(family, heads, **overrides))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or "ln_" in name:
                 parameter.normal_(1.0, 0.1)
             else:
                 parameter.normal_(0.0, 0.15)

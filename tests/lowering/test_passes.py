@@ -6,6 +6,7 @@ import operator
 
 import pytest
 import torch
+from torch._decomp import core_aten_decompositions
 
 import tt_edge.plugins.semantic  # noqa: F401
 from tests.lowering.helpers import Function, attention_module, canonical, context, export, ops, query_key_value
@@ -281,20 +282,24 @@ class TestNativeAttention:
         with pytest.raises(LoweringError, match="matched 1 times where the model has 2 decoder layers"):
             run(NativeAttention(), module, context(layers=2))
 
-    @pytest.mark.parametrize(
-        ("attention", "word"),
-        [({"softcap": 50.0}, "softcap 50"), ({"causal": False}, "non-causal")],
-    )
-    def test_what_iattention_lacks_is_refused_by_name(self, attention, word):
-        module = attention_module(**attention)
-        with pytest.raises(UnsupportedModelError, match=word):
-            run(NativeAttention(), module)
+    @pytest.mark.parametrize("window", [0, 3])
+    def test_bounded_scores_take_plain_layers(self, window):
+        module = attention_module(softcap=0.5, sliding_window=window)
+        run(NativeAttention(), module)
+        counts = ops(module)
+        assert counts["tt_edge.capped_attention.default"] == counts["tt_edge.sliding_window_mask.default"] == 1
+        q, k, v = query_key_value(7, seed=3)
+        past, zero = [torch.full((2, 2, 64, 8), 1e4)] * 2, torch.zeros(2, dtype=torch.int32)
+        out, *_ = module(torch.zeros(2, 7, dtype=torch.int64), q, k, v, zero, *past)
+        torch.testing.assert_close(out, torch.ops.tt_edge.attention(q, k, v, 0.25, True, window, 0.5))
+
+    def test_what_iattention_lacks_is_refused_by_name(self):
+        with pytest.raises(UnsupportedModelError, match="non-causal"):
+            run(NativeAttention(), attention_module(causal=False))
 
 
 class TestDecompose:
     def test_only_what_lacks_a_converter(self):
-        from torch._decomp import core_aten_decompositions
-
         def f(_, x):
             return torch.addcmul(x, x, x, value=0.5) + torch.relu(x)
 
@@ -314,3 +319,12 @@ class TestDecompose:
         module = canonical(export(Function(lambda _, x: torch.linalg.det(x)), x))
         with pytest.raises(UnsupportedModelError, match="linalg"):
             run(Decompose(lambda n: n.target is operator.getitem, {}), module)
+
+    def test_results_of_an_operator_with_several_stay_with_it(self):
+        x = torch.randn(2, 6)
+        module = canonical(export(Function(lambda _, x: torch.mul(*x.chunk(2, dim=-1))), x))
+        want = module(x)
+        converted = (torch.ops.aten.mul.Tensor, torch.ops.aten.split_with_sizes.default)
+        run(Decompose(lambda n: n.target in converted, core_aten_decompositions()), module)
+        assert [n.target for n in module.graph.nodes].count(operator.getitem) == 2
+        torch.testing.assert_close(module(x), want)

@@ -1,0 +1,71 @@
+"""Every family on every backend that can express it: tokens equal to ``generate()``, past sliding windows too."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from tests.compile.compiling import compiled
+from tests.tiny_models import FAMILIES, tiny_model
+from tt_edge.compile.parity import check_parity
+from tt_edge.config import Precision
+from tt_edge.network.build import build_engine
+
+BACKENDS = [("native", None), ("sdpa", "none"), ("sdpa", "static_v1"), ("sdpa", "static_v2")]
+
+
+@pytest.mark.parametrize(("backend", "cache"), BACKENDS, ids=lambda value: str(value))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_generate(family, backend, cache):
+    """48 tokens after prompts of 48, 9 and 24, in a ragged batch and alone; windows are 8 tokens."""
+    model = tiny_model(family)
+    converted = compiled(model, backend=backend, cache=cache)
+    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=48)
+    assert report.passed, report.render()
+    assert sum(row.ties + row.mismatches for row in report.rows) == 0
+    if family != "gemma2":  # whose bounded scores are plain layers
+        assert converted.network.kinds()["ATTENTION"] == 2
+    else:
+        assert converted.network.kinds()["SOFTMAX"] == 2
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
+    model = tiny_model(family, dtype=getattr(torch, precision.dtype.value))
+    converted = compiled(model, precision)
+    report = check_parity(model, converted.network, converted.contract, precision, new_tokens=16)
+    assert report.passed, report.render()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_engine_is_built(tensorrt, family):
+    converted = compiled(tiny_model(family))
+    file = io.BytesIO()
+    assert build_engine(tensorrt, converted.network, converted.contract.profiles(), "sm89", file).bytes == file.tell()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        # Llama 3.1's scaling of its frequencies.
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
+                   "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+        # Attention in every other layer over the whole past, as in Qwen2.5-1M and Gemma.
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1,
+                   "layer_types": ["full_attention", "sliding_attention"]}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"word_embed_proj_dim": 32}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gemma3", {"final_logit_softcapping": 3.0}),
+        ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    ],
+    ids=["llama3-rope", "qwen2-windows", "opt-350m", "opt-projection", "gpt2-scaled", "gemma3-cap", "llama-biases"],
+)  # fmt: skip
+def test_variants(family, settings):
+    model = tiny_model(family, **settings)
+    converted = compiled(model)
+    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=16)
+    assert report.passed, report.render()
