@@ -15,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 import tt_edge.plugins.native  # noqa: F401  (defines the tt_edge operators)
 from tt_edge.config import CompileConfig
+from tt_edge.contract import Dim
 from tt_edge.errors import LoweringError
 
 aten = torch.ops.aten
@@ -26,12 +27,14 @@ class LoweringContext:
     """What passes know beside the graph, and what they leave behind for the engine contract.
 
     ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
-    placeholder and output name of every cache tensor, K then V, layer by layer.
+    placeholder and output name of every cache tensor, K then V, layer by layer. ``input_shapes`` are those of inputs
+    whose dimensions are not batch and sequence.
     """
 
     config: CompileConfig
     decoder_layers: int
     kv_cache: list[tuple[str, str]] = field(default_factory=list)
+    input_shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tt_edge.lowering.canonicalize import Canonicalize
 from tt_edge.lowering.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.last_token_logits import LastTokenLogits
 from tt_edge.lowering.native_attention import NativeAttention
+from tt_edge.lowering.plugin_attention import PluginAttention
 from tt_edge.lowering.rms_norm import FuseRmsNorm
 from tt_edge.lowering.rotary_arithmetic import RotaryArithmetic
 from tt_edge.lowering.rotary_tables import RotaryTables
@@ -25,6 +26,7 @@ def passes_for(backend: Backend) -> list[LoweringPass]:
     attention: dict[Backend, list[LoweringPass]] = {
         Backend.NATIVE: [RotaryTables(), NativeAttention()],
         Backend.SDPA: [RotaryTables(), RotaryArithmetic(), StaticCache()],
+        Backend.PLUGIN: [PluginAttention()],
     }
     return [
         Canonicalize(),

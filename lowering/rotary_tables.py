@@ -36,7 +36,7 @@ class RotaryTables(LoweringPass):
         for node in calls(graph, torch.ops.tt_edge.rotary_embedding.default):
             x, cos, sin, *interleaved = node.args
             if (cos, sin) not in tables:
-                halves = [_table(module, angle, context.config.max_seq_len) for angle in (cos, sin)]
+                halves = [tabulate(module, angle, context.config.max_seq_len) for angle in (cos, sin)]
                 with graph.inserting_before(positions):
                     tables[cos, sin] = (
                         add_constant(module, "rotary_cos", halves[0]),
@@ -58,7 +58,7 @@ class RotaryTables(LoweringPass):
         return matches
 
 
-def _table(module: GraphModule, angle: Any, length: int) -> torch.Tensor:
+def tabulate(module: GraphModule, angle: Any, length: int) -> torch.Tensor:
     """``[length, R / 2]``: the first half of ``angle``'s columns for positions 0 … length-1."""
     inputs = {"position_ids": torch.arange(length)[None], "input_ids": torch.zeros(1, length, dtype=torch.int64)}
     full = _evaluate(module, angle, inputs)

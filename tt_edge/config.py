@@ -33,6 +33,8 @@ class Backend(StrEnum):
     NATIVE = "native"
     #: IAttention with RoPE as arithmetic; the cache, if any, goes in and out of the network as tensors.
     SDPA = "sdpa"
+    #: NVIDIA Edge-LLM's AttentionPlugin: RoPE, KV cache and attention in one layer; float16 alone.
+    PLUGIN = "plugin"
 
 
 class Cache(StrEnum):
@@ -52,7 +54,21 @@ class Cache(StrEnum):
 CACHES: dict[Backend, tuple[Cache, ...]] = {
     Backend.NATIVE: (Cache.IN_PLACE,),
     Backend.SDPA: (Cache.NONE, Cache.STATIC_V1, Cache.STATIC_V2),
+    Backend.PLUGIN: (Cache.IN_PLACE,),
 }
+
+
+class PluginContract(StrEnum):
+    """Generations of AttentionPlugin; see ``plugins/edgellm/contracts.py``."""
+
+    #: The fork that Torch-TensorRT's plugin branch uses: IPluginV2DynamicExt.
+    V0_4 = "0.4"
+    #: Q, K and V apart, a cache row by row.
+    V0_9_1 = "0.9.1"
+    #: A paged cache.
+    V0_10 = "0.10"
+    #: Ragged tokens over a paged cache: the ``tensorrt-edgellm`` package on PyPI.
+    V0_11 = "0.11"
 
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
@@ -98,7 +114,8 @@ class CompileConfig(_JsonConfig):
     ``max_batch`` rows, ``max_input_len`` prompt tokens a row in one call, ``max_seq_len`` tokens a row in all:
     the capacity of the KV cache. ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``.
     ``single_profile`` gives engines one optimization profile for prefill and decode in place of one each: the builder
-    compiles the network once a profile. ``cache`` is the backend's default where it is not given.
+    compiles the network once a profile. ``cache`` is the backend's default where it is not given; so is
+    ``plugin_contract``, which only the plugin backend has.
     """
 
     backend: Backend = Backend.NATIVE
@@ -109,6 +126,7 @@ class CompileConfig(_JsonConfig):
     full_logits: bool = False
     single_profile: bool = False
     cache: Cache | None = None
+    plugin_contract: PluginContract | None = None
 
     def __post_init__(self) -> None:
         backend = _member(Backend, "backend", self.backend)
@@ -119,6 +137,13 @@ class CompileConfig(_JsonConfig):
         )
         object.__setattr__(self, "backend", backend)
         object.__setattr__(self, "cache", cache)
+        if backend is Backend.PLUGIN:
+            wanted = PluginContract.V0_11 if self.plugin_contract is None else self.plugin_contract
+            object.__setattr__(self, "plugin_contract", _member(PluginContract, "plugin_contract", wanted))
+        _require(
+            backend is Backend.PLUGIN or self.plugin_contract is None,
+            f"plugin_contract {self.plugin_contract} is not for backend {backend}; add --backend plugin",
+        )
         if cache is Cache.NONE:  # every step takes the whole sequence
             object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))

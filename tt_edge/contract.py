@@ -15,13 +15,20 @@ from tt_edge.errors import BundleError
 #: Names of the symbolic dimensions of engine I/O.
 BATCH, SEQUENCE = "batch", "sequence"
 
+#: Symbolic dimensions of the attention plugin's inputs, whose sizes say how a step is computed: empty or one a row
+#: (``kvcache_start_index``), one more than rows (``query_start_offsets``), 1 in context and 3 in generation
+#: (``execution_phase_marker``), and one a row or empty (``context_sequence_count_carrier``).
+STARTS, OFFSETS, PHASE, CONTEXTS = "starts", "batch+1", "phase", "contexts"
+
+_SYMBOLS = (BATCH, SEQUENCE, STARTS, OFFSETS, PHASE, CONTEXTS)
+
 Shape = tuple[int, ...]
 Dim = int | str
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One engine input or output. ``shape`` mixes sizes with the symbolic dims ``batch`` and ``sequence``."""
+    """One engine input or output. ``shape`` mixes sizes with symbolic dims, of which most have ``batch`` and ``sequence``."""
 
     name: str
     dtype: DType
@@ -33,7 +40,7 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
-        shape = tuple(d if d in (BATCH, SEQUENCE) else _size(d, "dimension") for d in data["shape"])
+        shape = tuple(d if d in _SYMBOLS else _size(d, "dimension") for d in data["shape"])
         return cls(str(data["name"]), DType(data["dtype"]), shape)
 
 
@@ -85,7 +92,8 @@ class EngineContract:
     """Inputs, outputs, aliasing and limits of a compiled decoder.
 
     ``inputs`` and ``outputs`` are in binding order. The KV cache tensors are ``[batch, kv_heads, max_seq_len,
-    head_dim]``; ``kv_cache`` lists them K, V, layer by layer. Limits: ``max_batch`` rows, ``max_input_len`` new
+    head_dim]``; ``kv_cache`` lists them K, V, layer by layer. (The attention plugin has layouts of its own, and one
+    tensor a layer.) Limits: ``max_batch`` rows, ``max_input_len`` new
     tokens a row in one call, ``max_seq_len`` tokens a row in all (the cache capacity). Without ``kv_cache``, a call
     takes a row's whole sequence.
     """
@@ -116,8 +124,21 @@ class EngineContract:
         """Whether the rows of one call must have equally many tokens in the cache."""
         return any(spec.name in SHAPE_TENSORS for spec in self.inputs)
 
+    @property
+    def largest(self) -> dict[str, int]:
+        """The largest size of every symbolic dimension."""
+        batch = self.max_batch
+        return {
+            BATCH: batch,
+            SEQUENCE: self.max_input_len,
+            STARTS: batch,
+            OFFSETS: batch + 1,
+            PHASE: 3,
+            CONTEXTS: batch,
+        }
+
     def kv_bytes(self, batch: int) -> int:
-        """Bytes of KV cache for ``batch`` rows at full capacity."""
+        """Bytes of KV cache for ``batch`` rows at full capacity; a pool of pages is always that of the largest batch."""
         total = 0
         for pair in self.kv_cache:
             spec, count = self.input(pair.past), 1
@@ -134,19 +155,28 @@ class EngineContract:
         context = {
             BATCH: (1, 1, self.max_batch),
             SEQUENCE: (1, max(1, min(128, self.max_input_len)), self.max_input_len),
+            STARTS: (0, 0, self.max_batch),
+            OFFSETS: (2, 2, self.max_batch + 1),
+            PHASE: (1, 1, 3),
+            CONTEXTS: (0, 1, self.max_batch),
         }
+        # Short prompts take this profile too, so it has both phases.
         generation = {
-            BATCH: (1, 1, self.max_batch),
+            **context,
             SEQUENCE: (1, 1, min(GENERATION_TOKENS, self.max_input_len)),
+            STARTS: (0, 1, self.max_batch),
+            PHASE: (1, 3, 3),
+            CONTEXTS: (0, 0, self.max_batch),
         }
 
         capacity = self.max_seq_len
-        values = {
-            START: ShapeRange((0,), (capacity // 2,), (capacity - 1,)),
-            END: ShapeRange((1,), (capacity // 2 + 1,), (capacity,)),
-        }
 
-        def ranges(sizes: dict[str, tuple[int, int, int]]) -> dict[str, ShapeRange]:
+        def ranges(sizes: dict[str, tuple[int, int, int]], start: int) -> dict[str, ShapeRange]:
+            end = start + sizes[SEQUENCE][1]  # TensorRT checks that the optimum shapes agree
+            values = {
+                START: ShapeRange((0,), (start,), (capacity - 1,)),
+                END: ShapeRange((1,), (end,), (capacity,)),
+            }
             return {
                 spec.name: values.get(spec.name)
                 or ShapeRange(*(spec.resolve(**{k: v[i] for k, v in sizes.items()}) for i in range(3)))
@@ -154,7 +184,7 @@ class EngineContract:
             }
 
         one = self.single_profile or not self.kv_cache
-        return (ranges(context),) if one else (ranges(context), ranges(generation))
+        return (ranges(context, 0),) if one else (ranges(context, 0), ranges(generation, capacity // 2))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
-from tt_edge.plugins.edgellm.rows import Row, padded_rows, ragged_rows
+from tt_edge.plugins.edgellm.rows import Row, rows_of
 from tt_edge.plugins.semantic import grouped_attention, rotate
 
 
@@ -69,23 +69,13 @@ def _(
     return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size), torch.empty_like(cache)
 
 
-def rows_of(contract: Generation, named: dict[str, Tensor]) -> list[Row]:
-    """The rows of a call, from its integer inputs."""
-    if contract.ragged:
-        names = ("query_lengths", "past_lengths", "query_start_offsets", "attention_sequence_lengths")
-        carriers = ("execution_phase_marker", "context_sequence_count_carrier")
-        return ragged_rows(*(named[n].tolist() for n in names), *(len(named[n]) for n in carriers))
-    width = next(iter(named.values())).shape[1]
-    return padded_rows(width, named["context_lengths"].tolist(), named["kvcache_start_index"].tolist())
-
-
 def _heads(
     contract: Generation, named: dict[str, Tensor], q_heads: int, kv_heads: int, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Q ``[T, Hq, D]``, K and V ``[T, Hkv, D]``, tokens of all rows in one dimension."""
     counts = (q_heads, kv_heads, kv_heads)
     if contract.packed:
-        parts = named["qkv"].split([count * size for count in counts], dim=-1)
+        parts = torch.split(named["qkv"], [count * size for count in counts], dim=-1)
     else:
         parts = (named["q"], named["k"], named["v"])
     q, k, v = (part.reshape(-1, count, size) for part, count in zip(parts, counts, strict=True))

@@ -6,11 +6,12 @@ The operator and the reference evaluator both start here, so that there is one r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.plugins.edgellm.contracts import CONTEXT_PHASE, GENERATION_PHASE
+from tt_edge.plugins.edgellm.contracts import CONTEXT_PHASE, GENERATION_PHASE, Generation
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,21 @@ class Row:
     written: int
     valid: int
     past: int
+
+
+def rows_of(generation: Generation, named: Mapping[str, Any]) -> list[Row]:
+    """The rows of a call, from its inputs by name: NumPy arrays or torch tensors."""
+    if not generation.ragged:
+        width = next(iter(named.values())).shape[1]
+        return padded_rows(width, named["context_lengths"].tolist(), named["kvcache_start_index"].tolist())
+    return ragged_rows(
+        named["query_lengths"].tolist(),
+        named["past_lengths"].tolist(),
+        named["query_start_offsets"].tolist(),
+        named["attention_sequence_lengths"].tolist(),
+        phase=len(named["execution_phase_marker"]),
+        contexts=len(named["context_sequence_count_carrier"]),
+    )
 
 
 def padded_rows(width: int, context_lengths: Sequence[int], starts: Sequence[int]) -> list[Row]:

@@ -53,10 +53,7 @@ class Rows:
     def call(self, counts, *, plain=False, width=None):
         """One call that adds ``counts`` tokens; ``[(row, start, count, result)]`` with the cache moved on."""
         starts = list(self.past)
-        if self.contract.ragged:
-            out = self._ragged(counts)
-        else:
-            out = self._padded(counts, plain, width or max(counts))
+        out = self._ragged(counts) if self.contract.ragged else self._padded(counts, plain, width or max(counts))
         self.past = [p + c for p, c in zip(self.past, counts, strict=True)]
         return [(row, starts[row], count, out[row]) for row, count in enumerate(counts)]
 
@@ -95,7 +92,7 @@ class Rows:
         return [out[row, :count] for row, count in enumerate(counts)]
 
     def _ragged(self, counts):
-        parts = [t for t in self.parts(counts, max(counts))]
+        parts = list(self.parts(counts, max(counts)))
         qkv = torch.cat(parts, dim=-1)
         rows = [qkv[row, :count] for row, count in enumerate(counts)]
         positions = torch.cat([torch.arange(p, p + c) for p, c in zip(self.past, counts, strict=True)])

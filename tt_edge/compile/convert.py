@@ -12,13 +12,14 @@ from torch.fx import GraphModule, Node
 
 from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
 from tt_edge.config import Cache
-from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, ShapeRange, TensorSpec
+from tt_edge.contract import BATCH, SEQUENCE, Dim, EngineContract, KVPair, ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import LoweringContext, output_values, value
 from tt_edge.lowering.decompose import Decompose
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
+from tt_edge.network.plugins import recording
 from tt_edge.tensorrt_api import TensorRT
 
 
@@ -40,7 +41,8 @@ def engine_contract(module: GraphModule, context: LoweringContext) -> EngineCont
         if node.target == "input_ids":
             batch, sequence = value(node).shape
             dims[batch.node.expr], dims[sequence.node.expr] = BATCH, SEQUENCE
-        inputs.append(_spec(str(node.target), node, dims))
+        name = str(node.target)
+        inputs.append(_spec(name, node, dims, context.input_shapes.get(name)))
     names = ["logits", *(present for _, present in context.kv_cache)]
     outputs = [_spec(name, node, dims) for name, node in zip(names, output_values(graph), strict=True)]
     return EngineContract(
@@ -56,9 +58,10 @@ def engine_contract(module: GraphModule, context: LoweringContext) -> EngineCont
     )
 
 
-def _spec(name: str, node: Node, dims: dict[Any, str]) -> TensorSpec:
+def _spec(name: str, node: Node, dims: dict[Any, str], shape: tuple[Dim, ...] | None = None) -> TensorSpec:
     fake = value(node)
-    shape = tuple(size if isinstance(size, int) else dims[size.node.expr] for size in fake.shape)
+    if shape is None:
+        shape = tuple(size if isinstance(size, int) else dims[size.node.expr] for size in fake.shape)
     return TensorSpec(name, DType(str(fake.dtype).removeprefix("torch.")), shape)
 
 
@@ -78,8 +81,9 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
         from torch_tensorrt.dynamo.lowering import get_decompositions
 
+        import tt_edge.plugins.edgellm.converters
         import tt_edge.plugins.native_converters
-        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as does the one above)
+        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as do the two above)
 
         settings = CompilationSettings(immutable_weights=True)
         DYNAMO_CONVERTERS.set_compilation_settings(settings)
@@ -97,14 +101,15 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
                 output_binding_names=[spec.name for spec in contract.outputs],
             )
         try:
-            interpreter._construct_trt_network_def()
+            with recording() as plugins:
+                interpreter._construct_trt_network_def()
         except Exception as error:
             node = interpreter._cur_node_name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise LoweringError(
                 f"TensorRT has no form for node {node}: {reason}; run with --debug for where"
             ) from error
-        network = capture(tensorrt, interpreter.ctx.net, name)
+        network = capture(tensorrt, interpreter.ctx.net, name, plugins)
         keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
     return Converted(network, contract, keep_alive)
 

@@ -25,6 +25,7 @@ from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, ParityError
 from tt_edge.network.ir import Network
 from tt_edge.network.reference.evaluator import ReferenceEvaluator
+from tt_edge.runtime.feeds import Step, feeds
 from tt_edge.runtime.reference_session import ReferenceSession
 
 if TYPE_CHECKING:
@@ -244,8 +245,7 @@ def compare_layers_with(
         tensor = _tensor_of(network, path)
         if tensor is not None and _fits(network.tensors[tensor].shape, array.shape):
             references[tensor] = array
-    feeds = _feeds(contract, prompt)
-    return compare_layers(evaluator, feeds, references, tolerance)
+    return compare_layers(evaluator, _feeds(contract, prompt), references, tolerance)
 
 
 def _module_outputs(model: PreTrainedModel, prompt: list[int]) -> dict[str, np.ndarray]:
@@ -283,15 +283,7 @@ def _fits(shape: tuple[int, ...], actual: tuple[int, ...]) -> bool:
 
 
 def _feeds(contract: EngineContract, prompt: list[int]) -> dict[str, np.ndarray]:
-    values = {
-        "input_ids": np.array([prompt]),
-        "position_ids": np.arange(len(prompt))[None],
-        "write_indices": np.zeros(1),
-        "last_token_indices": np.array([len(prompt) - 1]),
-    }
-    return {
-        spec.name: np.ascontiguousarray(values[spec.name], spec.dtype.numpy)
-        if spec.name in values
-        else np.zeros(spec.resolve(batch=1), spec.dtype.numpy)
-        for spec in contract.inputs
-    }
+    ids = np.array([prompt], np.int64)
+    step = Step(contract, ids, np.array([len(prompt)]), np.zeros(1, np.int32))
+    caches = [contract.input(name) for name in contract.cache_names]
+    return feeds(step) | {spec.name: np.zeros(spec.resolve(batch=1), spec.dtype.numpy) for spec in caches}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tt_edge.dtypes import DType
 from tt_edge.errors import CaptureError
 from tt_edge.network.ir import Attribute, Layer, Network, Tensor
 from tt_edge.network.layers import ATTENTION, ATTENTION_INPUTS, SPECS
+from tt_edge.network.plugins import RecordedPlugin
 from tt_edge.tensorrt_api import TensorRT
 
 #: TensorRT's element types by the name of the bindings' enum member.
@@ -46,18 +48,19 @@ def dtype_of(trt_dtype: Any) -> DType:
         raise CaptureError(f"element type {trt_dtype.name} cannot be captured (known: {', '.join(DTYPES)})") from None
 
 
-def capture(tensorrt: TensorRT, network: Any, name: str) -> Network:
-    """Read ``network`` (an ``INetworkDefinition``) into a ``Network``.
+def capture(tensorrt: TensorRT, network: Any, name: str, plugins: Sequence[RecordedPlugin] = ()) -> Network:
+    """Read ``network`` (an ``INetworkDefinition``) into a ``Network``, with the layers that were recorded beside it.
 
     Weights are views of the memory that the network points to: whoever owns that memory must outlive the result, or
     until it has been written. Raises ``CaptureError`` for a layer or element type that has no captured form.
     """
-    return _Capture(tensorrt.module, network, name).run()
+    return _Capture(tensorrt.module, network, name, plugins).run()
 
 
 class _Capture:
-    def __init__(self, trt: Any, network: Any, name: str) -> None:
+    def __init__(self, trt: Any, network: Any, name: str, plugins: Sequence[RecordedPlugin]) -> None:
         self.trt, self.network, self.name = trt, network, name
+        self.plugins = {str(stand_in.name): plugin for plugin in plugins for stand_in in plugin.stand_ins}
         self.tensors: dict[str, Tensor] = {}
         self.weights: dict[str, np.ndarray] = {}
         self.keys: dict[object, str] = {}
@@ -65,7 +68,8 @@ class _Capture:
         self.layer_names: set[str] = set()
 
     def run(self) -> Network:
-        inputs = [self.tensor(self.network.get_input(i)) for i in range(self.network.num_inputs)]
+        tensors = [self.network.get_input(i) for i in range(self.network.num_inputs)]
+        inputs = [self.tensor(tensor) for tensor in tensors if tensor.name not in self.plugins]
         layers = [
             captured
             for i in range(self.network.num_layers)
@@ -99,6 +103,8 @@ class _Capture:
 
     def layer(self, layer: Any) -> Layer | None:
         kind, name = layer.type.name, str(layer.name)
+        if kind == "IDENTITY" and (plugin := self.plugins.get(str(layer.get_input(0).name))) is not None:
+            return self.plugin(plugin) if layer.get_input(0).name == plugin.stand_ins[0].name else None
         if kind == "ATTENTION_INPUT":
             self.begin_attention(layer)
             return None
@@ -148,6 +154,12 @@ class _Capture:
             self.keys[identity] = key
             self.weights[key] = array
         return self.keys[identity]
+
+    def plugin(self, plugin: RecordedPlugin) -> Layer:
+        """A layer that was recorded beside the network, in the place of its first stand-in."""
+        inputs: list[str | None] = [self.tensor(tensor) for tensor in plugin.inputs]
+        outputs = [self.tensor(tensor) for tensor in plugin.outputs]
+        return Layer(self.unique(plugin.layer.name), plugin.layer.kind, inputs, outputs, dict(plugin.layer.attributes))
 
     def begin_attention(self, layer: Any) -> None:
         inputs, outputs = self.inputs(layer), self.outputs(layer)

@@ -12,6 +12,7 @@ from tt_edge.errors import CaptureError
 from tt_edge.network.capture import DTYPES
 from tt_edge.network.ir import Layer, Network
 from tt_edge.network.layers import ATTENTION, SPECS, Adder, LayerSpec, Property, enum_member
+from tt_edge.network.plugins import KINDS, add_plugin
 from tt_edge.tensorrt_api import TensorRT
 
 _TRT_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -54,6 +55,8 @@ class _Rebuild:
                 self.attention(layer)
             elif layer.kind == "CONSTANT":
                 self.constant(layer)
+            elif layer.kind in KINDS:
+                self.finish(layer, add_plugin(self.trt, self.network, layer, self.inputs(layer)))
             else:
                 self.layer(layer)
         for name in self.captured.outputs:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from tt_edge.network.ir import Layer, Network
 
 #: Layers that write to memory; two of them are never one.
-_EFFECTS = frozenset({"KV_CACHE_UPDATE", "PLUGIN_V3", "ASSERTION"})
+_EFFECTS = frozenset({"KV_CACHE_UPDATE", "PLUGIN_V2", "PLUGIN_V3", "ASSERTION"})
 
 
 @dataclass(frozen=True)

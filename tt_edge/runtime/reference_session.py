@@ -7,7 +7,8 @@ import numpy as np
 from tt_edge.contract import EngineContract
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
-from tt_edge.runtime.session import Feeds, Session
+from tt_edge.runtime.feeds import Feeds
+from tt_edge.runtime.session import Session
 
 
 class ReferenceSession(Session):
@@ -29,8 +30,10 @@ class ReferenceSession(Session):
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
-        out = self._evaluator.run({**feeds, **{name: cache[rows] for name, cache in self._cache.items()}})
-        if not self.contract.kv_in_place:
+        in_place = self.contract.kv_in_place  # then a step has all rows, whose caches may be one pool
+        caches = {name: cache if in_place else cache[rows] for name, cache in self._cache.items()}
+        out = self._evaluator.run({**feeds, **caches})
+        if not in_place:
             for pair in self.contract.kv_cache:
                 self._cache[pair.past][rows] = out[pair.present]
         return out["logits"]

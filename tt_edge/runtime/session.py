@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import END, START, EngineContract
+from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
+from tt_edge.runtime.feeds import FEEDS, Feeds, Step, feeds
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
-Feeds = dict[str, np.ndarray]
 
 
 class Session(ABC):
@@ -37,11 +36,11 @@ class Session(ABC):
     def __init__(self, contract: EngineContract) -> None:
         self.contract = contract
         self._past = np.zeros(0, np.int32)
-        unknown = [t.name for t in contract.inputs if t.name not in _FEEDS and t.name not in contract.cache_names]
+        unknown = [t.name for t in contract.inputs if t.name not in FEEDS and t.name not in contract.cache_names]
         if unknown:
             raise BundleError(
                 f"the compiled model needs an input {unknown[0]!r}, which this runtime cannot give "
-                f"({', '.join(_FEEDS)}); update tt-edge"
+                f"({', '.join(FEEDS)}); update tt-edge"
             )
         self._full_logits = len(contract.output("logits").shape) == 3
         self._history: list[Ids] = []
@@ -103,12 +102,7 @@ class Session(ABC):
     ) -> Logits:
         """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
         past = self._past[rows] if past is None else past
-        feeds: Feeds = {
-            spec.name: np.ascontiguousarray(_FEEDS[spec.name](input_ids, lengths, past), spec.dtype.numpy)
-            for spec in self.contract.inputs
-            if spec.name in _FEEDS
-        }
-        logits = self._execute(feeds, rows)
+        logits = self._execute(feeds(Step(self.contract, input_ids, lengths, past)), rows)
         if self._full_logits:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return logits
@@ -179,18 +173,3 @@ class Session(ABC):
                     f"row {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
                     "feed fewer tokens a call or compile with a larger --max-seq-len"
                 )
-
-
-def _position_ids(input_ids: np.ndarray, lengths: np.ndarray, past: np.ndarray) -> np.ndarray:
-    return past[:, None] + np.arange(input_ids.shape[1])  # [B, S]
-
-
-#: How each input is computed from input_ids [B, S], lengths [B] and the rows' past lengths [B].
-_FEEDS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "input_ids": lambda input_ids, lengths, past: input_ids,
-    "position_ids": _position_ids,
-    "write_indices": lambda input_ids, lengths, past: past,
-    "last_token_indices": lambda input_ids, lengths, past: np.maximum(lengths - 1, 0),
-    START: lambda input_ids, lengths, past: past[:1],  # the same in every row
-    END: lambda input_ids, lengths, past: past[:1] + input_ids.shape[1],
-}

@@ -15,10 +15,15 @@ from tt_edge.contract import (
     GENERATION_TOKENS,
     SHAPE_TENSORS,
     EngineContract,
+    Shape,
 )
 from tt_edge.errors import EngineError
-from tt_edge.runtime.session import Feeds, Session
+from tt_edge.runtime.feeds import Feeds
+from tt_edge.runtime.session import Session
 from tt_edge.tensorrt_api import Flavour, TensorRT
+
+#: Shapes of what is fed, the first of the cache's rows, and whether its two halves have changed places.
+_Binding = tuple[dict[str, Shape], int, bool]
 
 _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
@@ -42,7 +47,7 @@ class TensorRTSession(Session):
         self._runtime: Any = None
         self._engine: Any = None
         self._contexts: list[Any] = []
-        self._bound: list[tuple[int, int, int, bool] | None] = []  # what each context's shapes and addresses are for
+        self._bound: list[_Binding | None] = []  # what each context's shapes and addresses are for
         self._buffers: dict[str, cuda.Buffer] = {}
         self._host: dict[str, np.ndarray] = {}
         self._swapped = False
@@ -92,7 +97,7 @@ class TensorRTSession(Session):
 
     def _allocate_buffers(self) -> None:
         contract = self.contract
-        largest = {"batch": contract.max_batch, "sequence": contract.max_input_len}
+        largest = contract.largest
         # An output that updates a cache in place has no memory of its own.
         shared = {pair.present: pair.past for pair in contract.kv_cache if contract.kv_in_place}
         for spec in (*contract.inputs, *contract.outputs):
@@ -137,9 +142,10 @@ class TensorRTSession(Session):
                 self._host[name][...] = array
             else:
                 self._buffers[name].copy_from(array, self._stream)
-        if self._bound[profile] != (batch, width, rows.start, self._swapped):
-            self._bind(context, batch, width, rows.start)
-            self._bound[profile] = (batch, width, rows.start, self._swapped)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if self._bound[profile] != (shapes, rows.start, self._swapped):
+            self._bind(context, shapes, batch, rows.start)
+            self._bound[profile] = (shapes, rows.start, self._swapped)
         self._checked(context.execute_async_v3(self._stream.handle), f"{batch} rows of {width} tokens")
         spec = self.contract.output("logits")
         logits = np.empty(spec.resolve(batch=batch, sequence=width), spec.dtype.numpy)
@@ -147,10 +153,10 @@ class TensorRTSession(Session):
         self._stream.synchronize()
         return logits
 
-    def _bind(self, context: Any, batch: int, width: int, first_row: int) -> None:
+    def _bind(self, context: Any, shapes: dict[str, Shape], batch: int, first_row: int) -> None:
         """Give ``context`` the shapes of a step and the part of the cache that holds its rows."""
         for spec in self.contract.inputs:
-            shape = spec.resolve(batch=batch, sequence=width)
+            shape = shapes.get(spec.name) or spec.resolve(batch=batch)  # a cache is not fed
             self._checked(context.set_input_shape(spec.name, shape), f"shape {shape} for {spec.name}")
         if self.contract.kv_in_place:
             return  # all rows, at the addresses that the context has

@@ -1,0 +1,152 @@
+"""PLUGIN_V2 and PLUGIN_V3: plugins whose computation is known. So far NVIDIA's AttentionPlugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.network.plugins import plugin_fields
+from tt_edge.network.reference.attention import attend
+from tt_edge.network.reference.numerics import rounding, widening
+from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
+from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, NAME, PAGE_TOKENS, Generation
+from tt_edge.plugins.edgellm.rows import Row, rows_of
+
+Arrays = dict[str, np.ndarray]
+
+
+@kernel("PLUGIN_V2")
+@kernel("PLUGIN_V3")
+def plugin(layer: BoundLayer) -> Compute:
+    """The plugin that the layer names; raises ``UnsupportedModelError`` for one that is not known here."""
+    name = str(layer.attribute("plugin"))
+    if name not in PLUGINS:
+        raise UnsupportedModelError(
+            f"{layer} is the plugin {name}, which the reference evaluator lacks (it has {', '.join(PLUGINS)}); "
+            "run an engine instead"
+        )
+    return PLUGINS[name](layer)
+
+
+def attention_plugin(layer: BoundLayer) -> Compute:
+    """RoPE, the writing of K and V, and causal attention, by the layer's contract (``plugins/edgellm/contracts.py``).
+
+    The cache is updated in place and is the second output. K is rotated in float32 and rounded to the cache's type, as
+    the plugin does, and attention is over what the cache holds. Padding's results, which mean nothing, are zeros.
+    """
+    version = str(layer.attribute("generation"))
+    if version not in GENERATIONS:
+        raise UnsupportedModelError(f"{layer} has the unknown contract {version}; known are {', '.join(GENERATIONS)}")
+    generation = GENERATIONS[version]
+    fields = {name: value for name, (_, value) in plugin_fields(layer.layer).items()}
+    heads, kv_heads, size = (int(fields[n][0]) for n in ("num_q_heads", "num_kv_heads", "head_size"))
+    scale = float(fields["attention_scale"][0]) if "attention_scale" in fields else size**-0.5
+    window = int(fields["sliding_window_size"][0]) if "sliding_window_size" in fields else -1
+    _refuse_features(layer, fields)
+    widen, store, write = widening(layer.dtype), rounding(layer.dtype), layer.writer()
+
+    def compute(*inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        named = dict(zip(generation.input_names, inputs, strict=True))
+        cache = named[CACHE]
+        if not cache.flags.c_contiguous:
+            raise InvalidInputError(f"{layer} needs its cache in one piece; pass a contiguous array")
+        q, k, v = _heads(generation, named, (heads, kv_heads, kv_heads), size)
+        out = np.zeros(q.shape, np.float32)
+        for index, row in enumerate(rows_of(generation, named)):
+            tokens, valid = slice(row.first, row.first + row.written), slice(row.first, row.first + row.valid)
+            angles = _angles(generation, named, index, row)
+            keys, values = _stored(generation, named, index)
+            keys.write(row.past, store(_rotated(widen(k[tokens]), angles)))
+            values.write(row.past, v[tokens])
+            query = _rotated(widen(q[tokens]), angles)[: row.valid]
+            query = widen(store(query)) * np.float32(scale)
+            result = attend(
+                query.swapaxes(0, 1),
+                widen(keys.read(row.past + row.valid)).swapaxes(0, 1),
+                widen(values.read(row.past + row.valid)).swapaxes(0, 1),
+                _window_mask(row, window),
+                row.past,
+                True,
+                None,
+            )
+            out[valid] = result.swapaxes(0, 1)
+        return write(out.reshape(*inputs[0].shape[:-1], heads, size)), cache
+
+    return compute
+
+
+PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {NAME: attention_plugin}
+
+
+def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
+    """Only what the converter sets is computed here; a flag of another feature is an error."""
+    for name, value in fields.items():
+        if (name.startswith("enable_") or name == "skip_softmax_scale_factor") and value.any():
+            raise UnsupportedModelError(
+                f"{layer} has {name}, which the reference evaluator lacks; run an engine instead"
+            )
+
+
+def _heads(generation: Generation, named: Arrays, counts: tuple[int, int, int], size: int) -> list[np.ndarray]:
+    """Q ``[T, Hq, D]``, K and V ``[T, Hkv, D]``, tokens of all rows in one dimension."""
+    if generation.packed:
+        parts = np.split(named["qkv"], np.cumsum(counts)[:2] * size, axis=-1)
+    else:
+        parts = [named[name] for name in ("q", "k", "v")]
+    return [part.reshape(-1, count, size) for part, count in zip(parts, counts, strict=True)]
+
+
+def _angles(generation: Generation, named: Arrays, index: int, row: Row) -> np.ndarray:
+    """Cosines and sines of the row's tokens, float32 ``[written, rotary_dim]``."""
+    rope = named["rope_rotary_cos_sin"]
+    if generation.ragged:
+        return rope[row.first : row.first + row.written]
+    table = rope[index if len(rope) > 1 else 0]
+    positions = np.arange(row.past, row.past + row.written)
+    return table[np.minimum(positions, len(table) - 1)]  # type: ignore[no-any-return]  # only padding goes beyond
+
+
+def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Float32 ``[n, H, D]``, its first ``rotary_dim`` elements rotated by halves."""
+    half = angles.shape[1] // 2
+    cos, sin = angles[:, None, :half], angles[:, None, half:]
+    a, b = x[..., :half], x[..., half : 2 * half]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]], axis=-1)
+
+
+class _Stored:
+    """One row's keys or values in the cache, by position: ``[H, D]`` each."""
+
+    def __init__(self, places: np.ndarray, at: np.ndarray | None = None) -> None:
+        self.places, self.at = places, np.arange(len(places)) if at is None else at
+
+    def write(self, past: int, new: np.ndarray) -> None:
+        """Put ``new`` ``[n, H, D]`` behind the past; what falls beyond the capacity is dropped."""
+        at = self.at[past : past + len(new)]
+        self.places[at] = new[: len(at)]
+
+    def read(self, length: int) -> np.ndarray:
+        return self.places[self.at[:length]]  # type: ignore[no-any-return]
+
+
+def _stored(generation: Generation, named: Arrays, index: int) -> tuple[_Stored, _Stored]:
+    """The row's keys and values, as views of the cache."""
+    cache = named[CACHE]
+    if not generation.paged:
+        keys, values = cache[index].swapaxes(1, 2)  # [capacity, Hkv, D] each
+        return _Stored(keys), _Stored(values)
+    pool = cache.reshape(-1, *cache.shape[3:])  # [2 * pages * 128, Hkv, D]
+    at = named["kv_page_table"][index][..., None] * PAGE_TOKENS + np.arange(PAGE_TOKENS)
+    if at.size and not 0 <= at.min() <= at.max() < len(pool):
+        raise InvalidInputError(f"kv_page_table names pages beyond the pool's {2 * cache.shape[1]}")
+    return _Stored(pool, at[0].reshape(-1)), _Stored(pool, at[1].reshape(-1))
+
+
+def _window_mask(row: Row, window: int) -> np.ndarray | None:
+    """Boolean ``[1, valid, past + valid]`` of keys that are recent enough; ``None`` without a window."""
+    if window <= 0:
+        return None
+    at = row.past + np.arange(row.valid)[:, None]
+    return (np.arange(row.past + row.valid) > at - window)[None]
