@@ -17,6 +17,7 @@ COMMANDS = {
     "verify": "check a bundle's integrity, and its numbers against the checkpoint",
     "run": "generate text with a bundle, without PyTorch",
     "inspect": "show what is in a bundle",
+    "plugin": "look at the attention plugin's library",
 }
 
 # Packages of the host side: what to install when one is missing.

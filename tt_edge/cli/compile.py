@@ -13,10 +13,19 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="native",
-        help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: attention alone, TensorRT 10",
+        help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: attention alone, TensorRT 10; "
+        "plugin: NVIDIA Edge-LLM's AttentionPlugin, fp16",
     )
     parser.add_argument(
         "--cache", help="KV cache of the sdpa backend: none (its default), static_v1 or static_v2; see docs/backends.md"
+    )
+    parser.add_argument(
+        "--plugin-contract",
+        metavar="VERSION",
+        help="AttentionPlugin of the plugin backend: 0.4, 0.9.1, 0.10 or 0.11 (its default); see tt-edge plugin check",
+    )
+    parser.add_argument(
+        "--plugin-path", metavar="LIB", help="library of the plugin backend, to build engines with standard TensorRT"
     )
     parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
     parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="rows at once (default 1)")
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {
         "backend": args.backend,
         "cache": args.cache,
+        "plugin_contract": args.plugin_contract,
         "precision": args.precision,
         "max_batch": args.max_batch,
         "full_logits": args.full_logits,
@@ -73,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         fit_length=args.max_seq_len is None,
         overwrite=args.overwrite,
         progress=not args.json,
+        plugin_path=args.plugin_path,
     )
     if args.json:
         import json

@@ -23,9 +23,9 @@ from tt_edge import tensorrt_api
 from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
-from tt_edge.config import Backend, CompileConfig, EngineTarget
+from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision
 from tt_edge.contract import EngineContract
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import ProgressBars, build_engine, check_target
 from tt_edge.network.ir import Network
 from tt_edge.network.storage import write_network
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
     from tt_edge.compile.convert import Converted
     from tt_edge.lowering.pipeline import LoweringReport
+
+
+_ADD_ENGINE = "add --engine sm89 (or the target's), or build on the target"
+_NO_ENGINE = {
+    Backend.PLUGIN: "build where standard TensorRT and the plugin library are; the plugin itself is not executed here"
+}
 
 
 @dataclass
@@ -47,6 +53,7 @@ class CompileReport:
 
     output: Path
     model: ModelIdentity
+    backend: Backend
     lowering: LoweringReport
     converted: int
     layers: int
@@ -83,7 +90,7 @@ class CompileReport:
             f"  seconds  {stages}; peak memory {self.peak_rss_mb:,} MiB",
         ]
         if not self.engines:
-            lines.insert(2, "  engine   none: add --engine sm89 (or the target's), or build on the target")
+            lines.insert(2, f"  engine   none: {_NO_ENGINE.get(self.backend, _ADD_ENGINE)}")
         return "\n".join(lines)
 
 
@@ -96,19 +103,20 @@ def compile_checkpoint(
     fit_length: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    plugin_path: str | None = None,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
     Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the
-    model's own limit where they exceed it, for callers that did not choose them. Raises the errors of
-    ``tt_edge.errors``.
+    model's own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's
+    library, for building engines. Raises the errors of ``tt_edge.errors``.
     """
     from tt_edge.compile.load import load_model
     from tt_edge.compile.tokenizer_files import tokenizer_files
 
     stages = Stages(progress)
     with BundleWriter(output, overwrite=overwrite) as writer:
-        targets = _targets(target)  # before the slow part: a bad target is seen at once
+        targets = _targets(target, config, plugin_path)  # before the slow part: a bad target is seen at once
         for name, content in tokenizer_files(source):
             writer.write_bytes(name, content)
 
@@ -134,17 +142,41 @@ def compile_model(
     ``model`` makes it; it is a function so that making it overlaps with the imports.
     """
     with BundleWriter(output, overwrite=overwrite) as writer:
-        return _compile(model, name, writer, output, config, _targets(target), Stages(progress))
+        return _compile(model, name, writer, output, config, _targets(target, config), Stages(progress))
 
 
-def _targets(target: EngineTarget) -> list[str | None]:
+def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | None = None) -> list[str | None]:
     """Engine targets to build, ``None`` for the local GPU, each checked against the installed TensorRT."""
+    if config.backend is Backend.PLUGIN and config.precision is not Precision.FP16:
+        raise UnsupportedModelError(
+            f"AttentionPlugin computes in fp16 alone, and precision is {config.precision}; compile with --precision fp16, "
+            "or use --backend native"
+        )
     targets: list[str | None] = [*target.compute_capabilities, *([None] if target.local else [])]
     if targets:
         tensorrt = tensorrt_api.load()
+        if config.backend is Backend.PLUGIN:
+            _load_plugin(tensorrt, config, plugin_path)
         for wanted in targets:
             check_target(tensorrt, wanted)
     return targets
+
+
+def _load_plugin(tensorrt: tensorrt_api.TensorRT, config: CompileConfig, path: str | None) -> None:
+    """Load the plugin library into TensorRT. Raises ``EngineError`` where engines with plugins cannot be built."""
+    from tt_edge.plugins.edgellm.library import contract_of, load_library
+
+    if not tensorrt.has_plugins:
+        raise EngineError(
+            f"{tensorrt.flavour} {tensorrt.version} builds no engines with plugins; compile with --engine none and build "
+            "where standard TensorRT and the plugin library are installed, or use --backend native"
+        )
+    found = contract_of(load_library(tensorrt.module, path)).version
+    if found != config.plugin_contract:
+        raise EngineError(
+            f"the plugin library is of contract {found}, not {config.plugin_contract}; "
+            f"compile with --plugin-contract {found}, or give another library with --plugin-path"
+        )
 
 
 def _compile(
@@ -167,7 +199,7 @@ def _compile(
     converted, lowering, before = _network(model, config, source, stages)
     network, contract = converted.network, converted.contract
     report = CompileReport(
-        output, identity, lowering, before, len(network.layers), sum(network.weight_bytes().values())
+        output, identity, config.backend, lowering, before, len(network.layers), sum(network.weight_bytes().values())
     )
     with ThreadPoolExecutor(1, "tt-edge-write") as pool:
         writing = pool.submit(write_network, network, writer.open)

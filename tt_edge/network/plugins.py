@@ -21,7 +21,8 @@ import numpy as np
 
 from tt_edge.errors import CaptureError, EngineError
 from tt_edge.network.ir import Attribute, Layer
-from tt_edge.plugins.edgellm.contracts import FieldType, Generation, Interface, detect
+from tt_edge.plugins.edgellm.contracts import FieldType
+from tt_edge.plugins.edgellm.library import contract_of
 
 KINDS = ("PLUGIN_V2", "PLUGIN_V3")
 
@@ -137,16 +138,9 @@ def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
 
 
 def _check_contract(creator: Any, layer: Layer) -> None:
-    found: Generation = detect([field.name for field in creator.field_names], interface_of(creator))
-    wanted = str(layer.attributes["generation"])
+    found, wanted = contract_of(creator), str(layer.attributes["generation"])
     if found.version != wanted:
         raise EngineError(
             f"the registered {layer.attributes['plugin']} is of generation {found.version}, and layer {layer.name!r} was "
             f"compiled for {wanted}; compile with --plugin-contract {found.version}, or install the other library"
         )
-
-
-def interface_of(creator: Any) -> Interface:
-    """Which interface a creator from the bindings' registry makes plugins of: V3 creators name it."""
-    info = getattr(creator, "interface_info", None)  # absent on IPluginCreator, the V2 one
-    return Interface.V2 if info is None or "V3" not in str(info.kind).upper() else Interface.V3

@@ -9,7 +9,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from tt_edge import cuda
+from tt_edge.config import Backend
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
+from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.runtime.session import Session
 from tt_edge.tensorrt_api import installed, load
 
@@ -86,7 +88,10 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
             from tt_edge.runtime.tensorrt_session import TensorRTSession
             from tt_edge.tensorrt_api import Flavour
 
-            return TensorRTSession(bundle.path_of(engine.file), contract, load(Flavour(engine.flavour)))
+            tensorrt = load(Flavour(engine.flavour))
+            if bundle.manifest.config.backend is Backend.PLUGIN:  # or TensorRT cannot read the engine
+                load_library(tensorrt.module)
+            return TensorRTSession(bundle.path_of(engine.file), contract, tensorrt)
         if runtime == Runtime.TENSORRT:
             raise EngineError(
                 f"no engine of the bundle fits this machine ({machine}); it has: {describe(bundle.manifest.engines)}; "

@@ -1,0 +1,89 @@
+"""Finding and loading the library that holds AttentionPlugin, and reading its contract. Torch-free."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from tt_edge.errors import EngineError, MissingDependencyError
+from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, detect
+
+#: Where the library is, for commands that have no ``--plugin-path``.
+ENVIRONMENT = "TT_EDGE_PLUGIN_PATH"
+
+_PACKAGE, _FILE = "tensorrt_edgellm", "libNvInfer_edgellm_plugin.so"
+
+
+def find_library(path: str | Path | None = None, compute_capability: str | None = None) -> Path:
+    """The library at ``path``, or at ``$TT_EDGE_PLUGIN_PATH``, or else of the installed ``tensorrt-edgellm`` package.
+
+    The package has one library for each platform, TensorRT version and family of GPUs; that for ``compute_capability``
+    is taken where there is one. Raises ``MissingDependencyError`` when there is none at all.
+    """
+    given = path or os.environ.get(ENVIRONMENT)
+    if given:
+        if not Path(given).is_file():
+            raise MissingDependencyError(
+                f"{given} is no file; give the plugin library, {_FILE}, or pip install tensorrt-edgellm"
+            )
+        return Path(given)
+    spec = importlib.util.find_spec(_PACKAGE)  # not imported: that would load a TensorRT
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    arch = {"x86_64": "x86", "aarch64": "aarch64"}.get(platform.machine(), platform.machine())
+    libraries = [file for folder in folders for file in sorted(folder.glob(f"_native/payloads/*/lib/{_FILE}"))]
+
+    def preference(library: Path) -> tuple[bool, bool, bool]:
+        variant = library.parent.parent.name  # such as x86-ubuntu2404-cu13-sm86-trt11
+        return (
+            not variant.startswith(arch),
+            not variant.endswith("-trt11"),
+            compute_capability not in variant.split("-"),
+        )
+
+    if not libraries:
+        raise MissingDependencyError(
+            f"no plugin library is installed; pip install tensorrt-edgellm, or give one with --plugin-path or ${ENVIRONMENT}"
+        )
+    return min(libraries, key=preference)
+
+
+def registered_creator(trt: Any) -> Any:
+    """The creator in TensorRT's registry, or ``None``."""
+    return trt.get_plugin_registry().get_creator(NAME, VERSION, NAMESPACE)
+
+
+def load_library(trt: Any, path: str | Path | None = None) -> Any:
+    """The creator of AttentionPlugin, its library loaded unless TensorRT has the plugin already.
+
+    Raises ``EngineError`` when the library does not load here, or holds no such plugin.
+    """
+    if path is None and (creator := registered_creator(trt)) is not None:
+        return creator
+    library = find_library(path)
+    try:
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise EngineError(
+            f"the plugin library does not load ({error}); it needs the TensorRT it was built for, and an NVIDIA driver"
+        ) from error
+    creator = registered_creator(trt)
+    if creator is None:
+        raise EngineError(
+            f"{library} registers no {NAME} with TensorRT {trt.__version__}; give another with --plugin-path"
+        )
+    return creator
+
+
+def interface_of(creator: Any) -> Interface:
+    """Which interface a creator from the bindings' registry makes plugins of: creators of V3 plugins say so."""
+    info = getattr(creator, "interface_info", None)
+    return Interface.V3 if info is not None and "V3" in str(info.kind).upper() else Interface.V2
+
+
+def contract_of(creator: Any) -> Generation:
+    """The generation that a registered creator is of. Raises ``EngineError`` for an unknown one."""
+    return detect([field.name for field in creator.field_names], interface_of(creator))
