@@ -11,6 +11,7 @@ from tt_edge.config import Backend
 from tt_edge.lowering.align_constants import AlignConstants
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.canonicalize import Canonicalize
+from tt_edge.lowering.fold_constants import FoldConstants
 from tt_edge.lowering.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.last_token_logits import LastTokenLogits
 from tt_edge.lowering.native_attention import NativeAttention
@@ -30,6 +31,7 @@ def passes_for(backend: Backend) -> list[LoweringPass]:
     }
     return [
         Canonicalize(),
+        FoldConstants(),
         FuseRmsNorm(),
         LastTokenLogits(),
         *attention[backend],

@@ -58,6 +58,17 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
 #: Query and K/V heads: grouped, one each, all sharing one.
 HEADS = {"gqa": (4, 2), "mha": (4, 4), "mqa": (4, 1)}
 
@@ -65,19 +76,7 @@ HEADS = {"gqa": (4, 2), "mha": (4, 4), "mqa": (4, 1)}
 def tiny_config(family: str, heads: str = "gqa", **overrides: Any) -> Any:
     """A configuration of ``family`` with two layers and a vocabulary of 320."""
     query_heads, kv_heads = HEADS[heads]
-    settings: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": query_heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": 16,
-        "vocab_size": 320,
-        "max_position_embeddings": 512,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
+    settings = {**_SIZES, "num_attention_heads": query_heads, "num_key_value_heads": kv_heads, "head_dim": 16}
     about = FAMILIES[family]
     named = {about.renamed.get(key, key): value for key, value in settings.items()}
     named.pop(None, None)
@@ -94,10 +93,22 @@ def tiny_model(
     """
     torch.manual_seed(seed)
     model = getattr(transformers, FAMILIES[family].model)(tiny_config(family, heads, **overrides))
+    return _drawn(model).to(dtype).eval().requires_grad_(False)
+
+
+def untouched_model(name: str, **settings: Any) -> PreTrainedModel:
+    """A model of a family that is not in ``FAMILIES``, by the stem of its class names."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = getattr(transformers, f"{name}Config")(**{**_SIZES, **heads, **settings})
+    return _drawn(getattr(transformers, f"{name}ForCausalLM")(config)).eval().requires_grad_(False)
+
+
+def _drawn(model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:
                 parameter.normal_(1.0, 0.1)
             else:
                 parameter.normal_(0.0, 0.15)
-    return model.to(dtype).eval().requires_grad_(False)
+    return model

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import FAMILIES, tiny_model
+from tests.tiny_models import FAMILIES, tiny_model, untouched_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.config import Precision
+from tt_edge.errors import UnsupportedModelError
 from tt_edge.network.build import build_engine
 
 BACKENDS = [("native", None), ("sdpa", "none"), ("sdpa", "static_v1"), ("sdpa", "static_v2")]
@@ -69,3 +70,56 @@ def test_variants(family, settings):
     converted = compiled(model)
     report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=16)
     assert report.passed, report.render()
+
+
+# Models that nobody added. Written against transformers' attention interface, they usually just work.
+OTHERS = {
+    "Arcee": {},
+    "Apertus": {},
+    "Cohere": {},
+    "Ernie4_5": {},
+    "Exaone4": {},
+    "GPTBigCode": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "GPTNeoX": {},
+    "Gemma": {"head_dim": 16},
+    "Glm4": {"head_dim": 16},
+    "Granite": {},
+    "Nemotron": {},
+    "Olmo2": {},
+    "Persimmon": {},
+    "Phi": {},
+    "SeedOss": {},
+    "StableLm": {},
+    "Starcoder2": {},
+}
+REFUSED = {
+    "Bloom": "BloomForCausalLM computes attention by itself",
+    "Falcon": "FalconForCausalLM computes attention by itself",
+    "GPTJ": "GPTJForCausalLM computes attention by itself",
+    "GPTNeo": "GPTNeoForCausalLM computes attention by itself",
+    "GptOss": r"mixture of experts \(num_local_experts 128\)",
+    "Mamba": "MambaForCausalLM computes attention by itself",
+    "Mixtral": r"mixture of experts \(num_local_experts 8\)",
+    "Mpt": "MptForCausalLM computes attention by itself",
+}
+SMALL = {
+    "GPTJ": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+    "GPTNeo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
+    "Mpt": {"d_model": 64, "n_heads": 4, "n_layers": 2},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_model_that_nobody_added(name):
+    model = untouched_model(name, **OTHERS[name])
+    converted = compiled(model)
+    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=16)
+    assert report.passed, report.render()
+    assert converted.network.kinds()["ATTENTION"] == 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_no_backend_can_express(name):
+    with pytest.raises(UnsupportedModelError, match=REFUSED[name]) as caught:
+        compiled(untouched_model(name, **SMALL.get(name, {})))
+    assert "\n" not in str(caught.value)

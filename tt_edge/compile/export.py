@@ -16,6 +16,9 @@ from tt_edge.errors import UnsupportedModelError
 # accident, and the exported graph holds for all others.
 _BATCH, _SEQUENCE = 2, 7
 
+# What configurations call the number of experts.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
 
 class _LogitsOnly(nn.Module):
     """The model's forward as the engine sees it: token ids and positions in, logits out, no cache object."""
@@ -36,6 +39,11 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
     Placeholders ``input_ids`` and ``position_ids`` ``[B, S]`` int64; output logits ``[B, S, V]``; weights are ``get_attr``
     nodes that share storage with ``model``. Raises ``UnsupportedModelError`` when the model cannot be traced.
     """
+    if experts := next((n for n in _EXPERTS if getattr(model.config, n, None)), None):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is a mixture of experts ({experts} {getattr(model.config, experts)}), which no backend has; "
+            "compile a dense model"
+        )
     ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
     positions = torch.arange(_SEQUENCE).expand(_BATCH, _SEQUENCE)
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}  # the same for both inputs
@@ -57,10 +65,22 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
         except Exception as error:
             if isinstance(error.__cause__, UnsupportedModelError):
                 raise error.__cause__ from error
+            _explain_attention(model, error)
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UnsupportedModelError(
                 f"{type(model).__name__} cannot be traced by torch.export: {reason}; run with --debug for where"
             ) from error
     exported = program.module(check_guards=False)
+    if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
+        _explain_attention(model)
     # A plain GraphModule over the same parameters, without the exporter's checks of its inputs: passes add inputs.
     return GraphModule(exported, exported.graph)
+
+
+def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:
+    """Raise ``UnsupportedModelError`` if the model computes its attention by itself."""
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} computes attention by itself, not through transformers' attention interface, which is "
+            "where tt-edge finds it (ALiBi, state-space and older models); no backend has it"
+        ) from cause

@@ -32,6 +32,7 @@ _HARMLESS = frozenset(
         "is_causal",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "position_ids",
         "return_dict",
         "use_cache",
@@ -148,6 +149,8 @@ def semantic_rotary(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in _modeling_modules(model):
             original = module.apply_rotary_pos_emb
+            if not {"q", "k", "cos", "sin"} <= set(inspect.signature(original).parameters):
+                continue
             stack.enter_context(patch.object(module, "apply_rotary_pos_emb", _semantic_rotary(original)))
         yield
 

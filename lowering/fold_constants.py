@@ -1,0 +1,62 @@
+"""What depends on weights alone, computed once here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, constant_of
+
+#: Results up to this many elements are stored; larger ones (a whole matrix converted or transposed) would be copies of
+#: weights that the network can share.
+_LARGEST = 1 << 16
+
+
+class FoldConstants(LoweringPass):
+    """Evaluate operators whose inputs are all constants.
+
+    Gemma's norms multiply by ``1 + weight``, activations with learned parameters take functions of them; TensorRT's
+    converters refuse some of these, and the others would be layers.
+
+    Before::
+
+        1. a = aten.to.dtype(weight, float32)
+        2. b = aten.add(a, 1.0)
+        3. y = aten.mul(x, b)
+
+    After::
+
+        1. y = aten.mul(x, b_folded)
+    """
+
+    name = "fold_constants"
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        graph, matches = module.graph, 0
+        for node in list(graph.nodes):
+            folded = _fold(module, node)
+            if folded is None:
+                continue
+            with graph.inserting_before(node):
+                constant = add_constant(module, f"{node.name}_folded", folded)
+            node.replace_all_uses_with(constant)
+            graph.erase_node(node)
+            matches += 1
+        return matches
+
+
+def _fold(module: GraphModule, node: Node) -> torch.Tensor | None:
+    """The value of ``node``, if it is a small tensor that follows from constants."""
+    val: Any = node.meta.get("val")
+    if node.op != "call_function" or not node.all_input_nodes or not isinstance(val, torch.Tensor):
+        return None
+    if not all(isinstance(size, int) for size in val.shape) or val.numel() > _LARGEST:
+        return None
+    constants = {source: constant_of(module, source) for source in node.all_input_nodes}
+    if any(constant is None for constant in constants.values()):
+        return None
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constants.__getitem__)
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result.contiguous() if isinstance(result, torch.Tensor) else None
