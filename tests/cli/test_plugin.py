@@ -1,0 +1,126 @@
+"""`tt-edge plugin check`, and `compile`, `run` and `verify` of the plugin backend."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tt_edge.bundle import Bundle
+from tt_edge.cli.plugin import render
+from tt_edge.config import Backend
+from tt_edge.errors import MissingDependencyError
+from tt_edge.plugins.edgellm import library
+from tt_edge.plugins.edgellm.contracts import GENERATIONS
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+LIMITS = ("--backend", "plugin", "--max-batch", 2, "--max-input-len", 32, "--max-seq-len", 64)
+
+
+@pytest.mark.parametrize("version", GENERATIONS)
+def test_compile_run_verify(tt_edge, checkpoint, out, version):
+    compiled = tt_edge("compile", checkpoint, "-o", out, *LIMITS, "--plugin-contract", version)
+    assert compiled.status == 0, compiled.err
+    assert "engine   none: build where standard TensorRT and the plugin library are" in compiled.out
+    config = Bundle.open(out).manifest.config
+    assert (config.backend, config.plugin_contract) == (Backend.PLUGIN, version)
+    ran = tt_edge("run", out, "--runtime", "reference", "--prompt", "a", "--max-new-tokens", 3)
+    assert ran.status == 0, ran.err
+    verified = tt_edge("verify", out, "--model", checkpoint, "--new-tokens", 4)
+    assert verified.status == 0, verified.out
+
+
+def test_the_newest_contract_is_the_default(tt_edge, checkpoint, out):
+    tt_edge("compile", checkpoint, "-o", out, *LIMITS)
+    assert Bundle.open(out).manifest.config.plugin_contract == "0.11"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (("--plugin-contract", "0.11"), "plugin_contract 0.11 is not for backend native; add --backend plugin", 2),
+        (
+            ("--backend", "plugin", "--plugin-contract", "0.5"),
+            "plugin_contract '0.5' is unknown; choose one of 0.4, 0.9.1, 0.10, 0.11",
+            2,
+        ),
+        (("--backend", "plugin", "--precision", "bf16"), "precision is bf16; compile with --precision fp16", 1),
+        (("--backend", "plugin", "--precision", "fp32"), "precision is fp32; compile with --precision fp16", 1),
+    ],
+)
+def test_what_cannot_be_compiled(tt_edge, checkpoint, out, arguments, message, status):
+    tt_edge("compile", checkpoint, "-o", out, *arguments).fails_with(message, status)
+    assert not out.exists()
+
+
+class TestCheck:
+    def test_no_library(self, tt_edge, monkeypatch):
+        monkeypatch.setattr(library, "_PACKAGE", "no_such_package")
+        monkeypatch.delenv(library.ENVIRONMENT, raising=False)
+        tt_edge("plugin", "check").fails_with("no plugin library is installed; pip install tensorrt-edgellm", 1)
+
+    def test_no_such_file(self, tt_edge, tmp_path):
+        tt_edge("plugin", "check", "--plugin-path", tmp_path / "x.so").fails_with("x.so is no file; give the plugin", 1)
+
+    @pytest.mark.parametrize("json_", [False, True])
+    def test_no_library_at_all_in_the_file(self, tt_edge, tmp_path, json_):
+        """The file goes all the way: another process, TensorRT, the loader."""
+        (tmp_path / "x.so").write_text("not a library")
+        result = tt_edge("plugin", "check", "--plugin-path", tmp_path / "x.so", *(["--json"] if json_ else []))
+        assert (result.status, result.err) == (1, "")
+        error = json.loads(result.out)["error"] if json_ else result.out
+        assert "the plugin library does not load" in error
+        assert "x.so" in error
+
+    def test_what_is_shown(self):
+        result = {
+            "library": "/lib/x.so",
+            "tensorrt": "tensorrt 11.1",
+            "creators": ["AttentionPlugin", "OtherPlugin"],
+            "interface": "IPluginV3",
+            "fields": {"num_q_heads": "INT32", "attention_scale": "FLOAT32"},
+            "generation": "0.11",
+        }
+        shown = render(result)
+        assert "/lib/x.so, looked at with tensorrt 11.1" in shown
+        assert "IPluginV3, contract 0.11: compile with --backend plugin --plugin-contract 0.11" in shown
+        assert "num_q_heads INT32, attention_scale FLOAT32" in shown
+        assert "2 plugins       AttentionPlugin, OtherPlugin" in shown
+        assert "not executed" in shown
+
+
+class TestFindLibrary:
+    VARIANTS = ("x86-ubuntu2404-cu13-sm120-trt11", "x86-ubuntu2404-cu13-sm86", "x86-ubuntu2404-cu13-sm86-trt11",
+                "aarch64-jetpack7-cu13-sm110-trt11")  # fmt: skip
+
+    @pytest.fixture
+    def package(self, tmp_path, monkeypatch):
+        """An installed package that must not be imported."""
+        monkeypatch.setattr(library, "_PACKAGE", "fake_edgellm")
+        monkeypatch.delenv(library.ENVIRONMENT, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        root = tmp_path / "fake_edgellm"
+        for variant in self.VARIANTS:
+            folder = root / "_native" / "payloads" / variant / "lib"
+            folder.mkdir(parents=True)
+            (folder / "libNvInfer_edgellm_plugin.so").touch()
+        (root / "__init__.py").write_text("raise AssertionError")
+        return root
+
+    @pytest.mark.parametrize(
+        ("machine", "capability", "variant"),
+        [("x86_64", "sm86", 2), ("x86_64", "sm120", 0), ("x86_64", None, 0), ("aarch64", "sm110", 3)],
+    )
+    def test_the_machines_own(self, package, monkeypatch, machine, capability, variant):
+        monkeypatch.setattr(library.platform, "machine", lambda: machine)
+        found = library.find_library(compute_capability=capability)
+        assert found.parent.parent.name == self.VARIANTS[variant]
+
+    def test_the_environment_comes_first(self, package, tmp_path, monkeypatch):
+        (tmp_path / "own.so").touch()
+        monkeypatch.setenv(library.ENVIRONMENT, str(tmp_path / "own.so"))
+        assert library.find_library() == tmp_path / "own.so"
+        monkeypatch.setenv(library.ENVIRONMENT, str(tmp_path / "gone.so"))
+        with pytest.raises(MissingDependencyError, match=r"gone\.so is no file"):
+            library.find_library()
