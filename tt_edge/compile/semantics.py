@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import AttentionInterface, PreTrainedModel
 
+from tt_edge.compile.masks import Visibility, visible_masks
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.plugins import semantic
 
@@ -45,7 +46,7 @@ def _attention_function(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Visibility | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -54,7 +55,7 @@ def _attention_function(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in place of SDPA: K and V un-repeated, result ``[B, S, Hq, D]``."""
-    if attention_mask is not None:
+    if isinstance(attention_mask, Tensor):
         raise UnsupportedModelError(
             f"{type(module).__name__} builds its own attention mask, which tt-edge does not translate; "
             "only causal and sliding-window attention is supported"
@@ -63,16 +64,17 @@ def _attention_function(
         raise UnsupportedModelError(
             f"{type(module).__name__} passes {', '.join(extra)} to attention, which tt-edge does not translate"
         )
-    causal = kwargs.get("is_causal")
-    if causal is None:
-        causal = getattr(module, "is_causal", True)
+    if attention_mask is None:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        attention_mask = Visibility(bool(causal), int(sliding_window or 0))
     out = torch.ops.tt_edge.attention(
         query,
         key,
         value,
         float(query.shape[-1] ** -0.5 if scaling is None else scaling),
-        bool(causal),
-        int(sliding_window or 0),
+        attention_mask.causal,
+        attention_mask.window,
         float(softcap or 0.0),
         s_aux,
     )
@@ -81,15 +83,13 @@ def _attention_function(
 
 @contextmanager
 def semantic_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Route the model's attention through ``tt_edge::attention``, without masks, for the duration of the block.
-
-    With no entry in transformers' ``AttentionMaskInterface`` for the name, no mask operators are traced.
-    """
+    """Route the model's attention through ``tt_edge::attention`` for the duration of the block; masks are read, not traced."""
     AttentionInterface.register(ATTENTION_NAME, _attention_function)
     before = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION_NAME)
     try:
-        yield
+        with visible_masks(ATTENTION_NAME):
+            yield
     finally:
         model.set_attn_implementation(before)
 

@@ -1,0 +1,86 @@
+"""What a model's attention masks let a query see, read off the masks that it asks transformers for.
+
+PyTorch's attention follows the mask and nothing else; a ``sliding_window`` that a module passes beside it is a hint for
+flash kernels. So the mask is what the compiled model must agree with, and any that is neither causal, sliding nor
+absent (chunked attention, prefix blocks, packed documents) must be refused, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from transformers import masking_utils
+
+from tt_edge.errors import UnsupportedModelError
+
+# Positions that a mask is evaluated on where it names no length of its own.
+_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Stands in a model for a mask: what a query sees. ``window`` counts tokens, itself included; 0 is unlimited."""
+
+    causal: bool
+    window: int = 0
+
+    def __getitem__(self, _index: Any) -> Visibility:
+        """Models that trim a mask to the keys' length get it whole: it has no length."""
+        return self
+
+
+def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Visibility:
+    """What transformers calls to make a mask: evaluate ``mask_function`` and find out which it is.
+
+    ``mask_function(batch, head, query, key)`` broadcasts over tensors of indices; ``local_size`` is the length of a
+    window or chunk.
+    """
+    window = local_size or 0
+    keys = torch.arange(2 * window + _POSITIONS)
+    edges = [0, 1, 2, 7, window - 1, window, window + 1, 2 * window, 2 * window + 1, len(keys) - 1]
+    queries = torch.tensor(sorted({max(0, edge) for edge in edges}))[:, None]
+    try:
+        seen = mask_function(torch.tensor(0), torch.tensor(0), queries, keys)
+        seen = torch.broadcast_to(torch.as_tensor(seen), (len(queries), len(keys)))
+        known = [Visibility(True, window), Visibility(True), Visibility(False)]
+        found = next((v for v in known if torch.equal(seen, _allowed(v, queries, keys))), None)
+    except Exception:  # it reads other tensors of the model: tokens' types, padding, documents
+        found = None
+    if found is None:
+        length = f" (of {window} tokens)" if window else ""
+        raise UnsupportedModelError(
+            f"the model's attention mask{length} is neither causal nor a sliding window (chunked attention, prefix or token "
+            "blocks), which no backend has"
+        )
+    return found
+
+
+def _allowed(visibility: Visibility, queries: Tensor, keys: Tensor) -> Tensor:
+    allowed = torch.ones(len(queries), len(keys), dtype=torch.bool)
+    if visibility.causal:
+        allowed &= keys <= queries
+    if visibility.window:
+        allowed &= keys > queries - visibility.window
+    return allowed
+
+
+@contextmanager
+def visible_masks(name: str) -> Iterator[None]:
+    """Make transformers give ``Visibility`` in place of masks to attention ``name``, for the duration of the block."""
+
+    def mask(**kwargs: Any) -> Visibility:
+        with _disable_current_modes():  # real numbers, not the exporter's fake tensors
+            return _visibility(**kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, {name: mask}))
+        # It looks for several documents in one row, in the positions; an engine's row is one sequence.
+        stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None))
+        yield
