@@ -21,7 +21,10 @@ def runtime() -> Any:
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Call the CUDA runtime function ``name``; returns its result or raises ``EngineError`` with CUDA's reason."""
+    """Call the CUDA runtime function ``name``; returns its result, or a tuple of several.
+
+    Raises ``EngineError`` with CUDA's reason.
+    """
     cuda = runtime()
     try:
         error, *results = getattr(cuda, name)(*arguments)
@@ -32,7 +35,7 @@ def call(name: str, *arguments: Any) -> Any:
     if error != cuda.cudaError_t.cudaSuccess:
         reason = cuda.cudaGetErrorString(error)[1].decode()
         raise EngineError(f"{name} failed ({reason}); check the NVIDIA driver and free device memory")
-    return results[0] if results else None
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def compute_capability() -> str:
@@ -47,6 +50,15 @@ def device_name() -> str:
     """Marketing name of the current GPU."""
     name = call("cudaGetDeviceProperties", call("cudaGetDevice")).name
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def memory_in_use() -> int | None:
+    """Bytes of the current GPU's memory that are in use, by any process; ``None`` without a usable GPU."""
+    try:
+        free, total = call("cudaMemGetInfo")
+    except (EngineError, MissingDependencyError):
+        return None
+    return int(total - free)
 
 
 class Stream:

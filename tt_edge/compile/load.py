@@ -28,14 +28,7 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    name = os.fspath(source)
-    folder = Path(name)
-    if folder.exists():
-        _check_folder(folder)
-    elif looks_like_path(name):
-        raise InvalidInputError(
-            f"checkpoint {name} does not exist; give a folder with config.json or a hub id like org/name"
-        )
+    name = check_source(source)
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what it would warn of is an error here
@@ -69,6 +62,19 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         key, stored, expected = mismatched[0]
         raise _does_not_load(name, f"weight {key} is {list(stored)}, and config.json makes it {list(expected)}")
     return model.eval().requires_grad_(False)
+
+
+def check_source(source: str | os.PathLike[str]) -> str:
+    """``source`` as transformers takes it. Raises ``InvalidInputError`` for a folder that is not there or is no checkpoint."""
+    name = os.fspath(source)
+    folder = Path(name)
+    if folder.exists():
+        _check_folder(folder)
+    elif looks_like_path(name):
+        raise InvalidInputError(
+            f"checkpoint {name} does not exist; give a folder with config.json or a hub id like org/name"
+        )
+    return name
 
 
 def looks_like_path(name: str) -> bool:

@@ -104,12 +104,14 @@ def compile_checkpoint(
     overwrite: bool = False,
     progress: bool = True,
     plugin_path: str | None = None,
+    tokenizer: str | None = None,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
     Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the
     model's own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's
-    library, for building engines. Raises the errors of ``tt_edge.errors``.
+    library, for building engines; ``tokenizer`` is a checkpoint to take the tokenizer from, if not ``source``. Raises the
+    errors of ``tt_edge.errors``.
     """
     from tt_edge.compile.load import load_model
     from tt_edge.compile.tokenizer_files import tokenizer_files
@@ -117,7 +119,7 @@ def compile_checkpoint(
     stages = Stages(progress)
     with BundleWriter(output, overwrite=overwrite) as writer:
         targets = _targets(target, config, plugin_path)  # before the slow part: a bad target is seen at once
-        for name, content in tokenizer_files(source):
+        for name, content in tokenizer_files(tokenizer or source):
             writer.write_bytes(name, content)
 
         def load() -> PreTrainedModel:
