@@ -22,7 +22,7 @@ from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERS
 )
 def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> list[Any]:
     """One AttentionPlugin, beside the network."""
-    inputs, version, q_heads, kv_heads, head_size, scale, window = args
+    inputs, version, q_heads, kv_heads, head_size, scale, window = (*args, -1)[:7]  # no window where none is given
     generation = GENERATIONS[version]
     fields = generation.field_values(
         num_q_heads=q_heads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -66,15 +67,32 @@ def _spec(name: str, node: Node, dims: dict[Any, str], shape: tuple[Dim, ...] | 
 
 
 def convert(module: GraphModule, context: LoweringContext, name: str) -> Converted:
-    """Convert a lowered graph to a captured network.
+    """Convert a lowered decoder to a captured network and its contract.
 
-    torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
-    construction (building, deserializing) are not used, because they need a GPU. Raises ``LoweringError`` when an
-    operator has no converter or TensorRT refuses a layer.
+    Raises ``LoweringError`` when an operator has no converter or TensorRT refuses a layer.
     """
     for node in module.graph.find_nodes(op="placeholder"):
         if not node.users:
             module.graph.erase_node(node)  # e.g. the positions of a model without position embeddings
+    contract = engine_contract(module, context)
+    inputs = [(spec, contract.profiles()[0][spec.name]) for spec in contract.inputs]
+    network, keep_alive = convert_graph(module, context, inputs, [spec.name for spec in contract.outputs], name)
+    return Converted(network, contract, keep_alive)
+
+
+def convert_graph(
+    module: GraphModule,
+    context: LoweringContext,
+    inputs: Sequence[tuple[TensorSpec, ShapeRange]],
+    outputs: Sequence[str],
+    name: str,
+) -> tuple[Network, object]:
+    """Convert any lowered graph to a captured network; the second result owns the memory of its weights.
+
+    ``inputs`` describe the graph's placeholders in order, ``outputs`` name what it returns. torch_tensorrt's interpreter
+    walks the graph and calls its converters and ours; the steps after network construction (building, deserializing) are
+    not used, because they need a GPU. Raises ``LoweringError`` as ``convert`` does.
+    """
     with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
         from torch_tensorrt.dynamo._settings import CompilationSettings
         from torch_tensorrt.dynamo.conversion import _TRTInterpreter
@@ -89,16 +107,14 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
         DYNAMO_CONVERTERS.set_compilation_settings(settings)
         decompose = Decompose(lambda node: DYNAMO_CONVERTERS.get(node) is not None, get_decompositions(False, False))
         decompose(module, context)
-        contract = engine_contract(module, context)
-        inputs = [_input(torch_tensorrt, spec, contract.profiles()[0][spec.name]) for spec in contract.inputs]
         tensorrt = _bound_tensorrt()
         with patch.object(_TRTInterpreter, "TRT_LOGGER", tensorrt.logger):  # TensorRT has room for one logger only
             interpreter = _TRTInterpreter.TRTInterpreter(
                 module,
-                inputs,
+                [_input(torch_tensorrt, spec, shapes) for spec, shapes in inputs],
                 compilation_settings=settings,
-                input_binding_names=[spec.name for spec in contract.inputs],
-                output_binding_names=[spec.name for spec in contract.outputs],
+                input_binding_names=[spec.name for spec, _ in inputs],
+                output_binding_names=list(outputs),
             )
         try:
             with recording() as plugins:
@@ -110,8 +126,7 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
                 f"TensorRT has no form for node {node}: {reason}; run with --debug for where"
             ) from error
         network = capture(tensorrt, interpreter.ctx.net, name, plugins)
-        keep_alive = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
-    return Converted(network, contract, keep_alive)
+        return network, (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
 
 
 def _input(torch_tensorrt: ModuleType, spec: TensorSpec, shapes: ShapeRange) -> Any:
