@@ -64,6 +64,7 @@ def load_library(trt: Any, path: str | Path | None = None) -> Any:
     if path is None and (creator := registered_creator(trt)) is not None:
         return creator
     library = find_library(path)
+    _show_tensorrt()
     try:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
@@ -76,6 +77,15 @@ def load_library(trt: Any, path: str | Path | None = None) -> Any:
             f"{library} registers no {NAME} with TensorRT {trt.__version__}; give another with --plugin-path"
         )
     return creator
+
+
+def _show_tensorrt() -> None:
+    """Let libraries that are loaded from now on see TensorRT's functions, which its bindings load for themselves alone."""
+    maps = Path("/proc/self/maps")
+    loaded = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    for file in loaded:
+        if Path(file).name.startswith(("libnvinfer.so", "libtensorrt_rtx.so")):
+            ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL)
 
 
 def interface_of(creator: Any) -> Interface:

@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tt_edge import tensorrt_api
+from tt_edge import cuda, tensorrt_api
 from tt_edge.errors import TTEdgeError
+from tt_edge.plugins.edgellm.contracts import Generation
+from tt_edge.plugins.edgellm.formats import check_formats
 from tt_edge.plugins.edgellm.library import contract_of, interface_of, load_library
 
 
 def probe(library: Path) -> dict[str, Any]:
-    """Creators by name, and AttentionPlugin's interface, fields and generation; ``error`` where there is none."""
+    """Creators by name; AttentionPlugin's interface, fields, generation and formats; ``error`` where there is none."""
     tensorrt = tensorrt_api.load()
     trt = tensorrt.module
     result: dict[str, Any] = {"tensorrt": f"{tensorrt.flavour} {tensorrt.version}"}
@@ -28,10 +30,21 @@ def probe(library: Path) -> dict[str, Any]:
         result["creators"] = sorted(names - before)
         result["interface"] = str(interface_of(creator))
         result["fields"] = {field.name: field.type.name for field in creator.field_names}
-        result["generation"] = contract_of(creator).version
+        generation = contract_of(creator)
+        result["generation"] = generation.version
+        result["formats"] = _formats(trt, generation)
     except TTEdgeError as error:
         result["error"] = str(error)
     return result
+
+
+def _formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]] | str:
+    """What the plugin says to the converter's types and shapes, or why it was not asked."""
+    try:
+        cuda.compute_capability()
+        return check_formats(trt, generation)
+    except TTEdgeError as error:
+        return f"not asked, which needs a GPU ({error})"
 
 
 if __name__ == "__main__":

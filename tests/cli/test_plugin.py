@@ -87,7 +87,17 @@ class TestCheck:
         assert "IPluginV3, contract 0.11: compile with --backend plugin --plugin-contract 0.11" in shown
         assert "num_q_heads INT32, attention_scale FLOAT32" in shown
         assert "2 plugins       AttentionPlugin, OtherPlugin" in shown
-        assert "not executed" in shown
+        formats = {"context": {"qkv": True, "configure": True}, "generation": {"qkv": True, "past_key_values": False}}
+        shown = render({**result, "formats": formats})
+        assert "formats          context: all 2 accepted" in shown
+        assert "formats          generation: REFUSED: past_key_values" in shown
+        assert "formats          not asked, no GPU" in render({**result, "formats": "not asked, no GPU"})
+
+    @pytest.mark.parametrize(("yes", "status"), [(True, 0), (False, 1)])
+    def test_a_refusal_is_the_exit_status(self, tt_edge, monkeypatch, yes, status):
+        result = {"library": "x.so", "tensorrt": "tensorrt 11.1", "formats": {"context": {"qkv": yes}}}
+        monkeypatch.setattr("tt_edge.plugins.edgellm.check.check_library", lambda path: result)
+        assert tt_edge("plugin", "check").status == status
 
 
 class TestFindLibrary:

@@ -5,6 +5,7 @@ which of AttentionPlugin's contracts it has. The installed tensorrt-edgellm pack
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; the exit status is 1 when the library holds no contract that is known."""
+    """Check; the exit status is 1 when the library holds no contract that is known, or refuses what is compiled for it."""
     from tt_edge.plugins.edgellm.check import check_library
 
     result = check_library(args.plugin_path)
@@ -26,7 +27,21 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
     else:
         print(render(result))
-    return 1 if "error" in result else 0
+    formats = result.get("formats")
+    refused = isinstance(formats, dict) and not all(yes for accepted in formats.values() for yes in accepted.values())
+    return 1 if "error" in result or refused else 0
+
+
+def _formats(formats: dict[str, dict[str, bool]] | str | None) -> Iterator[str]:
+    """What the plugin said to the types and shapes that are compiled for it, a line a profile."""
+    if formats is None:
+        return
+    if isinstance(formats, str):
+        yield formats
+        return
+    for profile, accepted in formats.items():
+        refused = [name for name, yes in accepted.items() if not yes]
+        yield f"{profile}: " + (f"REFUSED: {', '.join(refused)}" if refused else f"all {len(accepted)} accepted")
 
 
 def render(result: dict[str, Any]) -> str:
@@ -42,10 +57,7 @@ def render(result: dict[str, Any]) -> str:
         lines.append(f"  fields           {fields}")
     if "creators" in result:
         lines.append(f"  {len(result['creators'])} plugins       {', '.join(result['creators'])}")
+    lines += [f"  formats          {line}" for line in _formats(result.get("formats"))]
     if "error" in result:
         lines.append(f"  error            {result['error']}")
-    else:
-        lines.append(
-            "  formats          not asked: supportsFormatCombination cannot be called from Python; not executed"
-        )
     return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""Asking a plugin library whether it takes what the converter gives it. Torch-free; needs a C++ compiler and a GPU.
+
+Creating an AttentionPlugin needs a GPU: its decode kernel is compiled for the one that is there. The questions are put by
+``formats.cpp``, which is compiled against TensorRT's headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import EngineError
+from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, Operand
+
+#: Folders with TensorRT's and CUDA's headers, for installations where the compiler does not find them by itself.
+INCLUDE_ENVIRONMENT = "TT_EDGE_TENSORRT_INCLUDE"
+
+Range = tuple[int, int, int]
+
+_STEPS = {1: "TensorRT has no registry", 2: "no V3 creator", 3: "creation", 4: "no build capability"}
+_NUMPY = {"INT32": np.int32, "FLOAT32": np.float32}
+_MAX_RANK = 8
+
+#: Sizes of a small decoder of Qwen2.5-0.5B's heads, and the range of each symbolic size in either profile, as
+#: ``EngineContract.profiles`` has them: least, most usual, largest.
+HEADS = {"q_heads": 14, "kv_heads": 2, "head_size": 64}
+FIXED = {
+    **HEADS,
+    "q_width": 14 * 64,
+    "kv_width": 2 * 64,
+    "qkv_width": 18 * 64,
+    "capacity": 256,
+    "rotary_dim": 64,
+    "pages": 8,
+    "pages_per_row": 2,
+}
+PROFILES: dict[str, dict[str, Range]] = {
+    "context": {
+        "batch": (1, 1, 4),
+        "sequence": (1, 128, 128),
+        "tokens": (1, 128, 512),
+        "batch+1": (2, 2, 5),
+        "starts": (0, 0, 4),
+        "phase": (1, 1, 3),
+        "contexts": (0, 1, 4),
+    },
+    "generation": {
+        "batch": (1, 1, 4),
+        "sequence": (1, 1, 4),
+        "tokens": (1, 1, 16),
+        "batch+1": (2, 2, 5),
+        "starts": (0, 1, 4),
+        "phase": (1, 3, 3),
+        "contexts": (0, 0, 4),
+    },
+}
+
+
+def check_formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]]:
+    """For each profile, whether the registered plugin accepts each input and output, and their whole (``configure``).
+
+    Raises ``EngineError`` where the plugin cannot be asked: without a compiler, headers or a GPU, or for a V2 plugin.
+    """
+    if generation.interface is Interface.V2:
+        raise EngineError(f"{generation.interface} is not asked; only V3 plugins are")
+    with tempfile.TemporaryDirectory(prefix="tt-edge-") as folder:
+        ask = ctypes.CDLL(str(_compiled(Path(folder)))).tt_edge_plugin_formats
+        return {profile: _ask(ask, trt, generation, ranges) for profile, ranges in PROFILES.items()}
+
+
+def _compiled(folder: Path) -> Path:
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        raise EngineError("no C++ compiler is installed")
+    includes = [*os.environ.get(INCLUDE_ENVIRONMENT, "").split(os.pathsep), "/usr/local/cuda/include"]
+    source, result = Path(__file__).with_name("formats.cpp"), folder / "formats.so"
+    flags = ["-std=c++17", "-shared", "-fPIC", "-w", *(f"-I{path}" for path in includes if path)]
+    process = subprocess.run(
+        [compiler, *flags, str(source), "-o", str(result), "-ldl"], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        reason = (process.stderr.splitlines() or ["no message"])[0]
+        raise EngineError(f"formats.cpp does not compile ({reason}); name TensorRT's headers in ${INCLUDE_ENVIRONMENT}")
+    return result
+
+
+def shapes_of(operand: Operand, ranges: dict[str, Range]) -> list[tuple[int, ...]]:
+    """The operand's shape with -1 for what varies, then its least, most usual and largest."""
+    varying = operand.resolve({**FIXED, **dict.fromkeys(ranges, -1)})
+    return [varying, *(operand.resolve({**FIXED, **{k: v[i] for k, v in ranges.items()}}) for i in range(3))]
+
+
+def _ask(ask: Any, trt: Any, generation: Generation, ranges: dict[str, Range]) -> dict[str, bool]:
+    operands = [*generation.inputs, *generation.outputs]
+    types = [_trt_type(trt, operand.dtype or DType.FLOAT16) for operand in operands]
+    sizes = np.zeros((len(operands), 4, _MAX_RANK), np.int64)
+    for index, operand in enumerate(operands):
+        for row, shape in enumerate(shapes_of(operand, ranges)):
+            sizes[index, row, : len(shape)] = shape
+    fields = generation.field_values(
+        num_q_heads=HEADS["q_heads"],
+        num_kv_heads=HEADS["kv_heads"],
+        head_size=HEADS["head_size"],
+        attention_scale=HEADS["head_size"] ** -0.5,
+        sliding_window_size=-1,
+    )
+    data = [np.atleast_1d(np.array(value, _NUMPY[type_])) for type_, value in fields.values()]
+    accepted = (ctypes.c_int32 * (len(operands) + 1))()
+    status = ask(
+        *(text.encode() for text in (NAME, VERSION, NAMESPACE)),
+        len(fields),
+        (ctypes.c_char_p * len(fields))(*(name.encode() for name in fields)),
+        _ints([int(getattr(trt.PluginFieldType, type_)) for type_, _ in fields.values()]),
+        (ctypes.c_void_p * len(data))(*(array.ctypes.data for array in data)),
+        _ints([len(array) for array in data]),
+        len(generation.inputs),
+        len(generation.outputs),
+        _ints(types),
+        _ints([len(operand.shape) for operand in operands]),
+        ctypes.c_void_p(sizes.ctypes.data),
+        accepted,
+    )
+    if status:
+        raise EngineError(f"the plugin cannot be asked for its formats ({_STEPS.get(status, status)}); it needs a GPU")
+    names = [*(o.name for o in generation.inputs), *(f"{o.name} (output)" for o in generation.outputs), "configure"]
+    return dict(zip(names, map(bool, accepted), strict=True))
+
+
+def _ints(values: Sequence[int]) -> Any:
+    return (ctypes.c_int32 * len(values))(*values)
+
+
+def _trt_type(trt: Any, dtype: DType) -> int:
+    names = {DType.FLOAT16: "HALF", DType.FLOAT32: "FLOAT", DType.INT32: "INT32"}
+    return int(getattr(trt.DataType, names[dtype]))
