@@ -1,0 +1,128 @@
+"""Build an SM89 engine at real size for every family: random fp16 weights, the native backend, one process each.
+
+    python benchmarks/real_sizes.py [--families gpt2 llama …] [--json FILE]
+
+What it shows is that the networks build, and what that takes. Shapes are those of the named checkpoints' config.json, except
+that Mistral's smallest model, of 7 B parameters, does not fit a machine of 24 GB; it is built with 8 of its 32 layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_QWEN = {"tie_word_embeddings": True}
+SHAPES: dict[str, tuple[str, str, str, dict]] = {
+    "gpt2": ("GPT-2", "GPT2Config", "GPT2LMHeadModel", {}),
+    "opt": ("OPT-125M", "OPTConfig", "OPTForCausalLM", {}),
+    "llama": ("Llama-3.2-1B", "LlamaConfig", "LlamaForCausalLM", {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True,
+        "max_position_embeddings": 131072, "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
+    "mistral": ("Mistral-7B-v0.1, 8 of 32 layers", "MistralConfig", "MistralForCausalLM", {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 8, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 32000, "sliding_window": 512}),
+    "qwen2": ("Qwen2-0.5B, Qwen2.5-0.5B", "Qwen2Config", "Qwen2ForCausalLM", {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "vocab_size": 151936, **_QWEN}),
+    "qwen3": ("Qwen3-0.6B", "Qwen3Config", "Qwen3ForCausalLM", {
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, **_QWEN}),
+    "gemma2": ("Gemma-2-2B", "Gemma2Config", "Gemma2ForCausalLM", {
+        "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "sliding_window": 512}),
+    "gemma3": ("Gemma-3-1B", "Gemma3TextConfig", "Gemma3ForCausalLM", {
+        "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262144, "sliding_window": 512}),
+    "phi3": ("Phi-3-mini", "Phi3Config", "Phi3ForCausalLM", {"sliding_window": 512}),
+    "smollm3": ("SmolLM3-3B", "SmolLM3Config", "SmolLM3ForCausalLM", {
+        "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "vocab_size": 128256, "tie_word_embeddings": True}),
+}  # fmt: skip
+CAPACITY = 1024
+
+
+def make_model(family: str):
+    """Random fp16 weights, without a float32 copy."""
+    import torch
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    _, config_class, model_class, settings = SHAPES[family]
+    config = getattr(transformers, config_class)(**settings)
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with no_init_weights():
+            model = getattr(transformers, model_class)(config)
+    finally:
+        torch.set_default_dtype(before)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.03, 0.03)
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
+def child(family: str) -> None:
+    """One family, in this process; prints a line of JSON."""
+    from tt_edge.compile.pipeline import compile_model
+    from tt_edge.config import CompileConfig, EngineTarget
+
+    config = CompileConfig(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report = compile_model(lambda: make_model(family), Path(folder) / "out.ttedge", config, EngineTarget(("sm89",)))
+    attention = next(p.matches for p in report.lowering.passes if p.name == "native_attention")
+    print("RESULT " + json.dumps({
+        "parameters": report.model.parameters, "layers": report.engine_layers, "attention": attention,
+        "engine_mb": report.engines[0].bytes >> 20, "build_s": report.engines[0].build_seconds,
+        "peak_mb": report.peak_rss_mb,
+    }))  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--json", metavar="FILE", help="also write the results here")
+    parser.add_argument("--child", choices=SHAPES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child)
+        return
+    print(
+        f"{'shape':<32}{'M params':>9}{'attention':>10}{'layers':>8}{'total s':>9}{'build s':>9}{'peak MiB':>10}{'engine MiB':>11}"
+    )
+    results = []
+    for family in args.families:
+        start = time.perf_counter()
+        command = [sys.executable, __file__, "--child", family]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+        if line is None:
+            print(f"{SHAPES[family][0]:<32} failed: {done.stderr.strip().splitlines()[-1:]} (status {done.returncode})")
+            continue
+        r = {
+            "shape": SHAPES[family][0],
+            "total_s": time.perf_counter() - start,
+            **json.loads(line.removeprefix("RESULT ")),
+        }
+        results.append(r)
+        print(
+            f"{r['shape']:<32}{r['parameters'] / 1e6:>9,.0f}{r['attention']:>10}{r['layers']:>8,}{r['total_s']:>9.1f}"
+            f"{r['build_s']:>9.1f}{r['peak_mb']:>10,}{r['engine_mb']:>11,}",
+            flush=True,
+        )
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
