@@ -1,0 +1,29 @@
+"""A model of Qwen2.5-0.5B's shape, random weights, to an SM89 engine in a bundle."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.compile_cost import make_model
+from tt_edge.bundle import Bundle
+from tt_edge.compile.pipeline import compile_model
+from tt_edge.config import CompileConfig, EngineTarget
+
+#: Layers of the same model written by hand on the network API (benchmarks/floor_network.py).
+FLOOR_LAYERS = 1384
+WEIGHTS_MB = 988
+
+
+@pytest.mark.heavy
+def test_qwen2_5_half_a_billion(tmp_path):
+    config = CompileConfig(max_input_len=1024, max_seq_len=1024)
+    report = compile_model(lambda: make_model("qwen2.5-0.5b"), tmp_path / "q.ttedge", config, EngineTarget(("sm89",)))
+    assert report.engine_layers <= 1.2 * FLOOR_LAYERS
+    assert report.weight_bytes / 1e6 == pytest.approx(WEIGHTS_MB, rel=0.01)  # each stored once, the tied head too
+    matches = {p.name: p.matches for p in report.lowering.passes}
+    assert (matches["native_attention"], matches["rotary_tables"], matches["last_token_logits"]) == (24, 48, 1)
+    bundle = Bundle.open(tmp_path / "q.ttedge")
+    assert bundle.verify() == []
+    assert [e.compute_capability for e in bundle.manifest.engines] == ["sm89"]
+    assert 900e6 < bundle.manifest.engines[0].bytes < 1100e6
+    assert bundle.manifest.contract.kv_bytes(1) == 24 * 2 * 2 * 1024 * 64 * 2
