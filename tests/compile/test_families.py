@@ -32,6 +32,29 @@ def test_greedy_tokens_equal_generate(family, backend, cache):
         assert converted.network.kinds()["SOFTMAX"] == 2
 
 
+# With heads of 64 elements: the plugin has no smaller ones. test_plugin_backend has the others that it can express.
+PLUGIN = ("mistral", "gemma3", "phi3")
+
+
+@pytest.mark.parametrize("contract", ["0.9.1", "0.11"])
+@pytest.mark.parametrize("family", PLUGIN)
+def test_greedy_tokens_equal_generate_with_the_plugin(family, contract):
+    model = tiny_model(family, head_dim=64)
+    converted = compiled(model, backend="plugin", plugin_contract=contract)
+    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=48)
+    assert report.passed, report.render()
+    assert sum(row.ties + row.mismatches for row in report.rows) == 0
+    assert converted.network.kinds()["PLUGIN_V3"] == 2
+
+
+@pytest.mark.parametrize("family", ["gemma2", "smollm3", "gpt2", "opt"])
+def test_what_the_plugin_cannot_express_is_refused(family):
+    heads_of_64 = {"gpt2": {"n_embd": 256}, "opt": {"hidden_size": 256, "word_embed_proj_dim": 256}}
+    model = tiny_model(family, **heads_of_64.get(family, {"head_dim": 64}))
+    with pytest.raises(UnsupportedModelError, match=r"AttentionPlugin 0\.11 .*use --backend native"):
+        compiled(model, backend="plugin")
+
+
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
