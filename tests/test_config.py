@@ -13,6 +13,7 @@ from tt_edge.errors import InvalidInputError
 
 CONFIGS = [
     CompileConfig(),
+    CompileConfig(Backend.PLUGIN, plugin_contract="0.9.1"),
     CompileConfig(Backend.NATIVE, Precision.BF16, 4, 128, 256, True, True),
     EngineTarget(),
     EngineTarget(("sm89", "sm120"), True),
@@ -55,6 +56,11 @@ def test_plain_strings_become_enum_members():
         ({"max_input_len": -3}, "max_input_len is -3; it must be an integer"),
         ({"max_seq_len": 2048.0}, "max_seq_len is 2048.0; it must be an integer"),
         ({"max_seq_len": 0, "max_input_len": 0}, "max_seq_len is 0"),
+        ({"plugin_contract": "0.11"}, "plugin_contract 0.11 is not for backend native; add --backend plugin"),
+        (
+            {"backend": "plugin", "plugin_contract": "1.0"},
+            "plugin_contract '1.0' is unknown; choose one of 0.4, 0.9.1, 0.10, 0.11",
+        ),
         ({"full_logits": "no"}, "full_logits is 'no'; it must be true or false"),
         ({"single_profile": 1}, "single_profile is 1; it must be true or false"),
         (

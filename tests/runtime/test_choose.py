@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.runtime.decoders import compiled
+from tt_edge.config import CompileConfig
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.runtime import choose
 from tt_edge.runtime.choose import Machine, open_session
@@ -24,11 +25,10 @@ def engine(**changes):
     return SimpleNamespace(**{**record, **changes})
 
 
-def bundle(*engines):
+def bundle(*engines, backend="native"):
     network, contract = compiled()
-    return SimpleNamespace(
-        manifest=SimpleNamespace(contract=contract, engines=engines), network=lambda: network, path_of=lambda name: name
-    )
+    manifest = SimpleNamespace(contract=contract, engines=engines, config=CompileConfig(backend))
+    return SimpleNamespace(manifest=manifest, network=lambda: network, path_of=lambda name: name)
 
 
 UNFIT = [
@@ -67,6 +67,18 @@ def test_the_engine_that_fits_is_run(monkeypatch, runtime):
     both = bundle(engine(compute_capability="sm120", file="other"), engine())
     assert open_session(both, runtime, HERE) == "session"
     assert [(file, str(flavour)) for file, _, flavour in opened] == [("engines/sm89.engine", "tensorrt_rtx")]
+
+
+@pytest.mark.parametrize(("backend", "loaded"), [("native", 0), ("plugin", 1)])
+def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, backend, loaded):
+    calls = []
+    monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
+    monkeypatch.setattr(choose, "load_library", lambda module: calls.append(module))
+    monkeypatch.setattr(
+        "tt_edge.runtime.tensorrt_session.TensorRTSession", lambda *arguments: calls.append("session") or "session"
+    )
+    assert open_session(bundle(engine(), backend=backend), "auto", HERE) == "session"
+    assert calls == ["bindings"] * loaded + ["session"]
 
 
 def test_reference_is_used_when_asked_for():
