@@ -178,6 +178,11 @@ class EngineTarget(_JsonConfig):
                 f"engine target {name!r} is not of the form sm89; give e.g. --engine sm89,sm120, local or none",
             )
 
+    @property
+    def targets(self) -> list[str | None]:
+        """What to build for: compute capabilities, and ``None`` for the local GPU."""
+        return [*self.compute_capabilities, *([None] if self.local else [])]
+
     @classmethod
     def parse(cls, text: str) -> EngineTarget:
         """Parse ``sm89,sm120``, ``local`` or ``none`` (the command line's ``--engine``)."""

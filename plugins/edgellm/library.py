@@ -11,6 +11,7 @@ from typing import Any
 
 from tt_edge.errors import EngineError, MissingDependencyError
 from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, detect
+from tt_edge.tensorrt_api import TensorRT
 
 #: Where the library is, for commands that have no ``--plugin-path``.
 ENVIRONMENT = "TT_EDGE_PLUGIN_PATH"
@@ -77,6 +78,24 @@ def load_library(trt: Any, path: str | Path | None = None) -> Any:
             f"{library} registers no {NAME} with TensorRT {trt.__version__}; give another with --plugin-path"
         )
     return creator
+
+
+def load_for_building(tensorrt: TensorRT, version: str, path: str | Path | None = None) -> None:
+    """Load the library, to build engines with plugins of contract ``version``.
+
+    Raises ``EngineError`` where this TensorRT builds none, and for a library of another contract.
+    """
+    if not tensorrt.has_plugins:
+        raise EngineError(
+            f"{tensorrt.flavour} {tensorrt.version} builds no engines with plugins; build where standard TensorRT and the "
+            "plugin library are installed (--engine none compiles without), or use --backend native"
+        )
+    found = contract_of(load_library(tensorrt.module, path)).version
+    if found != version:
+        raise EngineError(
+            f"the plugin library is of contract {found}, not {version}; "
+            f"compile with --plugin-contract {found}, or give another library with --plugin-path"
+        )
 
 
 def _show_tensorrt() -> None:

@@ -86,7 +86,7 @@ def test_a_read_only_bundle_is_verified_all_the_same(tt_edge, bundle, checkpoint
     def read_only(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tt_edge.bundle.writer.record_evidence", read_only)
+    monkeypatch.setattr("tt_edge.bundle.update.record_evidence", read_only)
     result = tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 4)
     assert result.status == 0
     assert "not recorded in the bundle's manifest: Permission denied" in result.out

@@ -171,7 +171,7 @@ class TestBundle:
             pytest.skip("standard TensorRT is installed")
         config = CompileConfig("plugin", max_seq_len=96, max_input_len=64)
         with pytest.raises(
-            EngineError, match=r"builds no engines with plugins; compile with --engine none .*--backend native"
+            EngineError, match=r"builds no engines with plugins; build where standard TensorRT .*--backend native"
         ):
             compile_model(model, tmp_path / "m.ttedge", config, EngineTarget(("sm89",)))
 

@@ -76,6 +76,11 @@ class EngineRecord(_Record):
     bytes: int
     build_seconds: float
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What decides where the engine runs; a bundle has one engine for each."""
+        return self.flavour, self.tensorrt_version, self.platform, self.compute_capability
+
 
 @dataclass(frozen=True)
 class Evidence(_Record):

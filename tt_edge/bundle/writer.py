@@ -11,7 +11,6 @@ import secrets
 import shutil
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -178,25 +177,6 @@ class BundleWriter:
                 aside.rename(self.target)
             _remove(aside)
         return manifest
-
-
-def record_evidence(bundle: Path, evidence: Evidence) -> None:
-    """Put ``evidence`` into a finished bundle's manifest, in place of what it said of the same claim.
-
-    The manifest is replaced in one rename. Raises ``OSError`` where it cannot be written.
-    """
-    path = bundle / MANIFEST_FILE
-    manifest = Manifest.from_json(path.read_bytes())
-    others = tuple(e for e in manifest.evidence if e.claim != evidence.claim)
-    fresh = path.with_name(f".{MANIFEST_FILE}.{os.getpid()}")
-    try:
-        with fresh.open("xb") as file:
-            file.write(replace(manifest, evidence=(evidence, *others)).to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def remove_stale_partials(target: Path) -> None:

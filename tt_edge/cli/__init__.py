@@ -14,6 +14,7 @@ from tt_edge.errors import MissingDependencyError, TTEdgeError
 #: Subcommands, each a module of this package, with the line that `tt-edge --help` shows.
 COMMANDS = {
     "compile": "compile a Hugging Face checkpoint to a bundle",
+    "build": "build engines for a bundle with the TensorRT that is here",
     "verify": "check a bundle's integrity, and its numbers against the checkpoint",
     "run": "generate text with a bundle, without PyTorch",
     "inspect": "show what is in a bundle",

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _record(bundle: Bundle, report: ParityReport) -> str:
     """Write the outcome into the manifest's evidence; a line that says so, or why not."""
     from tt_edge.bundle.manifest import Evidence, Word
-    from tt_edge.bundle.writer import record_evidence
+    from tt_edge.bundle.update import record_evidence
 
     error = f"largest relative error of the logits {report.relative_error:.2e}"
     verdict = "matches" if report.passed else "does NOT match"

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tt_edge import tensorrt_api
+from tt_edge.bundle.engines import build_evidence, build_record, engine_file
 from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
 from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision
-from tt_edge.contract import EngineContract
-from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
-from tt_edge.network.build import ProgressBars, build_engine, check_target
-from tt_edge.network.ir import Network
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.network.build import check_target
 from tt_edge.network.storage import write_network
+from tt_edge.plugins.edgellm.library import load_for_building
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,31 +154,14 @@ def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | Non
             f"AttentionPlugin computes in fp16 alone, and precision is {config.precision}; compile with --precision fp16, "
             "or use --backend native"
         )
-    targets: list[str | None] = [*target.compute_capabilities, *([None] if target.local else [])]
+    targets = target.targets
     if targets:
         tensorrt = tensorrt_api.load()
         if config.backend is Backend.PLUGIN:
-            _load_plugin(tensorrt, config, plugin_path)
+            load_for_building(tensorrt, str(config.plugin_contract), plugin_path)
         for wanted in targets:
             check_target(tensorrt, wanted)
     return targets
-
-
-def _load_plugin(tensorrt: tensorrt_api.TensorRT, config: CompileConfig, path: str | None) -> None:
-    """Load the plugin library into TensorRT. Raises ``EngineError`` where engines with plugins cannot be built."""
-    from tt_edge.plugins.edgellm.library import contract_of, load_library
-
-    if not tensorrt.has_plugins:
-        raise EngineError(
-            f"{tensorrt.flavour} {tensorrt.version} builds no engines with plugins; compile with --engine none and build "
-            "where standard TensorRT and the plugin library are installed, or use --backend native"
-        )
-    found = contract_of(load_library(tensorrt.module, path)).version
-    if found != config.plugin_contract:
-        raise EngineError(
-            f"the plugin library is of contract {found}, not {config.plugin_contract}; "
-            f"compile with --plugin-contract {found}, or give another library with --plugin-path"
-        )
 
 
 def _compile(
@@ -207,7 +190,11 @@ def _compile(
         writing = pool.submit(write_network, network, writer.open)
         for target in targets:
             with stages.stage("build"):
-                record, report.engine_layers = _engine(writer, network, contract, target, stages)
+                tensorrt = tensorrt_api.load()
+                with writer.open(engine_file(tensorrt, check_target(tensorrt, target))) as destination:
+                    record, report.engine_layers = build_record(
+                        network, contract, target, destination, show=stages.show
+                    )
             report.engines.append(record)
         with stages.stage("write"):
             writing.result()
@@ -215,8 +202,7 @@ def _compile(
         writer.add_engine(record)
     writer.add_evidence(Evidence("network", "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
     for record in report.engines:
-        claim = f"engine for {record.compute_capability}"
-        writer.add_evidence(Evidence(claim, "built", f"by {record.flavour} {record.tensorrt_version}"))
+        writer.add_evidence(build_evidence(record))
     with stages.stage("finish"):
         writer.commit(identity, config, contract)
     report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
@@ -245,32 +231,6 @@ def _network(
     # A million objects that live to the end: without this, the interpreter takes a second more to exit.
     gc.freeze()
     return converted, lowering, before
-
-
-def _engine(
-    writer: BundleWriter, network: Network, contract: EngineContract, target: str | None, stages: Stages
-) -> tuple[EngineRecord, int]:
-    """Build one engine from the captured network, straight into the bundle; its record and layer count."""
-    tensorrt = tensorrt_api.load()
-    capability = check_target(tensorrt, target)
-    file = f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
-    bars = ProgressBars(f"build {capability}") if stages.show else None
-    try:
-        with writer.open(file) as destination:
-            built = build_engine(tensorrt, network, contract.profiles(), target, destination, progress=bars)
-    finally:
-        if bars is not None:
-            bars.close()
-    record = EngineRecord(
-        file=file,
-        flavour=built.flavour,
-        tensorrt_version=built.tensorrt_version,
-        platform=built.platform,
-        compute_capability=built.compute_capability,
-        bytes=built.bytes,
-        build_seconds=round(built.seconds, 3),
-    )
-    return record, built.layers
 
 
 def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:

@@ -1,0 +1,83 @@
+"""Building engines for bundles. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from tt_edge import tensorrt_api
+from tt_edge.bundle.manifest import EngineRecord, Evidence, Word
+from tt_edge.bundle.reader import Bundle
+from tt_edge.bundle.update import NewEngine
+from tt_edge.contract import EngineContract
+from tt_edge.network.build import ProgressBars, build_engine, check_target
+from tt_edge.network.ir import Network
+
+
+def engine_file(tensorrt: tensorrt_api.TensorRT, capability: str) -> str:
+    """Where an engine of this TensorRT for a compute capability lies in a bundle."""
+    return f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
+
+
+def build_evidence(record: EngineRecord) -> Evidence:
+    """What is known of an engine that has been built and not run."""
+    claim = f"engine for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
+    return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s")
+
+
+def build_record(
+    network: Network,
+    contract: EngineContract,
+    target: str | None,
+    destination: BinaryIO,
+    *,
+    show: bool,
+    workspace_bytes: int | None = None,
+) -> tuple[EngineRecord, int]:
+    """Build one engine into ``destination``; its record, and the number of layers of its network definition.
+
+    ``target`` is such as ``sm89``, or ``None`` for the local GPU. Raises what ``build_engine`` raises.
+    """
+    tensorrt = tensorrt_api.load()
+    capability = check_target(tensorrt, target)
+    bars = ProgressBars(f"build {capability}") if show else None
+    try:
+        built = build_engine(
+            tensorrt,
+            network,
+            contract.profiles(),
+            target,
+            destination,
+            progress=bars,
+            workspace_bytes=workspace_bytes,
+        )
+    finally:
+        if bars is not None:
+            bars.close()
+    record = EngineRecord(
+        file=engine_file(tensorrt, capability),
+        flavour=built.flavour,
+        tensorrt_version=built.tensorrt_version,
+        platform=built.platform,
+        compute_capability=built.compute_capability,
+        bytes=built.bytes,
+        build_seconds=round(built.seconds, 3),
+    )
+    return record, built.layers
+
+
+def add_engine(
+    path: str | Path, target: str | None, *, show: bool = True, workspace_bytes: int | None = None
+) -> EngineRecord:
+    """Build the bundle's network for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
+
+    Whatever happens, the bundle stays whole; an older engine under the same key is replaced when the new one is there.
+    Raises the errors of ``Bundle.open``, ``Bundle.network`` and ``build_engine``.
+    """
+    bundle = Bundle.open(path)
+    network = bundle.network()
+    with NewEngine(bundle.path) as engine:
+        record, _ = build_record(
+            network, bundle.manifest.contract, target, engine.file, show=show, workspace_bytes=workspace_bytes
+        )
+        return engine.commit(record, build_evidence(record))
