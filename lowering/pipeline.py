@@ -20,6 +20,7 @@ from tt_edge.lowering.rms_norm import FuseRmsNorm
 from tt_edge.lowering.rotary_arithmetic import RotaryArithmetic
 from tt_edge.lowering.rotary_tables import RotaryTables
 from tt_edge.lowering.static_cache import StaticCache
+from tt_edge.lowering.tokens_apart import TokensApart
 
 
 def passes_for(backend: Backend) -> list[LoweringPass]:
@@ -31,6 +32,7 @@ def passes_for(backend: Backend) -> list[LoweringPass]:
     }
     return [
         Canonicalize(),
+        TokensApart(),
         FoldConstants(),
         FuseRmsNorm(),
         LastTokenLogits(),

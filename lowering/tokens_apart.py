@@ -1,0 +1,115 @@
+"""Tokens meet in attention and nowhere else: what the KV cache rests on, checked."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import GraphModule, Node
+
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, placeholder, value
+
+#: Operators that keep the shape while they mix what lies along a dimension, and where their dimensions are.
+_ALONG = {
+    "cumsum": 1,
+    "cumprod": 1,
+    "logcumsumexp": 1,
+    "cummax": 1,
+    "cummin": 1,
+    "softmax": 1,
+    "_softmax": 1,
+    "log_softmax": 1,
+    "sort": 1,
+    "argsort": 1,
+    "flip": 1,
+    "roll": 2,
+    "gather": 1,
+    "index_select": 1,
+}
+_ATTENTION = torch.ops.tt_edge.attention.default
+
+
+class TokensApart(LoweringPass):
+    """Refuse a graph in which a token's result depends on other tokens by another way than attention.
+
+    A decode step gives the network one token. What a convolution, a running sum or a count along the sequence needs of
+    the tokens before it is in no cache, so the step would be computed as if they were not there. The check follows the
+    sequence's symbol ``s`` through the shapes; it changes nothing::
+
+        [B, s, H] -> [B, s, s]     compares tokens            [B, s, H] -> [B, s + 3, H]    shifts or pads them
+        [B, s, H] -> [B, H]        sums over them             arange(s)                     counts them
+    """
+
+    name = "tokens_apart"
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        graph = module.graph
+        symbol = value(placeholder(graph, "input_ids")).shape[1].node.expr
+        graph.eliminate_dead_code()
+
+        @cache
+        def follows(size: Any) -> bool:
+            return symbol in size.free_symbols
+
+        @cache
+        def multiple(size: Any) -> bool:
+            """``size`` is ``s`` times something: a view that flattens tokens, not one that adds or drops some."""
+            return symbol not in sympy.cancel(size / symbol).free_symbols
+
+        def dims(node: Any) -> list[int]:
+            val = node.meta.get("val")
+            if not isinstance(val, torch.Tensor):
+                return []
+            return [i for i, size in enumerate(val.shape) if isinstance(size, torch.SymInt) and follows(size.node.expr)]
+
+        for node in graph.nodes:
+            val: Any = node.meta.get("val")
+            if node.op != "call_function" or node.target is _ATTENTION or not isinstance(val, torch.Tensor):
+                continue
+            found = dims(node)
+            if node.target in (aten.arange.default, aten.arange.start, aten.arange.start_step) and found:
+                raise UnsupportedModelError(
+                    f"the model counts the tokens of a call by itself{_where(node)}, so that a decode step would start at "
+                    "position 0 again; no backend has it"
+                )
+            sources = [source for source in node.all_input_nodes if dims(source)]
+            vanished = bool(sources) and not found
+            odd = any(not multiple(val.shape[i].node.expr) for i in found)
+            if len(found) > 1 or vanished or odd or _mixes(node, dims):
+                raise UnsupportedModelError(
+                    f"operator {_name(node)}{_where(node)} relates tokens to each other outside attention (a convolution, "
+                    "recurrence or mask), which a KV cache does not carry; no backend has it"
+                )
+        return 0
+
+
+def _name(node: Node) -> str:
+    return str(getattr(node.target, "overloadpacket", node.target)).removeprefix("aten.")
+
+
+def _mixes(node: Node, dims: Any) -> bool:
+    """Whether a call that keeps the sequence's length mixes what lies along it."""
+    arguments: Any = node.args
+    source = next(iter(node.all_input_nodes), None)
+    along = dims(source) if source is not None else []
+    name = _name(node)
+    if not along or not isinstance(source, Node):
+        return False
+    rank = source.meta["val"].ndim
+    if name.startswith(("conv", "group_norm")) or "pool" in name:
+        return any(i >= 2 for i in along)
+    if name not in _ALONG:
+        return False
+    given = arguments[_ALONG[name]] if len(arguments) > _ALONG[name] else -1
+    chosen = given if isinstance(given, list | tuple) else [given]
+    return any(int(d) % rank in along for d in chosen) or (name == "roll" and not chosen)
+
+
+def _where(node: Node) -> str:
+    """`` in layers.0.conv``: the innermost module of the model that made ``node``."""
+    stack: Any = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return f" in {paths[-1].removeprefix('model.')}" if paths else ""
