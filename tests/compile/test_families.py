@@ -64,9 +64,10 @@ def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
     assert report.passed, report.render()
 
 
+@pytest.mark.parametrize(("backend", "cache"), [("native", None), ("sdpa", "static_v2")], ids=lambda value: str(value))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_engine_is_built(tensorrt, family):
-    converted = compiled(tiny_model(family))
+def test_an_engine_is_built(tensorrt, family, backend, cache):
+    converted = compiled(tiny_model(family), backend=backend, cache=cache)
     file = io.BytesIO()
     assert build_engine(tensorrt, converted.network, converted.contract.profiles(), "sm89", file).bytes == file.tell()
 
