@@ -77,7 +77,8 @@ class TokensApart(LoweringPass):
                 )
             sources = [source for source in node.all_input_nodes if dims(source)]
             vanished = bool(sources) and not found
-            odd = any(not multiple(val.shape[i].node.expr) for i in found)
+            sizes: Any = val.shape
+            odd = any(not multiple(sizes[i].node.expr) for i in found)
             if len(found) > 1 or vanished or odd or _mixes(node, dims):
                 raise UnsupportedModelError(
                     f"operator {_name(node)}{_where(node)} relates tokens to each other outside attention (a convolution, "
