@@ -33,7 +33,7 @@ class _Shuffle:
 
     @property
     def only_permutes(self) -> bool:
-        return not any(self.dims)
+        return not any(self.dims) and len(self.dims) == len(self.first)
 
 
 class FuseShuffles(LoweringPass):

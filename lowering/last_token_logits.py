@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+from tt_edge.config import Layout
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import (
     LoweringContext,
@@ -57,8 +58,13 @@ class LastTokenLogits(LoweringPass):
             tail = _head(logits)
             hidden = tail[0].args[0]
             assert isinstance(hidden, Node)
-            last_token_indices = add_placeholder(graph, "last_token_indices", shape(hidden)[:1], torch.int64)
+            batch = shape(hidden)[:1]
+            edge_llm = context.config.layout is Layout.EDGE_LLM  # whose runtime gives [B, 1]
+            name, sizes = ("last_token_ids", (*batch, 1)) if edge_llm else ("last_token_indices", batch)
+            last_token_indices = add_placeholder(graph, name, sizes, torch.int64)
             with graph.inserting_before(tail[0]):
+                if edge_llm:
+                    last_token_indices = emit(graph, aten.squeeze.dim, last_token_indices, 1)
                 last = emit(
                     graph, torch.ops.tt_edge.gather_last_token.default, hidden, last_token_indices, origin=hidden
                 )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from tt_edge.config import Backend
+from tt_edge.config import Backend, Layout
 from tt_edge.lowering.align_constants import AlignConstants
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.canonicalize import Canonicalize
+from tt_edge.lowering.embedding_input import EmbeddingInput
 from tt_edge.lowering.fold_constants import FoldConstants
 from tt_edge.lowering.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.last_token_logits import LastTokenLogits
@@ -23,7 +24,7 @@ from tt_edge.lowering.static_cache import StaticCache
 from tt_edge.lowering.tokens_apart import TokensApart
 
 
-def passes_for(backend: Backend) -> list[LoweringPass]:
+def passes_for(backend: Backend, layout: Layout = Layout.TT_EDGE) -> list[LoweringPass]:
     """The lowering passes of ``backend``, in the order they run."""
     attention: dict[Backend, list[LoweringPass]] = {
         Backend.NATIVE: [RotaryTables(), NativeAttention()],
@@ -37,6 +38,7 @@ def passes_for(backend: Backend) -> list[LoweringPass]:
         FuseRmsNorm(),
         LastTokenLogits(),
         *attention[backend],
+        *([EmbeddingInput()] if layout is Layout.EDGE_LLM else []),
         FuseShuffles(),
         AlignConstants(),
     ]

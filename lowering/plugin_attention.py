@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 import tt_edge.plugins.edgellm.ops  # noqa: F401  (defines the operator)
-from tt_edge.config import Precision
+from tt_edge.config import Layout, Precision
 from tt_edge.contract import Dim
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import (
@@ -175,6 +175,8 @@ class _Inputs:
     def rope(self, layer: _Layer) -> Node:
         """The table ``[1, capacity, R]``, or with 0.11 its rows for this call's tokens, ``[T, R]``."""
         key = layer.cos, layer.sin
+        if key not in self.ropes and self.context.config.layout is Layout.EDGE_LLM:
+            self.ropes[key] = self._rope_input(layer)
         if key not in self.ropes:
             halves = [tabulate(self.module, _unrounded(angle), self.context.config.max_seq_len) for angle in key]
             table = torch.cat(halves, dim=-1).float()
@@ -186,6 +188,15 @@ class _Inputs:
                     node = emit(self.graph, aten.reshape.default, rows, [-1, table.shape[1]])
             self.ropes[key] = node
         return self.ropes[key]
+
+    def _rope_input(self, layer: _Layer) -> Node:
+        """The table as an engine input: NVIDIA's runtime makes it from config.json."""
+        if self.ropes:
+            raise UnsupportedModelError("the model has several RoPE bases, and Edge-LLM's runtime one; leave --layout")
+        operand = next(o for o in self.generation.inputs if o.name == "rope_rotary_cos_sin")
+        rotary_dim = int(shape(layer.cos)[-1])
+        dims = tuple(rotary_dim if size == "rotary_dim" else self._dim(size) for size in operand.shape)
+        return self._placeholder(operand.name, dims, torch.float32)
 
 
 def _unrounded(angle: Node) -> Node:

@@ -71,6 +71,15 @@ class PluginContract(StrEnum):
     V0_11 = "0.11"
 
 
+class Layout(StrEnum):
+    """For whose runtime a bundle's inputs, outputs and files are."""
+
+    #: tt-edge's own.
+    TT_EDGE = "tt-edge"
+    #: NVIDIA Edge-LLM's C++ runtime, 0.9.1.
+    EDGE_LLM = "edge-llm"
+
+
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
 
@@ -127,9 +136,19 @@ class CompileConfig(_JsonConfig):
     single_profile: bool = False
     cache: Cache | None = None
     plugin_contract: PluginContract | None = None
+    layout: Layout = Layout.TT_EDGE
 
     def __post_init__(self) -> None:
         backend = _member(Backend, "backend", self.backend)
+        layout = _member(Layout, "layout", self.layout)
+        object.__setattr__(self, "layout", layout)
+        if layout is Layout.EDGE_LLM:
+            contract = PluginContract.V0_9_1
+            fits = backend is Backend.PLUGIN and self.plugin_contract in (None, contract)
+            _require(
+                fits, f"layout {layout} is of backend plugin with contract {contract}; give --backend plugin alone"
+            )
+            object.__setattr__(self, "plugin_contract", contract)
         cache = CACHES[backend][0] if self.cache is None else _member(Cache, "cache", self.cache)
         _require(
             cache in CACHES[backend],

@@ -111,6 +111,19 @@ class TestFuseShuffles:
             x = torch.randn(*size, 12)
             torch.testing.assert_close(module(x)[0], function(None, x), rtol=0, atol=0)
 
+    def test_dropping_a_dimension_is_no_permutation(self):
+        """All sizes are copied, and yet it reshapes: it must not be merged as if it moved nothing."""
+        x = torch.randn(4, 1)
+        module = canonical(
+            export(Function(lambda _, x: x.squeeze(1)[:, None].transpose(0, 1)), x, dynamic={0: {0: "b"}})
+        )
+        run(FuseShuffles(), module)
+        torch.testing.assert_close(module(x)[0], x.T)
+        module = canonical(export(Function(lambda _, x: x.squeeze(1)), x, dynamic={0: {0: "b"}}))
+        run(FuseShuffles(), module)
+        (node,) = [n for n in module.graph.nodes if n.op == "call_function"]
+        assert tuple(node.args[1:]) == ([0, 1], [0], [0])
+
     def test_merge_heads_after_a_transpose(self):
         x = torch.randn(2, 3, 5, 4)
         module = canonical(

@@ -9,13 +9,17 @@ from tt_edge import tensorrt_api
 from tt_edge.bundle.manifest import EngineRecord, Evidence, Word
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.update import NewEngine
+from tt_edge.config import Layout
 from tt_edge.contract import EngineContract
+from tt_edge.errors import InvalidInputError
 from tt_edge.network.build import ProgressBars, build_engine, check_target
 from tt_edge.network.ir import Network
 
 
-def engine_file(tensorrt: tensorrt_api.TensorRT, capability: str) -> str:
+def engine_file(tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE) -> str:
     """Where an engine of this TensorRT for a compute capability lies in a bundle."""
+    if layout is Layout.EDGE_LLM:
+        return "llm.engine"
     return f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
 
 
@@ -33,6 +37,7 @@ def build_record(
     *,
     show: bool,
     workspace_bytes: int | None = None,
+    layout: Layout = Layout.TT_EDGE,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``; its record, and the number of layers of its network definition.
 
@@ -55,7 +60,7 @@ def build_record(
         if bars is not None:
             bars.close()
     record = EngineRecord(
-        file=engine_file(tensorrt, capability),
+        file=engine_file(tensorrt, capability, layout),
         flavour=built.flavour,
         tensorrt_version=built.tensorrt_version,
         platform=built.platform,
@@ -75,9 +80,20 @@ def add_engine(
     Raises the errors of ``Bundle.open``, ``Bundle.network`` and ``build_engine``.
     """
     bundle = Bundle.open(path)
+    layout = bundle.manifest.config.layout
+    if layout is Layout.EDGE_LLM and bundle.manifest.engines:
+        raise InvalidInputError(
+            f"{bundle.path} has its llm.engine already, and room for one; compile again to replace it"
+        )
     network = bundle.network()
     with NewEngine(bundle.path) as engine:
         record, _ = build_record(
-            network, bundle.manifest.contract, target, engine.file, show=show, workspace_bytes=workspace_bytes
+            network,
+            bundle.manifest.contract,
+            target,
+            engine.file,
+            show=show,
+            workspace_bytes=workspace_bytes,
+            layout=layout,
         )
         return engine.commit(record, build_evidence(record))

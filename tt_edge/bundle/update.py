@@ -89,7 +89,8 @@ class NewEngine:
         self._file.close()
         digest = self._file.record.sha256
         stem = Path(record.file)
-        record = replace(record, file=str(stem.with_name(f"{stem.stem}-{digest[:8]}{stem.suffix}")))
+        if stem.parent.name == _ENGINES:  # elsewhere the name is another runtime's, and the place is free
+            record = replace(record, file=str(stem.with_name(f"{stem.stem}-{digest[:8]}{stem.suffix}")))
         self._partial.rename(self.bundle / record.file)
         replaced: list[str] = []
 

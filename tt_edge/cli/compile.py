@@ -27,6 +27,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin-path", metavar="LIB", help="library of the plugin backend, to build engines with standard TensorRT"
     )
+    parser.add_argument(
+        "--layout",
+        default="tt-edge",
+        help="tt-edge (the default), or edge-llm: inputs, outputs and files of NVIDIA Edge-LLM's C++ runtime, with "
+        "--backend plugin",
+    )
     parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
     parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="rows at once (default 1)")
     parser.add_argument(
@@ -61,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         "backend": args.backend,
         "cache": args.cache,
         "plugin_contract": args.plugin_contract,
+        "layout": args.layout,
         "precision": args.precision,
         "max_batch": args.max_batch,
         "full_logits": args.full_logits,

@@ -18,6 +18,7 @@ from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import LoweringContext, output_values, value
 from tt_edge.lowering.decompose import Decompose
+from tt_edge.lowering.embedding_input import NAME as EMBEDS
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import recording
@@ -38,10 +39,11 @@ def engine_contract(module: GraphModule, context: LoweringContext) -> EngineCont
     graph, config = module.graph, context.config
     dims: dict[Any, str] = {}
     inputs = []
-    for node in graph.find_nodes(op="placeholder"):
-        if node.target == "input_ids":
-            batch, sequence = value(node).shape
-            dims[batch.node.expr], dims[sequence.node.expr] = BATCH, SEQUENCE
+    placeholders = graph.find_nodes(op="placeholder")
+    tokens = next(node for node in placeholders if node.target in ("input_ids", EMBEDS))
+    for size, dim in zip(value(tokens).shape[:2], (BATCH, SEQUENCE), strict=True):
+        dims[size.node.expr] = dim
+    for node in placeholders:
         name = str(node.target)
         inputs.append(_spec(name, node, dims, context.input_shapes.get(name)))
     names = ["logits", *(present for _, present in context.kv_cache)]

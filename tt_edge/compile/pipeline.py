@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tt_edge.bundle.engines import build_evidence, build_record, engine_file
 from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
-from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision
+from tt_edge.config import Backend, CompileConfig, EngineTarget, Layout, Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import check_target
 from tt_edge.network.storage import write_network
@@ -155,6 +156,8 @@ def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | Non
             "or use --backend native"
         )
     targets = target.targets
+    if config.layout is Layout.EDGE_LLM and len(targets) > 1:
+        raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target, or none")
     if targets:
         tensorrt = tensorrt_api.load()
         if config.backend is Backend.PLUGIN:
@@ -179,7 +182,8 @@ def _compile(
     model = make_model()
     identity = _identity(model, source)
     config = _within_model(model, config, fit_length)
-    writer.write_bytes("config.json", (model.config.to_json_string(use_diff=True) + "\n").encode())
+    for name, content in _config_files(model, config, writer):
+        writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
     converted, lowering, before = _network(model, config, source, stages)
     network, contract = converted.network, converted.contract
@@ -191,9 +195,10 @@ def _compile(
         for target in targets:
             with stages.stage("build"):
                 tensorrt = tensorrt_api.load()
-                with writer.open(engine_file(tensorrt, check_target(tensorrt, target))) as destination:
+                file = engine_file(tensorrt, check_target(tensorrt, target), config.layout)
+                with writer.open(file) as destination:
                     record, report.engine_layers = build_record(
-                        network, contract, target, destination, show=stages.show
+                        network, contract, target, destination, show=stages.show, layout=config.layout
                     )
             report.engines.append(record)
         with stages.stage("write"):
@@ -207,6 +212,21 @@ def _compile(
         writer.commit(identity, config, contract)
     report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
     return report
+
+
+def _config_files(model: PreTrainedModel, config: CompileConfig, writer: BundleWriter) -> Iterator[tuple[str, bytes]]:
+    """What the runtime reads beside the tokenizer: the checkpoint's configuration, or what NVIDIA's runtime wants."""
+    if config.layout is Layout.TT_EDGE:
+        yield "config.json", (model.config.to_json_string(use_diff=True) + "\n").encode()
+        return
+    from tt_edge.compile.edge_llm_layout import edge_llm_files
+    from tt_edge.runtime.chat_template import ChatTemplate
+    from tt_edge.runtime.tokenizer import special_tokens_of
+
+    template, settings = (writer.path / name for name in ("chat_template.jinja", "tokenizer_config.json"))
+    tokens = special_tokens_of(json.loads(settings.read_bytes())) if settings.is_file() else {}
+    chat = ChatTemplate(template.read_text("utf-8"), tokens) if template.is_file() else None
+    yield from edge_llm_files(model, config, chat)
 
 
 def _network(
@@ -223,7 +243,7 @@ def _network(
         module = export_decoder(model, config.max_seq_len)
     context = LoweringContext(config, int(model.config.num_hidden_layers))
     with stages.stage("lower"):
-        lowering = lower(module, passes_for(Backend(config.backend)), context)
+        lowering = lower(module, passes_for(config.backend, config.layout), context)
     with stages.stage("convert"):
         converted = convert(module, context, os.path.basename(name.rstrip("/")) or "model")
         before = len(converted.network.layers)

@@ -37,6 +37,11 @@ class Session(ABC):
         self.contract = contract
         self._past = np.zeros(0, np.int32)
         unknown = [t.name for t in contract.inputs if t.name not in FEEDS and t.name not in contract.cache_names]
+        if "inputs_embeds" in unknown:
+            raise InvalidInputError(
+                "the bundle is laid out for NVIDIA's Edge-LLM runtime, which looks up embeddings by itself; run it there, or "
+                "compile without --layout edge-llm"
+            )
         if unknown:
             raise BundleError(
                 f"the compiled model needs an input {unknown[0]!r}, which this runtime cannot give "

@@ -60,7 +60,7 @@ class BundleTokenizer:
         # What a checkpoint's author padded and truncated to is no property of the model; transformers resets it too.
         backend.no_padding()
         backend.no_truncation()
-        special = _special_tokens(read_json(bundle, "special_tokens_map.json") | config)
+        special = special_tokens_of(read_json(bundle, "special_tokens_map.json") | config)
         if "add_bos_token" in config or "add_eos_token" in config or backend.post_processor is None:
             _add_begin_and_end(backend, special, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
         eos = read_json(bundle, "generation_config.json").get("eos_token_id")
@@ -77,7 +77,7 @@ class BundleTokenizer:
         return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
 
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+def special_tokens_of(config: dict[str, Any]) -> dict[str, str]:
     """Roles to tokens, from entries such as ``"eos_token": "</s>"`` or ``{"content": "</s>", …}``."""
     tokens = {}
     for key, value in config.items():
