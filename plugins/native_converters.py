@@ -224,7 +224,7 @@ def shuffle(
     """One ``IShuffleLayer``."""
     layer = network.add_shuffle(x)
     layer.first_transpose = trt.Permutation(list(first))
-    if any(dims):
+    if any(dims) or len(dims) != len(first):  # zeros alone copy every size, unless they drop one
         layer.reshape_dims = tuple(dims)
     layer.second_transpose = trt.Permutation(list(second))
     return _named(layer, name)
