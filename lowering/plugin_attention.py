@@ -104,11 +104,15 @@ class _Layer:
         generation = GENERATIONS[str(context.config.plugin_contract)]
         head_size, window = int(shape(query)[3]), window if 0 < window < context.config.max_seq_len else -1
         who = f"AttentionPlugin {generation.version}"
+        if head_size not in HEAD_SIZES:
+            sizes = ", ".join(map(str, HEAD_SIZES))
+            raise UnsupportedModelError(
+                f"head_size {head_size} is not supported by {who} ({sizes}); use --backend native"
+            )
         refusals = {
             "the model has non-causal attention": not causal,
             f"the model bounds attention scores (softcap {softcap:g})": bool(softcap),
             "the model has attention sinks": sinks is not None,
-            f"head_size {head_size} is not one of {', '.join(map(str, HEAD_SIZES))}": head_size not in HEAD_SIZES,
             f"a sliding window of {window} tokens": window > 0 and not generation.has_sliding_window,
             "precision bf16": context.config.precision is Precision.BF16,
             "attention without rotary embedding": any(not _is_rotation(t) for t in (query, key)),

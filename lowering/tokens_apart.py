@@ -59,6 +59,7 @@ class TokensApart(LoweringPass):
             """``size`` is ``s`` times something: a view that flattens tokens, not one that adds or drops some."""
             return symbol not in sympy.cancel(size / symbol).free_symbols
 
+        @cache
         def dims(node: Any) -> list[int]:
             val = node.meta.get("val")
             if not isinstance(val, torch.Tensor):
