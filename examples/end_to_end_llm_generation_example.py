@@ -18,7 +18,8 @@ from examples.tiny_checkpoint import make_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_checkpoint
-from tt_edge.config import CompileConfig, EngineTarget, GenerationConfig
+from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
 

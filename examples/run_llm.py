@@ -16,8 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, GenerationConfig, Precision
+from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError
+from tt_edge.generation_config import GenerationConfig
 
 PROMPT = "What is parallel programming?"
 

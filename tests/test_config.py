@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from tt_edge.config import Backend, CompileConfig, EngineTarget, GenerationConfig, Precision
+from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
+from tt_edge.generation_config import GenerationConfig
 
 CONFIGS = [
     CompileConfig(),
@@ -19,6 +20,10 @@ CONFIGS = [
     EngineTarget(("sm89", "sm120"), True),
     GenerationConfig(),
     GenerationConfig(7, (1, 2), True),
+    GenerationConfig(
+        temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, seed=3, stop="END", stop_token_ids=[4], logprobs=2
+    ),
+    GenerationConfig(repetition_penalty=1.2, presence_penalty=-1, frequency_penalty=2, logit_bias={5: 1, "3": -2.5}),
 ]
 
 
@@ -111,3 +116,40 @@ def test_an_empty_engine_target_is_not_taken_for_none(text):
 def test_max_new_tokens(value):
     with pytest.raises(InvalidInputError, match=f"max_new_tokens is {value!r}; it must be an integer of at least 1"):
         GenerationConfig(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", -0.1, "temperature is -0.1; it must be a number from 0 to 100"),
+        ("temperature", float("nan"), "temperature is nan"),
+        ("temperature", "hot", "temperature is 'hot'"),
+        ("top_k", -1, "top_k is -1; it must be an integer from 0"),
+        ("top_k", 2.0, "top_k is 2.0"),
+        ("top_p", 0, "top_p is 0; it must be above 0, and 1 turns it off"),
+        ("top_p", 1.1, "top_p is 1.1; it must be a number from 0 to 1"),
+        ("min_p", True, "min_p is True"),
+        ("repetition_penalty", 0, "repetition_penalty is 0"),
+        ("presence_penalty", 2.5, "presence_penalty is 2.5; it must be a number from -2 to 2"),
+        ("frequency_penalty", float("inf"), "frequency_penalty is inf"),
+        ("logit_bias", {"a": 1}, "logit_bias has key 'a'; its keys are token ids"),
+        ("logit_bias", {-1: 1}, "logit_bias has key -1"),
+        ("logit_bias", {1: 101}, "logit_bias of token 1 is 101; it must be a number from -100 to 100"),
+        ("logit_bias", 5, "logit_bias is 5; it must map token ids to numbers"),
+        ("seed", -1, "seed is -1"),
+        ("stop", ("",), "stop string '' is not of 1 to 256 characters"),
+        ("stop", (3,), "stop string 3 is not of"),
+        ("stop", ("a",) * 17, "17 stop strings are too many; give at most 16"),
+        ("stop_token_ids", ("x",), "stop_token_ids is 'x'"),
+        ("logprobs", 21, "logprobs is 21; it must be an integer from 0 to 20"),
+        ("ignore_eos", 1, "ignore_eos is 1; it must be true or false"),
+    ],
+)
+def test_bad_generation_parameters(field, value, message):
+    with pytest.raises(InvalidInputError) as caught:
+        GenerationConfig(**{field: value})
+    assert str(caught.value).startswith(message)
+
+
+def test_logit_bias_is_kept_as_pairs():
+    assert GenerationConfig(logit_bias={"7": 1, 3: -2}).logit_bias == ((3, -2.0), (7, 1.0))

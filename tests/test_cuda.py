@@ -9,8 +9,8 @@ from tests.runtime import fake_tensorrt
 from tests.runtime.decoders import compiled
 from tests.runtime.test_reference_session import PROMPTS, from_scratch
 from tt_edge import cuda
-from tt_edge.config import GenerationConfig
 from tt_edge.errors import EngineError, TTEdgeError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.tensorrt_session import TensorRTSession
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT

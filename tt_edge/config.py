@@ -83,7 +83,7 @@ class Layout(StrEnum):
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
 
-class _JsonConfig:
+class JsonConfig:
     """JSON round trip for frozen dataclasses of JSON-able fields. Unknown keys are refused by name."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,14 +99,16 @@ class _JsonConfig:
         return cls(**data)
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ``InvalidInputError`` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise InvalidInputError(message)
 
 
-def _require_positive(name: str, value: object) -> None:
+def require_positive(name: str, value: object) -> None:
+    """Raise ``InvalidInputError`` unless ``value`` is an integer of at least 1."""
     is_positive = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    _require(is_positive, f"{name} is {value!r}; it must be an integer of at least 1")
+    require(is_positive, f"{name} is {value!r}; it must be an integer of at least 1")
 
 
 def _member(enum: type[_Enum], name: str, value: str) -> _Enum:
@@ -117,7 +119,7 @@ def _member(enum: type[_Enum], name: str, value: str) -> _Enum:
 
 
 @dataclass(frozen=True)
-class CompileConfig(_JsonConfig):
+class CompileConfig(JsonConfig):
     """How to compile a checkpoint.
 
     ``max_batch`` rows, ``max_input_len`` prompt tokens a row in one call, ``max_seq_len`` tokens a row in all:
@@ -145,12 +147,10 @@ class CompileConfig(_JsonConfig):
         if layout is Layout.EDGE_LLM:
             contract = PluginContract.V0_9_1
             fits = backend is Backend.PLUGIN and self.plugin_contract in (None, contract)
-            _require(
-                fits, f"layout {layout} is of backend plugin with contract {contract}; give --backend plugin alone"
-            )
+            require(fits, f"layout {layout} is of backend plugin with contract {contract}; give --backend plugin alone")
             object.__setattr__(self, "plugin_contract", contract)
         cache = CACHES[backend][0] if self.cache is None else _member(Cache, "cache", self.cache)
-        _require(
+        require(
             cache in CACHES[backend],
             f"cache {cache} is not one of backend {backend}, which has {', '.join(CACHES[backend])}",
         )
@@ -159,7 +159,7 @@ class CompileConfig(_JsonConfig):
         if backend is Backend.PLUGIN:
             wanted = PluginContract.V0_11 if self.plugin_contract is None else self.plugin_contract
             object.__setattr__(self, "plugin_contract", _member(PluginContract, "plugin_contract", wanted))
-        _require(
+        require(
             backend is Backend.PLUGIN or self.plugin_contract is None,
             f"plugin_contract {self.plugin_contract} is not for backend {backend}; add --backend plugin",
         )
@@ -167,11 +167,11 @@ class CompileConfig(_JsonConfig):
             object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
         for name in ("max_batch", "max_seq_len", "max_input_len"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         for name in ("full_logits", "single_profile"):
             value = getattr(self, name)
-            _require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")
-        _require(
+            require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")
+        require(
             self.max_input_len <= self.max_seq_len,
             f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
             "raise --max-seq-len or lower --max-input-len",
@@ -179,7 +179,7 @@ class CompileConfig(_JsonConfig):
 
 
 @dataclass(frozen=True)
-class EngineTarget(_JsonConfig):
+class EngineTarget(JsonConfig):
     """Which GPUs to build an engine for.
 
     ``compute_capabilities`` such as ``("sm89", "sm120")`` are built ahead of time into one engine each; ``local``
@@ -192,7 +192,7 @@ class EngineTarget(_JsonConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "compute_capabilities", tuple(self.compute_capabilities))
         for name in self.compute_capabilities:
-            _require(
+            require(
                 re.fullmatch(r"sm\d{2,3}", name) is not None,
                 f"engine target {name!r} is not of the form sm89; give e.g. --engine sm89,sm120, local or none",
             )
@@ -206,23 +206,10 @@ class EngineTarget(_JsonConfig):
     def parse(cls, text: str) -> EngineTarget:
         """Parse ``sm89,sm120``, ``local`` or ``none`` (the command line's ``--engine``)."""
         names = [part.strip().lower() for part in text.split(",") if part.strip()]
-        _require(bool(names), f"engine target {text!r} is empty; give e.g. --engine sm89,sm120, local or none")
+        require(bool(names), f"engine target {text!r} is empty; give e.g. --engine sm89,sm120, local or none")
         if names == ["none"]:
             return cls()
         return cls(
             compute_capabilities=tuple(dict.fromkeys(n for n in names if n != "local")),
             local="local" in names,
         )
-
-
-@dataclass(frozen=True)
-class GenerationConfig(_JsonConfig):
-    """How to generate. ``eos_token_ids`` end a row; ``ignore_eos`` keeps going (for benchmarks)."""
-
-    max_new_tokens: int = 64
-    eos_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
-        _require_positive("max_new_tokens", self.max_new_tokens)

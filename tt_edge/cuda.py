@@ -98,6 +98,18 @@ class Buffer:
         kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
         call("cudaMemcpyAsync", host.ctypes.data, self.address, host.nbytes, kind, stream.handle)
 
+    def copy_runs_from(self, host: np.ndarray, offset: int, pitch: int, stream: Stream) -> None:
+        """Queue a copy of each ``host[i]``, C-contiguous, to ``offset + i * pitch`` bytes into the buffer."""
+        kind, width = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice, host[0].nbytes
+        to, source = (self.address + offset, pitch), (host.ctypes.data, width)
+        call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
+
+    def copy_runs_to(self, host: np.ndarray, offset: int, pitch: int, stream: Stream) -> None:
+        """The reverse of ``copy_runs_from``."""
+        kind, width = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost, host[0].nbytes
+        to, source = (host.ctypes.data, width), (self.address + offset, pitch)
+        call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
+
     def close(self) -> None:
         if self._pointer is not None:
             pointer, self._pointer = self._pointer, None

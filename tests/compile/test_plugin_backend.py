@@ -17,9 +17,10 @@ from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import check_parity, compare_layers_with, verify_bundle
 from tt_edge.compile.pipeline import compile_model
-from tt_edge.config import CompileConfig, EngineTarget, GenerationConfig, PluginContract, Precision
+from tt_edge.config import CompileConfig, EngineTarget, PluginContract, Precision
 from tt_edge.contract import CONTEXT_PROFILE, EngineContract
 from tt_edge.errors import EngineError, UnsupportedModelError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.network.build import build_engine
 from tt_edge.network.capture import capture
 from tt_edge.network.plugins import plugin_fields

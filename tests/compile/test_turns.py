@@ -7,7 +7,6 @@ import pytest
 
 from tests.compile.compiling import compiled
 from tests.tiny_models import tiny_model
-from tt_edge.runtime.generation import prefill
 from tt_edge.runtime.reference_session import ReferenceSession
 
 BACKENDS = {
@@ -29,6 +28,14 @@ def converted(request):
     window = {"sliding_window": None} if request.param == "plugin 0.4" else {}
     model = tiny_model("mistral", head_dim=64, **window)
     return compiled(model, **BACKENDS[request.param])
+
+
+def prefill(session: ReferenceSession, prompts: list[list[int]]) -> np.ndarray:
+    """The logits of each prompt's last token, all fed at once."""
+    ids = np.zeros((len(prompts), max(map(len, prompts))), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+    return session.forward(ids, np.array([len(prompt) for prompt in prompts]))
 
 
 def greedy(session: ReferenceSession, ids: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
@@ -96,3 +103,44 @@ def test_rows_of_different_lengths_equal_rows_alone(converted):
             np.testing.assert_allclose(prefill(session, [prompt])[0], together[row], rtol=1e-4, atol=1e-5)
             alone = session.forward(np.array([[8]]), np.array([1]))[0]
             np.testing.assert_allclose(alone, step[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_copied_out_and_in_goes_on_as_it_was(converted):
+    """Into another row of another session, over what that one held."""
+    prompt, length = TURNS[2], 15
+    with ReferenceSession(converted.network, converted.contract) as session:
+        session.reset(2)
+        prefill(session, [TURNS[0], prompt])
+        kept = session.read_kv(1, prompt[:length])
+        want = prefill_rest(session, 1, prompt, length)
+    with ReferenceSession(converted.network, converted.contract) as session:
+        session.reset(3)
+        prefill(session, [TURNS[1], TURNS[0], TURNS[2]])
+        session.write_kv(0, kept)
+        assert session.past_lengths.tolist() == [length, len(TURNS[0]), len(TURNS[2])]
+        np.testing.assert_allclose(prefill_rest(session, 0, prompt, length), want, rtol=1e-4, atol=1e-5)
+
+
+def prefill_rest(session: ReferenceSession, row: int, prompt: list[int], length: int) -> np.ndarray:
+    """The logits of the last token of ``prompt`` after its first ``length``, which ``row`` has."""
+    pasts = session.past_lengths
+    pasts[row] = length
+    session.truncate(pasts)
+    ids, lengths = np.zeros((len(pasts), len(prompt) - length), np.int64), np.zeros(len(pasts), np.int32)
+    ids[row], lengths[row] = prompt[length:], len(prompt) - length
+    return session.forward(ids, lengths)[row]
+
+
+def test_the_first_rows_alone(converted):
+    """A step of fewer rows leaves the others as they are."""
+    with ReferenceSession(converted.network, converted.contract) as session:
+        if not session.takes_fewer_rows:
+            pytest.skip("a step replaces the whole cache")
+        session.reset(2)
+        prefill(session, [TURNS[0], TURNS[1]])
+        session.forward(np.array([[8, 9]]), np.array([2]))
+        assert session.past_lengths.tolist() == [len(TURNS[0]) + 2, len(TURNS[1])]
+        got = session.forward(np.array([[3], [4]]), np.array([1, 1]))
+        for row, ids in enumerate(([*TURNS[0], 8, 9, 3], [*TURNS[1], 4])):
+            session.reset(1)
+            np.testing.assert_allclose(prefill(session, [ids])[0], got[row], rtol=1e-4, atol=1e-5)

@@ -68,6 +68,17 @@ class FakeCuda:
         del self.memory[address]
         return (SUCCESS,)
 
+    def cudaMemcpy2DAsync(self, to, to_pitch, source, source_pitch, width, height, kind, stream):  # noqa: N802
+        if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            device, pitch = to, to_pitch
+        else:
+            device, pitch = source, source_pitch
+        base = next(a for a, memory in self.memory.items() if a <= device < a + memory.nbytes)
+        assert device - base + pitch * (height - 1) + width <= self.memory[base].nbytes
+        for run in range(height):
+            ctypes.memmove(to + run * to_pitch, source + run * source_pitch, width)
+        return (SUCCESS,)
+
     def cudaMemsetAsync(self, address, value, count, stream):  # noqa: N802
         self.memory[address][:count] = value
         return (SUCCESS,)

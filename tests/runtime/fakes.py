@@ -6,6 +6,7 @@ import numpy as np
 
 from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
+from tt_edge.runtime.kv_rows import Region
 from tt_edge.runtime.session import Feeds, Session
 
 VOCAB = 97
@@ -66,6 +67,14 @@ class FakeSession(Session):
 
     def _allocate(self, batch: int) -> None:
         self.tokens = np.full((batch, self.contract.max_seq_len), -1, np.int64)
+
+    def _read_row(self, name: str, region: Region, length: int) -> np.ndarray:
+        row = region.offset // (region.runs * region.pitch)
+        return np.repeat(self.tokens[row, None, :length, None], region.token_bytes, 2).astype(np.uint8)
+
+    def _write_row(self, name: str, region: Region, data: np.ndarray) -> None:
+        row = region.offset // (region.runs * region.pitch)
+        self.tokens[row, : data.shape[1]] = data[0, :, 0]
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         self.calls.append(feeds)

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.fakes import VOCAB, FakeSession, continuation, contract
-from tt_edge.config import GenerationConfig
-from tt_edge.errors import CapacityError, EngineError, InvalidInputError
-from tt_edge.runtime.generation import generate, prefill, select_next
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.generation import generate
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2], [6, 2, 6]]
 
@@ -60,7 +59,7 @@ def test_tokens_are_reported_as_they_come():
         FakeSession(contract(max_batch=2)),
         PROMPTS,
         GenerationConfig(5),
-        lambda row, token: seen.setdefault(row, []).append(token),
+        lambda row, token: seen.setdefault(row, []).append(token.id),
     )
     assert seen == {row: result.new_token_ids for row, result in enumerate(results)}
 
@@ -98,20 +97,3 @@ def test_bad_prompts_are_refused_before_anything_runs(prompts, error, match):
         generate(session, prompts, GenerationConfig(3))
     assert "\n" not in str(caught.value)
     assert session.calls == []
-
-
-def test_prefill_returns_each_rows_last_logits():
-    session = FakeSession(contract(max_batch=4, max_input_len=3))
-    session.reset(len(PROMPTS))
-    assert prefill(session, PROMPTS).argmax(-1).tolist() == [continuation(p, 1)[0] for p in PROMPTS]
-    assert session.past_lengths.tolist() == [len(p) for p in PROMPTS]
-
-
-def test_select_next_takes_the_first_of_equals():
-    assert select_next(np.array([[0, 2, 2], [-np.inf, -1, -2]], np.float32)).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_select_next_refuses_overflow(bad):
-    with pytest.raises(EngineError, match="row 1"):
-        select_next(np.array([[0, 1], [0, bad]], np.float32))

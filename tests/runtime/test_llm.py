@@ -8,8 +8,8 @@ from examples.tiny_checkpoint import make_tokenizer
 from tests.network.reference.building import DecoderShape
 from tests.runtime.conftest import Folder
 from tests.runtime.decoders import compiled
-from tt_edge.config import GenerationConfig
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import ChatTemplate
 from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.reference_session import ReferenceSession
@@ -19,14 +19,23 @@ PROMPTS = ["The light ahead", "Die Ampel ist grün", "A pedestrian waits on the 
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory):
+def folder(tmp_path_factory):
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("bundle")
     make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_llm(folder, **settings) -> LLM:
     tokenizer = BundleTokenizer.from_bundle(Folder(folder))
     network, contract = compiled(max_batch=2, max_input_len=16, shape=DecoderShape(vocabulary=512, capacity=80))
     template = ChatTemplate.from_bundle(Folder(folder), tokenizer.special_tokens)
-    return LLM(ReferenceSession(network, contract), tokenizer, template)
+    return LLM(ReferenceSession(network, contract), tokenizer, template, **settings)
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    return make_llm(folder)
 
 
 def test_streamed_pieces_join_to_the_text(llm):
@@ -44,20 +53,96 @@ def test_streamed_pieces_join_to_the_text(llm):
     json.dumps([r.to_dict() for r in results])
 
 
-def test_eos_is_the_bundles_unless_given(llm):
+def test_eos_is_the_bundles_unless_given(llm, folder):
     (free,) = llm.generate(PROMPTS[:1], GenerationConfig(12, ignore_eos=True))
     stop = free.new_token_ids[3]
     (given,) = llm.generate(PROMPTS[:1], GenerationConfig(12, (stop,)))
     assert given.new_token_ids == free.new_token_ids[: free.new_token_ids.index(stop) + 1]
-    other = LLM(llm.session, BundleTokenizer(llm.tokenizer.backend, {}, (stop,)))
+    other = make_llm(folder)
+    other.tokenizer = BundleTokenizer(llm.tokenizer.backend, {}, (stop,))
     assert other.generate(PROMPTS[:1], GenerationConfig(12))[0].new_token_ids == given.new_token_ids
     assert given.finish_reason == "eos"
 
 
-def test_chat_template(llm):
+def test_chat_template(llm, folder):
     prompt = llm.apply_chat_template([{"role": "user", "content": "Go?"}])
     assert prompt == "<|user|>Go?<|end|><|assistant|>"
     (result,) = llm.generate([prompt], GenerationConfig(2), add_special_tokens=False)
     assert result.input_ids == llm.tokenizer.encode(prompt, add_special_tokens=False)
+    other = make_llm(folder)
+    other.chat_template = None
     with pytest.raises(BundleError, match="no chat template"):
-        LLM(llm.session, llm.tokenizer).apply_chat_template([])
+        other.apply_chat_template([])
+
+
+def test_each_row_has_its_own_parameters(llm):
+    configs = [
+        GenerationConfig(4, ignore_eos=True),
+        GenerationConfig(9, ignore_eos=True, temperature=1.0, seed=5, logprobs=2),
+        GenerationConfig(6, ignore_eos=True, temperature=0.8, top_p=0.9, seed=6),
+    ]
+    together = llm.generate(PROMPTS, configs)
+    assert [len(r.new_token_ids) for r in together] == [4, 9, 6]
+    for prompt, config, result in zip(PROMPTS, configs, together, strict=True):
+        assert llm.generate([prompt], config)[0].new_token_ids == result.new_token_ids
+    tokens = together[1].to_dict()["tokens"]
+    assert len(tokens) == 9
+    assert all(len(t["top"]) == 2 and t["logprob"] <= t["top"][0][1] <= 0 for t in tokens)
+    with pytest.raises(InvalidInputError, match="2 generation configs do not fit 3 prompts"):
+        llm.generate(PROMPTS, configs[:2])
+
+
+def test_a_stop_string_ends_the_text_before_it(llm):
+    (free,) = llm.generate(PROMPTS[:1], GenerationConfig(24, ignore_eos=True))
+    stop = free.text[9:12]
+    pieces: list[str] = []
+    config = GenerationConfig(24, ignore_eos=True, stop=("never there", stop))
+    (result,) = llm.generate(PROMPTS[:1], config, lambda _row, text: pieces.append(text))
+    assert result.text == "".join(pieces) == free.text[: free.text.index(stop)]
+    assert (result.finish_reason, result.stopped_by) == ("stop", stop)
+    assert len(result.new_token_ids) < 24
+
+
+def test_stream_can_be_left(llm):
+    (whole,) = llm.generate(PROMPTS[:1], GenerationConfig(24))
+    assert "".join(llm.stream(PROMPTS[0], GenerationConfig(24))) == whole.text
+    stream = llm.stream(PROMPTS[0], GenerationConfig(24))
+    next(stream)
+    stream.close()
+    assert llm.generate(PROMPTS, GenerationConfig(24))[0].text == whole.text
+    assert llm.scheduler.running == 0
+
+
+def test_a_chat_goes_on_from_what_the_cache_holds(llm):
+    messages = [{"role": "user", "content": "Is it red?"}]
+    first = llm.chat(messages, GenerationConfig(5, ignore_eos=True))
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Go on"}]
+    second = llm.chat(messages, GenerationConfig(5))
+    assert second.cached_tokens >= len(first.input_ids)
+    assert (
+        second.new_token_ids
+        == llm.generate([second.prompt], GenerationConfig(5), add_special_tokens=False)[0].new_token_ids
+    )
+
+
+def test_a_system_prompt_is_computed_once(folder, tmp_path):
+    system = [{"role": "system", "content": "You answer in short, about traffic lights and nothing else at all."}]
+    asked = [*system, {"role": "user", "content": "Go?"}]
+    plain = make_llm(folder).chat(asked, GenerationConfig(6))
+    assert plain.cached_tokens == 0
+
+    llm = make_llm(folder, model_fingerprint=b"x" * 32)
+    length = llm.precompute(system)
+    assert 16 < length < len(plain.input_ids)
+    llm.generate(PROMPTS, GenerationConfig(2))  # other prompts take the rows
+    kept = llm.chat(asked, GenerationConfig(6))
+    assert (kept.cached_tokens, kept.new_token_ids) == (length, plain.new_token_ids)
+
+    llm.save_prefixes(tmp_path / "prefixes")
+    assert [p.name for p in tmp_path.iterdir()] == ["prefixes"]
+    later = make_llm(folder, model_fingerprint=b"x" * 32)
+    assert later.load_prefixes(tmp_path / "prefixes") == 1
+    restored = later.chat(asked, GenerationConfig(6))
+    assert (restored.cached_tokens, restored.new_token_ids) == (length, plain.new_token_ids)
+    with pytest.raises(BundleError, match="prefixes of another model or bundle; delete it"):
+        make_llm(folder, model_fingerprint=b"y" * 32).load_prefixes(tmp_path / "prefixes")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.runtime.decoders import SHAPE, compiled
-from tt_edge.config import GenerationConfig
 from tt_edge.errors import CapacityError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.reference_session import ReferenceSession
 

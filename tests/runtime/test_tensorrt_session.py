@@ -16,9 +16,9 @@ from tests.runtime.decoders import compiled
 from tests.runtime.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda
-from tt_edge.config import GenerationConfig
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE
 from tt_edge.errors import EngineError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.reference_session import ReferenceSession
 from tt_edge.runtime.tensorrt_session import TensorRTSession

@@ -21,7 +21,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; text goes to stdout, a line about how it was made to stderr."""
-    from tt_edge.config import GenerationConfig
+    from tt_edge.generation_config import GenerationConfig
     from tt_edge.runtime import LLM
 
     config = GenerationConfig(max_new_tokens=args.max_new_tokens, ignore_eos=args.ignore_eos)

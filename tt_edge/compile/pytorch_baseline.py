@@ -13,7 +13,7 @@ import torch
 from tt_edge.compile.load import load_model
 from tt_edge.config import Precision
 from tt_edge.runtime.benchmark import PeakMemory, Speed, check_counts, speed
-from tt_edge.runtime.generation import Timing
+from tt_edge.runtime.request import Timing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.config import GenerationConfig
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.generation import Timing, generate
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.generation import generate
+from tt_edge.runtime.request import Timing
 from tt_edge.runtime.session import Session
 
 

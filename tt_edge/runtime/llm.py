@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tt_edge.config import GenerationConfig
 from tt_edge.errors import BundleError
+from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import ChatTemplate, Message
 from tt_edge.runtime.choose import open_session
-from tt_edge.runtime.generation import Timing, generate
+from tt_edge.runtime.generation import Configs, one_each
+from tt_edge.runtime.prefix_cache import common_prefix
+from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
+from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
-from tt_edge.runtime.streaming import StreamDecoder
+from tt_edge.runtime.text import Completion, Delta, TextRequest
 from tt_edge.runtime.tokenizer import BundleTokenizer
 
 #: Called with the prompt's index and each new piece of text.
 OnText = Callable[[int, str], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """What followed one prompt. ``text`` leaves out special tokens, which ``new_token_ids`` holds."""
-
-    prompt: str
-    text: str
-    input_ids: list[int]
-    new_token_ids: list[int]
-    finish_reason: str  # "eos" or "length"
-    timing: Timing
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "timing": self.timing.to_dict()}
-
-
 class LLM:
-    """A session with its tokenizer and chat template; use it as a context manager to free device memory."""
+    """A session with its tokenizer and chat template; use it as a context manager to free device memory.
 
-    def __init__(self, session: Session, tokenizer: BundleTokenizer, chat_template: ChatTemplate | None = None) -> None:
+    Keys and values stay in the cache between calls: a prompt that begins, token by token, like an earlier prompt and
+    its answer is computed from where they part. Not thread-safe; ``AsyncLLM`` is.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: BundleTokenizer,
+        chat_template: ChatTemplate | None = None,
+        *,
+        name: str = "model",
+        model_fingerprint: bytes = b"",
+    ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self.name = name
+        self.scheduler = Scheduler(session)
+        self._fingerprint = model_fingerprint
 
     @classmethod
     def load(cls, path: str | Path, runtime: str = "auto") -> LLM:
@@ -52,7 +56,9 @@ class LLM:
         bundle = Bundle.open(path)
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
-        return cls(open_session(bundle, runtime), tokenizer, template)
+        name = Path(path).resolve().name.removesuffix(".ttedge")
+        session = open_session(bundle, runtime)
+        return cls(session, tokenizer, template, name=name, model_fingerprint=fingerprint(bundle.manifest))
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
         """The prompt of a conversation, up to where the assistant speaks.
@@ -63,45 +69,103 @@ class LLM:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
         return self.chat_template.render(messages, **variables)
 
+    def with_defaults(self, config: GenerationConfig | None) -> GenerationConfig:
+        """``config`` with the bundle's end-of-sequence ids, unless it has its own."""
+        config = config or GenerationConfig()
+        if config.eos_token_ids:
+            return config
+        return dataclasses.replace(config, eos_token_ids=self.tokenizer.eos_token_ids)
+
     def generate(
         self,
         prompts: Sequence[str],
-        config: GenerationConfig | None = None,
+        config: Configs | None = None,
         on_text: OnText | None = None,
         *,
         add_special_tokens: bool = True,
     ) -> list[Completion]:
-        """Continue each prompt greedily.
+        """Continue each prompt; ``config`` is one for all, or one for each.
 
         Without ``config.eos_token_ids`` a row ends with the bundle's own. ``on_text`` gets the text as it comes, in
         whole characters; a row's pieces join to its completion's ``text``.
         """
-        config = config or GenerationConfig()
-        if not config.eos_token_ids:
-            config = dataclasses.replace(config, eos_token_ids=self.tokenizer.eos_token_ids)
-        prompts_ids = [self.tokenizer.encode(p, add_special_tokens=add_special_tokens) for p in prompts]
-        streams = [StreamDecoder(self.tokenizer) for _ in prompts]
-
-        def on_token(row: int, token: int) -> None:
-            if on_text is not None and (text := streams[row].push(token)):
-                on_text(row, text)
-
-        results = generate(self.session, prompts_ids, config, on_token if on_text else None)
-        if on_text is not None:
-            for row, stream in enumerate(streams):
-                if rest := stream.flush():
-                    on_text(row, rest)
-        return [
-            Completion(
-                prompt=prompt,
-                text=self.tokenizer.decode(result.new_token_ids),
-                input_ids=result.input_ids,
-                new_token_ids=result.new_token_ids,
-                finish_reason=result.finish_reason,
-                timing=result.timing,
-            )
-            for prompt, result in zip(prompts, results, strict=True)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        configs = [self.with_defaults(c) for c in one_each(config or GenerationConfig(), len(prompts))]
+        requests = [
+            self.text_request(prompt, c, _by_index(on_text, index), add_special_tokens=add_special_tokens)
+            for index, (prompt, c) in enumerate(zip(prompts, configs, strict=True))
         ]
+        for index, text_request in enumerate(requests):
+            self.scheduler.check(text_request.request, f"prompt {index}")
+        for text_request in requests:
+            self.scheduler.submit(text_request.request)
+        self.scheduler.run([text_request.request for text_request in requests])
+        return [text_request.completion() for text_request in requests]
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        config: GenerationConfig | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **variables: Any,
+    ) -> Completion:
+        """The assistant's answer to ``messages``, dicts with ``role`` and ``content``; ``variables`` are the template's."""
+        prompt = self.apply_chat_template(messages, **variables)
+        show = None if on_text is None else lambda _row, text: on_text(text)
+        return self.generate([prompt], config, show, add_special_tokens=False)[0]
+
+    def stream(
+        self, prompt: str, config: GenerationConfig | None = None, *, add_special_tokens: bool = True
+    ) -> Iterator[str]:
+        """The continuation of ``prompt`` in pieces, as they come; closing the iterator ends the generation."""
+        pieces: list[str] = []
+        text_request = self.text_request(
+            prompt, config, lambda delta: pieces.append(delta.text), add_special_tokens=add_special_tokens
+        )
+        self.scheduler.submit(text_request.request)
+        try:
+            while not text_request.request.is_done:
+                self.scheduler.step()
+                yield from pieces
+                pieces.clear()
+            text_request.completion()  # raises its error
+        finally:
+            text_request.request.cancel()
+
+    def text_request(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        on_delta: Callable[[Delta], None] | None = None,
+        on_done: Callable[[], None] | None = None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> TextRequest:
+        """What a scheduler takes, of ``prompt``."""
+        ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        return TextRequest(self.tokenizer, prompt, ids, self.with_defaults(config), on_delta, on_done)
+
+    def precompute(self, messages: Sequence[Message]) -> int:
+        """Compute what every conversation that begins with ``messages`` begins with, and keep it; returns its tokens.
+
+        Not for while something is being generated.
+        """
+        asked = [self.apply_chat_template([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
+        one, other = (self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in asked)
+        length = common_prefix(one, other)
+        self.scheduler.precompute(one[:length])
+        return length
+
+    def save_prefixes(self, path: str | os.PathLike[str]) -> None:
+        """Write what ``precompute`` keeps to a file, for ``load_prefixes`` of a later process."""
+        save_prefixes(self.scheduler.prefixes, Path(path), self._fingerprint)
+
+    def load_prefixes(self, path: str | os.PathLike[str]) -> int:
+        """Take up what ``save_prefixes`` wrote; returns how many prefixes. Raises ``BundleError`` for another model's."""
+        found = load_prefixes(Path(path), self._fingerprint, self.session.contract)
+        for prefix in found:
+            self.scheduler.prefixes.add(prefix)
+        return len(found)
 
     def close(self) -> None:
         self.session.close()
@@ -111,3 +175,14 @@ class LLM:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+
+def _by_index(on_text: OnText | None, index: int) -> Callable[[Delta], None] | None:
+    if on_text is None:
+        return None
+
+    def on_delta(delta: Delta) -> None:
+        if delta.text:
+            on_text(index, delta.text)
+
+    return on_delta

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tt_edge.contract import EngineContract
+from tt_edge.contract import BATCH, EngineContract
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.feeds import Feeds
+from tt_edge.runtime.kv_rows import Bytes, Region
 from tt_edge.runtime.session import Session
 
 
@@ -30,10 +31,16 @@ class ReferenceSession(Session):
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
-        in_place = self.contract.kv_in_place  # then a step has all rows, whose caches may be one pool
-        caches = {name: cache if in_place else cache[rows] for name, cache in self._cache.items()}
+        pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
+        caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}
         out = self._evaluator.run({**feeds, **caches})
-        if not in_place:
+        if not self.contract.kv_in_place:
             for pair in self.contract.kv_cache:
                 self._cache[pair.past][rows] = out[pair.present]
         return out["logits"]
+
+    def _read_row(self, name: str, region: Region, length: int) -> Bytes:
+        return region.view(self._cache[name], length).copy()
+
+    def _write_row(self, name: str, region: Region, data: Bytes) -> None:
+        region.view(self._cache[name], data.shape[1])[...] = data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.feeds import FEEDS, Feeds, Step, feeds
+from tt_edge.runtime.kv_rows import Bytes, KVPrefix, Region, region
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -85,7 +87,8 @@ class Session(ABC):
         """Add tokens to every row and return the logits of each row's last one.
 
         ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
-        Returns float32 ``[B, V]``. A row of length 0 keeps its past, and its logits mean nothing.
+        Returns float32 ``[B, V]``. A row of length 0 keeps its past, and its logits mean nothing. B may be fewer rows
+        than there are, the first ones, where ``takes_fewer_rows``: the others are not touched.
         Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
         anything runs.
         """
@@ -99,14 +102,14 @@ class Session(ABC):
         else:
             logits = self._step(slice(0, len(lengths)), input_ids, lengths)
         self._advance()
-        self._past = self._past + lengths.astype(np.int32)
+        self._past[: len(lengths)] += lengths.astype(np.int32)
         return logits.astype(np.float32, copy=False)
 
     def _step(
         self, rows: slice, input_ids: Ids, lengths: NDArray[np.integer], past: np.ndarray | None = None
     ) -> Logits:
         """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
-        past = self._past[rows] if past is None else past
+        past = self._past[rows].copy() if past is None else past
         logits = self._execute(feeds(Step(self.contract, input_ids, lengths, past)), rows)
         if self._full_logits:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
@@ -115,15 +118,44 @@ class Session(ABC):
     def _whole_sequences(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
         """A step without a cache: every row's tokens so far and its new ones, right-padded."""
         extended = [
-            np.concatenate([old, new[:n]]) for old, new, n in zip(self._history, input_ids, lengths, strict=True)
+            np.concatenate([old, new[:n]]) for old, new, n in zip(self._history, input_ids, lengths, strict=False)
         ]
         totals = np.array([len(ids) for ids in extended])
         padded = np.zeros((len(extended), max(int(totals.max()), 1)), np.int64)
         for row, ids in enumerate(extended):
             padded[row, : len(ids)] = ids
         logits = self._step(slice(0, len(totals)), padded, totals, np.zeros(len(totals), np.int32))
-        self._history = extended
+        self._history[: len(extended)] = extended
         return logits
+
+    @property
+    def takes_fewer_rows(self) -> bool:
+        """Whether ``forward`` takes the first rows alone: not where a step replaces the whole cache."""
+        return not self.contract.kv_cache or self.contract.kv_in_place
+
+    def read_kv(self, row: int, token_ids: Sequence[int]) -> KVPrefix:
+        """Copy the keys and values of a row's first tokens, which the caller knows to be ``token_ids``, to the host."""
+        if len(token_ids) > self._past[row]:
+            raise InvalidInputError(
+                f"row {row} has {self._past[row]} tokens, not {len(token_ids)}; read as many or fewer"
+            )
+        tensors = {
+            pair.past: self._read_row(pair.past, self._region(pair.past, row), len(token_ids))
+            for pair in self.contract.kv_cache
+        }
+        return KVPrefix(tuple(token_ids), tensors)
+
+    def write_kv(self, row: int, prefix: KVPrefix) -> None:
+        """Make ``prefix``, read from a session of the same contract, the past of ``row``."""
+        if len(prefix.token_ids) > self.contract.max_seq_len:
+            raise CapacityError(f"{len(prefix.token_ids)} tokens exceed max_seq_len {self.contract.max_seq_len}")
+        for pair in self.contract.kv_cache:
+            self._write_row(pair.past, self._region(pair.past, row), prefix.tensors[pair.past])
+        self._past[row] = len(prefix.token_ids)
+        self._history[row] = np.array(prefix.token_ids, np.int64)
+
+    def _region(self, name: str, row: int) -> Region:
+        return region(self.contract.input(name), self.contract, row)
 
     def close(self) -> None:  # noqa: B027 (sessions without device memory have nothing to do)
         """Release what the session holds. Closing twice is harmless."""
@@ -145,6 +177,14 @@ class Session(ABC):
         Returns the contract's ``logits`` of these rows: ``[B, V]`` or ``[B, S, V]``.
         """
 
+    @abstractmethod
+    def _read_row(self, name: str, region: Region, length: int) -> Bytes:
+        """A copy of the first ``length`` tokens of a row of the cache ``name``: ``[runs, length, token_bytes]``."""
+
+    @abstractmethod
+    def _write_row(self, name: str, region: Region, data: Bytes) -> None:
+        """The reverse of ``_read_row``."""
+
     def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
         """All rows have made their step: where the new cache lies elsewhere, it becomes the past."""
 
@@ -152,6 +192,8 @@ class Session(ABC):
         contract, batch = self.contract, len(self._past)
         if not batch:
             raise InvalidInputError("the session has no rows; call reset(batch) first")
+        if self.takes_fewer_rows and 1 <= len(input_ids) < batch:
+            batch = len(input_ids)
         if input_ids.ndim != 2 or len(input_ids) != batch or lengths.shape != (batch,):
             raise InvalidInputError(
                 f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} rows; "
@@ -167,7 +209,7 @@ class Session(ABC):
                 f"{width} new tokens a row exceed max_input_len {contract.max_input_len}; "
                 "feed them in pieces or compile with a larger --max-input-len"
             )
-        for row, past in enumerate(self._past.tolist()):
+        for row, past in enumerate(self._past[:batch].tolist()):
             if past + lengths[row] > contract.max_seq_len:
                 raise CapacityError(
                     f"row {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "

@@ -1,4 +1,4 @@
-"""Text out of a stream of tokens, never half a character at a time."""
+"""Text out of a stream of tokens, never half a character at a time, and not beyond a stop string."""
 
 from __future__ import annotations
 
@@ -46,3 +46,57 @@ class StreamDecoder:
         self._done = len(self._window)
         self._shown = self._decoder.decode(self._window)
         return new
+
+
+class StopStrings:
+    """Passes text on up to the first of some strings; holds back what may be the beginning of one."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, text: str) -> str:
+        """What of the text so far is certain to come before any stop string. ``found`` is then the one met, if any."""
+        if self.found is not None:
+            return ""
+        self._held += text
+        places = [(at, s) for s in self._strings if (at := self._held.find(s)) >= 0]
+        if places:
+            at, self.found = min(places)
+            return self._take(at)
+        return self._take(len(self._held) - max((_overlap(self._held, s) for s in self._strings), default=0))
+
+    def flush(self) -> str:
+        """What was held back, at the end of the stream."""
+        return "" if self.found is not None else self._take(len(self._held))
+
+    def _take(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that ``stop`` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class TextStream:
+    """Text of one row's tokens as they come, up to a stop string."""
+
+    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
+        self._decoder = StreamDecoder(decoder)
+        self._stop = StopStrings(stop)
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that was met."""
+        return self._stop.found
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` makes certain."""
+        return self._stop.push(self._decoder.push(token))
+
+    def flush(self) -> str:
+        """The rest, after the last token."""
+        return self._stop.push(self._decoder.flush()) + self._stop.flush()

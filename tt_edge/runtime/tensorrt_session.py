@@ -19,6 +19,7 @@ from tt_edge.contract import (
 )
 from tt_edge.errors import EngineError
 from tt_edge.runtime.feeds import Feeds
+from tt_edge.runtime.kv_rows import Bytes, Region
 from tt_edge.runtime.session import Session
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
@@ -167,6 +168,22 @@ class TensorRTSession(Session):
             for name, buffer in ((pair.past, read), (pair.present, write)):
                 address = self._buffers[buffer].address + offset
                 self._checked(context.set_tensor_address(name, address), f"the address of {name}")
+
+    def _read_row(self, name: str, region: Region, length: int) -> Bytes:
+        data = np.empty((region.runs, length, region.token_bytes), np.uint8)
+        self._past_buffer(name).copy_runs_to(data, region.offset, region.pitch, self._stream)
+        self._stream.synchronize()
+        return data
+
+    def _write_row(self, name: str, region: Region, data: Bytes) -> None:
+        data = np.ascontiguousarray(data)
+        self._past_buffer(name).copy_runs_from(data, region.offset, region.pitch, self._stream)
+        self._stream.synchronize()
+
+    def _past_buffer(self, name: str) -> cuda.Buffer:
+        """Where the cache that the next step reads lies."""
+        present = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
+        return self._buffers[present if self._swapped else name]
 
     def _checked(self, accepted: bool, what: str) -> None:
         if not accepted:

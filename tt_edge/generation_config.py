@@ -1,0 +1,117 @@
+"""How to generate: limits, sampling, stop conditions. Names are Hugging Face's, or else OpenAI's. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from tt_edge.config import JsonConfig, require, require_positive
+
+#: Most alternatives a token's ``logprobs`` may list, and the largest logit bias: OpenAI's limits.
+MAX_LOGPROBS, MAX_BIAS = 20, 100.0
+#: Most stop strings of one request, and their longest, in characters.
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
+
+
+@dataclass(frozen=True)
+class GenerationConfig(JsonConfig):
+    """How to continue one prompt; the rows of a batch may have one each. The default is greedy.
+
+    ``eos_token_ids`` end a row, and default to the bundle's; ``ignore_eos`` goes on past them (for benchmarks).
+    ``stop_token_ids`` end it too, and so does text that holds one of the ``stop`` strings, which it is cut before.
+
+    ``temperature`` 0 takes the likeliest token; above 0, tokens are drawn, by a generator of the row's own: a ``seed``
+    gives the same tokens whatever else is in the batch. ``top_k`` (0: off), ``top_p`` and ``min_p`` then limit what is
+    drawn from. ``repetition_penalty`` divides the logits of tokens seen in prompt and answer (CTRL, arXiv:1909.05858);
+    ``frequency_penalty`` is subtracted once for each time a token is in the answer and ``presence_penalty`` once if it
+    is at all, as OpenAI defines them. ``logit_bias`` (a mapping, kept as pairs) adds to logits by token id. They are
+    applied as Hugging Face orders them: bias, penalties, temperature, ``top_k``, ``top_p``, ``min_p``.
+
+    ``logprobs``, if given, asks for every token's log-probability and for that many of the likeliest tokens', by the
+    model's own distribution, before any of the above.
+    """
+
+    max_new_tokens: int = 64
+    eos_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        for name in ("eos_token_ids", "stop_token_ids"):
+            object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
+        require_positive("max_new_tokens", self.max_new_tokens)
+        require(isinstance(self.ignore_eos, bool), f"ignore_eos is {self.ignore_eos!r}; it must be true or false")
+        _require_integer("top_k", self.top_k, 0, 2**31 - 1)
+        if self.seed is not None:
+            _require_integer("seed", self.seed, 0, 2**63 - 1)
+        if self.logprobs is not None:
+            _require_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name, least, most in (
+            ("temperature", 0.0, 100.0),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("repetition_penalty", 0.01, 100.0),
+            ("presence_penalty", -2.0, 2.0),
+            ("frequency_penalty", -2.0, 2.0),
+        ):
+            _require_number(name, getattr(self, name), least, most)
+        require(self.top_p > 0, f"top_p is {self.top_p!r}; it must be above 0, and 1 turns it off")
+        require(
+            len(stop) <= MAX_STOP_STRINGS, f"{len(stop)} stop strings are too many; give at most {MAX_STOP_STRINGS}"
+        )
+        for text in stop:
+            fits = isinstance(text, str) and 1 <= len(text) <= MAX_STOP_LENGTH
+            require(
+                fits, f"stop string {text!r} is not of 1 to {MAX_STOP_LENGTH} characters; leave it out or change it"
+            )
+        self._check_bias()
+
+    def _check_bias(self) -> None:
+        """Make ``logit_bias`` pairs, by token id, of a mapping or of pairs."""
+        given = self.logit_bias.items() if isinstance(self.logit_bias, Mapping) else self.logit_bias
+        is_pairs = isinstance(given, Collection) and all(isinstance(p, tuple | list) and len(p) == 2 for p in given)
+        require(is_pairs, f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers")
+        bias = {}
+        for key, value in given:
+            is_id = isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit())  # JSON's keys
+            require(is_id and 0 <= int(key) < 2**31, f"logit_bias has key {key!r}; its keys are token ids")
+            _require_number(f"logit_bias of token {key}", value, -MAX_BIAS, MAX_BIAS)
+            bias[int(key)] = float(value)
+        object.__setattr__(self, "logit_bias", tuple(sorted(bias.items())))
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn, rather than the likeliest taken."""
+        return self.temperature > 0
+
+
+def _token_ids(name: str, values: object) -> tuple[int, ...]:
+    ids = tuple(values) if isinstance(values, tuple | list | set | frozenset | range) else (values,)
+    for value in ids:
+        _require_integer(name, value, 0, 2**31 - 1)
+    return ids  # type: ignore[return-value]
+
+
+def _require_integer(name: str, value: object, least: int, most: int) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    require(is_integer, f"{name} is {value!r}; it must be an integer from {least} to {most}")
+
+
+def _require_number(name: str, value: object, least: float, most: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = is_number and math.isfinite(value) and least <= value <= most  # type: ignore[arg-type, operator]
+    require(fits, f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")
