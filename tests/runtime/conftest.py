@@ -55,3 +55,12 @@ def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (make_tokenizer() if request.param == "byte_level" else make_llama_tokenizer()).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder), Folder(folder)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The files of a byte-level tokenizer with a chat template."""
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(folder)
+    return folder

@@ -4,33 +4,12 @@ import json
 
 import pytest
 
-from examples.tiny_checkpoint import make_tokenizer
-from tests.network.reference.building import DecoderShape
-from tests.runtime.conftest import Folder
-from tests.runtime.decoders import compiled
+from tests.runtime.llms import make_llm
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.chat_template import ChatTemplate
-from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.reference_session import ReferenceSession
 from tt_edge.runtime.tokenizer import BundleTokenizer
 
 PROMPTS = ["The light ahead", "Die Ampel ist grün", "A pedestrian waits on the left, so the car"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("bundle")
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def make_llm(folder, **settings) -> LLM:
-    tokenizer = BundleTokenizer.from_bundle(Folder(folder))
-    network, contract = compiled(max_batch=2, max_input_len=16, shape=DecoderShape(vocabulary=512, capacity=80))
-    template = ChatTemplate.from_bundle(Folder(folder), tokenizer.special_tokens)
-    return LLM(ReferenceSession(network, contract), tokenizer, template, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tt_edge.errors import EngineError
+from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.runtime.prefix_cache import PrefixCache, common_prefix
 from tt_edge.runtime.request import FinishReason, Request, check_prompt
 from tt_edge.runtime.sampling import Sampler, Scores
@@ -97,7 +97,7 @@ class Scheduler:
                     self._choose(row, logits[row.index])
         return bool(self.waiting or self._busy())
 
-    def abort(self, error: EngineError) -> None:
+    def abort(self, error: TTEdgeError) -> None:
         """End all requests with ``error`` and forget what the rows hold: after a failed step."""
         requests = [*(row.request for row in self._busy() if row.request), *self.waiting]
         self.waiting.clear()
@@ -224,7 +224,7 @@ class Scheduler:
             self._end(row, reason)
         return None
 
-    def _end(self, row: _Row, reason: FinishReason | None, error: EngineError | None = None) -> None:
+    def _end(self, row: _Row, reason: FinishReason | None, error: TTEdgeError | None = None) -> None:
         request, row.request, row.sampler, row.pending = row.request, None, None, []
         assert request is not None
         request.finish(reason, error)

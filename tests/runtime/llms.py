@@ -1,0 +1,23 @@
+"""A language model with random weights and a real tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.network.reference.building import DecoderShape
+from tests.runtime.conftest import Folder
+from tests.runtime.decoders import compiled
+from tt_edge.runtime.chat_template import ChatTemplate
+from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.reference_session import ReferenceSession
+from tt_edge.runtime.tokenizer import BundleTokenizer
+
+CAPACITY = 80
+
+
+def make_llm(folder: Path, **settings) -> LLM:
+    """Two rows of 80 tokens, evaluated by the reference session; ``folder`` has the tokenizer."""
+    tokenizer = BundleTokenizer.from_bundle(Folder(folder))
+    network, contract = compiled(max_batch=2, max_input_len=16, shape=DecoderShape(vocabulary=512, capacity=CAPACITY))
+    template = ChatTemplate.from_bundle(Folder(folder), tokenizer.special_tokens)
+    return LLM(ReferenceSession(network, contract), tokenizer, template, **settings)
