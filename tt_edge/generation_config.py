@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from tt_edge.config import JsonConfig, require, require_positive
 
@@ -92,6 +93,15 @@ class GenerationConfig(JsonConfig):
             _require_number(f"logit_bias of token {key}", value, -MAX_BIAS, MAX_BIAS)
             bias[int(key)] = float(value)
         object.__setattr__(self, "logit_bias", tuple(sorted(bias.items())))
+
+    @classmethod
+    def of_checkpoint(cls, data: Mapping[str, Any]) -> Self:
+        """What a checkpoint's ``generation_config.json`` recommends: sampling, if it says ``do_sample``, and penalties."""
+        names = ["repetition_penalty"]
+        if data.get("do_sample"):
+            names += ["temperature", "top_k", "top_p", "min_p"]
+        given = {name: data[name] for name in names if data.get(name) is not None}
+        return cls(**({"temperature": 1.0} if data.get("do_sample") else {}) | given)
 
     @property
     def samples(self) -> bool:

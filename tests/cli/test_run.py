@@ -84,7 +84,7 @@ def test_the_cache_can_be_filled_to_the_last_place(tt_edge, bundle, hugging_face
     assert len(json.loads(full.out)[0]["new_token_ids"]) == room
     tt_edge("run", bundle, *options, "--max-new-tokens", room + 1).fails_with(
         f"prompt 0 has {len(ids)} tokens, and {room + 1} new ones make 65, more than max_seq_len 64; "
-        "lower --max-new-tokens, shorten the prompt, or compile with a larger --max-seq-len",
+        "lower max_new_tokens, shorten the prompt, or compile with a larger --max-seq-len",
         1,
     )
 
@@ -101,7 +101,7 @@ def test_chat(tt_edge, bundle, hugging_face):
 @pytest.mark.parametrize(
     ("options", "message", "status"),
     [
-        (("--prompt", "The light is green. " * 30), "more than max_seq_len 64; lower --max-new-tokens, shorten the", 1),
+        (("--prompt", "The light is green. " * 30), "more than max_seq_len 64; lower max_new_tokens, shorten the", 1),
         (("--prompt", ""), "prompt 0 has no tokens; give some text", 2),
         (("--prompt", "a", "--max-new-tokens", 0), "max_new_tokens is 0; it must be an integer of at least 1", 2),
         (("--prompt", "a", "--max-new-tokens", 64), "more than max_seq_len 64", 1),

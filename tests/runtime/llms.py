@@ -18,6 +18,8 @@ CAPACITY = 80
 def make_llm(folder: Path, **settings) -> LLM:
     """Two rows of 80 tokens, evaluated by the reference session; ``folder`` has the tokenizer."""
     tokenizer = BundleTokenizer.from_bundle(Folder(folder))
-    network, contract = compiled(max_batch=2, max_input_len=16, shape=DecoderShape(vocabulary=512, capacity=CAPACITY))
+    special = len(tokenizer.special_tokens) + 3  # <|system|> and so on, which have no role
+    shape = DecoderShape(vocabulary=512, capacity=CAPACITY, scale=0.3, tied=False, silent=special)
+    network, contract = compiled(max_batch=2, max_input_len=16, shape=shape)
     template = ChatTemplate.from_bundle(Folder(folder), tokenizer.special_tokens)
     return LLM(ReferenceSession(network, contract), tokenizer, template, **settings)

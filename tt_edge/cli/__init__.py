@@ -17,6 +17,8 @@ COMMANDS = {
     "build": "build engines for a bundle with the TensorRT that is here",
     "verify": "check a bundle's integrity, and its numbers against the checkpoint",
     "run": "generate text with a bundle, without PyTorch",
+    "chat": "talk with a bundle in the terminal",
+    "serve": "serve a bundle over HTTP with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
     "plugin": "look at the attention plugin's library",
 }

@@ -123,10 +123,10 @@ class AsyncLLM:
         Raises ``QueueFullError`` when too many wait, and what makes the prompt impossible (``LLM.generate``).
         """
         if isinstance(prompt, str):
-            ids: Sequence[int] = self.llm.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        else:
-            prompt, ids = "", list(prompt)
-        return self.streams([(prompt, ids, config)])[0]
+            return self.streams(
+                [(prompt, self.llm.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), config)]
+            )[0]
+        return self.streams([(self.llm.tokenizer.decode(prompt), prompt, config)])[0]
 
     def streams(self, prompts: Sequence[tuple[str, Sequence[int], GenerationConfig | None]]) -> list[TextStream]:
         """As ``stream``, for several texts with their token ids: all are taken, or none."""

@@ -19,7 +19,7 @@ from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixe
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
 from tt_edge.runtime.text import Completion, Delta, TextRequest
-from tt_edge.runtime.tokenizer import BundleTokenizer
+from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
 
 #: Called with the prompt's index and each new piece of text.
 OnText = Callable[[int, str], None]
@@ -39,12 +39,15 @@ class LLM:
         chat_template: ChatTemplate | None = None,
         *,
         name: str = "model",
+        generation_defaults: GenerationConfig | None = None,
         model_fingerprint: bytes = b"",
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.name = name
+        #: What the checkpoint recommends; for chats, not for ``generate``, which is greedy unless it is told otherwise.
+        self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
         self._fingerprint = model_fingerprint
 
@@ -57,8 +60,15 @@ class LLM:
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
         name = Path(path).resolve().name.removesuffix(".ttedge")
-        session = open_session(bundle, runtime)
-        return cls(session, tokenizer, template, name=name, model_fingerprint=fingerprint(bundle.manifest))
+        defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
+        return cls(
+            open_session(bundle, runtime),
+            tokenizer,
+            template,
+            name=name,
+            generation_defaults=defaults,
+            model_fingerprint=fingerprint(bundle.manifest),
+        )
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
         """The prompt of a conversation, up to where the assistant speaks.

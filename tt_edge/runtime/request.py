@@ -117,6 +117,6 @@ def check_prompt(what: str, prompt: Sequence[int], config: GenerationConfig, con
     if total > contract.max_seq_len:
         raise CapacityError(
             f"{what} has {len(prompt)} tokens, and {config.max_new_tokens} new ones make {total}, more than "
-            f"max_seq_len {contract.max_seq_len}; lower --max-new-tokens, shorten the prompt, "
+            f"max_seq_len {contract.max_seq_len}; lower max_new_tokens, shorten the prompt, "
             "or compile with a larger --max-seq-len"
         )

@@ -107,6 +107,11 @@ class DecoderShape:
     kv_heads: int = 2
     vocabulary: int = 97
     capacity: int = 48
+    #: Of the weights. With 0.05 and a tied head the likeliest token is the last one again, with 0.3 it follows from all.
+    scale: float = 0.05
+    tied: bool = True
+    #: That many ids, from 0 on, are never the likeliest.
+    silent: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -122,7 +127,7 @@ def decoder(shape: DecoderShape, dtype: DType, seed: int = 0) -> Network:
     rng, b, np_type = np.random.default_rng(seed), NetworkBuilder(), dtype.numpy
     h, d, heads, kv_heads = shape.hidden, shape.head_dim, shape.heads, shape.kv_heads
 
-    def weight(*size: int, scale: float = 0.05) -> np.ndarray:
+    def weight(*size: int, scale: float = shape.scale) -> np.ndarray:
         return (rng.standard_normal(size, np.float32) * np.float32(scale)).astype(np_type)
 
     def elementwise(op: str, x: str, y: str) -> str:
@@ -195,7 +200,9 @@ def decoder(shape: DecoderShape, dtype: DType, seed: int = 0) -> Network:
         sigmoid = b.layer("ACTIVATION", [gate], dtype, (-1, -1, -1), type="SIGMOID", alpha=0.0, beta=0.0)
         gate = elementwise("PROD", elementwise("PROD", gate, sigmoid), linear(y, weight(shape.intermediate, h)))
         x = elementwise("SUM", x, linear(gate, weight(h, shape.intermediate)))
-    tied = b.constant(embedding, "embedding", (1, *embedding.shape))
+    head = embedding if shape.tied else weight(shape.vocabulary, h, scale=0.5)
+    head[: shape.silent] = 0
+    tied = b.constant(head, "embedding" if shape.tied else "head", (1, *head.shape))
     logits = b.layer(
         "MATRIX_MULTIPLY", [rms_norm(x), tied], dtype, (-1, -1, shape.vocabulary), op0="NONE", op1="TRANSPOSE"
     )

@@ -1,0 +1,135 @@
+"""Talk with a bundle in the terminal. What was said stays in the KV cache, so a turn costs what is new in it. Needs no
+PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+_HELP = """\
+/reset         start over, with the same system prompt
+/system TEXT   start over with TEXT as the system prompt; without TEXT, with none
+/help          this
+/exit          leave (so does Ctrl-D)
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next one."""
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", help="a bundle written by tt-edge compile")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="of an answer, at most (1024)")
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="0: the likeliest token (default: the checkpoint's)"
+    )
+    parser.add_argument("--top-p", type=float, metavar="P", help="default: the checkpoint's")
+    parser.add_argument("--top-k", type=int, metavar="K", help="default: the checkpoint's")
+    parser.add_argument("--seed", type=int, metavar="N", help="for answers that can be repeated")
+    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument(
+        "--prefix-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep the keys and values of --system there for the next start",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, answer, repeat, until the end of the input."""
+    import dataclasses
+
+    from tt_edge.cli.serve import precompute
+    from tt_edge.runtime.conversation import Conversation
+    from tt_edge.runtime.llm import LLM
+
+    with LLM.load(args.bundle, args.runtime) as llm:
+        given = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "seed")}
+        config = dataclasses.replace(
+            llm.generation_defaults,
+            max_new_tokens=args.max_new_tokens,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        conversation = Conversation(llm, args.system, config)
+        llm.apply_chat_template([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any
+        if args.prefix_cache is not None:
+            precompute(llm, args.system, args.prefix_cache)
+        if sys.stdin.isatty():
+            print(f"{llm.name}: {llm.session.word}. /help lists the commands.", file=sys.stderr)
+        while (text := _read()) is not None:
+            _obey(conversation, text) if text.startswith("/") else _answer(conversation, text)
+            if text in ("/exit", "/quit"):
+                break
+    return 0
+
+
+def _read() -> str | None:
+    """A line of the user's, or several joined by backslashes; ``None`` at the end."""
+    lines: list[str] = []
+    terminal = sys.stdin.isatty()
+    if terminal:
+        import readline  # noqa: F401 (editing and history in input())
+    while True:
+        try:
+            line = input(("… " if lines else "> ") if terminal else "")
+        except EOFError:
+            if terminal:
+                print(file=sys.stderr)
+            return None if not lines else "\n".join(lines)
+        except KeyboardInterrupt:  # forget the line, as shells do
+            print(file=sys.stderr)
+            lines.clear()
+            continue
+        lines.append(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            if text := "\n".join(lines).strip():
+                return text
+            lines.clear()
+
+
+def _obey(conversation: object, text: str) -> None:
+    from tt_edge.runtime.conversation import Conversation
+
+    assert isinstance(conversation, Conversation)
+    command, _, rest = text.partition(" ")
+    if command in ("/reset", "/system"):
+        conversation.reset()
+        if command == "/system":
+            conversation.system = rest.strip() or None
+        print("(a new conversation)", file=sys.stderr)
+    elif command not in ("/exit", "/quit"):
+        print(_HELP if command == "/help" else f"there is no {command}\n{_HELP}", file=sys.stderr)
+
+
+def _answer(conversation: object, text: str) -> None:
+    """Print the answer as it comes. Ctrl-C ends it, and not the program."""
+    from tt_edge.errors import CapacityError, InvalidInputError
+    from tt_edge.runtime.conversation import Conversation
+
+    assert isinstance(conversation, Conversation)
+    stopped = False
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped:  # the second time: a step takes too long to wait for
+            raise KeyboardInterrupt
+        stopped = True
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        completion = conversation.say(text, lambda piece: print(piece, end="", flush=True), lambda: stopped)
+    except (CapacityError, InvalidInputError) as error:
+        print(f"tt-edge: {error}", file=sys.stderr)
+        return
+    finally:
+        signal.signal(signal.SIGINT, before)
+    print()
+    if sys.stdin.isatty():
+        timing, tokens = completion.timing, len(completion.input_ids)
+        speed = f"{timing.new_tokens} tokens, {timing.tokens_per_s:.1f}/s, first after {timing.ttft_s * 1000:.0f} ms"
+        note = (
+            "; stopped" if stopped else "; cut off at --max-new-tokens" if completion.finish_reason == "length" else ""
+        )
+        print(f"({speed}; {completion.cached_tokens} of {tokens} were in the cache{note})", file=sys.stderr)

@@ -1,0 +1,135 @@
+"""Serve a bundle over HTTP with OpenAI's endpoints (chat completions, completions, models; streamed or whole), a chat page
+at /, /health, and /metrics for Prometheus. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+#: Addresses that only this machine reaches.
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_KEY = "TT_EDGE_API_KEY"
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", help="a bundle written by tt-edge compile")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
+    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument("--served-model-name", metavar="NAME", help="default: the bundle's name without .ttedge")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"file with the key that clients must send (or set {_KEY})"
+    )
+    parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without a key")
+    parser.add_argument(
+        "--max-waiting", type=int, default=64, metavar="N", help="requests that may wait; more get 429 (64)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds that an answer may take (600)"
+    )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="compute this system prompt once, for chats that begin with it"
+    )
+    parser.add_argument(
+        "--prefix-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep the keys and values of --system there for the next start",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from tt_edge.errors import InvalidInputError, MissingDependencyError
+    from tt_edge.runtime.async_llm import AsyncLLM
+    from tt_edge.runtime.llm import LLM
+
+    try:
+        import uvicorn
+
+        from tt_edge.server import Settings, create_app
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f'{error.name} is not installed, which `tt-edge serve` needs; pip install "tt-edge[serve]"'
+        ) from None
+    key = api_key(args.api_key_file)
+    if args.host not in _LOOPBACK and key is None and not args.insecure:
+        raise InvalidInputError(
+            f"--host {args.host} without a key lets the whole network in; set {_KEY} or --api-key-file, or add --insecure"
+        )
+    if args.max_waiting < 0 or not args.timeout > 0 or not 0 <= args.port < 65536:
+        raise InvalidInputError(
+            f"--max-waiting {args.max_waiting}, --timeout {args.timeout} or --port {args.port} is out of range; "
+            "give 0 or more, above 0, and 0 to 65535"
+        )
+    hosts = {*_LOOPBACK, "[::1]"} if args.host in _LOOPBACK else None
+    settings = Settings(api_key=key, timeout_s=args.timeout, hosts=hosts)
+    with LLM.load(args.bundle, args.runtime) as llm:
+        llm.name = args.served_model_name or llm.name
+        precompute(llm, args.system, args.prefix_cache)
+        config = uvicorn.Config(
+            create_app(AsyncLLM(llm, args.max_waiting), settings),
+            host=args.host,
+            port=args.port,
+            log_level="warning",
+            limit_concurrency=4 * (args.max_waiting + 32),
+            timeout_graceful_shutdown=5,
+        )
+        try:
+            socket = config.bind_socket()
+        except SystemExit:  # uvicorn's answer; it has logged the reason
+            raise InvalidInputError(
+                f"cannot listen at {args.host}:{args.port}; choose another --port, or stop what listens there"
+            ) from None
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(
+            f"{llm.name}: {llm.session.word}\nhttp://{host}:{socket.getsockname()[1]}/ is a chat page, …/v1 is OpenAI's API; "
+            "Ctrl-C stops",
+            file=sys.stderr,
+            flush=True,
+        )
+        with suppress(KeyboardInterrupt):  # raised again by uvicorn when it has shut down
+            uvicorn.Server(config).run(sockets=[socket])
+    return 0
+
+
+def api_key(file: Path | None) -> str | None:
+    """The key from ``file`` or the environment. Raises ``InvalidInputError`` for a file that is not one line of text."""
+    from tt_edge.errors import InvalidInputError
+
+    if file is None:
+        return os.environ.get(_KEY) or None
+    try:
+        key = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(
+            f"--api-key-file {file} cannot be read ({error}); give a text file of one line"
+        ) from None
+    if not key or not key.isascii() or any(c.isspace() for c in key):
+        raise InvalidInputError(f"--api-key-file {file} does not hold a key; write one line without spaces into it")
+    return key
+
+
+def precompute(llm: object, system: str | None, file: Path | None) -> None:
+    """Take up the prefixes of ``file``, compute that of ``system`` where it is not among them, and write them back."""
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.llm import LLM
+
+    assert isinstance(llm, LLM)
+    if file is not None and file.exists():
+        llm.load_prefixes(file)
+    if system is not None:
+        steps = llm.scheduler.stats.steps
+        tokens = llm.precompute([{"role": "system", "content": system}])
+        computed = llm.scheduler.stats.steps > steps
+        print(f"system prompt: {tokens} tokens, {'computed' if computed else f'read from {file}'}", file=sys.stderr)
+        if file is not None and computed:
+            llm.save_prefixes(file)
+    elif file is not None and not file.exists():
+        raise InvalidInputError(f"--prefix-cache {file} does not exist; add --system TEXT to make it")

@@ -1,0 +1,151 @@
+"""From requests that run to HTTP: one JSON body, or server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from tt_edge.errors import TTEdgeError
+from tt_edge.runtime.async_llm import TextStream
+from tt_edge.runtime.text import Completion, Delta
+from tt_edge.server.errors import ApiError
+from tt_edge.server.metrics import Metrics
+from tt_edge.server.replies import ChatReply, TextReply
+
+Reply = ChatReply | TextReply
+
+#: Seconds of silence after which a comment is sent, so that no proxy takes the connection for dead.
+KEEP_ALIVE_S = 15.0
+
+
+async def whole(
+    request: Request, reply: Reply, streams: Sequence[TextStream], timeout_s: float, metrics: Metrics
+) -> Response:
+    """One JSON body with all answers. The answers end when the client goes away or ``timeout_s`` have passed."""
+    work = asyncio.ensure_future(asyncio.gather(*(stream.completion() for stream in streams)))
+    gone = asyncio.ensure_future(_disconnected(request))
+    both: set[asyncio.Future[Any]] = {work, gone}
+    try:
+        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            completions = work.result()
+            _observe(metrics, completions)
+            return JSONResponse(reply.whole(completions))
+        if gone.done():
+            return Response(status_code=499)  # nobody reads it; the logs do
+        raise _timeout(timeout_s)
+    finally:
+        for stream in streams:
+            stream.cancel()
+        gone.cancel()
+        work.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Events(StreamingResponse):
+    """Server-sent events of all answers, as they come, in OpenAI's order; ``[DONE]`` is the last."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        streams: Sequence[TextStream],
+        timeout_s: float,
+        metrics: Metrics,
+        *,
+        include_usage: bool,
+    ) -> None:
+        self._reply, self._streams, self._timeout_s, self._metrics = reply, streams, timeout_s, metrics
+        self._include_usage = include_usage
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._lines(), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        finally:
+            for stream in self._streams:
+                stream.cancel()
+
+    async def _lines(self) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for event in self._events():
+                    yield ": keep-alive\n\n" if event is None else _event(event)
+        except TTEdgeError as error:
+            yield _event(ApiError.of(error).to_dict())
+        except TimeoutError:
+            yield _event(_timeout(self._timeout_s).to_dict())
+        yield "data: [DONE]\n\n"
+
+    async def _events(self) -> AsyncIterator[dict[str, Any] | None]:
+        reply, completions = self._reply, {}
+        for index in range(len(self._streams)):
+            if (event := reply.first(index)) is not None:
+                yield event
+        async for index, piece in _merged(self._streams):
+            if isinstance(piece, Completion):
+                completions[index] = piece
+                yield reply.last(index, piece)
+            elif piece is None:
+                yield None
+            else:
+                yield reply.piece(index, piece.text, piece.tokens)
+        done = [completions[index] for index in sorted(completions)]
+        _observe(self._metrics, done)
+        if self._include_usage:
+            yield reply.usage(done)
+
+
+async def _merged(streams: Sequence[TextStream]) -> AsyncIterator[tuple[int, Delta | Completion | None]]:
+    """The pieces of all streams, each with its index and its completion as the last; None after long silence."""
+    queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]] = asyncio.Queue()
+
+    async def pump(index: int, stream: TextStream) -> None:
+        try:
+            async for delta in stream:
+                queue.put_nowait((index, delta))
+            queue.put_nowait((index, await stream.completion()))
+        except TTEdgeError as error:
+            queue.put_nowait((index, error))
+
+    tasks = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        left = len(streams)
+        while left:
+            try:
+                item = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
+            except TimeoutError:
+                yield -1, None
+                continue
+            if isinstance(item[1], Exception):
+                raise item[1]
+            left -= isinstance(item[1], Completion)
+            yield item[0], item[1]
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _observe(metrics: Metrics, completions: Sequence[Completion]) -> None:
+    for completion in completions:
+        metrics.completion(completion)
+
+
+def _timeout(seconds: float) -> ApiError:
+    return ApiError(504, f"the answer took longer than {seconds:g} s; ask for fewer tokens", "timeout")
