@@ -147,3 +147,23 @@ def test_a_bundle_without_a_chat_template(tt_edge, bundle):
 def test_an_edited_tokenizer(tt_edge, bundle, name):
     flip_byte(bundle / name)
     tt_edge("run", bundle, "--prompt", "a").fails_with(f"{name} was edited", 1)
+
+
+def test_sampling(tt_edge, bundle):
+    def ask(*options: object) -> list[dict]:
+        result = tt_edge("run", bundle, "--runtime", "reference", "--prompt", "The", "--json", "--ignore-eos",
+                         "--max-new-tokens", 12, *options)  # fmt: skip
+        assert result.status == 0, result.err
+        return json.loads(result.out)
+
+    [greedy], [one], [again], [other] = (
+        ask(*options) for options in ((), *(("--temperature", 3, "--top-k", 50, "--seed", s) for s in (1, 1, 2)))
+    )
+    assert greedy["new_token_ids"] != one["new_token_ids"] == again["new_token_ids"] != other["new_token_ids"]
+    [stopped] = ask("--stop", greedy["text"][6:8], "--logprobs", 2)
+    assert stopped["text"] == greedy["text"][:6]
+    assert (stopped["finish_reason"], stopped["stopped_by"]) == ("stop", greedy["text"][6:8])
+    assert len(stopped["tokens"][0]["top"]) == 2
+    tt_edge("run", bundle, "--prompt", "The", "--top-p", 2).fails_with(
+        "top_p is 2.0; it must be a number from 0 to 1", 2
+    )

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from tt_edge.cli.options import add_sampling, sampling_of
+
 _HELP = """\
 /reset         start over, with the same system prompt
 /system TEXT   start over with TEXT as the system prompt; without TEXT, with none
@@ -22,12 +24,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
     parser.add_argument("--system", metavar="TEXT", help="the system prompt")
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="of an answer, at most (1024)")
-    parser.add_argument(
-        "--temperature", type=float, metavar="T", help="0: the likeliest token (default: the checkpoint's)"
-    )
-    parser.add_argument("--top-p", type=float, metavar="P", help="default: the checkpoint's")
-    parser.add_argument("--top-k", type=int, metavar="K", help="default: the checkpoint's")
-    parser.add_argument("--seed", type=int, metavar="N", help="for answers that can be repeated")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument(
         "--prefix-cache",
@@ -35,6 +31,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the keys and values of --system there for the next start",
     )
+    add_sampling(parser, "what the checkpoint recommends")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,12 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.runtime.llm import LLM
 
     with LLM.load(args.bundle, args.runtime) as llm:
-        given = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "seed")}
-        config = dataclasses.replace(
-            llm.generation_defaults,
-            max_new_tokens=args.max_new_tokens,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        config = dataclasses.replace(llm.generation_defaults, max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
         llm.apply_chat_template([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any
         if args.prefix_cache is not None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tt_edge.cli.options import add_sampling, sampling_of
+
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
@@ -16,7 +18,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message; implies --chat")
     parser.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    parser.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and of the N likeliest"
+    )
     parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
+    add_sampling(parser, "always the likeliest token")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +31,13 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.generation_config import GenerationConfig
     from tt_edge.runtime import LLM
 
-    config = GenerationConfig(max_new_tokens=args.max_new_tokens, ignore_eos=args.ignore_eos)
+    config = GenerationConfig(
+        max_new_tokens=args.max_new_tokens,
+        ignore_eos=args.ignore_eos,
+        stop=tuple(args.stop),
+        logprobs=args.logprobs,
+        **sampling_of(args),
+    )
     with LLM.load(args.bundle, args.runtime) as llm:
         chat = args.chat or args.system is not None
         prompts = [_chat_prompt(llm, p, args.system) for p in args.prompt] if chat else args.prompt

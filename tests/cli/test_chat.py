@@ -1,0 +1,130 @@
+"""A conversation at a terminal, and through a pipe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pexpect
+import pytest
+
+from tt_edge.runtime.llm import LLM
+
+
+@pytest.fixture
+def terminal(bundle):
+    """Starts ``tt-edge chat`` on a pseudo-terminal."""
+    started = []
+
+    def start(*options: object):
+        argv = ["-m", "tt_edge", "chat", str(bundle), "--runtime", "reference", *map(str, options)]
+        child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env={**PLAIN, "HOME": str(bundle)})
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+PLAIN = {"TERM": "dumb", "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "INPUTRC": "/dev/null"}
+
+
+def answers(bundle, *messages: str, system: str | None = None) -> list[str]:
+    """What the Python API answers, turn by turn."""
+    from tt_edge.runtime.conversation import Conversation
+
+    with LLM.load(bundle, "reference") as llm:
+        conversation = Conversation(llm, system, llm.generation_defaults)
+        return [conversation.say(message).text for message in messages]
+
+
+def test_turns_commands_and_the_end(terminal, bundle):
+    first, second = answers(bundle, "Is it red?", "Go on")
+    (anew,) = answers(bundle, "Go on", system="Be kind.")
+    child = terminal("--max-new-tokens", 64)
+    child.expect("tiny: evaluated by the reference session. /help lists the commands")
+    child.expect("> ")
+    child.sendline("Is it red?")
+    child.expect_exact(first.splitlines()[0])
+    child.expect(r"\(\d+ tokens, [\d.]+/s, first after \d+ ms; 0 of \d+ were in the cache")
+    child.sendline("Go on")
+    child.expect_exact(second.splitlines()[0])
+    child.expect(r"first after \d+ ms; [1-9]\d* of \d+ were in the cache")
+    child.sendline("/help")
+    child.expect(r"/reset +start over")
+    child.sendline("/nonsense")
+    child.expect("there is no /nonsense")
+    child.sendline("/system Be kind.")
+    child.expect("a new conversation")
+    child.sendline("Go \\")
+    child.expect("… ")
+    child.sendcontrol("c")
+    child.expect("> ")
+    child.sendline("Go on")
+    child.expect_exact(anew.splitlines()[0])
+    child.sendline("/exit")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(bundle):
+    slow = "import time, tt_edge.runtime.session as s; f = s.Session.forward\n"
+    slow += "def forward(*a):\n    time.sleep(0.1)\n    return f(*a)\ns.Session.forward = forward\n"
+    slow += "import sys; from tt_edge.cli import main; sys.exit(main())"
+    argv = ["-c", slow, "chat", str(bundle), "--runtime", "reference", "--temperature", "5", "--seed", "3"]
+    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env=PLAIN)
+    child.expect("> ")
+    child.sendline("Go")
+    child.expect("Go\r\n.")
+    child.sendcontrol("c")
+    child.expect(r"were in the cache; stopped\)")
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
+def test_a_pipe(bundle):
+    argv = [sys.executable, "-m", "tt_edge", "chat", bundle, "--runtime", "reference"]
+    done = subprocess.run(argv, input="Is it red?\nGo on\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [line for a in answers(bundle, "Is it red?", "Go on") for line in a.split("\n")]
+    assert done.stderr == ""
+
+
+def test_a_system_prompt_is_kept_on_disk(bundle, tmp_path):
+    argv = [sys.executable, "-m", "tt_edge", "chat", bundle, "--runtime", "reference", "--system", "Be kind to all."]
+    outputs = []
+    for word in ("computed", f"read from {tmp_path / 'kv'}"):
+        done = subprocess.run(
+            [*argv, "--prefix-cache", tmp_path / "kv"], input="Go\n", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"tokens, {word}" in done.stderr
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1] == answers(bundle, "Go", system="Be kind to all.")[0] + "\n"
+    assert [path.name for path in tmp_path.iterdir() if "kv" in path.name] == ["kv"]
+
+
+def test_too_long_a_conversation_goes_on(tt_edge, bundle, monkeypatch):
+    lines = iter(["The light is green. " * 30, "Go"])
+
+    def line(_prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", line)
+    result = tt_edge("chat", bundle, "--runtime", "reference")
+    assert "tokens, and the model takes 64; start over (/reset)" in result.err
+    assert result.out == answers(bundle, "Go")[0] + "\n"
+    assert result.status == 0
+
+
+def test_bad_options(tt_edge, bundle):
+    tt_edge("chat", bundle, "--temperature", -1).fails_with("temperature is -1.0; it must be a number from 0", 2)
+    tt_edge("chat", bundle, "--prefix-cache", "no/such").fails_with("--prefix-cache no/such does not exist", 2)
