@@ -12,7 +12,7 @@ import pytest
 import tt_edge
 
 HOST_ONLY = ("torch", "transformers", "torch_tensorrt", "modelopt", "accelerate")
-TARGET_PACKAGES = ("tt_edge.network", "tt_edge.bundle", "tt_edge.runtime", "tt_edge.cli")
+TARGET_PACKAGES = ("tt_edge.network", "tt_edge.bundle", "tt_edge.runtime", "tt_edge.server", "tt_edge.cli")
 
 
 def target_modules() -> list[str]:
@@ -37,5 +37,17 @@ def test_target_modules_import_where_torch_is_blocked():
 
 @pytest.mark.parametrize("module", ["tt_edge.runtime", "tt_edge.runtime.tensorrt_session"])
 def test_the_runtime_loads_nothing_heavy(module):
-    heavy = {"tokenizers", "jinja2", "tensorrt", "tensorrt_rtx", "cuda", "cuda.bindings", "safetensors", *HOST_ONLY}
+    heavy = {
+        "tokenizers",
+        "jinja2",
+        "uvicorn",
+        "pydantic",
+        "asyncio",
+        "tensorrt",
+        "tensorrt_rtx",
+        "cuda",
+        "cuda.bindings",
+        "safetensors",
+        *HOST_ONLY,
+    }
     assert loaded_after(f"import {module}") & heavy == set()
