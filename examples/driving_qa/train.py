@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from examples.driving_qa.evaluate import evaluate, table
@@ -132,7 +132,7 @@ def train(
     def loss_of(ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        losses = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         return (losses * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
 
     compiled = torch.compile(loss_of) if device.type == "cuda" else loss_of
