@@ -1,7 +1,10 @@
-"""Device memory, one stream and the GPU's name, over NVIDIA's ``cuda.bindings``. Imported only to run engines."""
+"""Memory, a stream, its graphs and the GPU's name, over NVIDIA's ``cuda.bindings``. Imported only to run engines."""
 
 from __future__ import annotations
 
+import ctypes
+import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -46,6 +49,15 @@ def compute_capability() -> str:
     return f"sm{major}{minor}"
 
 
+def is_available() -> bool:
+    """Whether there is a GPU that CUDA can use."""
+    try:
+        compute_capability()
+    except (EngineError, MissingDependencyError):
+        return False
+    return True
+
+
 def device_name() -> str:
     """Marketing name of the current GPU."""
     name = call("cudaGetDeviceProperties", call("cudaGetDevice")).name
@@ -71,10 +83,67 @@ class Stream:
     def synchronize(self) -> None:
         call("cudaStreamSynchronize", self._stream)
 
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """What ``work`` queues on this stream, as a graph; nothing is executed.
+
+        Raises ``EngineError`` where something cannot be captured; the stream is usable afterwards.
+        """
+        cuda = runtime()
+        call("cudaStreamBeginCapture", self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        except BaseException:
+            cuda.cudaStreamEndCapture(self._stream)  # which fails too, and ends the capture
+            raise
+        graph = call("cudaStreamEndCapture", self._stream)
+        try:
+            return Graph(call("cudaGraphInstantiate", graph, 0))
+        finally:
+            call("cudaGraphDestroy", graph)
+
     def close(self) -> None:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             call("cudaStreamDestroy", stream)
+
+
+class Graph:
+    """Work that was captured from a stream, queued again in one call. Its addresses must stay valid."""
+
+    def __init__(self, executable: Any) -> None:
+        self._executable = executable
+
+    def launch(self, stream: Stream) -> None:
+        call("cudaGraphLaunch", self._executable, stream.handle)
+
+    def close(self) -> None:
+        if self._executable is not None:
+            executable, self._executable = self._executable, None
+            call("cudaGraphExecDestroy", executable)
+
+
+class HostBuffer:
+    """Page-locked host memory of fixed size, which copies to and from the device reach without a detour.
+
+    Nothing may use a view of it after ``close``.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = max(1, nbytes)
+        self._pointer = call("cudaHostAlloc", self.nbytes, runtime().cudaHostAllocDefault)
+        self.address = int(self._pointer)
+        memory = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
+        self._bytes = np.frombuffer(memoryview(memory), np.uint8)
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """The first bytes as an array."""
+        part: np.ndarray = self._bytes[: math.prod(shape) * dtype.itemsize]
+        return part.view(dtype).reshape(shape)
+
+    def close(self) -> None:
+        if self._pointer is not None:
+            pointer, self._pointer = self._pointer, None
+            call("cudaFreeHost", pointer)
 
 
 class Buffer:

@@ -56,6 +56,16 @@ class TensorRT:
         """Whether engines can be built for named compute capabilities, without a GPU."""
         return self.can_build and hasattr(self.module, "ComputeCapability")
 
+    @property
+    def has_lean_runtime(self) -> bool:
+        """Whether engines can be built that later versions run."""
+        return self.can_build and self.flavour is Flavour.STANDARD
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether builds reuse timings of earlier ones (TensorRT-RTX times nothing: it compiles when it runs)."""
+        return self.can_build and self.flavour is Flavour.STANDARD
+
     def require_native_attention(self) -> None:
         """Raise ``EngineError`` unless the network API has attention, RoPE and KV-cache layers."""
         network = getattr(self.module, "INetworkDefinition", None)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.bundle.making import CONFIG, IDENTITY, sha256_of, write_bundle
 from tests.runtime.decoders import compiled
-from tt_edge.bundle import Bundle, BundleWriter
-from tt_edge.bundle.writer import HashingFile
+from tt_edge.bundle import Bundle, BundleWriter, writer
+from tt_edge.bundle.writer import HashingFile, exchange
 from tt_edge.errors import BundleError, InvalidInputError
 
 
@@ -122,6 +122,23 @@ def test_overwriting_through_a_link_replaces_the_link_alone(target, tmp_path):
     assert sorted(tmp_path.iterdir()) == [real, target]
 
 
+@pytest.fixture
+def without_exchange(monkeypatch):
+    """A file system that cannot swap two paths in one step."""
+    monkeypatch.setattr(writer, "exchange", lambda one, other: False)
+
+
+def test_two_folders_change_places(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    if not exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system has no RENAME_EXCHANGE")
+    assert [(tmp_path / name / "file").read_text() for name in "ab"] == ["b", "a"]
+    assert not exchange(tmp_path / "a", tmp_path / "missing")
+
+
+@pytest.mark.usefixtures("without_exchange")
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("step", [1, 2])
 def test_an_error_between_the_renames_puts_the_old_bundle_back(target, monkeypatch, step, error):
@@ -141,6 +158,7 @@ def test_an_error_between_the_renames_puts_the_old_bundle_back(target, monkeypat
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.usefixtures("without_exchange")
 def test_an_interrupt_after_the_renames_leaves_the_new_bundle_alone(target, monkeypatch):
     write_bundle(target, note=b"old")
     rename, calls = Path.rename, []

@@ -43,7 +43,8 @@ def test_json(tt_edge, copy):
         (["--engine", "sm999"], "no target sm999"),
         (["--engine", "none"], "--engine none builds nothing"),
         (["--engine", "gpu"], "is not of the form sm89"),
-        (["--engine", "sm89", "--workspace", "0"], "--workspace is 0"),
+        (["--engine", "sm89", "--workspace", "0"], "a workspace of 0 bytes"),
+        (["--engine", "sm89", "--version-compatible"], "builds no version-compatible engines"),
     ],
 )
 def test_bad_input(tt_edge, copy, arguments, message):
@@ -69,3 +70,29 @@ def test_a_damaged_network(tt_edge, copy):
     assert result.status != 0
     assert "network.json" in result.err
     assert not list((copy / "engines").glob(".partial*"))
+
+
+def test_options_that_this_builder_has_no_use_for_are_said(tt_edge, copy, tmp_path):
+    """TensorRT-RTX without a GPU keeps its weights and has no timings to keep."""
+    timings = tmp_path / "timings"
+    result = tt_edge("build", copy, "--engine", "sm89", "--strip-weights", "--timing-cache", timings)
+    assert result.status == 0
+    assert "so the engine holds its weights" in result.err
+    assert f"so {timings} is neither read nor written" in result.err
+    assert not timings.exists()
+    assert not any(engine.stripped for engine in Bundle.open(copy).manifest.engines)
+
+
+def test_a_bundle_of_engines_alone(tt_edge, copy, tmp_path):
+    ship = tmp_path / "ship.ttedge"
+    result = tt_edge("build", copy, "--engine", "sm89", "--engines-only", ship)
+    assert result.out.endswith(f"{ship}: the engines, without the network\n")
+    shipped = Bundle.open(ship)
+    assert shipped.verify() == []
+    assert not shipped.has_network
+    assert shipped.has("tokenizer.json")
+    assert shipped.manifest.engines == Bundle.open(copy).manifest.engines
+    assert "not in the bundle: it has engines only" in tt_edge("inspect", ship).out
+    tt_edge("run", ship, "--prompt", "a", "--runtime", "reference").fails_with("it ships engines alone", 1)
+    assert "exists already; give --overwrite" in tt_edge("build", copy, "--engine", "sm89", "--engines-only", ship).err
+    assert tt_edge("build", copy, "--engine", "sm89", "--engines-only", ship, "--overwrite").status == 0

@@ -127,7 +127,8 @@ def test_an_engine_that_does_not_fit(tt_edge, bundle, monkeypatch, capability):
     result = tt_edge("run", bundle, *options, "--runtime", "tensorrt")
     gpu = capability or "no usable NVIDIA GPU"
     result.fails_with(f"no engine of the bundle fits this machine (linux_x86_64, {gpu}, tensorrt_rtx 1.6.1.1)", 1)
-    assert "it has: sm89 (tensorrt_rtx 1.6.1.1, linux_x86_64); compile with --engine local on this" in result.err
+    why = "it is for sm89, this GPU is sm120" if capability else "there is no usable NVIDIA GPU"
+    assert f"it has: sm89 (tensorrt_rtx 1.6.1.1): {why}; build one here with `tt-edge build {bundle}`" in result.err
     assert tt_edge("run", bundle, *options).err.endswith("evaluated by the reference session\n")
 
 

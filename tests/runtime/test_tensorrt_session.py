@@ -1,4 +1,4 @@
-"""The TensorRT session against fakes in host memory, and the fakes against the real bindings.
+"""The TensorRT session against fakes in host memory, every call of which is checked against the real bindings.
 
 No engine has been executed; what is checked here is all that can be without a GPU. test_cuda uses one.
 """
@@ -13,6 +13,7 @@ import pytest
 from tests.compile.compiling import compiled as compiled_model
 from tests.runtime import fake_tensorrt
 from tests.runtime.decoders import compiled
+from tests.runtime.surface import Call, Recorder
 from tests.runtime.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda
@@ -29,18 +30,23 @@ class Fake:
     """A session over the fakes."""
 
     def __init__(self, monkeypatch, tmp_path, network=None, contract=None, **limits) -> None:
+        self.trt = pytest.importorskip("tensorrt_rtx")
+        self.calls: list[Call] = []
         self.cuda = fake_tensorrt.FakeCuda()
-        monkeypatch.setattr(cuda, "runtime", lambda: self.cuda)
+        recorded = Recorder(self.cuda, pytest.importorskip("cuda.bindings.runtime"), None, self.calls)
+        monkeypatch.setattr(cuda, "runtime", lambda: recorded)
         monkeypatch.setattr(TensorRT, "logger", None)
         monkeypatch.setattr(TensorRT, "log", Log())
         self.network, self.contract = (network, contract) if network else compiled(**limits)
         self.engine = fake_tensorrt.FakeEngine(self.network, self.contract)
+        self.engine.queue = self.cuda.queue
         self.file = tmp_path / "sm89.engine"
         self.file.write_bytes(b"engine")
 
-    def open(self) -> TensorRTSession:
-        module = fake_tensorrt.FakeModule(self.engine)
-        return TensorRTSession(self.file, self.contract, TensorRT(Flavour.RTX, module, "1.6.1"))
+    def open(self, **options) -> TensorRTSession:
+        self.module = fake_tensorrt.FakeModule(self.engine)
+        module = Recorder(self.module, self.trt, self.trt, self.calls)
+        return TensorRTSession(self.file, self.contract, TensorRT(Flavour.RTX, module, "1.6.1"), **options)
 
 
 @pytest.fixture
@@ -58,10 +64,12 @@ def test_generates_what_the_reference_does(fake):
 
 def test_waits_once_a_step_and_allocates_nothing_more(fake):
     with fake.open() as session:
-        memory, waits = len(fake.cuda.memory), fake.cuda.synchronized
+        memory, waits = set(fake.cuda.memory), fake.cuda.synchronized
         generate(session, PROMPTS[:2], GenerationConfig(10))
         assert fake.cuda.synchronized - waits == len(fake.engine.executed) == 10
-        assert len(fake.cuda.memory) == memory == len(fake.contract.inputs) + 1  # and logits
+        assert set(fake.cuda.memory) == memory
+        fed = len(fake.contract.inputs) - len(fake.contract.kv_cache) + 1  # and logits: on both sides
+        assert len(memory) == 2 * fed + len(fake.contract.kv_cache) + 1  # and the activations'
 
 
 def test_short_inputs_take_the_generation_profile(fake):
@@ -119,29 +127,170 @@ def test_failures_while_opening_free_everything(fake):
     assert fake.cuda.streams == 0
 
 
-def public(thing: type) -> set[str]:
-    return {name for name in vars(thing) if not name.startswith("_")}
+def names(calls: list[Call]) -> list[str]:
+    return [name for name, _ in calls]
 
 
-@pytest.mark.parametrize("flavour", ["tensorrt_rtx", "tensorrt"])
-def test_tensorrt_has_what_the_fakes_have(flavour):
-    if flavour == "tensorrt":
-        pytest.importorskip("tensorrt_bindings")  # torch_tensorrt may stand in for "tensorrt" with the RTX package
+def test_the_calls_of_a_prefill_and_three_decode_steps(fake):
+    with fake.open() as session:
+        session.reset(1)
+        steps = []
+        for width in (6, 1, 1, 1):
+            fake.calls.clear()
+            session.forward(np.zeros((1, width), np.int64), np.array([width]))
+            steps.append(names(fake.calls))
+    shapes = ["set_input_shape"] * len(fake.contract.inputs)
+    fed = ["cudaMemcpyAsync"] * 3
+    work = [*fed, "execute_async_v3", "cudaMemcpyAsync"]
+    wait = "cudaStreamSynchronize"
+    assert steps == [
+        [*shapes, *work, wait],
+        [*shapes, *work, wait],
+        [
+            *("cudaStreamBeginCapture", *work, "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphDestroy"),
+            *("cudaGraphLaunch", wait),
+        ],
+        ["cudaGraphLaunch", wait],
+    ]
+
+
+def test_the_calls_of_opening_and_closing(fake):
+    session = fake.open()
+    opening = [name for name in names(fake.calls) if name not in ("cudaMalloc", "cudaHostAlloc", "cudaMemsetAsync")]
+    tensors = len(fake.contract.inputs) + len(fake.contract.outputs)
+    make = ["create_execution_context", "set_optimization_profile_async", "set_device_memory"]
+    assert opening == [
+        *("cudaStreamCreateWithFlags", "Runtime", "deserialize_cuda_engine", *["get_tensor_name"] * tensors),
+        *["get_device_memory_size_for_profile_v2"] * 2,
+        *(make + make),
+        *["set_tensor_address"] * 2 * tensors,
+        "cudaStreamSynchronize",
+    ]
+    fake.calls.clear()
+    session.close()
+    assert set(names(fake.calls)) == {"cudaFree", "cudaFreeHost", "cudaStreamDestroy"}
+    assert names(fake.calls)[-1] == "cudaStreamDestroy"
+
+
+def test_addresses(fake):
+    with fake.open():
+        pass
+    bound = [arguments for name, arguments in fake.calls if name == "set_tensor_address"]
+    context, generation = bound[: len(bound) // 2], bound[len(bound) // 2 :]
+    assert context == generation
+    addresses = dict(context)
+    for pair in fake.contract.kv_cache:
+        assert addresses.pop(pair.present) == addresses[pair.past]
+    assert len(set(addresses.values())) == len(addresses)
+    memory = [arguments for name, arguments in fake.calls if name == "set_device_memory"]
+    assert memory == [(memory[0][0], 4096)] * 2  # the larger of the two profiles', shared
+
+
+def test_a_graph_is_for_one_batch_and_is_made_again_after_another(fake):
+    with fake.open() as session:
+        session.reset(2)
+        for batch, launches, graphs in [(2, 0, 0), (2, 1, 1), (2, 2, 1), (1, 2, 0), (1, 3, 1), (2, 3, 0), (2, 4, 1)]:
+            session.forward(np.zeros((batch, 1), np.int64), np.ones(batch, np.int64))
+            assert (fake.cuda.launches, len(fake.cuda.graphs)) == (launches, graphs)
+    assert fake.cuda.graphs == {}
+    assert fake.engine.executed == [GENERATION_PROFILE] * 7
+
+
+def test_without_graphs_where_the_engine_cannot_be_captured(fake):
+    fake.cuda.refuses_capture = True
+    with fake.open() as session:
+        results = generate(session, PROMPTS, GenerationConfig(10))
+        assert names(fake.calls).count("cudaStreamBeginCapture") == 1  # tried once, not again
+    assert fake.cuda.launches == 0
+    assert [r.new_token_ids for r in results] == [from_scratch(p, 10) for p in PROMPTS]
+
+
+def test_keys_and_values_are_read_and_written_as_the_reference_does(fake):
+    prompt = PROMPTS[3][:6]
+    width = len(prompt)
+    with ReferenceSession(fake.network, fake.contract) as reference, fake.open() as session:
+        kept = []
+        for one in (reference, session):
+            one.reset(2)
+            one.forward(np.array([prompt, prompt]), np.array([0, width]))
+            kept.append(one.read_kv(1, prompt[:4]))
+        for name, data in kept[0].tensors.items():
+            np.testing.assert_array_equal(kept[1].tensors[name], data)
+        expected = session.forward(np.array([[0], [1]]), np.array([0, 1]))[1].copy()
+        session.reset(2)
+        session.write_kv(0, kept[1])
+        session.forward(np.array([prompt[4:], prompt[4:]]), np.array([width - 4, 0]))
+        got = session.forward(np.array([[1], [0]]), np.array([1, 0]))[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stripped_engine_gets_its_weights(fake):
+    fake.engine.missing = set(fake.network.weights)
+    with fake.open(weights=fake.network.weights) as session:
+        results = generate(session, PROMPTS, GenerationConfig(5))
+    assert [r.new_token_ids for r in results] == [from_scratch(p, 5) for p in PROMPTS]
+    assert names(fake.calls).index("refit_cuda_engine") < names(fake.calls).index("create_execution_context")
+
+
+def test_weights_that_are_missing_or_refused(fake):
+    name, array = next(iter(fake.network.weights.items()))
+    fake.engine.missing = {name}
+    with pytest.raises(EngineError, match=f"lacks the weights '{name}', and so does the bundle"):
+        fake.open(weights={})
+    with pytest.raises(EngineError, match=f"refuses the weights '{name}' of sm89.engine"):
+        fake.open(weights={name: array.reshape(-1)[1:]})
+    assert fake.cuda.memory == {}
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_code_in_an_engine_runs_only_where_the_manifest_says_that_it_has_some(fake, allowed):
+    with fake.open(holds_host_code=allowed):
+        assert fake.module.runtime.engine_host_code_allowed is allowed
+    assert ("engine_host_code_allowed =" in names(fake.calls)) == allowed
+
+
+class TestTheRecorder:
+    """What the bindings lack must fail, or the tests above would prove nothing."""
+
+    @pytest.fixture
+    def recorder(self, fake):
+        engine = fake_tensorrt.FakeEngine(fake.network, fake.contract)
+        context = fake_tensorrt.FakeContext(engine)
+        context.profile, context.no_such_call = 0, lambda: True
+        return Recorder(context, fake.trt.IExecutionContext, fake.trt, [])
+
+    def test_a_call_that_does_not_exist(self, recorder):
+        with pytest.raises(AssertionError, match="has no no_such_call"):
+            recorder.no_such_call()
+
+    @pytest.mark.parametrize("arguments", [(), ("input_ids",), ("input_ids", 3), (0, (1, 1)), ("input_ids", (1, 1), 2)])
+    def test_arguments_that_do_not_fit(self, recorder, arguments):
+        with pytest.raises(AssertionError, match="fit none of"):
+            recorder.set_input_shape(*arguments)
+
+    def test_a_property_that_does_not_exist_or_is_read_only(self, recorder):
+        with pytest.raises(AssertionError, match="has no property profile"):
+            recorder.profile = 1
+        with pytest.raises(AssertionError, match="engine is read-only"):
+            recorder.engine = None
+
+    def test_cuda_functions(self, fake):
+        with pytest.raises(TypeError, match="missing a required argument"):
+            cuda.runtime().cudaMemcpyAsync(1, 2, 3)
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt"])
+def test_standard_tensorrt_has_the_same_calls(flavour):
+    pytest.importorskip("tensorrt_bindings")  # torch_tensorrt may stand in for "tensorrt" with the RTX package
     trt = pytest.importorskip(flavour)
-    assert public(fake_tensorrt.FakeModule) <= set(dir(trt))
-    assert public(fake_tensorrt.FakeRuntime) <= set(dir(trt.Runtime))
-    assert public(fake_tensorrt.FakeEngine) <= set(dir(trt.ICudaEngine))
-    assert public(fake_tensorrt.FakeContext) <= set(dir(trt.IExecutionContext))
-    assert hasattr(trt.ExecutionContextAllocationStrategy, "ON_PROFILE_CHANGE")
-
-
-def test_cuda_has_what_the_fake_has():
-    real = pytest.importorskip("cuda.bindings.runtime")
-    for name, value in vars(fake_tensorrt.FakeCuda).items():
-        if name.startswith("cuda"):
-            assert hasattr(real, name)
-            for member in vars(value) if hasattr(value, "__dict__") and not callable(value) else ():
-                assert hasattr(getattr(real, name), member)
+    for fake in (
+        fake_tensorrt.FakeRuntime,
+        fake_tensorrt.FakeEngine,
+        fake_tensorrt.FakeContext,
+        fake_tensorrt.FakeRefitter,
+    ):
+        public = {name for name in vars(fake) if not name.startswith("_") and name != "REAL"}
+        assert public <= set(dir(getattr(trt, fake.REAL)))
 
 
 def test_real_cuda_takes_our_arguments():
@@ -163,6 +312,9 @@ def test_real_cuda_takes_our_arguments():
         "cudaMemsetAsync": (4096, 0, 4, 4096),
         "cudaMemcpyAsync": (4096, host.ctypes.data, 4, kind, 4096),
         "cudaFree": (4096,),
+        "cudaHostAlloc": (4, cuda.runtime().cudaHostAllocDefault),
+        "cudaStreamBeginCapture": (4096, cuda.runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal),
+        "cudaMemcpy2DAsync": (4096, 8, host.ctypes.data, 4, 4, 1, kind, 4096),
     }.items():
         with pytest.raises(EngineError, match=f"{name} failed"):
             cuda.call(name, *arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
 from tt_edge import tensorrt_api
@@ -12,7 +11,9 @@ from tt_edge.bundle.update import NewEngine
 from tt_edge.config import Layout
 from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
-from tt_edge.network.build import ProgressBars, build_engine, check_target
+from tt_edge.network.build import build_engine, check_target
+from tt_edge.network.build_io import ProgressBars
+from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
 
 
@@ -36,7 +37,7 @@ def build_record(
     destination: BinaryIO,
     *,
     show: bool,
-    workspace_bytes: int | None = None,
+    options: BuildOptions | None = None,
     layout: Layout = Layout.TT_EDGE,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``; its record, and the number of layers of its network definition.
@@ -54,7 +55,7 @@ def build_record(
             target,
             destination,
             progress=bars,
-            workspace_bytes=workspace_bytes,
+            options=options,
         )
     finally:
         if bars is not None:
@@ -67,19 +68,20 @@ def build_record(
         compute_capability=built.compute_capability,
         bytes=built.bytes,
         build_seconds=round(built.seconds, 3),
+        version_compatible=built.options.version_compatible,
+        stripped=built.options.strip_weights,
     )
     return record, built.layers
 
 
 def add_engine(
-    path: str | Path, target: str | None, *, show: bool = True, workspace_bytes: int | None = None
+    bundle: Bundle, target: str | None, *, show: bool = True, options: BuildOptions | None = None
 ) -> EngineRecord:
     """Build the bundle's network for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
 
     Whatever happens, the bundle stays whole; an older engine under the same key is replaced when the new one is there.
-    Raises the errors of ``Bundle.open``, ``Bundle.network`` and ``build_engine``.
+    A signature of the bundle is out of date afterwards. Raises the errors of ``Bundle.network`` and ``build_engine``.
     """
-    bundle = Bundle.open(path)
     layout = bundle.manifest.config.layout
     if layout is Layout.EDGE_LLM and bundle.manifest.engines:
         raise InvalidInputError(
@@ -93,7 +95,7 @@ def add_engine(
             target,
             engine.file,
             show=show,
-            workspace_bytes=workspace_bytes,
+            options=options,
             layout=layout,
         )
         return engine.commit(record, build_evidence(record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -17,6 +17,8 @@ from tt_edge.errors import BundleError, InvalidInputError
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+#: A signature of the manifest, if there is one.
+SIGNATURE_FILE = "manifest.sig"
 #: A manifest is read whole; no real one comes near this many bytes.
 MAX_MANIFEST = 16 << 20
 
@@ -34,7 +36,7 @@ class Word(StrEnum):
 
 
 class _Record:
-    """JSON round trip of a flat dataclass; every field is required and of its declared type."""
+    """JSON round trip of a flat dataclass; every field is of its declared type, and there unless it has a default."""
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -42,9 +44,9 @@ class _Record:
             raise BundleError(f"the manifest's {cls.__name__} is {data!r}, not an object; copy the bundle again")
         values = {}
         for f in fields(cls):  # type: ignore[arg-type]
-            kind = {"int": int, "float": (int, float), "str": str}[str(f.type)]
-            value = data.get(f.name)
-            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+            kind = {"int": int, "float": (int, float), "str": str, "bool": bool}[str(f.type)]
+            value = data.get(f.name, None if f.default is MISSING else f.default)
+            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):  # type: ignore[arg-type]
                 raise BundleError(
                     f"the manifest's {cls.__name__}.{f.name} is {value!r}, not of type {f.type}; copy the bundle again"
                 )
@@ -66,7 +68,11 @@ class ModelIdentity(_Record):
 
 @dataclass(frozen=True)
 class EngineRecord(_Record):
-    """A serialized engine in the bundle, and where it runs. ``compute_capability`` is such as ``sm89``."""
+    """A serialized engine in the bundle, and where it runs. ``compute_capability`` is such as ``sm89``.
+
+    A ``version_compatible`` engine runs with later TensorRT of the same major version, lean and dispatch runtimes
+    included. A ``stripped`` one has no weights: they are put in when it is loaded.
+    """
 
     file: str
     flavour: str
@@ -75,6 +81,8 @@ class EngineRecord(_Record):
     compute_capability: str
     bytes: int
     build_seconds: float
+    version_compatible: bool = False
+    stripped: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -113,7 +121,7 @@ def check_name(name: object) -> str:
     """``name`` if it is a plain relative path inside the bundle; raises ``BundleError`` for any other."""
     path = PurePosixPath(name) if isinstance(name, str) else None
     plain = path is not None and not path.is_absolute() and ".." not in path.parts and str(path) == name
-    if not plain or "\\" in str(name) or not _is_encodable(name) or str(name) in (".", MANIFEST_FILE):
+    if not plain or "\\" in str(name) or not _is_encodable(name) or str(name) in (".", MANIFEST_FILE, SIGNATURE_FILE):
         raise BundleError(f"the manifest lists the file {name!r}, which is not a path inside the bundle; do not use it")
     return str(name)
 

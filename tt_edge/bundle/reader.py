@@ -5,28 +5,39 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tt_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST, Manifest
+import numpy as np
+
+from tt_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST, SIGNATURE_FILE, Manifest
+from tt_edge.bundle.signing import REQUIRE_SIGNATURE, check_signature
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.network.ir import Network
+from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network, read_weights
 
 #: Tokenizer and settings files are read whole; none comes near this many bytes.
 MAX_SMALL_FILE = 256 << 20
 
 
 class Bundle:
-    """An opened bundle: its manifest, and access to its files by name."""
+    """An opened bundle: its manifest, and access to its files by name.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    A file's SHA-256 is checked when the file is first used, once. Whoever can write to the folder of an open bundle can
+    still change a file after that: protect the folder.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, manifest_bytes: bytes) -> None:
+        self.path, self.manifest, self.manifest_bytes = path, manifest, manifest_bytes
+        self._intact: set[str] = set()
 
     @classmethod
-    def open(cls, path: Path | str) -> Bundle:
+    def open(cls, path: Path | str, require_signature: Path | str | None = None) -> Bundle:
         """Open a bundle; every listed file must be there, a regular file, and of the listed size.
 
-        Contents are hashed by ``verify``, not here: hashing takes a second a gigabyte. Raises ``InvalidInputError`` for a
-        path that is no bundle and ``BundleError`` for a damaged one.
+        ``require_signature`` is a file of public keys, one of which must have signed the bundle; by default that of the
+        environment variable ``TT_EDGE_REQUIRE_SIGNATURE``, if it is set. Raises ``InvalidInputError`` for a path that is
+        no bundle and ``BundleError`` for a damaged one, or one without that signature.
         """
         path = Path(path)
         manifest_file = path / MANIFEST_FILE
@@ -37,16 +48,21 @@ class Bundle:
             if (path / "config.json").is_file():
                 hint = f"it is a Hugging Face checkpoint; compile it first with `tt-edge compile {path} -o out.ttedge`"
             raise InvalidInputError(f"{path} is not a bundle: {hint}")
-        try:
-            if manifest_file.stat().st_size > MAX_MANIFEST:
-                raise BundleError(f"{manifest_file} is larger than {MAX_MANIFEST >> 20} MiB; do not use it")
-            manifest = Manifest.from_json(manifest_file.read_bytes())
-        except OSError as error:
-            raise BundleError(f"{manifest_file} cannot be read ({error.strerror}); check its permissions") from error
-        bundle = cls(path, manifest)
-        for name, record in manifest.files.items():
-            bundle._check_size(name, record.size)
-        return bundle
+        keys = require_signature or os.environ.get(REQUIRE_SIGNATURE)
+        content = _read_manifest(manifest_file)
+        while True:
+            if keys:
+                check_signature(path, content, Path(keys))
+            bundle = cls(path, Manifest.from_json(content), content)
+            try:
+                for name, record in bundle.manifest.files.items():
+                    bundle._check_size(name, record.size)
+                return bundle
+            except BundleError:
+                # Another process may just have replaced an engine, and the manifest with it.
+                before, content = content, _read_manifest(manifest_file)
+                if content == before:
+                    raise
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.path
@@ -71,17 +87,41 @@ class Bundle:
 
         Raises ``BundleError`` naming the first file whose content has changed.
         """
-        for name, record in self.manifest.files.items():
-            with (self.path / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != record.sha256:
-                raise BundleError(
-                    f"{self.path / name} was edited: its SHA-256 is {found[:12]}…, the manifest says "
-                    f"{record.sha256[:12]}…; copy the bundle again"
-                )
-        listed = {*self.manifest.files, MANIFEST_FILE}
+        self.check_content(*self.manifest.files)
+        listed = {*self.manifest.files, MANIFEST_FILE, SIGNATURE_FILE}
         present = (Path(root, name) for root, _, names in os.walk(self.path) for name in names)
         return sorted(name for p in present if (name := p.relative_to(self.path).as_posix()) not in listed)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether there is a signature, of any key and of this manifest or another."""
+        return (self.path / SIGNATURE_FILE).exists()
+
+    def check_content(self, *names: str) -> None:
+        """Hash listed files against the manifest, several at once; those that were hashed before are taken as they are."""
+        for name in names:
+            self.path_of(name)
+        fresh = [name for name in names if name not in self._intact]
+        with ThreadPoolExecutor(min(len(fresh), os.cpu_count() or 1) or 1, "tt-edge-hash") as pool:
+            for name, found in zip(fresh, pool.map(self._digest, fresh), strict=True):
+                self._compare(name, found)
+
+    def _digest(self, name: str) -> str:
+        path = self.path / name
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
+
+    def _compare(self, name: str, found: str) -> None:
+        listed = self.manifest.files[name].sha256
+        if found != listed:
+            raise BundleError(
+                f"{self.path / name} was edited: its SHA-256 is {found[:12]}…, the manifest says {listed[:12]}…; "
+                "copy the bundle again"
+            )
+        self._intact.add(name)
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists ``name``."""
@@ -100,14 +140,34 @@ class Bundle:
         if record.size > limit:
             raise BundleError(f"{path} has {record.size:,} bytes, more than the {limit:,} allowed; do not use it")
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record.sha256:
-            raise BundleError(f"{path} was edited: its SHA-256 is not the manifest's; copy the bundle again")
+        self._compare(name, hashlib.sha256(content).hexdigest())
         return content
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the captured network is there; a bundle may ship with engines alone."""
+        return self.has(NETWORK_FILE) and self.has(WEIGHTS_FILE)
 
     def network(self) -> Network:
         """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
-        from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network
-
         for name in (NETWORK_FILE, WEIGHTS_FILE):
-            self.path_of(name)
+            if not self.has(name):
+                raise BundleError(
+                    f"bundle {self.path} has no {name}: it ships engines alone; use the bundle that it was made from"
+                )
+        self.check_content(NETWORK_FILE, WEIGHTS_FILE)
         return read_network(self.path)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""
+        self.check_content(WEIGHTS_FILE)
+        return read_weights(self.path / WEIGHTS_FILE)
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MANIFEST:
+            raise BundleError(f"{path} is larger than {MAX_MANIFEST >> 20} MiB; do not use it")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); check its permissions") from error

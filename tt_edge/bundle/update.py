@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tt_edge.bundle.manifest import MANIFEST_FILE, EngineRecord, Evidence, Manifest
-from tt_edge.bundle.writer import HashingFile
+from tt_edge.bundle.writer import HashingFile, sync_folder
 from tt_edge.errors import InvalidInputError
 
 _ENGINES, _PARTIAL = "engines", ".partial-"
@@ -21,21 +21,31 @@ _ENGINES, _PARTIAL = "engines", ".partial-"
 def edit_manifest(bundle: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
     """Replace a bundle's manifest by what ``change`` makes of it, in one rename, while no other process does the same.
 
-    Raises ``OSError`` where it cannot be written.
+    A signature of the manifest is a signature of the old one from then on. Raises ``OSError`` where it cannot be written.
     """
+    with locked(bundle):
+        return _edit(bundle, change)
+
+
+def _edit(bundle: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
     path = bundle / MANIFEST_FILE
-    with _locked(bundle):
-        manifest = change(Manifest.from_json(path.read_bytes()))
-        fresh = path.with_name(f".{MANIFEST_FILE}.{os.getpid()}")
-        try:
-            with fresh.open("xb") as file:
-                file.write(manifest.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    manifest = change(Manifest.from_json(path.read_bytes()))
+    replace_file(path, manifest.to_json())
     return manifest
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file of a locked bundle by ``content``, in one rename: readers see all of the old one or of the new one."""
+    fresh = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_folder(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
@@ -91,25 +101,22 @@ class NewEngine:
         stem = Path(record.file)
         if stem.parent.name == _ENGINES:  # elsewhere the name is another runtime's, and the place is free
             record = replace(record, file=str(stem.with_name(f"{stem.stem}-{digest[:8]}{stem.suffix}")))
-        self._partial.rename(self.bundle / record.file)
-        replaced: list[str] = []
-
-        def change(manifest: Manifest) -> Manifest:
-            kept = tuple(e for e in manifest.engines if e.key != record.key)
-            replaced.extend(e.file for e in manifest.engines if e.key == record.key and e.file != record.file)
-            assert self._file is not None
-            files = {name: f for name, f in manifest.files.items() if name not in replaced}
-            changed = replace(manifest, files={**files, record.file: self._file.record}, engines=(*kept, record))
-            return with_evidence(changed, evidence)
-
-        try:
-            edit_manifest(self.bundle, change)
-        except BaseException:
-            (self.bundle / record.file).unlink(missing_ok=True)
-            raise
-        for name in replaced:
-            (self.bundle / name).unlink(missing_ok=True)
+        with locked(self.bundle):
+            self._partial.rename(self.bundle / record.file)
+            sync_folder((self.bundle / record.file).parent)
+            try:
+                _edit(self.bundle, lambda manifest: self._listing(manifest, record, evidence))
+            finally:  # whichever manifest is there now
+                _remove_unlisted_engines(self.bundle, record.file)
         return record
+
+    def _listing(self, manifest: Manifest, record: EngineRecord, evidence: Evidence) -> Manifest:
+        assert self._file is not None
+        kept = tuple(e for e in manifest.engines if e.key != record.key)
+        replaced = {e.file for e in manifest.engines} - {e.file for e in kept}
+        files = {name: f for name, f in manifest.files.items() if name not in replaced}
+        changed = replace(manifest, files={**files, record.file: self._file.record}, engines=(*kept, record))
+        return with_evidence(changed, evidence)
 
     def _remove_leftovers(self) -> None:
         for path in self._partial.parent.glob(f"{_PARTIAL}*"):
@@ -118,8 +125,17 @@ class NewEngine:
                 path.unlink(missing_ok=True)
 
 
+def _remove_unlisted_engines(bundle: Path, newest: str) -> None:
+    """Remove engines that were replaced, and those of processes that were killed before they listed them."""
+    listed = Manifest.from_json((bundle / MANIFEST_FILE).read_bytes()).files
+    for path in (bundle / newest, *(bundle / _ENGINES).glob("*.engine")):
+        if path.relative_to(bundle).as_posix() not in listed:
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
-def _locked(bundle: Path) -> Iterator[None]:
+def locked(bundle: Path) -> Iterator[None]:
+    """Keep other processes from changing the bundle."""
     descriptor = os.open(bundle, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

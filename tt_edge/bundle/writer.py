@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import io
@@ -166,17 +167,38 @@ class BundleWriter:
             file.flush()
             os.fsync(file.fileno())
         self._check_place()  # again: much time has passed
+        if self.target.exists():
+            self._replace_target()
+        else:
+            self.path.rename(self.target)
+            sync_folder(self.target.parent)
+        return manifest
+
+    def _replace_target(self) -> None:
+        """Put the new bundle in the old one's place, and remove the old one."""
+        if exchange(self.path, self.target):
+            sync_folder(self.target.parent)
+            _remove(self.path)
+            return
         aside = self.target.with_name(self.path.name + "-old")
         try:
-            if self.target.exists():
-                self.target.rename(aside)
+            self.target.rename(aside)
             self.path.rename(self.target)
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
         finally:  # whatever happens, an interrupt included, one of the two bundles stands in its place
             if not self.target.exists() and os.path.lexists(aside):
                 aside.rename(self.target)
             _remove(aside)
-        return manifest
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step that nobody sees the middle of; ``False`` where the system or file system cannot.
+
+    Linux's ``renameat2``, which Python does not have. Without it there is a moment without a bundle.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of fcntl.h
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def remove_stale_partials(target: Path) -> None:
@@ -210,7 +232,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

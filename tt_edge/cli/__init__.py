@@ -15,6 +15,7 @@ from tt_edge.errors import MissingDependencyError, TTEdgeError
 COMMANDS = {
     "compile": "compile a Hugging Face checkpoint to a bundle",
     "build": "build engines for a bundle with the TensorRT that is here",
+    "sign": "sign a bundle, so that machines can refuse all others",
     "verify": "check a bundle's integrity, and its numbers against the checkpoint",
     "run": "generate text with a bundle, without PyTorch",
     "chat": "talk with a bundle in the terminal",

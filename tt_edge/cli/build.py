@@ -4,6 +4,9 @@ TensorRT builds for the GPU of this machine; TensorRT-RTX also ahead of time, fo
 from __future__ import annotations
 
 import argparse
+import sys
+
+from tt_edge.cli.options import add_require_signature
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -16,44 +19,85 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--workspace", type=int, metavar="MIB", help="device memory that the builder may use for trying"
     )
     parser.add_argument(
+        "--timing-cache", metavar="FILE", help="keep timings of kernels here, so that the next build is faster"
+    )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="engines that later TensorRT of the same major version runs, lean and dispatch runtimes included",
+    )
+    parser.add_argument(
+        "--strip-weights",
+        action="store_true",
+        help="engines without weights, which are put in from the bundle's when they are loaded",
+    )
+    parser.add_argument(
         "--plugin-path", metavar="LIB", help="AttentionPlugin library, for bundles of the plugin backend"
     )
+    parser.add_argument(
+        "--engines-only",
+        metavar="OUTPUT",
+        help="then write a bundle to ship: the engines and the tokenizer, not the network that they were built from",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --engines-only bundle")
     parser.add_argument("--json", action="store_true", help="print the engines' records as JSON")
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Build; a line for each engine."""
     from dataclasses import asdict
+    from pathlib import Path
 
     from tt_edge import tensorrt_api
     from tt_edge.bundle import Bundle
     from tt_edge.bundle.engines import add_engine
-    from tt_edge.config import Backend, EngineTarget
+    from tt_edge.bundle.shipping import ship_engines
+    from tt_edge.config import Backend, EngineTarget, Layout
     from tt_edge.errors import InvalidInputError
     from tt_edge.network.build import check_target
+    from tt_edge.network.build_options import BuildOptions
 
     targets = EngineTarget.parse(args.engine).targets
     if not targets:
         raise InvalidInputError("--engine none builds nothing; give local, or compute capabilities such as sm89,sm120")
-    if args.workspace is not None and args.workspace < 1:
-        raise InvalidInputError(f"--workspace is {args.workspace}; give at least 1 MiB")
-    bundle, tensorrt = Bundle.open(args.bundle), tensorrt_api.load()
+    options = BuildOptions(
+        workspace_bytes=None if args.workspace is None else args.workspace << 20,
+        timing_cache=None if args.timing_cache is None else Path(args.timing_cache),
+        version_compatible=args.version_compatible,
+        strip_weights=args.strip_weights,
+    )
+    bundle, tensorrt = Bundle.open(args.bundle, args.require_signature), tensorrt_api.load()
+    if bundle.manifest.config.layout is Layout.EDGE_LLM and len(targets) > 1:
+        raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target")
     if bundle.manifest.config.backend is Backend.PLUGIN:
         from tt_edge.plugins.edgellm.library import load_for_building
 
         load_for_building(tensorrt, str(bundle.manifest.config.plugin_contract), args.plugin_path)
     for target in targets:  # a bad one is seen before the first is built
         check_target(tensorrt, target)
-    workspace = None if args.workspace is None else args.workspace << 20
-    records = [add_engine(args.bundle, t, show=not args.json, workspace_bytes=workspace) for t in targets]
+    options, notes = options.fitting(tensorrt)
+    for note in notes:
+        print(f"tt-edge: {note}", file=sys.stderr)
+    records = [add_engine(bundle, target, show=not args.json, options=options) for target in targets]
+    if args.engines_only is not None:
+        ship_engines(Bundle.open(args.bundle), args.engines_only, overwrite=args.overwrite)
     if args.json:
         import json
 
         print(json.dumps([asdict(record) for record in records], indent=2))
-    else:
-        for r in records:
-            print(
-                f"{args.bundle}: engine for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "
-                f"({r.flavour} {r.tensorrt_version}, built)"
-            )
+        return 0
+    for r in records:
+        kind = "".join(f", {word}" for word, true in _KINDS.items() if getattr(r, true))
+        print(
+            f"{args.bundle}: engine for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "
+            f"({r.flavour} {r.tensorrt_version}{kind}, built)"
+        )
+    if bundle.is_signed:
+        print(f"{args.bundle}: its signature is of the bundle before; sign it again", file=sys.stderr)
+    if args.engines_only is not None:
+        print(f"{args.engines_only}: the engines, without the network")
     return 0
+
+
+_KINDS = {"version-compatible": "version_compatible", "without weights": "stripped"}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from tt_edge.cli.options import add_sampling, sampling_of
+from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 
 _HELP = """\
 /reset         start over, with the same system prompt
@@ -32,6 +32,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="keep the keys and values of --system there for the next start",
     )
     add_sampling(parser, "what the checkpoint recommends")
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.runtime.conversation import Conversation
     from tt_edge.runtime.llm import LLM
 
-    with LLM.load(args.bundle, args.runtime) as llm:
+    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         config = dataclasses.replace(llm.generation_defaults, max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
         llm.apply_chat_template([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any

@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tt_edge.cli.options import add_require_signature
+
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
 
@@ -18,13 +20,14 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Inspect; reads the network's structure but not its weights."""
     from tt_edge.bundle import Bundle
 
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle, args.require_signature)
     facts = collect(bundle)
     if args.json:
         import json
@@ -40,10 +43,12 @@ def collect(bundle: Bundle) -> dict[str, Any]:
     from dataclasses import asdict
 
     from tt_edge.network.inspection import decode_cost, kv_bytes_per_token, parameters_by_dtype
+    from tt_edge.runtime.choose import Machine
 
-    manifest, network = bundle.manifest, bundle.network()
-    contract = manifest.contract
-    cost = decode_cost(network, contract)
+    manifest = bundle.manifest
+    contract, machine = manifest.contract, Machine.detect()
+    network = bundle.network() if bundle.has_network else None
+    cost = network and decode_cost(network, contract)
     return {
         "created_by": manifest.created_by,
         "format_version": manifest.format_version,
@@ -51,21 +56,24 @@ def collect(bundle: Bundle) -> dict[str, Any]:
         "config": manifest.config.to_dict(),
         "inputs": [asdict(t) for t in contract.inputs],
         "outputs": [asdict(t) for t in contract.outputs],
-        "layers": dict(network.kinds().most_common()),
-        "weights": {str(d): {"elements": n, "bytes": b} for d, (n, b) in parameters_by_dtype(network).items()},
+        "signed": bundle.is_signed,
+        "layers": network and dict(network.kinds().most_common()),
+        "weights": network
+        and {str(d): {"elements": n, "bytes": b} for d, (n, b) in parameters_by_dtype(network).items()},
         "kv_cache": {
             "tensors": len(contract.kv_cache),
             "bytes_per_token": kv_bytes_per_token(contract),
             "bytes_at_capacity": contract.kv_bytes(contract.max_batch),
         },
-        "decode": {
+        "decode": cost
+        and {
             "cached_tokens": cost.cached_tokens,
             "weight_bytes": cost.weight_bytes,
             "kv_bytes": cost.kv_bytes,
             "flops": cost.flops,
             "tokens_per_s_at_most": {name: round(cost.tokens_per_s(b), 1) for name, b in BANDWIDTHS.items()},
         },
-        "engines": [asdict(e) for e in manifest.engines],
+        "engines": [asdict(e) | {"does_not_run_here": machine.misfit(e)} for e in manifest.engines],
         "evidence": [asdict(e) for e in manifest.evidence],
         "files": {name: record.size for name, record in manifest.files.items()},
     }
@@ -73,11 +81,15 @@ def collect(bundle: Bundle) -> dict[str, Any]:
 
 def render(name: str, facts: dict[str, Any]) -> str:
     """A page of aligned plain text."""
-    model, config, decode, kv = facts["model"], facts["config"], facts["decode"], facts["kv_cache"]
-    bounds = ", ".join(f"{device} {value:,.0f}" for device, value in decode["tokens_per_s_at_most"].items())
+    model, config, kv = facts["model"], facts["config"], facts["kv_cache"]
     plain_io = [t for t in (*facts["inputs"], *facts["outputs"]) if not t["name"].startswith(("past_", "present_"))]
     sections: list[tuple[str, Iterable[str]]] = [
-        ("bundle", [f"{name} (format {facts['format_version']}, {facts['created_by']})"]),
+        (
+            "bundle",
+            [
+                f"{name} (format {facts['format_version']}, {facts['created_by']}{', signed' if facts['signed'] else ''})"
+            ],
+        ),
         ("model", [f"{model['architecture']}, {model['parameters'] / 1e6:,.1f} M parameters, from {model['source']}"]),
         ("compiled", [f"{config['precision']}, {config['backend']} backend"]),
         (
@@ -95,6 +107,30 @@ def render(name: str, facts: dict[str, Any]) -> str:
                 f"{kv['bytes_at_capacity'] / 1e6:,.1f} MB at capacity, updated in place"
             ],
         ),
+        *(_network_sections(facts) if facts["layers"] else [("network", ["not in the bundle: it has engines only"])]),
+        (
+            "engines",
+            [
+                f"{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, "
+                f"{e['bytes'] / 1e6:,.1f} MB{', version-compatible' if e['version_compatible'] else ''}"
+                f"{', without weights' if e['stripped'] else ''}; {_fit(e)}"
+                for e in facts["engines"]
+            ]
+            or ["none"],
+        ),
+        ("evidence", [f"{e['word']:<13} {e['claim']}: {e['detail']}" for e in facts["evidence"]]),
+    ]
+    lines = []
+    for title, rows in sections:
+        for index, row in enumerate(rows):
+            lines.append(f"{title if index == 0 else '':<12} {row}".rstrip())
+    return "\n".join(lines)
+
+
+def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:
+    decode = facts["decode"]
+    bounds = ", ".join(f"{device} {value:,.0f}" for device, value in decode["tokens_per_s_at_most"].items())
+    return [
         (
             "weights",
             [
@@ -111,21 +147,12 @@ def render(name: str, facts: dict[str, Any]) -> str:
                 f"at most, by memory bandwidth alone, in tokens/s: {bounds} (computed, not executed)",
             ],
         ),
-        (
-            "engines",
-            [
-                f"{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, {e['bytes'] / 1e6:,.1f} MB"
-                for e in facts["engines"]
-            ]
-            or ["none"],
-        ),
-        ("evidence", [f"{e['word']:<13} {e['claim']}: {e['detail']}" for e in facts["evidence"]]),
     ]
-    lines = []
-    for title, rows in sections:
-        for index, row in enumerate(rows):
-            lines.append(f"{title if index == 0 else '':<12} {row}".rstrip())
-    return "\n".join(lines)
+
+
+def _fit(engine: dict[str, Any]) -> str:
+    reason = engine["does_not_run_here"]
+    return f"not for this machine: {reason}" if reason else "runs here"
 
 
 def _shape(dims: Iterable[Any]) -> str:

@@ -28,3 +28,12 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, as fields of ``GenerationConfig``."""
     given = {name: getattr(args, name) for name in _SAMPLING}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def add_require_signature(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a bundle."""
+    parser.add_argument(
+        "--require-signature",
+        metavar="PEM",
+        help="public key: refuse a bundle that is not signed with it (or set TT_EDGE_REQUIRE_SIGNATURE)",
+    )

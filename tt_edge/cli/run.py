@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tt_edge.cli.options import add_sampling, sampling_of
+from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
     add_sampling(parser, "always the likeliest token")
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         logprobs=args.logprobs,
         **sampling_of(args),
     )
-    with LLM.load(args.bundle, args.runtime) as llm:
+    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         chat = args.chat or args.system is not None
         prompts = [_chat_prompt(llm, p, args.system) for p in args.prompt] if chat else args.prompt
         streaming = len(prompts) == 1 and not args.json

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from tt_edge.cli.options import add_require_signature
+
 #: Addresses that only this machine reaches.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEY = "TT_EDGE_API_KEY"
@@ -42,6 +44,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the keys and values of --system there for the next start",
     )
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         )
     hosts = {*_LOOPBACK, "[::1]"} if args.host in _LOOPBACK else None
     settings = Settings(api_key=key, timeout_s=args.timeout, hosts=hosts)
-    with LLM.load(args.bundle, args.runtime) as llm:
+    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         llm.name = args.served_model_name or llm.name
         precompute(llm, args.system, args.prefix_cache)
         config = uvicorn.Config(

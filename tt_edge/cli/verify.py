@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from tt_edge.cli.options import add_require_signature
+
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
     from tt_edge.compile.parity import ParityReport
@@ -17,6 +19,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="CHECKPOINT", help="the checkpoint it was compiled from; needs PyTorch")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens to compare (default 32)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.new_tokens < 1:
         raise InvalidInputError(f"--new-tokens is {args.new_tokens}; give at least 1")
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle, args.require_signature)
     unlisted = bundle.verify()
     result: dict[str, object] = {"files": len(bundle.manifest.files), "unlisted": unlisted}
     size = sum(record.size for record in bundle.manifest.files.values())
@@ -53,6 +56,9 @@ def _record(bundle: Bundle, report: ParityReport) -> str:
     """Write the outcome into the manifest's evidence; a line that says so, or why not."""
     from tt_edge.bundle.manifest import Evidence, Word
     from tt_edge.bundle.update import record_evidence
+
+    if bundle.is_signed:
+        return "not recorded in the bundle's manifest, which is signed"
 
     error = f"largest relative error of the logits {report.relative_error:.2e}"
     verdict = "matches" if report.passed else "does NOT match"

@@ -202,10 +202,10 @@ def _teacher_forced(session: ReferenceSession, prompts: list[list[int]], tokens:
     ids = np.zeros((len(prompts), lengths.max()), np.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = prompt
-    steps = [session.forward(ids, lengths)]
+    steps = [session.forward(ids, lengths).copy()]
     for step in range(len(tokens[0]) - 1):
         column = np.array([[row[step]] for row in tokens], np.int64)
-        steps.append(session.forward(column, np.ones(len(prompts), np.int64)))
+        steps.append(session.forward(column, np.ones(len(prompts), np.int64)).copy())
     return list(np.stack(steps, axis=1))
 
 

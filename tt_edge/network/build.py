@@ -6,21 +6,19 @@ in memory beside the builder's own copy.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tt_edge import cuda
 from tt_edge.contract import SHAPE_TENSORS, ShapeRange
 from tt_edge.errors import EngineError, TTEdgeError
+from tt_edge.network.build_io import Progress, progress_monitor, stream_writer
+from tt_edge.network.build_options import BuildOptions, TimingCache
 from tt_edge.network.ir import Network
 from tt_edge.network.rebuild import RebuiltNetwork, rebuild
 from tt_edge.tensorrt_api import TensorRT
-
-#: Called with (phase, steps done, steps in all) as the build advances; returning False cancels it.
-Progress = Callable[[str, int, int], bool]
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class EngineBuild:
     bytes: int
     seconds: float
     layers: int
+    options: BuildOptions  # those that were used
 
 
 def known_targets(tensorrt: TensorRT) -> list[str]:
@@ -80,7 +79,7 @@ def build_engine(
     destination: BinaryIO,
     *,
     progress: Progress | None = None,
-    workspace_bytes: int | None = None,
+    options: BuildOptions | None = None,
 ) -> EngineBuild:
     """Build ``network`` for one compute capability and write the engine to ``destination``.
 
@@ -90,13 +89,17 @@ def build_engine(
     then is the caller's to delete.
     """
     capability = check_target(tensorrt, target)
+    options, _ = (options or BuildOptions()).fitting(tensorrt)
     rebuilt = rebuild(tensorrt, network)
-    config = _configure(tensorrt, rebuilt, profiles, capability if target else None, workspace_bytes)
-    monitor = _monitor(tensorrt, progress)
+    if options.strip_weights:
+        rebuilt.name_weights()
+    config = _configure(tensorrt, rebuilt, profiles, capability if target else None, options)
+    timings = TimingCache(tensorrt, config, options.timing_cache) if options.timing_cache else None
+    monitor = progress_monitor(tensorrt, progress)
     config.progress_monitor = monitor
     errors_before = len(tensorrt.log.errors)
     start = time.perf_counter()
-    writer = _writer(tensorrt, destination)
+    writer = stream_writer(tensorrt, destination)
     built = rebuilt.builder.build_serialized_network_to_stream(rebuilt.network, config, writer)
     if monitor.interrupted is not None:
         raise monitor.interrupted
@@ -105,6 +108,8 @@ def build_engine(
     if not built:
         reason = tensorrt.log.last_error() if len(tensorrt.log.errors) > errors_before else "no reason given"
         raise EngineError(f"{tensorrt.flavour} {tensorrt.version} cannot build this network for {capability}: {reason}")
+    if timings is not None:
+        timings.write()
     return EngineBuild(
         flavour=tensorrt.flavour.value,
         tensorrt_version=tensorrt.version,
@@ -113,6 +118,7 @@ def build_engine(
         bytes=writer.written,
         seconds=time.perf_counter() - start,
         layers=rebuilt.network.num_layers,
+        options=options,
     )
 
 
@@ -121,7 +127,7 @@ def _configure(
     rebuilt: RebuiltNetwork,
     profiles: Sequence[Mapping[str, ShapeRange]],
     capability: str | None,
-    workspace_bytes: int | None,
+    options: BuildOptions,
 ) -> Any:
     trt, builder = tensorrt.module, rebuilt.builder
     config = builder.create_builder_config()
@@ -132,94 +138,16 @@ def _configure(
             set_range = profile.set_shape_input if name in SHAPE_TENSORS else profile.set_shape
             set_range(name, shapes.min, shapes.opt, shapes.max)
         config.add_optimization_profile(profile)
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    flags = []
+    if options.version_compatible:
+        flags.append(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.strip_weights:  # REFIT_IDENTICAL: the same weights come back, so what depends on their values may stay
+        flags += [trt.BuilderFlag.STRIP_PLAN, trt.BuilderFlag.REFIT_IDENTICAL]
+    for flag in flags:
+        config.set_flag(flag)
     if capability is not None and tensorrt.builds_ahead_of_time:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), 0)
     return config
-
-
-def _writer(tensorrt: TensorRT, destination: BinaryIO) -> Any:
-    """An ``IStreamWriter`` into ``destination`` that counts; a failed write (a full disk) ends the build."""
-
-    class Writer(tensorrt.module.IStreamWriter):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            tensorrt.module.IStreamWriter.__init__(self)
-            self.written = 0
-            self.failure: OSError | None = None
-
-        def write(self, data: Any) -> int:
-            view = memoryview(data)
-            try:
-                destination.write(view)
-            except OSError as error:
-                self.failure = error
-                return 0
-            self.written += view.nbytes
-            return view.nbytes
-
-    return Writer()
-
-
-def _monitor(tensorrt: TensorRT, progress: Progress | None) -> Any:
-    """An ``IProgressMonitor`` that reports to ``progress`` and turns Ctrl-C into a cancelled build.
-
-    TensorRT calls it between steps; that is also where Python gets to see the signal.
-    """
-
-    class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            tensorrt.module.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-            self.interrupted: BaseException | None = None
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.steps[phase_name] = num_steps
-            self.report(phase_name, 0)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return self.report(phase_name, step + 1)
-
-        def phase_finish(self, phase_name: str) -> None:
-            self.report(phase_name, self.steps.pop(phase_name, 0))
-
-        def report(self, phase: str, done: int) -> bool:
-            try:
-                if progress is not None and not progress(phase, done, self.steps.get(phase, done)):
-                    self.interrupted = self.interrupted or KeyboardInterrupt()
-            except KeyboardInterrupt as interrupt:
-                self.interrupted = interrupt
-            return self.interrupted is None
-
-    return Monitor()
-
-
-class ProgressBars:
-    """Progress of a build as tqdm bars on a terminal, one for each of TensorRT's nested phases."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.bars: dict[str, Any] = {}
-        self.enabled = sys.stderr.isatty()
-
-    def __call__(self, phase: str, done: int, total: int) -> bool:
-        """Draw the state of one phase; always continues."""
-        if not self.enabled:
-            return True
-        from tqdm import tqdm
-
-        if phase not in self.bars:
-            self.bars[phase] = tqdm(total=total, desc=f"{self.title}: {phase}"[:60], leave=False, unit="step")
-        bar = self.bars[phase]
-        bar.n = done
-        bar.refresh()
-        if done >= total:
-            self.bars.pop(phase).close()
-        return True
-
-    def close(self) -> None:
-        """Take all bars off the terminal."""
-        for bar in self.bars.values():
-            bar.close()
-        self.bars.clear()

@@ -25,6 +25,13 @@ class RebuiltNetwork:
     builder: Any
     network: Any
     weights: dict[str, np.ndarray]
+    given: dict[str, Any]  # the same as TensorRT was given them
+
+    def name_weights(self) -> None:
+        """Name all weights by their keys, so that an engine without them can be given them again."""
+        for key, weights in self.given.items():
+            if not self.network.set_weights_name(weights, key):
+                raise CaptureError(f"TensorRT refuses {key!r} as a name of weights; build without --strip-weights")
 
 
 def rebuild(tensorrt: TensorRT, network: Network) -> RebuiltNetwork:
@@ -45,6 +52,7 @@ class _Rebuild:
         self.network.name = network.name
         self.tensors: dict[str, Any] = {}
         self.weights: dict[str, np.ndarray] = {}
+        self.given: dict[str, Any] = {}
 
     def run(self) -> RebuiltNetwork:
         for name in self.captured.inputs:
@@ -61,7 +69,7 @@ class _Rebuild:
                 self.layer(layer)
         for name in self.captured.outputs:
             self.network.mark_output(self.tensors[name])
-        return RebuiltNetwork(self.builder, self.network, self.weights)
+        return RebuiltNetwork(self.builder, self.network, self.weights, self.given)
 
     def dtype(self, dtype: DType) -> Any:
         return enum_member(self.trt, "DataType", _TRT_NAMES[dtype])
@@ -69,8 +77,12 @@ class _Rebuild:
     def stored(self, key: str, dtype: DType) -> Any:
         """``trt.Weights`` over the stored array ``key``."""
         array = self.weights.setdefault(key, np.ascontiguousarray(self.captured.weights[key]))
-        count = array.nbytes * 8 // dtype.bits
-        return self.trt.Weights(self.dtype(dtype), array.ctypes.data, count)
+        return self.give(key, array, dtype, array.nbytes * 8 // dtype.bits)
+
+    def give(self, key: str, array: np.ndarray, dtype: DType, count: int) -> Any:
+        weights = self.trt.Weights(self.dtype(dtype), array.ctypes.data, count)
+        self.given[key] = weights
+        return weights
 
     def finish(self, layer: Layer, added: Any) -> None:
         """Name a new layer and its outputs as they were captured."""
@@ -95,8 +107,7 @@ class _Rebuild:
                 f"{tensor.dtype.nbytes(count)}; capture the network again"
             )
         array = self.weights.setdefault(key, np.ascontiguousarray(stored))
-        weights = self.trt.Weights(self.dtype(tensor.dtype), array.ctypes.data, count)
-        self.finish(layer, self.network.add_constant(tensor.shape, weights))
+        self.finish(layer, self.network.add_constant(tensor.shape, self.give(key, array, tensor.dtype, count)))
 
     def inputs(self, layer: Layer) -> list[Any]:
         return [None if name is None else self.tensors[name] for name in layer.inputs]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tt_edge import cuda
 from tt_edge.config import Backend
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.runtime.session import Session
-from tt_edge.tensorrt_api import installed, load
+from tt_edge.tensorrt_api import Flavour, installed, load
 
 if TYPE_CHECKING:
-    from tt_edge.bundle import Bundle
+    from tt_edge.bundle import Bundle, EngineRecord
+
+_LOGGER = logging.getLogger("tt_edge")
 
 
 class Runtime(StrEnum):
@@ -57,19 +60,36 @@ class Machine:
         gpu = self.compute_capability or "no usable NVIDIA GPU"
         return f"{self.platform}, {gpu}, {packages}"
 
-    def runs(self, engine: Any) -> bool:
-        """Whether an engine record of a manifest fits: same platform, compute capability, TensorRT and version."""
-        return bool(
-            engine.platform == self.platform
-            and engine.compute_capability == self.compute_capability
-            and self.tensorrt.get(str(engine.flavour)) == engine.tensorrt_version
-        )
+    def misfit(self, engine: EngineRecord) -> str | None:
+        """Why an engine of a manifest does not run here, or ``None`` where it does."""
+        if engine.platform != self.platform:
+            return f"it is for {engine.platform}, this is {self.platform}"
+        if self.compute_capability is None:
+            return "there is no usable NVIDIA GPU"
+        if engine.compute_capability != self.compute_capability:
+            return f"it is for {engine.compute_capability}, this GPU is {self.compute_capability}"
+        if self.runtime_for(engine) is None:
+            here = ", ".join(f"{name} {version}" for name, version in self.tensorrt.items()) or "no TensorRT"
+            needs = f"{engine.flavour} {engine.tensorrt_version}"
+            return f"it needs {needs}{' or later' if engine.version_compatible else ''}, here is {here}"
+        return None
+
+    def runtime_for(self, engine: EngineRecord) -> Flavour | None:
+        """The installed TensorRT that reads ``engine``, if any: the very version that built it or, for a
+        version-compatible engine, a later one of the same major version, the small runtimes included."""
+        if self.tensorrt.get(engine.flavour) == engine.tensorrt_version:
+            return Flavour(engine.flavour)
+        if engine.version_compatible:
+            built = _version(engine.tensorrt_version)
+            for flavour in (Flavour.STANDARD, Flavour.LEAN, Flavour.DISPATCH):
+                here = _version(self.tensorrt.get(flavour, "0"))
+                if here[0] == built[0] and here >= built:
+                    return flavour
+        return None
 
 
-def describe(engines: Iterable[Any]) -> str:
-    """The engines of a manifest, in a few words each."""
-    words = [f"{e.compute_capability} ({e.flavour} {e.tensorrt_version}, {e.platform})" for e in engines]
-    return ", ".join(words) or "none"
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)) or (0,)
 
 
 def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None = None) -> Session:
@@ -80,23 +100,45 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
     """
     if runtime not in list(Runtime):
         raise InvalidInputError(f"runtime {runtime!r} is unknown; choose one of {', '.join(Runtime)}")
-    contract = bundle.manifest.contract
     if runtime != Runtime.REFERENCE:
         machine = machine or Machine.detect()
-        engine = next((e for e in bundle.manifest.engines if machine.runs(e)), None)
+        engine = next((e for e in bundle.manifest.engines if machine.misfit(e) is None), None)
         if engine is not None:
-            from tt_edge.runtime.tensorrt_session import TensorRTSession
-            from tt_edge.tensorrt_api import Flavour
-
-            tensorrt = load(Flavour(engine.flavour))
-            if bundle.manifest.config.backend is Backend.PLUGIN:  # or TensorRT cannot read the engine
-                load_library(tensorrt.module)
-            return TensorRTSession(bundle.path_of(engine.file), contract, tensorrt)
+            return _open_engine(bundle, engine, machine)
         if runtime == Runtime.TENSORRT:
             raise EngineError(
-                f"no engine of the bundle fits this machine ({machine}); it has: {describe(bundle.manifest.engines)}; "
-                "compile with --engine local on this machine, or use --runtime reference"
+                f"no engine of the bundle fits this machine ({machine}); it has: {_misfits(bundle, machine) or 'none'}; "
+                f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
+            )
+        if bundle.manifest.engines:
+            _LOGGER.warning(
+                "no engine fits this machine, so NumPy evaluates the network, slowly: %s", _misfits(bundle, machine)
             )
     from tt_edge.runtime.reference_session import ReferenceSession
 
-    return ReferenceSession(bundle.network(), contract)
+    return ReferenceSession(bundle.network(), bundle.manifest.contract)
+
+
+def _open_engine(bundle: Bundle, engine: EngineRecord, machine: Machine) -> Session:
+    from tt_edge.runtime.tensorrt_session import TensorRTSession
+
+    flavour = machine.runtime_for(engine)
+    assert flavour is not None
+    tensorrt = load(flavour)
+    if bundle.manifest.config.backend is Backend.PLUGIN:  # or TensorRT cannot read the engine
+        load_library(tensorrt.module)
+    bundle.check_content(engine.file)
+    return TensorRTSession(
+        bundle.path_of(engine.file),
+        bundle.manifest.contract,
+        tensorrt,
+        weights=bundle.weights() if engine.stripped else None,
+        holds_host_code=engine.version_compatible,
+    )
+
+
+def _misfits(bundle: Bundle, machine: Machine) -> str:
+    return ", ".join(
+        f"{e.compute_capability} ({e.flavour} {e.tensorrt_version}): {machine.misfit(e)}"
+        for e in bundle.manifest.engines
+    )

@@ -52,11 +52,14 @@ class LLM:
         self._fingerprint = model_fingerprint
 
     @classmethod
-    def load(cls, path: str | Path, runtime: str = "auto") -> LLM:
-        """Open the bundle at ``path``; ``runtime`` is ``auto``, ``tensorrt`` or ``reference``."""
+    def load(cls, path: str | Path, runtime: str = "auto", require_signature: str | Path | None = None) -> LLM:
+        """Open the bundle at ``path``; ``runtime`` is ``auto``, ``tensorrt`` or ``reference``.
+
+        ``require_signature`` is a file of public keys: see ``Bundle.open``.
+        """
         from tt_edge.bundle import Bundle
 
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, require_signature)
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
         name = Path(path).resolve().name.removesuffix(".ttedge")

@@ -87,9 +87,9 @@ class Session(ABC):
         """Add tokens to every row and return the logits of each row's last one.
 
         ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
-        Returns float32 ``[B, V]``. A row of length 0 keeps its past, and its logits mean nothing. B may be fewer rows
-        than there are, the first ones, where ``takes_fewer_rows``: the others are not touched.
-        Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
+        Returns float32 ``[B, V]``, which the next call may write over. A row of length 0 keeps its past, and its logits
+        mean nothing. B may be fewer rows than there are, the first ones, where ``takes_fewer_rows``: the others are not
+        touched. Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
         anything runs.
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
@@ -98,7 +98,8 @@ class Session(ABC):
             logits = self._whole_sequences(input_ids, lengths)
         elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
             rows = [slice(row, row + 1) for row in range(len(lengths))]
-            logits = np.concatenate([self._step(r, input_ids[r, : max(lengths[r.start], 1)], lengths[r]) for r in rows])
+            steps = (self._step(r, input_ids[r, : max(lengths[r.start], 1)], lengths[r]) for r in rows)
+            logits = np.concatenate([logits.copy() for logits in steps])  # the next step writes over them
         else:
             logits = self._step(slice(0, len(lengths)), input_ids, lengths)
         self._advance()
@@ -174,7 +175,7 @@ class Session(ABC):
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         """Run the network on the contract's inputs other than the cache, for some rows of the batch, and update theirs.
 
-        Returns the contract's ``logits`` of these rows: ``[B, V]`` or ``[B, S, V]``.
+        Returns the contract's ``logits`` of these rows, ``[B, V]`` or ``[B, S, V]``; the next call may write over them.
         """
 
     @abstractmethod

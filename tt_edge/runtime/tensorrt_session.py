@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ from tt_edge.errors import EngineError
 from tt_edge.runtime.feeds import Feeds
 from tt_edge.runtime.kv_rows import Bytes, Region
 from tt_edge.runtime.session import Session
+from tt_edge.runtime.tensorrt_engine import TensorRTEngine
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
-#: Shapes of what is fed, the first of the cache's rows, and whether its two halves have changed places.
-_Binding = tuple[dict[str, Shape], int, bool]
+_LOGGER = logging.getLogger("tt_edge.tensorrt")
 
 _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
@@ -32,33 +35,41 @@ _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 class TensorRTSession(Session):
     """Executes an engine file on the current GPU.
 
-    Execution contexts, one for each optimization profile, share device buffers that are allocated once at the contract's
-    largest sizes. Each cache input and its output are bound to one address where the contract says that the cache is
-    updated in place; otherwise to two, which change places after every step. Everything is queued on one stream, which is
-    waited for once a step.
+    Everything that a step needs is allocated once, at the contract's largest sizes: device buffers, page-locked host
+    buffers, one piece of memory for the activations of all execution contexts, of which there is one for each
+    optimization profile. Each cache input and its output are bound to one address where the contract says that the cache
+    is updated in place; otherwise to two, which change places after every step. Everything is queued on one stream, which
+    is waited for once a step, for the logits. A decode step that repeats the shapes of the step before is captured in a
+    CUDA graph, copies included, and launched as a whole from then on.
 
-    No engine has been executed so far: this is written against the Python bindings of TensorRT-RTX 1.6.1, whose
-    functions a test checks for existence. What surrounds them (memory, copies, the choice of profile) has run on an
-    H100, which TensorRT-RTX does not support, with the reference evaluator in the engine's place.
+    What has been executed where: docs/laptop_to_thor.md.
     """
 
-    def __init__(self, engine_file: Path, contract: EngineContract, tensorrt: TensorRT) -> None:
+    def __init__(
+        self,
+        engine_file: Path,
+        contract: EngineContract,
+        tensorrt: TensorRT,
+        *,
+        weights: Mapping[str, np.ndarray] | None = None,
+        holds_host_code: bool = False,
+    ) -> None:
         super().__init__(contract)
         self._tensorrt = tensorrt
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._contexts: list[Any] = []
-        self._bound: list[_Binding | None] = []  # what each context's shapes and addresses are for
-        self._buffers: dict[str, cuda.Buffer] = {}
-        self._host: dict[str, np.ndarray] = {}
+        self._engine: TensorRTEngine | None = None
+        self._profiles: list[_Profile] = []
+        self._device: dict[str, cuda.Buffer] = {}
+        self._host: dict[str, cuda.HostBuffer] = {}
         self._swapped = False
         self._stream = cuda.Stream()
         try:
-            self._load(engine_file)
+            self._engine = TensorRTEngine(
+                engine_file, contract, tensorrt, weights=weights, holds_host_code=holds_host_code
+            )
             self._allocate_buffers()
-            for profile in range(len(contract.profiles())):
-                self._contexts.append(self._make_context(profile))
-                self._bound.append(None)
+            self._profiles = [_Profile(context) for context in self._engine.make_contexts(self._stream)]
+            for profile in self._profiles:
+                self._bind_addresses(profile.context)
             self._stream.synchronize()
         except BaseException:
             self.close()
@@ -70,62 +81,41 @@ class TensorRTSession(Session):
         return f"executed by {flavour} {self._tensorrt.version} on {cuda.device_name()}"
 
     def close(self) -> None:
-        """Release the engine and all device memory. Closing twice is harmless."""
-        self._contexts.clear()
-        self._engine = self._runtime = None
-        buffers = set(self._buffers.values())
-        self._buffers = {}
-        for buffer in buffers:
+        """Release the engine and all memory. Closing twice is harmless."""
+        for profile in self._profiles:
+            profile.drop_graph()
+        self._profiles.clear()  # and with them the contexts, before their engine
+        if self._engine is not None:
+            self._engine.close()
+        for buffer in set(self._device.values()):  # a cache that is updated in place is there under two names
             buffer.close()
+        for staging in self._host.values():
+            staging.close()
+        self._device, self._host = {}, {}
         self._stream.close()
-
-    def _load(self, engine_file: Path) -> None:
-        self._runtime = self._tensorrt.module.Runtime(self._tensorrt.logger)
-        # Mapped, not read: an engine is as large as the model's weights.
-        self._engine = self._runtime.deserialize_cuda_engine(np.memmap(engine_file, np.uint8, mode="r"))
-        if self._engine is None:
-            raise EngineError(
-                f"TensorRT {self._tensorrt.version} does not load {engine_file.name} on {cuda.device_name()}"
-                f"{self._reason()}; build an engine here with --engine local, or use --runtime reference"
-            )
-        names = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
-        expected = {spec.name for spec in (*self.contract.inputs, *self.contract.outputs)}
-        if names != expected:
-            raise EngineError(
-                f"{engine_file.name} has other inputs and outputs than the bundle's contract "
-                f"({', '.join(sorted(names ^ expected))}); compile the model again"
-            )
 
     def _allocate_buffers(self) -> None:
         contract = self.contract
         largest = contract.largest
+        caches = {name for pair in contract.kv_cache for name in (pair.past, pair.present)}
         # An output that updates a cache in place has no memory of its own.
         shared = {pair.present: pair.past for pair in contract.kv_cache if contract.kv_in_place}
         for spec in (*contract.inputs, *contract.outputs):
-            if spec.name in SHAPE_TENSORS:  # TensorRT reads these on the host
-                self._host[spec.name] = np.zeros(spec.resolve(), spec.dtype.numpy)
-            elif spec.name not in shared:
-                count = int(np.prod(spec.resolve(**largest), dtype=np.int64))
-                self._buffers[spec.name] = cuda.Buffer(spec.dtype.nbytes(count))
+            nbytes = spec.dtype.nbytes(math.prod(spec.resolve(**largest)))
+            if spec.name not in caches:
+                self._host[spec.name] = cuda.HostBuffer(nbytes)
+            if spec.name not in shared and spec.name not in SHAPE_TENSORS:
+                self._device[spec.name] = cuda.Buffer(nbytes)
                 # Once: a NaN in an unwritten place of the cache would survive a product with a weight of 0.
-                self._buffers[spec.name].fill_zero(self._stream)
+                self._device[spec.name].fill_zero(self._stream)
         for present, past in shared.items():
-            self._buffers[present] = self._buffers[past]
+            self._device[present] = self._device[past]
 
-    def _make_context(self, profile: int) -> Any:
-        # Memory for this profile's activations alone; the other strategies take the largest profile's for each context.
-        strategy = self._tensorrt.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        context = self._engine.create_execution_context(strategy)
-        if context is None or not context.set_optimization_profile_async(profile, self._stream.handle):
-            raise EngineError(
-                f"TensorRT cannot make an execution context for profile {profile}{self._reason()}; "
-                "free device memory or compile with a smaller --max-input-len"
-            )
-        addresses = {name: buffer.address for name, buffer in self._buffers.items()}
-        addresses |= {name: array.ctypes.data for name, array in self._host.items()}
-        for name, address in addresses.items():
-            self._checked(context.set_tensor_address(name, address), f"the address of {name}")
-        return context
+    def _bind_addresses(self, context: Any) -> None:
+        for spec in (*self.contract.inputs, *self.contract.outputs):
+            # TensorRT reads shape tensors on the host.
+            buffer = self._host[spec.name] if spec.name in SHAPE_TENSORS else self._device[spec.name]
+            self._require(context.set_tensor_address(spec.name, buffer.address), f"the address of {spec.name}")
 
     def _allocate(self, batch: int) -> None:
         """Nothing: the buffers hold the largest batch, and its first rows serve a smaller one."""
@@ -135,30 +125,60 @@ class TensorRTSession(Session):
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         batch, width = feeds["input_ids"].shape
-        generation = width <= GENERATION_TOKENS and len(self._contexts) > 1
-        profile = GENERATION_PROFILE if generation else CONTEXT_PROFILE
-        context = self._contexts[profile]
+        generation = width <= GENERATION_TOKENS and len(self._profiles) > 1
+        profile = self._profiles[GENERATION_PROFILE if generation else CONTEXT_PROFILE]
+        staged = {name: self._host[name].view(array.shape, array.dtype) for name, array in feeds.items()}
         for name, array in feeds.items():
-            if name in self._host:
-                self._host[name][...] = array
-            else:
-                self._buffers[name].copy_from(array, self._stream)
-        shapes = {name: array.shape for name, array in feeds.items()}
-        if self._bound[profile] != (shapes, rows.start, self._swapped):
-            self._bind(context, shapes, batch, rows.start)
-            self._bound[profile] = (shapes, rows.start, self._swapped)
-        self._checked(context.execute_async_v3(self._stream.handle), f"{batch} rows of {width} tokens")
+            staged[name][...] = array
         spec = self.contract.output("logits")
-        logits = np.empty(spec.resolve(batch=batch, sequence=width), spec.dtype.numpy)
-        self._buffers["logits"].copy_to(logits, self._stream)
+        logits = self._host["logits"].view(spec.resolve(batch=batch, sequence=width), spec.dtype.numpy)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        binding = (shapes, rows.start, self._swapped)
+        repeats = profile.binding == binding
+        if not repeats:
+            profile.drop_graph()
+            profile.binding = None
+            self._bind(profile.context, shapes, batch, rows.start)
+            profile.binding = binding
+
+        def queue() -> None:
+            for name, array in staged.items():
+                if name in self._device:
+                    self._device[name].copy_from(array, self._stream)
+            accepted = profile.context.execute_async_v3(self._stream.handle)
+            self._require(accepted, f"{batch} rows of {width} tokens")
+            self._device["logits"].copy_to(logits, self._stream)
+
+        # TensorRT settles what depends on new shapes in the first step that has them, outside a graph.
+        if repeats and generation and self._repeatable:
+            self._launch(profile, queue)
+        else:
+            queue()
         self._stream.synchronize()
         return logits
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether steps with the same shapes are the same work: no addresses that move, no values read on the host."""
+        return self.contract.kv_in_place and not self.contract.in_lockstep
+
+    def _launch(self, profile: _Profile, queue: Callable[[], None]) -> None:
+        if profile.graph is None and profile.capturable:
+            try:
+                profile.graph = self._stream.capture(queue)
+            except EngineError as error:
+                profile.capturable = False
+                _LOGGER.info("decode steps are not captured in a CUDA graph: %s", error)
+        if profile.graph is None:
+            queue()
+        else:
+            profile.graph.launch(self._stream)
 
     def _bind(self, context: Any, shapes: dict[str, Shape], batch: int, first_row: int) -> None:
         """Give ``context`` the shapes of a step and the part of the cache that holds its rows."""
         for spec in self.contract.inputs:
             shape = shapes.get(spec.name) or spec.resolve(batch=batch)  # a cache is not fed
-            self._checked(context.set_input_shape(spec.name, shape), f"shape {shape} for {spec.name}")
+            self._require(context.set_input_shape(spec.name, shape), f"shape {shape} for {spec.name}")
         if self.contract.kv_in_place:
             return  # all rows, at the addresses that the context has
         for pair in self.contract.kv_cache:
@@ -166,8 +186,8 @@ class TensorRTSession(Session):
             offset = first_row * spec.dtype.nbytes(math.prod(spec.resolve(batch=1)))
             read, write = (pair.present, pair.past) if self._swapped else (pair.past, pair.present)
             for name, buffer in ((pair.past, read), (pair.present, write)):
-                address = self._buffers[buffer].address + offset
-                self._checked(context.set_tensor_address(name, address), f"the address of {name}")
+                address = self._device[buffer].address + offset
+                self._require(context.set_tensor_address(name, address), f"the address of {name}")
 
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
         data = np.empty((region.runs, length, region.token_bytes), np.uint8)
@@ -183,16 +203,24 @@ class TensorRTSession(Session):
     def _past_buffer(self, name: str) -> cuda.Buffer:
         """Where the cache that the next step reads lies."""
         present = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
-        return self._buffers[present if self._swapped else name]
+        return self._device[present if self._swapped else name]
 
-    def _checked(self, accepted: bool, what: str) -> None:
-        if not accepted:
-            raise EngineError(
-                f"TensorRT {self._tensorrt.version} refuses {what}{self._reason()}; compile the model again "
-                "for this machine with --engine local, or use --runtime reference"
-            )
+    def _require(self, accepted: bool, what: str) -> None:
+        assert self._engine is not None
+        self._engine.require(accepted, what)
 
-    def _reason(self) -> str:
-        """What TensorRT logged last, on one line and in parentheses, if anything."""
-        reason = " ".join(self._tensorrt.log.last_error().split())
-        return f" ({reason})" if reason else ""
+
+@dataclass
+class _Profile:
+    """An optimization profile's execution context, what it is bound to, and the graph of a step so bound."""
+
+    context: Any
+    #: Shapes of what is fed, the first of the cache's rows, and whether its two halves have changed places.
+    binding: tuple[dict[str, Shape], int, bool] | None = None
+    graph: cuda.Graph | None = None
+    capturable: bool = True
+
+    def drop_graph(self) -> None:
+        if self.graph is not None:
+            graph, self.graph = self.graph, None
+            graph.close()

@@ -1,0 +1,35 @@
+"""Bundles to ship: engines and tokenizer, without the captured network. Torch-free."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tt_edge.bundle.manifest import Manifest
+from tt_edge.bundle.reader import Bundle
+from tt_edge.bundle.writer import BundleWriter
+from tt_edge.errors import InvalidInputError
+from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE
+
+
+def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False) -> Manifest:
+    """Copy ``bundle`` to ``output`` without its network, from which nobody could build or verify it again.
+
+    The weights are left out too unless an engine lacks them. Every file that is copied is checked first. Raises
+    ``InvalidInputError`` for a bundle without engines.
+    """
+    manifest = bundle.manifest
+    if not manifest.engines:
+        raise InvalidInputError(f"{bundle.path} has no engines to ship; build one with `tt-edge build {bundle.path}`")
+    left_out = {NETWORK_FILE} if any(engine.stripped for engine in manifest.engines) else {NETWORK_FILE, WEIGHTS_FILE}
+    names = [name for name in manifest.files if name not in left_out]
+    with BundleWriter(output, overwrite=overwrite) as writer:
+        bundle.check_content(*names)
+        for name in names:
+            with bundle.path_of(name).open("rb") as source, writer.open(name) as copy:
+                shutil.copyfileobj(source, copy, 16 << 20)
+        for engine in manifest.engines:
+            writer.add_engine(engine)
+        for evidence in manifest.evidence:
+            writer.add_evidence(evidence)
+        return writer.commit(manifest.model, manifest.config, manifest.contract)
