@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from tests.runtime import fake_tensorrt
+from tests.toy_engine import compile_kernel, continuation, next_token, open_session
 from tt_edge import cuda
-from tt_edge.contract import EngineContract, KVPair, TensorSpec
-from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.generation import generate
-from tt_edge.runtime.tensorrt_session import TensorRTSession
-from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def gpu():
     try:
         cuda.compute_capability()
@@ -50,114 +45,14 @@ def test_too_much_memory_is_an_error_and_the_next_call_is_none():
     cuda.Buffer(1).close()
 
 
-# Stands in for an engine: a "model" whose next token follows from all tokens so far, which it keeps in its cache. One
-# thread a row; every element of the logits is written.
-KERNEL = rb"""
-extern "C" __global__ void toy(
-    const long long* ids, const int* write_indices, float* cache, float* logits, int width, int capacity, int depth, int vocab
-) {
-    int row = blockIdx.x;
-    for (int step = 0; step < width; ++step) {
-        int place = write_indices[row] + step;
-        cache[(row * capacity + place) * depth] = (float)ids[row * width + step];
-        int hash = 0;
-        for (int i = 0; i <= place; ++i) hash = (hash * 31 + (int)cache[(row * capacity + i) * depth] + 1) % 1009;
-        for (int token = 0; token < vocab; ++token)
-            logits[(row * width + step) * vocab + token] = token == hash % vocab ? 1.0f : 0.0f;
-    }
-}
-"""
-VOCABULARY, CAPACITY, DEPTH = 97, 64, 4
-
-
-def next_token(tokens: list[int]) -> int:
-    value = 0
-    for token in tokens:
-        value = (value * 31 + token + 1) % 1009
-    return value % VOCABULARY
-
-
-def continuation(prompt: list[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(next_token(tokens))
-    return tokens[len(prompt) :]
-
-
-def toy_contract() -> EngineContract:
-    cache = ("batch", 1, CAPACITY, DEPTH)
-    return EngineContract(
-        inputs=(
-            TensorSpec("input_ids", DType.INT64, ("batch", "sequence")),
-            TensorSpec("position_ids", DType.INT64, ("batch", "sequence")),
-            TensorSpec("write_indices", DType.INT32, ("batch",)),
-            TensorSpec("past_key_0", DType.FLOAT32, cache),
-        ),
-        outputs=(
-            TensorSpec("logits", DType.FLOAT32, ("batch", "sequence", VOCABULARY)),
-            TensorSpec("present_key_0", DType.FLOAT32, cache),
-        ),
-        kv_cache=(KVPair("past_key_0", "present_key_0"),),
-        max_batch=3,
-        max_input_len=16,
-        max_seq_len=CAPACITY,
-        vocab_size=VOCABULARY,
-    )
-
-
-def checked(result):
-    error, *values = result
-    assert int(error) == 0, error
-    return values[0] if values else None
-
-
 @pytest.fixture(scope="module")
 def kernel():
-    """The kernel above, compiled for the GPU that is here."""
-    driver, nvrtc = (pytest.importorskip(f"cuda.bindings.{name}") for name in ("driver", "nvrtc"))
-    cuda.call("cudaFree", 0)  # makes the context
-    program = checked(nvrtc.nvrtcCreateProgram(KERNEL, b"toy.cu", 0, [], []))
-    target = f"--gpu-architecture=sm_{cuda.compute_capability()[2:]}".encode()
-    checked(nvrtc.nvrtcCompileProgram(program, 1, [target]))
-    code = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
-    checked(nvrtc.nvrtcGetCUBIN(program, code))
-    module = checked(driver.cuModuleLoadData(code))
-    function = checked(driver.cuModuleGetFunction(module, b"toy"))
-
-    def launch(rows, stream, *arguments):
-        kinds = (ctypes.c_void_p,) * 4 + (ctypes.c_int,) * 4
-        checked(driver.cuLaunchKernel(function, rows, 1, 1, 1, 1, 1, 0, stream, (arguments, kinds), 0))
-
-    return launch
-
-
-class ToyContext(fake_tensorrt.FakeContext):
-    """Launches the kernel on the addresses and shapes that it was given, as TensorRT would its own."""
-
-    def execute_async_v3(self, stream):
-        rows, width = self.shapes["input_ids"]
-        addresses = [self.addresses[name] for name in ("input_ids", "write_indices", "past_key_0", "logits")]
-        assert self.addresses["past_key_0"] == self.addresses["present_key_0"]
-        self.engine.launch(rows, stream, *addresses, width, CAPACITY, DEPTH, VOCABULARY)
-        return True
-
-
-class ToyEngine(fake_tensorrt.FakeEngine):
-    def __init__(self, launch) -> None:
-        self.contract, self.launch, self.missing = toy_contract(), launch, set()
-        self.names = [spec.name for spec in (*self.contract.inputs, *self.contract.outputs)]
-
-    def create_execution_context(self, strategy):
-        return ToyContext(self)
+    return compile_kernel()
 
 
 @pytest.fixture
-def session(monkeypatch, tmp_path, kernel):
-    monkeypatch.setattr(TensorRT, "logger", None)
-    monkeypatch.setattr(TensorRT, "log", Log())
-    (tmp_path / "an.engine").write_bytes(b"engine")
-    package = TensorRT(Flavour.RTX, fake_tensorrt.FakeModule(ToyEngine(kernel)), "1.6.1")
-    with TensorRTSession(tmp_path / "an.engine", toy_contract(), package) as opened:
+def session(kernel):
+    with open_session(kernel) as opened:
         yield opened
 
 
@@ -216,14 +111,10 @@ def test_a_prefix_is_read_from_one_row_and_written_to_another(session):
     assert logits[2].argmax() == next_token(prompt)
 
 
-def test_nothing_is_left_on_the_device(monkeypatch, tmp_path, kernel):
-    monkeypatch.setattr(TensorRT, "logger", None)
-    monkeypatch.setattr(TensorRT, "log", Log())
-    (tmp_path / "an.engine").write_bytes(b"engine")
-    package = TensorRT(Flavour.RTX, fake_tensorrt.FakeModule(ToyEngine(kernel)), "1.6.1")
+def test_nothing_is_left_on_the_device(kernel):
     used = []
     for _ in range(4):
-        with TensorRTSession(tmp_path / "an.engine", toy_contract(), package) as opened:
+        with open_session(kernel) as opened:
             generate(opened, PROMPTS, GenerationConfig(5))
         used.append(cuda.memory_in_use())
     assert used[1] == used[-1]
