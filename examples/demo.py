@@ -1,7 +1,8 @@
-"""The main job on a checkpoint of half a megabyte: make it, compile it, check it, run it without PyTorch, look inside.
+"""The main job on a checkpoint of 4 MB: compile it, check it, run it without PyTorch, look inside.
 
     python examples/demo.py [--keep FOLDER]
 
+The checkpoint is a Qwen2 that answers questions about driving scenes; examples/driving_qa made and trained it.
 Everything it does is a command that you can type; each is shown before it runs.
 """
 
@@ -14,7 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROMPTS = ("The light ahead is red", "A pedestrian waits")
+CHECKPOINT = Path(__file__).with_name("driving_qa") / "checkpoint"
+PROMPTS = (
+    "The light ahead is red. A pedestrian waits on the left. What should the car do?",
+    "There are two blue cars ahead. A truck is behind. How many vehicles are there?",
+    "What is 17 plus 25?",
+)
 
 
 def show(*command: str, folder: Path) -> None:
@@ -30,22 +36,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", metavar="FOLDER", help="work here and keep the files; default: a temporary folder")
     args = parser.parse_args()
-    maker = str(Path(__file__).with_name("tiny_checkpoint.py").absolute())
+    checkpoint = str(CHECKPOINT.absolute())
     with tempfile.TemporaryDirectory(prefix="tt-edge-demo-") as scratch:
         folder = Path(args.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-        print("A Qwen2 of 0.4 M parameters learns six sentences, and is saved as a Hugging Face checkpoint:")
-        show("python", maker, "tiny", folder=folder)
-        print("\nCompile it, with an engine for Ada GPUs, which need not be here:")
-        show("tt-edge", "compile", "tiny", "-o", "tiny.ttedge", "--engine", "sm89", "--max-batch", "2", "--overwrite",
+        print("Compile a Qwen2 of 1.9 M parameters, with an engine for Ada GPUs, which need not be here:")
+        show("tt-edge", "compile", checkpoint, "-o", "driving.ttedge", "--engine", "sm89", "--max-batch", "4", "--overwrite",
              folder=folder)  # fmt: skip
         print("\nDoes the TensorRT network compute what Hugging Face computes?")
-        show("tt-edge", "verify", "tiny.ttedge", "--model", "tiny", folder=folder)
-        print("\nGenerate, without PyTorch (with TensorRT where an engine fits the GPU, or else in NumPy):")
-        show("tt-edge", "run", "tiny.ttedge", *prompts, "--max-new-tokens", "32", folder=folder)
+        show("tt-edge", "verify", "driving.ttedge", "--model", checkpoint, folder=folder)
+        print("\nAsk it, without PyTorch (with TensorRT where an engine fits the GPU, or else in NumPy):")
+        show("tt-edge", "run", "driving.ttedge", "--chat", *prompts, folder=folder)
         print("\nWhat is in the bundle:")
-        show("tt-edge", "inspect", "tiny.ttedge", folder=folder)
+        show("tt-edge", "inspect", "driving.ttedge", folder=folder)
+        print(
+            "\nNext: tt-edge chat driving.ttedge, or tt-edge serve driving.ttedge and a browser (--keep FOLDER keeps it)"
+        )
 
 
 if __name__ == "__main__":

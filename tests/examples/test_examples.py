@@ -36,6 +36,8 @@ def test_end_to_end():
 def test_demo(tmp_path):
     out = script("demo.py", "--keep", str(tmp_path))
     assert "Hugging Face generate() and the compiled network match" in out
-    assert "[1] The light ahead is red, so the car stops before the line." in out
+    assert "What should the car do? → Stop, because the light is red." in out
+    assert "How many vehicles are there? → Three." in out
+    assert "What is 17 plus 25? → 42" in out
     assert "evaluated     network: matches Hugging Face generate()" in out
-    assert (tmp_path / "tiny.ttedge" / "manifest.json").is_file()
+    assert (tmp_path / "driving.ttedge" / "manifest.json").is_file()

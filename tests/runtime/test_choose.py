@@ -28,6 +28,7 @@ def bundle(*engines, backend="native"):
     manifest = SimpleNamespace(contract=contract, engines=engines, config=CompileConfig(backend))
     return SimpleNamespace(
         path="b.ttedge",
+        has_network=True,
         manifest=manifest,
         network=lambda: network,
         weights=lambda: network.weights,
@@ -152,3 +153,10 @@ def test_what_the_session_is_told_about_its_engine(monkeypatch, stripped):
     made = bundle(record)
     open_session(made, "tensorrt", HERE)
     assert told == {"weights": made.weights() if stripped else None, "holds_host_code": not stripped}
+
+
+def test_without_a_network_there_is_nothing_to_fall_back_to():
+    shipped = bundle(engine(compute_capability="sm120"))
+    shipped.has_network = False
+    with pytest.raises(EngineError, match=r"this GPU is sm89; it ships engines alone, so build one from the bundle"):
+        open_session(shipped, "auto", HERE)

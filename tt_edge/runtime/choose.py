@@ -105,10 +105,15 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
         engine = next((e for e in bundle.manifest.engines if machine.misfit(e) is None), None)
         if engine is not None:
             return _open_engine(bundle, engine, machine)
-        if runtime == Runtime.TENSORRT:
+        if runtime == Runtime.TENSORRT or not bundle.has_network:
+            otherwise = (
+                f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
+                if bundle.has_network
+                else "it ships engines alone, so build one from the bundle that it was made from"
+            )
             raise EngineError(
                 f"no engine of the bundle fits this machine ({machine}); it has: {_misfits(bundle, machine) or 'none'}; "
-                f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
+                f"{otherwise}"
             )
         if bundle.manifest.engines:
             _LOGGER.warning(
