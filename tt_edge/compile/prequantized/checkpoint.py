@@ -116,6 +116,9 @@ class _Linears(Mapping[str, QuantizedWeight]):
         except TTEdgeError as error:
             raise type(error)(f"layer {layer}: {error}") from error
 
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._layers  # Mapping's own would read it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
 

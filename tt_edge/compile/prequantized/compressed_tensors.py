@@ -131,7 +131,7 @@ def _packed(weights: Config, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         scale = scale.reshape(1, 1).expand(n, 1)
     order, group_of = None, tensors.get("weight_g_idx")
     if group_of is not None and (group_of >= 0).all():  # -1 says that columns are in order
-        order = group_order(group_of, scale.shape[1])
+        order = group_order(group_of, k, scale.shape[1])
     if order is None:
         check_groups(k, scale.shape[1], weights["group_size"] if _strategy(weights) == "group" else k)
     if (stored := tensors.get("weight_zero_point")) is None:

@@ -53,7 +53,7 @@ class GptqReader(LinearReader):
         k = words.shape[0] * 32 // bits
         order = None
         if "g_idx" in tensors:
-            order = group_order(tensors["g_idx"], groups)
+            order = group_order(tensors["g_idx"], k, groups)
         else:
             check_groups(k, groups, self._group_size if self._group_size > 0 else k)
         # Bytes of a word follow the features, so they only have to be put behind each other: [N, K*bits/8].
@@ -68,5 +68,7 @@ class GptqReader(LinearReader):
 
 def _check_bits(bits: float | None) -> int:
     if bits not in (4, 8):
-        raise UnsupportedModelError(f"GPTQ with {bits} bits is not read; use a checkpoint of 4 or 8 bits")
+        raise UnsupportedModelError(
+            f"GPTQ with {bits and round(bits, 2)} bits is not read; use a checkpoint of 4 or 8 bits"
+        )
     return int(bits)

@@ -104,18 +104,21 @@ def check_groups(in_features: int, groups: int, group_size: int) -> None:
         )
 
 
-def group_order(group_of: Tensor, groups: int) -> Tensor | None:
+def group_order(group_of: Tensor, in_features: int, groups: int) -> Tensor | None:
     """The columns ``[K]`` int64 sorted by group, from the group ``[K]`` of each; ``None`` if they are in order.
 
-    Raises ``UnsupportedModelError`` for groups of different sizes.
+    Raises ``UnsupportedModelError`` for groups of different sizes, ``InvalidInputError`` for groups that are not there.
     """
     group_of = group_of.long()
-    if group_of.numel() == 0 or group_of.min() < 0 or group_of.max() >= groups:
-        raise InvalidInputError(f"its g_idx names groups beyond the {groups} there are; download the checkpoint again")
+    if tuple(group_of.shape) != (in_features,) or group_of.min() < 0 or group_of.max() >= groups:
+        raise InvalidInputError(
+            f"its g_idx {list(group_of.shape)} does not put {in_features} input features into {groups} groups; "
+            "download the checkpoint again"
+        )
     sizes = torch.bincount(group_of, minlength=groups)
     if (sizes != sizes[0]).any():
         raise UnsupportedModelError(
-            f"its {group_of.numel()} input features are in groups of {int(sizes.min())} to {int(sizes.max())}; "
+            f"its {in_features} input features are in groups of {int(sizes.min())} to {int(sizes.max())}; "
             "use a checkpoint whose group_size divides them"
         )
     if (group_of[1:] >= group_of[:-1]).all():

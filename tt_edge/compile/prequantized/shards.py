@@ -46,6 +46,9 @@ class Shards(Mapping[str, Tensor]):
         tensor: Tensor = self._file_of[name].get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of  # Mapping's own would read it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 
