@@ -1,0 +1,96 @@
+"""Finding out from a checkpoint's configuration whether and how it is quantized."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class QuantizedFormat:
+    """What a configuration says about the quantization, for any method; only ``read_quantized`` knows which it reads."""
+
+    method: str
+    """``quant_method`` of the configuration: ``awq``, ``gptq``, ``compressed-tensors``, ``modelopt`` or another one."""
+    config: Config
+    """The quantization settings, as the checkpoint has them."""
+
+    def __str__(self) -> str:
+        about = self.config.get("quant_algo") or self.config.get("format")
+        if (bits := self.config.get("bits")) is not None:
+            about = f"{bits} bits, groups of {self.config.get('group_size')}"
+        return f"{self.method} ({about})" if about else self.method
+
+    @property
+    def fp8_kv_cache(self) -> bool:
+        """Whether the KV cache is meant to be FP8. Raises ``UnsupportedModelError`` for another quantized KV cache."""
+        scheme = self.config.get("kv_cache_quant_algo") or self.config.get("kv_cache_scheme")
+        if not scheme or scheme == "NONE":
+            return False
+        fp8 = (
+            scheme.get("num_bits") == 8 and scheme.get("type") == "float" and not scheme.get("dynamic")
+            if isinstance(scheme, Mapping)
+            else scheme == "FP8"
+        )
+        if not fp8:
+            raise UnsupportedModelError(
+                f"KV cache scheme {scheme} of the checkpoint is not static FP8, the only one that is read; export it with FP8"
+            )
+        return True
+
+
+def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | None:
+    """How a checkpoint is quantized, ``None`` if it is not.
+
+    ``source`` is its folder, its ``config.json`` as a mapping, or transformers' configuration object. In a folder,
+    ``hf_quant_config.json`` of modelopt counts as well. Raises ``InvalidInputError`` for files that are not JSON objects.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        config = source if isinstance(source, Mapping) else source.to_dict()
+        return _from_config(config)
+    folder = Path(source)
+    config = _read_json(folder / "config.json")
+    modelopt = _read_json(folder / "hf_quant_config.json").get("quantization") or {}
+    # config.json of modelopt repeats hf_quant_config.json in part.
+    if modelopt.get("quant_algo") or modelopt.get("kv_cache_quant_algo"):
+        return QuantizedFormat("modelopt", modelopt)
+    return _from_config(config)
+
+
+def check_not_quantized(source: str | os.PathLike[str] | Config | Any, quant: str) -> None:
+    """Raise ``InvalidInputError`` if ``source``, as for ``detect``, is quantized: ``--quant`` ``quant`` would do it twice."""
+    if (found := detect(source)) is not None:
+        name = f"checkpoint {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "the checkpoint"
+        raise InvalidInputError(
+            f"{name} is quantized already, as {found}; leave out --quant {quant}, or give the checkpoint that it was made from"
+        )
+
+
+def _from_config(config: Config) -> QuantizedFormat | None:
+    text = config.get("text_config")
+    settings = config.get("quantization_config") or (isinstance(text, Mapping) and text.get("quantization_config"))
+    if not settings:
+        return None
+    if not isinstance(settings, Mapping):
+        settings = settings.to_dict()
+    return QuantizedFormat(str(settings.get("quant_method", "unnamed")), settings)
+
+
+def _read_json(file: Path) -> Config:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{file} is not valid JSON ({error}); download the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"{file} holds no JSON object; download the checkpoint again")
+    return content
