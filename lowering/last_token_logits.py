@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+import tt_edge.plugins.quantization  # noqa: F401  (defines an operator)
 from tt_edge.config import Layout
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import (
@@ -20,6 +21,8 @@ from tt_edge.lowering.base import (
     value,
 )
 
+#: The head itself.
+_HEADS = (aten.linear.default, torch.ops.tt_edge.quantized_linear.default)
 #: What may stand between the head's matrix multiply and the logits: all of it elementwise.
 _ELEMENTWISE = frozenset(
     {aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.tanh.default, aten._to_copy.default, aten.mul.Scalar}
@@ -82,7 +85,7 @@ class LastTokenLogits(LoweringPass):
 def _head(logits: Node) -> list[Node]:
     """The nodes from the head's matrix multiply to the logits, in order."""
     tail = [logits]
-    while tail[0].target is not aten.linear.default:
+    while tail[0].target not in _HEADS:
         source = tail[0].args[0] if tail[0].args else None
         if tail[0].target not in _ELEMENTWISE or not isinstance(source, Node):
             raise LoweringError(

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
+from tt_edge.quant_config import KVCacheType, QuantConfig
 
 
 class Precision(StrEnum):
@@ -139,8 +140,12 @@ class CompileConfig(JsonConfig):
     cache: Cache | None = None
     plugin_contract: PluginContract | None = None
     layout: Layout = Layout.TT_EDGE
+    quant: QuantConfig | None = None
+    kv_cache: KVCacheType | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.quant, Mapping):
+            object.__setattr__(self, "quant", QuantConfig.from_dict(self.quant))
         backend = _member(Backend, "backend", self.backend)
         layout = _member(Layout, "layout", self.layout)
         object.__setattr__(self, "layout", layout)
@@ -166,6 +171,7 @@ class CompileConfig(JsonConfig):
         if cache is Cache.NONE:  # every step takes the whole sequence
             object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
+        self._check_kv_cache()
         for name in ("max_batch", "max_seq_len", "max_input_len"):
             require_positive(name, getattr(self, name))
         for name in ("full_logits", "single_profile"):
@@ -175,6 +181,31 @@ class CompileConfig(JsonConfig):
             self.max_input_len <= self.max_seq_len,
             f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
             "raise --max-seq-len or lower --max-input-len",
+        )
+
+    def _check_kv_cache(self) -> None:
+        """The cache has the model's precision, unless the backend can keep it in FP8."""
+        if self.kv_cache is None:
+            return
+        kind = _member(KVCacheType, "kv_cache", self.kv_cache)
+        object.__setattr__(self, "kv_cache", kind)
+        if kind is not KVCacheType.FP8:
+            require(
+                kind.value == self.precision.value,
+                f"kv_cache {kind} differs from precision {self.precision}; leave it out, or give --precision {kind}",
+            )
+            return
+        require(
+            self.backend is not Backend.NATIVE,
+            "kv_cache fp8 is not for backend native: TensorRT's IKVCacheUpdateLayer takes fp32, fp16 and bf16 alone; "
+            "give --backend plugin",
+        )
+        require(
+            self.backend is Backend.PLUGIN, f"kv_cache fp8 is not for backend {self.backend}; give --backend plugin"
+        )
+        require(
+            self.plugin_contract is not PluginContract.V0_4,
+            "kv_cache fp8 is not in plugin contract 0.4; give --plugin-contract 0.9.1 or later",
         )
 
 

@@ -103,7 +103,8 @@ def convert_graph(
 
         import tt_edge.plugins.edgellm.converters
         import tt_edge.plugins.native_converters
-        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as do the two above)
+        import tt_edge.plugins.quantization_converters
+        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as do the three above)
 
         settings = CompilationSettings(immutable_weights=True)
         DYNAMO_CONVERTERS.set_compilation_settings(settings)

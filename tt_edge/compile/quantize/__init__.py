@@ -1,0 +1,11 @@
+"""Quantizing a model: modelopt calibrates, and the model's linear layers become ``QuantizedLinear``, one at a time.
+
+statistics = calibrate(model, recipe, batches)    # what modelopt finds out, a few numbers a layer
+quantize_model(model, recipe, statistics)
+"""
+
+from tt_edge.compile.quantize.calibrate import calibrate
+from tt_edge.compile.quantize.data import CalibrationData, load_batches
+from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize, quantize_model
+
+__all__ = ["CalibrationData", "Statistics", "calibrate", "layers_to_quantize", "load_batches", "quantize_model"]

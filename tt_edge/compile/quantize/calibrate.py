@@ -1,0 +1,202 @@
+"""modelopt's calibration: ranges of inputs, AWQ's and SmoothQuant's scales. The model's weights are not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
+from tt_edge.quant_config import QuantConfig, QuantFormat
+
+#: modelopt's settings of the weight's quantizer, the input's, and how they are calibrated.
+_FP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
+_ALGORITHMS: dict[QuantFormat, Any] = {
+    QuantFormat.FP8: "max",
+    QuantFormat.INT8_SQ: "smoothquant",
+    QuantFormat.INT4_AWQ: {"method": "awq_lite", "alpha_step": 0.1},
+    QuantFormat.NVFP4: "max",
+}
+
+
+def _quantizers(format: QuantFormat, group_size: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    if format is QuantFormat.FP8:
+        return {"num_bits": (4, 3), "axis": None}, {"num_bits": (4, 3), "axis": None}
+    if format is QuantFormat.INT8_SQ:
+        return {"num_bits": 8, "axis": 0}, {"num_bits": 8, "axis": None}
+    if format is QuantFormat.NVFP4:
+        return _FP4, _FP4
+    return {"num_bits": 4, "block_sizes": {-1: group_size, "type": "static"}}, None
+
+
+def calibrate(
+    model: nn.Module,
+    recipe: QuantConfig,
+    batches: Sequence[Tensor],
+    *,
+    device: str | None = None,
+    cache: Path | None = None,
+    show: bool = False,
+) -> dict[str, Statistics]:
+    """Run ``batches`` of token ids ``[B, S]`` through the model; statistics of each layer whose format needs them.
+
+    Deterministic. ``device`` is where it runs (default: a GPU if there is one); the model is back on the CPU afterwards.
+    With ``cache``, a folder, the result is kept under a hash of weights, recipe and ids, and taken from there the next time.
+    """
+    layers = {name: f for name, f in layers_to_quantize(model, recipe).items() if f.needs_data}
+    if not layers:
+        return {}
+    file = None
+    if cache is not None:
+        file = cache / f"{_content_hash(model, recipe, batches)}.safetensors"
+        if (kept := _read(file, layers)) is not None:
+            return kept
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    statistics: dict[str, Statistics] = {}
+    model.to(device)
+    try:
+        for format in [f for f in _ALGORITHMS if f in layers.values()]:
+            names = [name for name, f in layers.items() if f is format]
+            statistics |= _calibrate_format(model, names, format, recipe.group_size, batches, device, show)
+    finally:
+        model.to("cpu")
+    ordered = {name: statistics[name] for name in layers}
+    if file is not None:
+        _write(file, ordered)
+    return ordered
+
+
+def _calibrate_format(
+    model: nn.Module,
+    names: Sequence[str],
+    format: QuantFormat,
+    group_size: int,
+    batches: Sequence[Tensor],
+    device: str,
+    show: bool,
+) -> dict[str, Statistics]:
+    with _quiet():
+        import modelopt.torch.quantization as mtq
+        from modelopt.torch.quantization import model_calib
+
+    weight, given = _quantizers(format, group_size)
+    entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    for name in names:
+        entries.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": weight, "enable": True})
+        if given is not None:
+            entries.append({"quantizer_name": f"{name}.input_quantizer", "cfg": given, "enable": True})
+
+    def forward_loop(calibrated: nn.Module) -> None:
+        with torch.no_grad():
+            for ids in _with_progress(batches, f"calibrate {format}", show):
+                calibrated(input_ids=ids.to(device), use_cache=False)
+
+    originals = {name: model.get_submodule(name) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    kinds = {name: type(module) for name, module in originals.items()}
+    # Weights stay as they are: scales that modelopt would multiply into them are applied when they are quantized.
+    with _quiet(), patch.object(model_calib, "_ENABLE_FOLDING_PQS_TO_WEIGHTS", False):
+        mtq.quantize(model, {"quant_cfg": entries, "algorithm": _ALGORITHMS[format]}, forward_loop)
+        found = {name: _statistics(model.get_submodule(name), format) for name in names}
+    for name, kind in kinds.items():
+        _restore(model, name, kind)
+    return found
+
+
+def _statistics(module: nn.Module, format: QuantFormat) -> Statistics:
+    quantizer: Any = module.input_quantizer
+    scale = getattr(quantizer, "pre_quant_scale", None)
+    amax = None if format is QuantFormat.INT4_AWQ else quantizer.amax
+    return Statistics(
+        None if amax is None else amax.detach().float().amax().cpu(),
+        None if scale is None else scale.detach().reshape(-1).cpu().clone(),
+    )
+
+
+def _restore(model: nn.Module, name: str, kind: type[nn.Module]) -> None:
+    """A plain layer over the same parameters, in place of modelopt's."""
+    parent, _, last = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    old: Any = getattr(owner, last)
+    if type(old) is kind:
+        return
+    with torch.device("meta"):
+        plain: Any = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None)
+    plain.weight, plain.bias = old.weight, old.bias
+    plain.train(old.training)
+    setattr(owner, last, plain)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what modelopt prints and warns of on the way: optional packages, and that there is no GPU."""
+    import contextlib
+    import io
+    import warnings
+
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _with_progress(batches: Iterable[Tensor], title: str, show: bool) -> Iterable[Tensor]:
+    import sys
+
+    from tqdm import tqdm
+
+    return tqdm(batches, desc=title, unit="batch", leave=False, disable=not (show and sys.stderr.isatty()))
+
+
+def _content_hash(model: nn.Module, recipe: QuantConfig, batches: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(repr((recipe, [tuple(ids.shape) for ids in batches])).encode())
+    tensors = [*(p for _, p in sorted(model.named_parameters())), *batches]
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _write(file: Path, statistics: Mapping[str, Statistics]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, found in statistics.items():
+        for field, tensor in vars(found).items():
+            if tensor is not None:
+                tensors[f"{name}/{field}"] = tensor.contiguous()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(file: Path, layers: Mapping[str, QuantFormat]) -> dict[str, Statistics] | None:
+    """What is kept in ``file``; ``None`` where nothing usable is."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError):
+        return None
+    if {name.partition("/")[0] for name in tensors} != set(layers):
+        return None
+    return {
+        name: Statistics(tensors.get(f"{name}/input_amax"), tensors.get(f"{name}/pre_quant_scale")) for name in layers
+    }

@@ -1,0 +1,141 @@
+"""Replacing a model's linear layers by quantized ones, each released before the next is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tt_edge.compile.nibbles import pack_nibbles
+from tt_edge.compile.quantized_linear import QuantizedLinear
+from tt_edge.compile.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.plugins.quantization import FP4_MAX, FP8_MAX, INT8_MAX, e2m1_codes
+from tt_edge.quant_config import QuantConfig, QuantFormat
+
+_INT4_MAX = 7.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration found out about one linear layer. Tensors are on the CPU."""
+
+    #: ``[]`` fp32: the largest magnitude of the input, after ``pre_quant_scale``. ``None`` where weights alone are quantized.
+    input_amax: Tensor | None = None
+    #: ``[K]`` in the model's type: the input is multiplied by it, the weight divided (AWQ, SmoothQuant).
+    pre_quant_scale: Tensor | None = None
+
+
+def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, QuantFormat]:
+    """Names of the linear layers that ``recipe`` quantizes, in the model's order, and their formats.
+
+    Raises ``UnsupportedModelError`` when there is none, and ``InvalidInputError`` for a width that a format cannot have.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            format = recipe.format_of(name, is_head=module is head)
+            if format is not None:
+                _check_width(name, module.in_features, format, recipe.group_size)
+                found[name] = format
+    if not found:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no linear layer that the recipe quantizes (GPT-2's are none); "
+            "leave --quant out, or check the patterns of --quant-layers"
+        )
+    return found
+
+
+def _check_width(name: str, width: int, format: QuantFormat, group_size: int) -> None:
+    group = {QuantFormat.NVFP4: NVFP4_BLOCK, QuantFormat.INT4_AWQ: group_size, QuantFormat.INT4_WO: group_size}
+    size = group.get(format, 1)
+    if width % size:
+        raise InvalidInputError(
+            f"layer {name} has {width} input features, which is no multiple of {format}'s groups of {size}; give a smaller "
+            f"--quant-group-size, or leave the layer out with --quant-layers '{name}=none'"
+        )
+
+
+def quantize_model(
+    model: nn.Module,
+    recipe: QuantConfig,
+    statistics: Mapping[str, Statistics],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, QuantFormat]:
+    """Replace the layers that ``recipe`` names, in place; returns their formats.
+
+    ``statistics`` are by layer; formats that need none may lack theirs. Weights shared with another module (a tied
+    head) are left alone there.
+    """
+    layers = layers_to_quantize(model, recipe)
+    for done, (name, format) in enumerate(layers.items()):
+        parent, _, last = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        linear = getattr(owner, last)
+        weight = quantize_weight(linear.weight.detach(), format, statistics.get(name, Statistics()), recipe.group_size)
+        setattr(owner, last, QuantizedLinear(weight, linear.bias))
+        if progress is not None:
+            progress(done + 1, len(layers))
+    return layers
+
+
+def quantize_weight(
+    weight: Tensor, format: QuantFormat, statistics: Statistics, group_size: int = 128
+) -> QuantizedWeight:
+    """``weight`` ``[N, K]`` in ``format``, with scales that its own type represents exactly.
+
+    Ranges are the largest magnitudes, as modelopt's ``max`` calibration has them.
+    """
+    matrix = weight.float()
+    smoothing = statistics.pre_quant_scale
+    if smoothing is not None:
+        matrix = matrix / smoothing.float()
+    amax = statistics.input_amax
+    if format.needs_data and format is not QuantFormat.INT4_AWQ and amax is None:
+        raise ValueError(f"{format} needs the range of the input")
+    if format in (QuantFormat.INT4_AWQ, QuantFormat.INT4_WO):
+        blocks = matrix.view(len(matrix), -1, group_size)
+        scale = _stored(blocks.abs().amax(-1) / _INT4_MAX, weight.dtype)
+        codes = (blocks / scale.float()[..., None]).round_().clamp_(-8, _INT4_MAX)
+        packed = pack_nibbles(codes.to(torch.int8).view_as(matrix))
+        return QuantizedWeight(WeightFormat.INT4, packed, scale, pre_quant_scale=smoothing)
+    if format is QuantFormat.NVFP4:
+        assert amax is not None
+        blocks = matrix.view(len(matrix), -1, NVFP4_BLOCK)
+        outer = _stored(matrix.abs().amax() / (FP4_MAX * FP8_MAX), weight.dtype).float()
+        inner = (blocks.abs().amax(-1) / FP4_MAX / outer).clamp_(max=FP8_MAX).to(torch.float8_e4m3fn)
+        factor = (inner.float() * outer)[..., None]
+        scaled = torch.where(factor > 0, blocks / factor, 0.0)
+        packed = pack_nibbles(e2m1_codes(scaled).view_as(matrix))
+        return QuantizedWeight(
+            WeightFormat.NVFP4,
+            packed,
+            inner,
+            global_scale=outer,
+            input_scale=_stored(amax.float() / (FP4_MAX * FP8_MAX), weight.dtype).float(),
+            dynamic_input=True,
+        )
+    if format is QuantFormat.FP8:
+        assert amax is not None
+        scale = _stored(matrix.abs().amax().reshape(1) / FP8_MAX, weight.dtype)
+        values = (matrix / scale.float()).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+        input_scale = _stored(amax.float() / FP8_MAX, weight.dtype).float()
+        return QuantizedWeight(WeightFormat.FP8, values, scale, input_scale=input_scale)
+    scale = _stored(matrix.abs().amax(-1) / INT8_MAX, weight.dtype)
+    values = (matrix / scale.float()[:, None]).round_().clamp_(-INT8_MAX - 1, INT8_MAX).to(torch.int8)
+    return QuantizedWeight(
+        WeightFormat.INT8,
+        values,
+        scale,
+        input_scale=None if amax is None else _stored(amax.float() / INT8_MAX, weight.dtype).float(),
+        pre_quant_scale=smoothing,
+    )
+
+
+def _stored(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """``scale`` in ``dtype``; 1 where it is nothing (a channel of zeros), so that nothing is divided by zero."""
+    stored = scale.to(dtype)
+    return torch.where(stored > 0, stored, torch.ones_like(stored))

@@ -1,0 +1,118 @@
+"""Which layers are quantized, and how. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tt_edge.errors import InvalidInputError
+
+
+class QuantFormat(StrEnum):
+    """A format of linear layers."""
+
+    #: Weights and inputs in E4M3, one scale each.
+    FP8 = "fp8"
+    #: Weights in INT8 with a scale a channel, inputs with one scale, outliers moved into the weights (SmoothQuant).
+    INT8_SQ = "int8_sq"
+    #: Weights alone in INT8, a scale a channel.
+    INT8_WO = "int8_wo"
+    #: Weights alone in INT4, a scale a group, channels scaled by how much their inputs matter (AWQ).
+    INT4_AWQ = "int4_awq"
+    #: Weights alone in INT4, a scale a group.
+    INT4_WO = "int4_wo"
+    #: Weights and inputs in E2M1 with an E4M3 scale for each 16 elements and one scale for all.
+    NVFP4 = "nvfp4"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration runs the model on text: for ranges of inputs, or for AWQ's search."""
+        return self not in (QuantFormat.INT8_WO, QuantFormat.INT4_WO)
+
+    @property
+    def first_capability(self) -> int:
+        """The lowest compute capability whose tensor cores have the types: 89 is sm89."""
+        return {QuantFormat.FP8: 89, QuantFormat.NVFP4: 100}.get(self, 75)
+
+
+class KVCacheType(StrEnum):
+    """Element type of the KV cache."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+
+
+#: In a rule: leave the layer in half precision.
+KEEP = "none"
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """A recipe: the first of ``rules`` whose pattern matches a linear layer's name decides, or else ``format``.
+
+    Patterns are shell-style (``*.down_proj``) over names such as ``model.layers.0.mlp.down_proj``; a rule's format may be
+    ``none``. The language model head is left alone unless a rule names it. ``group_size`` is INT4's.
+    """
+
+    format: QuantFormat | None
+    rules: tuple[tuple[str, str], ...] = ()
+    group_size: int = 128
+
+    def __post_init__(self) -> None:
+        known = [*QuantFormat, KEEP]
+        if self.format is not None and self.format not in list(QuantFormat):
+            raise InvalidInputError(f"quantization {self.format!r} is unknown; choose one of {', '.join(QuantFormat)}")
+        object.__setattr__(self, "format", None if self.format is None else QuantFormat(self.format))
+        rules = tuple((str(pattern), str(name)) for pattern, name in self.rules)
+        for pattern, name in rules:
+            if name not in known:
+                raise InvalidInputError(
+                    f"the rule for layers {pattern!r} says {name!r}; choose one of {', '.join(known)}"
+                )
+        object.__setattr__(self, "rules", rules)
+        if self.group_size not in (32, 64, 128):
+            raise InvalidInputError(f"group size {self.group_size} of INT4 is not one of 32, 64, 128")
+        if not self.formats:
+            raise InvalidInputError("the recipe quantizes nothing; give --quant a format, or a rule with one")
+
+    @property
+    def formats(self) -> set[QuantFormat]:
+        """All formats that the recipe may choose."""
+        named = {QuantFormat(name) for _, name in self.rules if name != KEEP}
+        return named | ({self.format} if self.format is not None else set())
+
+    def format_of(self, layer: str, *, is_head: bool = False) -> QuantFormat | None:
+        """The format of a linear layer, or ``None`` for half precision."""
+        for pattern, name in self.rules:
+            if fnmatchcase(layer, pattern):
+                return None if name == KEEP else QuantFormat(name)
+        return None if is_head else self.format
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantConfig:
+        if not isinstance(data, Mapping) or set(data) - {"format", "rules", "group_size"}:
+            raise InvalidInputError(f"quantization {data!r} is not of the form format, rules, group_size")
+        try:
+            return cls(data.get("format"), tuple(data.get("rules", ())), data.get("group_size", 128))
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"quantization {data!r} is malformed ({error})") from error
+
+    @classmethod
+    def parse(cls, format: str | None, rules: str | None, group_size: int = 128) -> QuantConfig | None:
+        """From the command line: ``--quant`` and ``--quant-layers "*.down_proj=fp8,*.o_proj=none"``."""
+        if format is None and rules is None:
+            return None
+        pairs = []
+        for part in (rules or "").split(","):
+            pattern, equals, name = part.strip().partition("=")
+            if part.strip() and not (pattern and equals and name):
+                raise InvalidInputError(
+                    f"--quant-layers has {part.strip()!r}; give PATTERN=FORMAT, e.g. *.down_proj=fp8"
+                )
+            if part.strip():
+                pairs.append((pattern.strip(), name.strip()))
+        return cls(None if format is None else format, tuple(pairs), group_size)  # type: ignore[arg-type]
