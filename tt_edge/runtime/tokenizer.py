@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from tt_edge import strict_json
 from tt_edge.errors import BundleError, InvalidInputError
 
 
@@ -22,7 +22,7 @@ def read_json(files: Files, name: str) -> dict[str, Any]:
     if not files.has(name):
         return {}
     try:
-        data = json.loads(files.read_bytes(name))
+        data = strict_json.loads(files.read_bytes(name))
     except ValueError as error:
         raise BundleError(f"{name} is not valid JSON ({error}); compile the model again") from error
     if not isinstance(data, dict):
