@@ -48,3 +48,8 @@ class ParityError(TTEdgeError):
 
 class MissingDependencyError(TTEdgeError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's ``error`` says, on one line and not too long to read."""
+    return " ".join(str(error)[:500].split()) or type(error).__name__

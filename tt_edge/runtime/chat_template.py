@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.errors import BundleError, InvalidInputError, one_line
 from tt_edge.runtime.tokenizer import Files, read_json
 
 Message = Mapping[str, Any]
@@ -24,17 +24,22 @@ class ChatTemplate:
             self._template = compile_template(source)
         except TemplateError as error:
             raise BundleError(
-                f"the chat template does not compile ({_one_line(error)}); fix the checkpoint's"
+                f"the chat template does not compile ({one_line(error)}); fix the checkpoint's"
             ) from error
 
     @classmethod
     def from_bundle(cls, bundle: Files, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
         """The bundle's template, or ``None``. ``chat_template.jinja`` goes before ``tokenizer_config.json``'s entry."""
         if bundle.has("chat_template.jinja"):
-            return cls(bundle.read_bytes("chat_template.jinja").decode(), special_tokens)
+            try:
+                source = bundle.read_bytes("chat_template.jinja").decode()
+            except UnicodeDecodeError as error:
+                raise BundleError(f"chat_template.jinja is not UTF-8 ({error}); fix the checkpoint's") from error
+            return cls(source, special_tokens)
         entry = read_json(bundle, "tokenizer_config.json").get("chat_template")
         if isinstance(entry, list):  # several, by name
-            entry = next((item.get("template") for item in entry if item.get("name") == "default"), None)
+            named = (item for item in entry if isinstance(item, dict))
+            entry = next((item.get("template") for item in named if item.get("name") == "default"), None)
         return cls(entry, special_tokens) if isinstance(entry, str) else None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
@@ -55,12 +60,10 @@ class ChatTemplate:
         try:
             return render(self._template, variables)
         except TemplateLimitError as error:
-            raise InvalidInputError(
-                f"{_one_line(error)}; shorten the messages, or fix the bundle's template"
-            ) from error
+            raise InvalidInputError(f"{one_line(error)}; shorten the messages, or fix the bundle's template") from error
         except Exception as error:  # a template can make Python raise anything
             raise InvalidInputError(
-                f"the chat template refuses the messages ({_one_line(error)}); check their roles, order and content"
+                f"the chat template refuses the messages ({one_line(error)}); check their roles, order and content"
             ) from error
 
 
@@ -73,7 +76,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error)[:500].split()) or type(error).__name__

@@ -30,9 +30,9 @@ MAX_SECONDS = 1.0
 
 _CHECK_CLOCK = 64  # steps
 _ITEM = 32  # bytes of a list's item, its reference included
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
-_SEQUENCES: tuple[type, ...] = (list, tuple, set, frozenset, *_VIEWS)
-_CONTAINERS: tuple[type, ...] = (dict, *_SEQUENCES)
+_VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_SEQUENCES: tuple[type[Any], ...] = (list, tuple, set, frozenset, *_VIEWS)
+_CONTAINERS: tuple[type[Any], ...] = (dict, *_SEQUENCES)
 
 
 class TemplateLimitError(SecurityError):

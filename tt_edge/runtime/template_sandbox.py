@@ -168,7 +168,7 @@ class _Metering(NodeTransformer):
     """Puts the operations that have no hook in Jinja behind filters, whose names no template can write."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        outputs = sum(1 for part in node.body for _ in part.find_all((nodes.Output, nodes.Assign, nodes.If)))
+        outputs = sum(1 for _ in node.find_all((nodes.Output, nodes.Assign, nodes.If)))
         self.generic_visit(node)
         node.iter = _behind(" loop", node.iter, nodes.Const(1 + outputs))
         return node
@@ -190,7 +190,7 @@ class _Metering(NodeTransformer):
         if _is_constant(node):
             return node
         self.generic_visit(node)
-        return node if getattr(node, "ctx", "load") != "load" else _behind(" made", node)
+        return _behind(" made", node) if getattr(node, "ctx", "load") == "load" else node
 
     visit_Tuple = visit_Dict = visit_List
 
