@@ -10,8 +10,12 @@ return or raise one of the project's errors; what else it raises is a failure, a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hypothesis import HealthCheck, settings
+
+from tt_edge.errors import MAX_MESSAGE, TTEdgeError
 
 #: How many fuzzers share the inputs; ``test_every_fuzzer_has_its_share`` counts them.
 FUZZERS = 10
@@ -27,3 +31,17 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 FUZZ = settings.get_profile("fuzz")
+
+
+@contextmanager
+def refused(*others: type[Exception]) -> Iterator[None]:
+    """Lets the project's errors pass, of one line that can be printed, and ``others``."""
+    try:
+        yield
+    except TTEdgeError as error:
+        message = str(error)
+        assert 10 < len(message) <= MAX_MESSAGE + 2
+        assert len(message.splitlines()) == 1
+        message.encode()
+    except others:
+        pass

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.conftest import FUZZ
+from tests.fuzz.conftest import FUZZ, refused
 from tests.fuzz.mutations import mutated, mutations
-from tt_edge.errors import TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 
 pydantic = pytest.importorskip("pydantic")
@@ -48,7 +46,7 @@ COMPLETION = SAMPLING | {"prompt": [[1, 2], [3]], "max_tokens": 4, "logprobs": 2
 @given(st.booleans(), mutations)
 def test_bodies(chat, mutation):
     body = mutated(json.dumps(CHAT if chat else COMPLETION).encode(), mutation)
-    with contextlib.suppress(TTEdgeError, pydantic.ValidationError):
+    with refused(pydantic.ValidationError):
         if chat:
             request = schemas.ChatRequest.model_validate_json(body)
             assert all(isinstance(message.plain()["content"], str) for message in request.messages)

@@ -224,7 +224,7 @@ class _Metering(NodeTransformer):
     visit_EvalContextModifier = visit_ScopedEvalContextModifier = _refuse
 
 
-def _behind(name: str, node: nodes.Expr, *args: nodes.Expr) -> nodes.Expr:
+def _behind(name: str, node: nodes.Node, *args: nodes.Expr) -> nodes.Expr:
     return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
