@@ -224,10 +224,6 @@ def _check_width(meter: Meter, width: Any = 0, *_: Any, **__: Any) -> None:
         exceeded(f"asks for {_MAX_COUNT:,} characters and more")
 
 
-def _check_center(meter: Meter, value: Any, width: Any = 80) -> None:
-    _check_width(meter, width)
-
-
 def _check_indent(meter: Meter, value: Any, width: Any = 4, first: Any = False, blank: Any = False) -> None:
     _check_width(meter, width)
     columns = len(width) if isinstance(width, str) else abs(int(width))
@@ -283,7 +279,7 @@ def _sum(context: Any, value: Any, attribute: Any = None, start: Any = 0) -> Any
 
 _CHECKS: Mapping[str, Callable[..., None]] = {
     "batch": _check_parts,
-    "center": _check_center,
+    "center": lambda meter, value, width=80: _check_width(meter, width),
     "format": _check_percent,
     "groupby": _check_path,
     "indent": _check_indent,
