@@ -123,6 +123,8 @@ def test_max_new_tokens(value):
     [
         ("temperature", -0.1, "temperature is -0.1; it must be a number from 0 to 100"),
         ("temperature", float("nan"), "temperature is nan"),
+        ("temperature", 10**400, "temperature is 1000"),
+        ("repetition_penalty", float("inf"), "repetition_penalty is inf"),
         ("temperature", "hot", "temperature is 'hot'"),
         ("top_k", -1, "top_k is -1; it must be an integer from 0"),
         ("top_k", 2.0, "top_k is 2.0"),

@@ -5,11 +5,17 @@ it as ``tt-edge: error: …`` without a traceback and exits with ``exit_code``; 
 Anything that is not a ``TTEdgeError`` is a defect of this project and is shown in full.
 """
 
+#: Characters of a message. It may quote a file that nobody vouches for, and such a file must not fill the log.
+MAX_MESSAGE = 4000
+
 
 class TTEdgeError(Exception):
     """Base of all errors that are meant for a user."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + " …")
 
 
 class InvalidInputError(TTEdgeError):
@@ -48,3 +54,8 @@ class ParityError(TTEdgeError):
 
 class MissingDependencyError(TTEdgeError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's ``error`` says, on one line and not too long to read."""
+    return " ".join(str(error)[:500].split()) or type(error).__name__

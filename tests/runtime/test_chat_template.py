@@ -99,3 +99,22 @@ def test_a_broken_template_is_the_bundles_fault():
 def test_templates_are_sandboxed(source):
     with pytest.raises(InvalidInputError, match="refuses"):
         ChatTemplate(source, {}).render(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", b"\xff"),
+        ("tokenizer_config.json", b'{"chat_template": "a", "chat_template": "b"}'),
+    ],
+)
+def test_an_unreadable_template_is_the_bundles_fault(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=name):
+        ChatTemplate.from_bundle(Folder(tmp_path), {})
+
+
+def test_entries_that_are_no_templates_are_passed_over(tmp_path):
+    entries = ["text", {"name": "default", "template": 1}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    assert ChatTemplate.from_bundle(Folder(tmp_path), {}) is None

@@ -113,3 +113,18 @@ def test_any_tokens_stream_to_their_decoded_text(saved):
         # Raw bytes, whole words and special tokens alike.
         ids = [draw.randrange(draw.choice([6, 262, 512])) for _ in range(draw.randrange(1, 40))]
         assert "".join(stream(ours, ids)) == ours.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "(("}, "content": ""}},
+    ],
+)
+def test_what_the_library_panics_over_is_the_bundles_fault(saved, tmp_path, changes):
+    state = json.loads(saved[1].read_bytes("tokenizer.json")) | changes
+    folder = edited(saved[1], tmp_path, tokenizer=json.dumps(state))
+    with pytest.raises(BundleError, match=r"tokenizer.json cannot .*compile the model again"):
+        BundleTokenizer.from_bundle(folder).encode("text")

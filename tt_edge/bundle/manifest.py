@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 import tt_edge
+from tt_edge import strict_json
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, InvalidInputError
@@ -165,8 +166,8 @@ class Manifest:
     def from_json(cls, content: bytes) -> Manifest:
         """Parse and check ``manifest.json``. Raises ``BundleError`` for a malformed one or one of a newer format."""
         try:
-            data = json.loads(content)
-        except (ValueError, RecursionError) as error:
+            data = strict_json.loads(content)
+        except ValueError as error:
             raise BundleError(f"{MANIFEST_FILE} is not valid JSON ({error}); copy the bundle again") from error
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST_FILE} is not an object; copy the bundle again")

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from tt_edge import strict_json
 from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError, CaptureError
 from tt_edge.network.ir import Layer, Network, Tensor
@@ -126,11 +127,11 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
                 _malformed(path, f"its header length {length} exceeds the file ({size} bytes)")
-            header = json.loads(file.read(length))
+            header = strict_json.loads(file.read(length))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{path} is malformed (its header is not JSON: {error}); copy the bundle again") from error
     if not isinstance(header, dict):
         _malformed(path, "its header is not an object")
@@ -180,10 +181,10 @@ def _load_json(path: Path, limit: int) -> Any:
     try:
         if path.stat().st_size > limit:
             _malformed(path, f"it is larger than {limit >> 20} MiB")
-        return json.loads(path.read_bytes())
+        return strict_json.loads(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{path} is not valid JSON ({error}); copy the bundle again") from error
 
 

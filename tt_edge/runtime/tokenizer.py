@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge import strict_json
+from tt_edge.errors import BundleError, InvalidInputError, one_line
 
 
 class Files(Protocol):
@@ -22,7 +23,7 @@ def read_json(files: Files, name: str) -> dict[str, Any]:
     if not files.has(name):
         return {}
     try:
-        data = json.loads(files.read_bytes(name))
+        data = strict_json.loads(files.read_bytes(name))
     except ValueError as error:
         raise BundleError(f"{name} is not valid JSON ({error}); compile the model again") from error
     if not isinstance(data, dict):
@@ -53,10 +54,9 @@ class BundleTokenizer:
                 "compile from a checkpoint that has a tokenizer to run it on text"
             )
         config = read_json(bundle, "tokenizer_config.json")
-        try:
-            backend = Tokenizer.from_buffer(bundle.read_bytes("tokenizer.json"))
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"tokenizer.json cannot be read ({error}); compile the model again") from error
+        content = bundle.read_bytes("tokenizer.json")
+        with _bundle_errors("be read"):
+            backend = Tokenizer.from_buffer(content)
         # What a checkpoint's author padded and truncated to is no property of the model; transformers resets it too.
         backend.no_padding()
         backend.no_truncation()
@@ -70,11 +70,27 @@ class BundleTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens."""
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with _bundle_errors("encode this text"):
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ``token_ids``. Bytes that are not UTF-8 become U+FFFD. Ids beyond the vocabulary give nothing."""
-        return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+        with _bundle_errors("decode these tokens"):
+            return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+
+@contextmanager
+def _bundle_errors(what: str) -> Iterator[None]:
+    """``BundleError`` for what the tokenizers library raises over a ``tokenizer.json``: bare exceptions, and panics of Rust."""
+    try:
+        yield
+    except (TypeError, OverflowError):  # of the caller's arguments
+        raise
+    except BaseException as error:
+        # pyo3's PanicException is no Exception, and no module has it to be imported from.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BundleError(f"tokenizer.json cannot {what} ({one_line(error)}); compile the model again") from error
 
 
 def special_tokens_of(config: dict[str, Any]) -> dict[str, str]:
@@ -98,7 +114,8 @@ def _add_begin_and_end(backend: Any, special: dict[str, str], begin: bool, end: 
     if missing := [token for token, index in ids.items() if index is None]:
         raise BundleError(f"special token {missing[0]!r} is not in tokenizer.json; compile the model again")
     single = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
-    backend.post_processor = TemplateProcessing(single=single, pair=None, special_tokens=list(ids.items()))
+    with _bundle_errors(f"take {bos!r} and {eos!r} as its begin and end"):
+        backend.post_processor = TemplateProcessing(single=single, pair=None, special_tokens=list(ids.items()))
 
 
 def _as_ids(value: Any) -> tuple[int, ...]:
