@@ -39,7 +39,7 @@ class AwqReader(LinearReader):
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See ``LinearReader.read``."""
         words, zeros = int32(tensors["qweight"]), int32(tensors["qzeros"])
-        scale = tensors["scales"].T.contiguous()  # [N, K/group]
+        scale = tensors["scales"].t().contiguous()  # [N, K/group]
         check_groups(words.shape[0], scale.shape[1], self._group_size)
         zero_points = (zeros.T[:, None] >> _SHIFTS[:, None]) & 0xF  # [N/8, 8, K/group]
         return integer_weight(4, _pairs_of_columns(words), zero_points.flatten(0, 1), scale)

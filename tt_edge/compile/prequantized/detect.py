@@ -51,7 +51,8 @@ def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | N
     """How a checkpoint is quantized, ``None`` if it is not.
 
     ``source`` is its folder, its ``config.json`` as a mapping, or transformers' configuration object. In a folder,
-    ``hf_quant_config.json`` of modelopt counts as well. Raises ``InvalidInputError`` for files that are not JSON objects.
+    ``hf_quant_config.json`` of modelopt counts as well; for a hub id give the configuration. Raises ``InvalidInputError``
+    for files that are not JSON objects.
     """
     if not isinstance(source, (str, os.PathLike)):
         config = source if isinstance(source, Mapping) else source.to_dict()

@@ -64,7 +64,7 @@ def _signed_bytes(bits: int, codes: Tensor, zero_points: Tensor, permutation: Te
         codes = unpack_nibbles(codes)
     if permutation is not None:
         codes = _gathered(codes, permutation)
-    groups = codes.view(*zero_points.shape, -1)
+    groups = codes.reshape(*zero_points.shape, -1)
     if bits == 4:
         return groups.view(torch.int8).sub_(zero_points[..., None].to(torch.int8)).flatten(1)
     wide = groups.to(torch.int16) - zero_points[..., None].to(torch.int16)
