@@ -278,6 +278,10 @@ class TestDetect:
         with pytest.raises(InvalidInputError, match=r"is quantized already, as awq .*leave out --quant fp8"):
             check_not_quantized(tmp_path, "fp8")
 
+    def test_settings_that_are_no_object(self):
+        with pytest.raises(InvalidInputError, match="quantization_config of config.json is 'awq'"):
+            detect({"quantization_config": "awq"})
+
     def test_not_json(self, tmp_path):
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(InvalidInputError, match="not valid JSON"):

@@ -80,8 +80,10 @@ def _from_config(config: Config) -> QuantizedFormat | None:
     settings = config.get("quantization_config") or (isinstance(text, Mapping) and text.get("quantization_config"))
     if not settings:
         return None
-    if not isinstance(settings, Mapping):
+    if hasattr(settings, "to_dict"):  # of a configuration object
         settings = settings.to_dict()
+    if not isinstance(settings, Mapping):
+        raise InvalidInputError(f"quantization_config of config.json is {settings!r}, not an object; download it again")
     return QuantizedFormat(str(settings.get("quant_method", "unnamed")), settings)
 
 
