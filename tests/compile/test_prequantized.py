@@ -279,7 +279,7 @@ class TestDetect:
             check_not_quantized(tmp_path, "fp8")
 
     def test_settings_that_are_no_object(self):
-        with pytest.raises(InvalidInputError, match="quantization_config of config.json is 'awq'"):
+        with pytest.raises(InvalidInputError, match=r"quantization_config of config.json is 'awq'"):
             detect({"quantization_config": "awq"})
 
     def test_not_json(self, tmp_path):
