@@ -82,7 +82,7 @@ def word_bytes(words: Tensor) -> Tensor:
 
 
 def _gathered(codes: Tensor, columns: Tensor) -> Tensor:
-    return codes.gather(1, columns.expand(codes.shape[0], -1))  # index_select takes three times as long
+    return codes.gather(1, columns.expand(codes.shape[0], -1))  # index_select takes several times as long
 
 
 def int32(words: Tensor) -> Tensor:
