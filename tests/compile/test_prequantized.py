@@ -278,6 +278,10 @@ class TestDetect:
         with pytest.raises(InvalidInputError, match=r"is quantized already, as awq .*leave out --quant fp8"):
             check_not_quantized(tmp_path, "fp8")
 
+    def test_settings_that_are_no_object(self):
+        with pytest.raises(InvalidInputError, match=r"quantization_config of config.json is 'awq'"):
+            detect({"quantization_config": "awq"})
+
     def test_not_json(self, tmp_path):
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(InvalidInputError, match="not valid JSON"):
@@ -365,6 +369,16 @@ class TestDamaged:
             "shape .5.",
         )
 
+    def test_scales_of_another_shape(self, tmp_path):
+        layer = packing.gptq()
+        layer.tensors["scales"] = torch.ones(N)
+        self.refused(tmp_path, GPTQ, layer, f"layer {LAYER}: its tensors do not fit together")
+
+    def test_zero_points_that_the_configuration_promises(self, tmp_path):
+        self.refused(
+            tmp_path, compressed({**INT4, "symmetric": False}), packing.packed(), "'weight_zero_point' is missing"
+        )
+
     def test_groups_that_are_not_there(self, tmp_path):
         layer = packing.gptq()
         layer.tensors["g_idx"][0] = 9
@@ -386,6 +400,10 @@ class TestDamaged:
         checkpoint = read_quantized(write(tmp_path, compressed(FP8), {LAYER: layer.tensors}))
         with pytest.raises(InvalidInputError, match="its scale is missing"):
             list(checkpoint.plain_tensors())
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(InvalidInputError, match="is no folder"):
+            read_quantized(tmp_path / "not there")
 
     def test_no_weights(self, tmp_path):
         write(tmp_path, AWQ, {}, shards=2)

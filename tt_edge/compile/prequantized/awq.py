@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from tt_edge.compile.prequantized.detect import Config
-from tt_edge.compile.prequantized.reader import LinearReader, check_group_size, check_groups, integer_weight, word_bytes
+from tt_edge.compile.prequantized.reader import LinearReader, check_group_size, check_groups, int32, integer_weight
 from tt_edge.compile.quantized_weight import QuantizedWeight
 from tt_edge.errors import UnsupportedModelError
 
-#: Where output feature i of a word is found, when the word's bytes are split into their low and high nibbles and
-#: these are put one behind the other: low nibbles hold 0 4 1 5, high nibbles 2 6 3 7.
-_SPLIT_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+#: The lowest bit of each output feature's four.
+_SHIFTS = torch.tensor([4 * (0, 2, 4, 6, 1, 3, 5, 7).index(feature) for feature in range(8)], dtype=torch.int32)
+_LOW = 0x0F0F0F0F  # the low nibble of each byte
 
 
 class AwqReader(LinearReader):
@@ -38,20 +38,20 @@ class AwqReader(LinearReader):
 
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See ``LinearReader.read``."""
-        bytes_, scale = word_bytes(tensors["qweight"]), tensors["scales"]  # [K, N/2], [K/group, N]
-        check_groups(bytes_.shape[0], scale.shape[0], self._group_size)
-        even, odd = bytes_[0::2], bytes_[1::2]
-        # One byte for two columns of the same output feature.
-        low = even.bitwise_and(0xF).bitwise_or_(odd << 4)
-        high = (even >> 4).bitwise_or_(odd.bitwise_and(0xF0))
-        codes = _features_first(low, high)
-        zeros = word_bytes(tensors["qzeros"])
-        return integer_weight(4, codes, _features_first(zeros & 0xF, zeros >> 4), scale.T.contiguous())
+        words, zeros = int32(tensors["qweight"]), int32(tensors["qzeros"])
+        scale = tensors["scales"].t().contiguous()  # [N, K/group]
+        check_groups(words.shape[0], scale.shape[1], self._group_size)
+        zero_points = (zeros.T[:, None] >> _SHIFTS[:, None]) & 0xF  # [N/8, 8, K/group]
+        return integer_weight(4, _pairs_of_columns(words), zero_points.flatten(0, 1), scale)
 
 
-def _features_first(low: Tensor, high: Tensor) -> Tensor:
-    """Low and high nibbles ``[R, N/2]`` of the words' bytes to ``[N, R]``, output features in order."""
-    rows = low.shape[0]
-    split = [nibbles.view(rows, -1, 4) for nibbles in (low, high)]  # [R, N/8, 4] each
-    both = torch.cat(split, dim=2)[..., _SPLIT_ORDER]
-    return both.flatten(1).T.contiguous()
+def _pairs_of_columns(words: Tensor) -> Tensor:
+    """``[K, N/8]`` int32 as stored to nibbles ``[N, K/2]`` uint8."""
+    words = words.T.contiguous()  # as words and not later as bytes: a quarter of the moves
+    even, odd = words[:, 0::2], words[:, 1::2]
+    # Each byte of these holds one output feature in two columns: features 0 4 1 5, and 2 6 3 7.
+    low = (odd & _LOW).bitwise_left_shift_(4).bitwise_or_(even & _LOW)
+    high = (even >> 4).bitwise_and_(_LOW).bitwise_or_(odd & ~_LOW)
+    both = torch.stack((low, high)).view(torch.uint8).view(2, *low.shape, 2, 2)
+    # From [low or high, N/8, K/2, bit 1, bit 0] of a byte's place to the bits of the feature's number.
+    return both.permute(1, 4, 0, 3, 2).reshape(-1, low.shape[1])

@@ -40,7 +40,7 @@ _QUANTIZED_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.ui
 
 @dataclass(frozen=True)
 class KVScales:
-    """Scales of one layer's FP8 KV cache: an element is ``e4m3 * scale``. 1 where the checkpoint has none."""
+    """Scales of one layer's FP8 KV cache: an element is ``e4m3 * scale``. A layer without scales has 1."""
 
     k: float = 1.0
     v: float = 1.0
@@ -64,7 +64,8 @@ class QuantizedCheckpoint:
         }
         self._own = {name for names in layers.values() for name in names.values()} | scales.keys()
         self.linears: Mapping[str, QuantizedWeight] = _Linears(layers, reader, shards)
-        """Weights of the quantized layers by module, such as ``model.layers.0.mlp.up_proj``; each access reads one."""
+        """Weights of the quantized layers by module, such as ``model.layers.0.mlp.up_proj``. Each access reads one; tensors that
+        are stored as they are needed alias the mapped file."""
         self.kv_scales: Mapping[str, KVScales] = MappingProxyType(self._read_kv_scales(scales))
         """By attention module, such as ``model.layers.0.self_attn``. Empty unless ``format.fp8_kv_cache``."""
 
@@ -113,6 +114,11 @@ class _Linears(Mapping[str, QuantizedWeight]):
             raise InvalidInputError(
                 f"layer {layer}: tensor {error} is missing; download the checkpoint again"
             ) from error
+        except (IndexError, RuntimeError, ValueError) as error:  # of tensors with other shapes than the format's
+            reason = str(error).splitlines()[0]
+            raise InvalidInputError(
+                f"layer {layer}: its tensors do not fit together ({reason}); download the checkpoint again"
+            ) from error
         except TTEdgeError as error:
             raise type(error)(f"layer {layer}: {error}") from error
 
@@ -131,6 +137,8 @@ def read_quantized(folder: str | os.PathLike[str]) -> QuantizedCheckpoint:
 
     Raises ``InvalidInputError`` if it is none or is damaged, ``UnsupportedModelError`` for a format that is not read.
     """
+    if not Path(folder).is_dir():
+        raise InvalidInputError(f"checkpoint {os.fspath(folder)} is no folder; give the one that holds config.json")
     found = detect(folder)
     if found is None:
         raise InvalidInputError(f"checkpoint {os.fspath(folder)} is not quantized; load it as it is")

@@ -134,7 +134,9 @@ def _packed(weights: Config, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         order = group_order(group_of, k, scale.shape[1])
     if order is None:
         check_groups(k, scale.shape[1], weights["group_size"] if _strategy(weights) == "group" else k)
-    if (stored := tensors.get("weight_zero_point")) is None:
+    symmetric = weights.get("symmetric", True)
+    stored = tensors.get("weight_zero_point") if symmetric else tensors["weight_zero_point"]
+    if stored is None:
         zero_points = torch.full(scale.shape, 1 << (bits - 1), dtype=torch.uint8)
     elif stored.dtype == torch.int32:
         zero_points = word_bytes(stored.T)

@@ -51,7 +51,8 @@ def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | N
     """How a checkpoint is quantized, ``None`` if it is not.
 
     ``source`` is its folder, its ``config.json`` as a mapping, or transformers' configuration object. In a folder,
-    ``hf_quant_config.json`` of modelopt counts as well. Raises ``InvalidInputError`` for files that are not JSON objects.
+    ``hf_quant_config.json`` of modelopt counts as well; for a hub id give the configuration. Raises ``InvalidInputError``
+    for files that are not JSON objects.
     """
     if not isinstance(source, (str, os.PathLike)):
         config = source if isinstance(source, Mapping) else source.to_dict()
@@ -79,8 +80,10 @@ def _from_config(config: Config) -> QuantizedFormat | None:
     settings = config.get("quantization_config") or (isinstance(text, Mapping) and text.get("quantization_config"))
     if not settings:
         return None
-    if not isinstance(settings, Mapping):
+    if hasattr(settings, "to_dict"):  # of a configuration object
         settings = settings.to_dict()
+    if not isinstance(settings, Mapping):
+        raise InvalidInputError(f"quantization_config of config.json is {settings!r}, not an object; download it again")
     return QuantizedFormat(str(settings.get("quant_method", "unnamed")), settings)
 
 

@@ -47,7 +47,7 @@ class GptqReader(LinearReader):
 
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See ``LinearReader.read``."""
-        words, zeros, scale = tensors["qweight"], tensors["qzeros"], tensors["scales"].T.contiguous()
+        words, zeros, scale = tensors["qweight"], tensors["qzeros"], tensors["scales"].t().contiguous()
         n, groups = scale.shape
         bits = _check_bits(32 * zeros.shape[1] / n)
         k = words.shape[0] * 32 // bits
