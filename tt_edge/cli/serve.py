@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
         )
         try:
             socket = config.bind_socket()
-        except SystemExit:  # uvicorn's answer; it has logged the reason
+            socket.listen(config.backlog)  # only now is the port ours, and the address below true
+        except (SystemExit, OSError):  # the first is uvicorn's answer; it has logged the reason
             raise InvalidInputError(
                 f"cannot listen at {args.host}:{args.port}; choose another --port, or stop what listens there"
             ) from None
