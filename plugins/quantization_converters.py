@@ -124,7 +124,7 @@ def storage_type(type_: Any, scale: Tensor) -> Any:
     return type_ if bool((error <= _SCALE_TOLERANCE[stored] * wide.abs()).all()) else trt.DataType.FLOAT
 
 
-@dynamo_tensorrt_converter(torch.ops.tt_edge.quantized_linear.default, supports_dynamic_shapes=True)
+@dynamo_tensorrt_converter(torch.ops.tt_edge.quantized_linear.default, supports_dynamic_shapes=True)  # type: ignore[untyped-decorator]
 def quantized_linear(ctx: ConversionContext, _target: Any, args: Sequence[Any], _kwargs: Any, name: str) -> Any:
     """Quantize and dequantize the input where it has a scale, dequantize the weight, multiply, add the bias."""
     x, values, scale, bias, global_scale, input_scale, format = args

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import EngineError, InvalidInputError
 
 
 class QuantFormat(StrEnum):
@@ -91,6 +91,15 @@ class QuantConfig:
             if fnmatchcase(layer, pattern):
                 return None if name == KEEP else QuantFormat(name)
         return None if is_head else self.format
+
+    def check_capability(self, capability: str) -> None:
+        """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not compute."""
+        for format in sorted(self.formats):
+            if int(capability.removeprefix("sm")) < format.first_capability:
+                raise EngineError(
+                    f"{format} needs compute capability sm{format.first_capability} or later, not {capability}; "
+                    "choose int8_sq or int4_awq, or another --engine target"
+                )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantConfig:

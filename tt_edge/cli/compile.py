@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from tt_edge.cli.options import add_quantization
+
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options; their defaults are those of ``CompileConfig``."""
@@ -53,6 +55,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="TARGETS",
         help="GPUs to build for: sm89,sm120 (ahead of time), local, or none (the default; build on the target)",
     )
+    add_quantization(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tt_edge.config import CompileConfig, EngineTarget
+    from tt_edge.quant_config import QuantConfig
 
     settings = {
         "backend": args.backend,
@@ -74,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         "single_profile": args.single_profile,
         "max_seq_len": args.max_seq_len,
         "max_input_len": args.max_input_len,
+        "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size),
+        "kv_cache": args.kv_cache,
     }
     target = EngineTarget.parse(args.engine)
     if args.max_seq_len is not None and args.max_input_len is None:
@@ -82,6 +88,17 @@ def run(args: argparse.Namespace) -> int:
 
     from tt_edge.compile.pipeline import compile_checkpoint
 
+    calibration = None
+    if config.quant is not None:
+        from tt_edge.compile.quantize.data import CalibrationData
+
+        calibration = CalibrationData(
+            source=None if args.calib_data is None else Path(args.calib_data),
+            samples=args.calib_samples,
+            max_length=args.calib_length,
+            device=args.calib_device,
+            cache=None if args.calib_cache is None else Path(args.calib_cache),
+        )
     report = compile_checkpoint(
         args.source,
         Path(args.output),
@@ -91,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.json,
         plugin_path=args.plugin_path,
+        calibration=calibration,
     )
     if args.json:
         import json

@@ -37,3 +37,31 @@ def add_require_signature(parser: argparse.ArgumentParser) -> None:
         metavar="PEM",
         help="public key: refuse a bundle that is not signed with it (or set TT_EDGE_REQUIRE_SIGNATURE)",
     )
+
+
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """Options of a compile that make the model smaller."""
+    group = parser.add_argument_group("quantization", "Without --quant or --quant-layers the model stays as it is.")
+    group.add_argument(
+        "--quant",
+        metavar="FORMAT",
+        help="of all linear layers but the head: fp8, int8_sq, int8_wo, int4_awq, int4_wo or nvfp4",
+    )
+    group.add_argument(
+        "--quant-layers",
+        metavar="RULES",
+        help='exceptions, the first that matches counts: "*.down_proj=fp8,*.layers.0.*=none"',
+    )
+    group.add_argument(
+        "--quant-group-size", type=int, default=128, metavar="N", help="of INT4: 32, 64 or 128 (default)"
+    )
+    group.add_argument("--kv-cache", metavar="TYPE", help="fp16, bf16 (as --precision), or fp8 with --backend plugin")
+    group.add_argument(
+        "--calib-data",
+        metavar="PATH",
+        help="text to calibrate on: .txt, .jsonl, or a folder of `datasets`; without it a small built-in set",
+    )
+    group.add_argument("--calib-samples", type=int, default=64, metavar="N", help="samples at most (default 64)")
+    group.add_argument("--calib-length", type=int, default=256, metavar="N", help="tokens of a sample (default 256)")
+    group.add_argument("--calib-device", metavar="DEVICE", help="cpu or cuda (default: a GPU if there is one)")
+    group.add_argument("--calib-cache", metavar="FOLDER", help="keep results there, by content, for the next compile")

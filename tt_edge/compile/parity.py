@@ -104,8 +104,10 @@ def verify_bundle(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint it was compiled from.
 
-    ``model`` is the checkpoint's folder or hub id, or the loaded module. Raises ``ParityError`` when it is not the
-    bundle's model at all.
+    ``model`` is the checkpoint's folder or hub id, or the loaded module. If the bundle is quantized, the checkpoint is
+    too, in PyTorch (a loaded module in place), with the statistics that the bundle keeps: what is compared is what
+    TensorRT was given with what was meant. ``tt-edge eval`` says what quantization costs. Raises ``ParityError`` when it
+    is not the bundle's model at all.
     """
     from tt_edge.compile.load import load_model
 
@@ -123,6 +125,11 @@ def verify_bundle(
             f"the bundle's model has {manifest.model.parameters:,} parameters, the checkpoint's {count:,}; "
             "give the checkpoint that the bundle was compiled from"
         )
+    if (recipe := manifest.config.quant) is not None:
+        from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
+        from tt_edge.compile.quantize.stage import quantize_again
+
+        quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
     return check_parity(model, bundle.network(), manifest.contract, precision, new_tokens=new_tokens, seed=seed)
 
 

@@ -14,7 +14,7 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,9 +33,12 @@ from tt_edge.network.storage import write_network
 from tt_edge.plugins.edgellm.library import load_for_building
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from tt_edge.compile.convert import Converted
+    from tt_edge.compile.quantize.data import CalibrationData
+    from tt_edge.compile.quantize.stage import QuantizeStage
     from tt_edge.lowering.pipeline import LoweringReport
 
 
@@ -62,6 +65,7 @@ class CompileReport:
     weight_bytes: int
     engines: list[EngineRecord] = field(default_factory=list)
     engine_layers: int = 0
+    quantized: dict[str, int] = field(default_factory=dict)  # linear layers by format
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: int = 0
 
@@ -73,6 +77,7 @@ class CompileReport:
             "layers": self.layers,
             "layers_converted": self.converted,
             "weight_bytes": self.weight_bytes,
+            "quantized_layers": self.quantized,
             "engines": [vars(e) for e in self.engines],
             "seconds": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
@@ -84,6 +89,7 @@ class CompileReport:
         lines = [
             f"{self.output}: {self.model.architecture}, {self.model.parameters / 1e6:,.1f} M parameters",
             f"  network  {self.layers} layers ({self.converted} before tidying), {self.weight_bytes / 1e6:,.1f} MB of weights",
+            *(f"  quant    {name}: {count} linear layers" for name, count in self.quantized.items()),
             *(
                 f"  engine   {e.compute_capability}, {e.bytes / 1e6:,.1f} MB in {e.build_seconds:.1f} s "
                 f"({e.flavour} {e.tensorrt_version}, built)"
@@ -92,7 +98,7 @@ class CompileReport:
             f"  seconds  {stages}; peak memory {self.peak_rss_mb:,} MiB",
         ]
         if not self.engines:
-            lines.insert(2, f"  engine   none: {_NO_ENGINE.get(self.backend, _ADD_ENGINE)}")
+            lines.insert(-1, f"  engine   none: {_NO_ENGINE.get(self.backend, _ADD_ENGINE)}")
         return "\n".join(lines)
 
 
@@ -107,13 +113,15 @@ def compile_checkpoint(
     progress: bool = True,
     plugin_path: str | None = None,
     tokenizer: str | None = None,
+    calibration: CalibrationData | None = None,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
     Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the
     model's own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's
-    library, for building engines; ``tokenizer`` is a checkpoint to take the tokenizer from, if not ``source``. Raises the
-    errors of ``tt_edge.errors``.
+    library, for building engines; ``tokenizer`` is a checkpoint to take the tokenizer from, if not ``source``;
+    ``calibration`` is what ``config.quant`` is calibrated on (default: the built-in text). Raises the errors of
+    ``tt_edge.errors``.
     """
     from tt_edge.compile.load import load_model
     from tt_edge.compile.tokenizer_files import tokenizer_files
@@ -128,7 +136,12 @@ def compile_checkpoint(
             with stages.stage("load"):
                 return load_model(source, config.precision)
 
-        return _compile(load, source, writer, output, config, targets, stages, fit_length)
+        quantize = None
+        if config.quant is not None:
+            from tt_edge.compile.quantize.stage import quantize_checkpoint
+
+            quantize = quantize_checkpoint(source, config.quant, calibration, tokenizer or source, stages.show)
+        return _compile(load, source, writer, output, config, targets, stages, fit_length, quantize)
 
 
 def compile_model(
@@ -140,13 +153,20 @@ def compile_model(
     name: str = "model",
     overwrite: bool = False,
     progress: bool = False,
+    batches: Sequence[torch.Tensor] = (),
 ) -> CompileReport:
     """Compile a model that is made in memory, without a tokenizer.
 
-    ``model`` makes it; it is a function so that making it overlaps with the imports.
+    ``model`` makes it; it is a function so that making it overlaps with the imports. ``batches`` of token ids ``[B, S]``
+    are what ``config.quant`` is calibrated on.
     """
     with BundleWriter(output, overwrite=overwrite) as writer:
-        return _compile(model, name, writer, output, config, _targets(target, config), Stages(progress))
+        targets, quantize = _targets(target, config), None
+        if config.quant is not None:
+            from tt_edge.compile.quantize.stage import quantize_with
+
+            quantize = quantize_with(config.quant, batches)
+        return _compile(model, name, writer, output, config, targets, Stages(progress), quantize=quantize)
 
 
 def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | None = None) -> list[str | None]:
@@ -164,7 +184,9 @@ def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | Non
         if config.backend is Backend.PLUGIN:
             load_for_building(tensorrt, str(config.plugin_contract), plugin_path)
         for wanted in targets:
-            check_target(tensorrt, wanted)
+            capability = check_target(tensorrt, wanted)
+            if config.quant is not None:
+                config.quant.check_capability(capability)
     return targets
 
 
@@ -177,6 +199,7 @@ def _compile(
     targets: list[str | None],
     stages: Stages,
     fit_length: bool = False,
+    quantize: QuantizeStage | None = None,
 ) -> CompileReport:
     from tt_edge.compile.tokenizer_files import generation_settings
 
@@ -186,12 +209,17 @@ def _compile(
     for name, content in _config_files(model, config, writer):
         writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
+    quantized: dict[str, int] = {}
+    if quantize is not None:
+        with stages.stage("quantize"):
+            quantized = quantize(model, writer)
     with _no_garbage_collection():
         converted, lowering, before = _network(model, config, source, stages)
     network, contract = converted.network, converted.contract
     report = CompileReport(
         output, identity, config.backend, lowering, before, len(network.layers), sum(network.weight_bytes().values())
     )
+    report.quantized = quantized
     with ThreadPoolExecutor(1, "tt-edge-write") as pool:
         writing = pool.submit(write_network, network, writer.open)
         for target in targets:

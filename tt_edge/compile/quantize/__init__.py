@@ -4,8 +4,18 @@ statistics = calibrate(model, recipe, batches)    # what modelopt finds out, a f
 quantize_model(model, recipe, statistics)
 """
 
-from tt_edge.compile.quantize.calibrate import calibrate
+from tt_edge.compile.quantize.calibrate import STATISTICS_FILE, calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.data import CalibrationData, load_batches
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize, quantize_model
 
-__all__ = ["CalibrationData", "Statistics", "calibrate", "layers_to_quantize", "load_batches", "quantize_model"]
+__all__ = [
+    "STATISTICS_FILE",
+    "CalibrationData",
+    "Statistics",
+    "calibrate",
+    "from_bytes",
+    "layers_to_quantize",
+    "load_batches",
+    "quantize_model",
+    "to_bytes",
+]

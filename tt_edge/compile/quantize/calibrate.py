@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
+from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig, QuantFormat
 
-#: modelopt's settings of the weight's quantizer, the input's, and how they are calibrated.
+#: Where a bundle keeps what calibration found, so that `verify` can quantize the checkpoint again in the same way.
+STATISTICS_FILE = "quantization.safetensors"
+
 _FP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
+#: How each format is calibrated.
 _ALGORITHMS: dict[QuantFormat, Any] = {
     QuantFormat.FP8: "max",
     QuantFormat.INT8_SQ: "smoothquant",
@@ -170,17 +174,10 @@ def _content_hash(model: nn.Module, recipe: QuantConfig, batches: Sequence[Tenso
 
 
 def _write(file: Path, statistics: Mapping[str, Statistics]) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {}
-    for name, found in statistics.items():
-        for field, tensor in vars(found).items():
-            if tensor is not None:
-                tensors[f"{name}/{field}"] = tensor.contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial)
+        partial.write_bytes(to_bytes(statistics))
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -188,15 +185,42 @@ def _write(file: Path, statistics: Mapping[str, Statistics]) -> None:
 
 def _read(file: Path, layers: Mapping[str, QuantFormat]) -> dict[str, Statistics] | None:
     """What is kept in ``file``; ``None`` where nothing usable is."""
+    try:
+        statistics = from_bytes(file.read_bytes())
+    except (OSError, InvalidInputError):
+        return None
+    return {name: statistics[name] for name in layers} if statistics.keys() == layers.keys() else None
+
+
+def to_bytes(statistics: Mapping[str, Statistics]) -> bytes:
+    """Statistics as a safetensors file: ``LAYER/input_amax``, ``LAYER/pre_quant_scale``."""
+    from safetensors.torch import save
+
+    content: bytes = save(
+        {
+            f"{name}/{field}": tensor.contiguous()
+            for name, found in statistics.items()
+            for field, tensor in vars(found).items()
+            if tensor is not None
+        }
+    )
+    return content
+
+
+def from_bytes(content: bytes) -> dict[str, Statistics]:
+    """The reverse of ``to_bytes``. Raises ``InvalidInputError`` for anything else."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError):
-        return None
-    if {name.partition("/")[0] for name in tensors} != set(layers):
-        return None
-    return {
-        name: Statistics(tensors.get(f"{name}/input_amax"), tensors.get(f"{name}/pre_quant_scale")) for name in layers
-    }
+        tensors = load(content)
+    except SafetensorError as error:
+        raise InvalidInputError(f"the statistics of calibration cannot be read ({error}); compile again") from error
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, field = key.rpartition("/")
+        found.setdefault(name, {})[field] = tensor
+    try:
+        return {name: Statistics(**fields) for name, fields in found.items()}
+    except TypeError as error:
+        raise InvalidInputError(f"the statistics of calibration are malformed ({error}); compile again") from error

@@ -50,7 +50,7 @@ def load_batches(data: CalibrationData, tokenizer: Any) -> list[Tensor]:
     Samples of equal length share a batch, so that no padding is calibrated on. Raises ``InvalidInputError`` for data
     without text.
     """
-    ids = []
+    ids: list[list[int]] = []
     for text in _texts(data.source, tokenizer):
         if len(ids) == data.samples:
             break
