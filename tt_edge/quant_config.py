@@ -85,6 +85,11 @@ class QuantConfig:
         named = {QuantFormat(name) for _, name in self.rules if name != KEEP}
         return named | ({self.format} if self.format is not None else set())
 
+    @property
+    def name(self) -> str:
+        """The formats in a word: ``int4_awq``, or ``int4_awq+fp8`` where rules choose others."""
+        return "+".join([*([str(self.format)] if self.format else []), *sorted(self.formats - {self.format})])
+
     def format_of(self, layer: str, *, is_head: bool = False) -> QuantFormat | None:
         """The format of a linear layer, or ``None`` for half precision."""
         for pattern, name in self.rules:

@@ -17,6 +17,7 @@ COMMANDS = {
     "build": "build engines for a bundle with the TensorRT that is here",
     "sign": "sign a bundle, so that machines can refuse all others",
     "verify": "check a bundle's integrity, and its numbers against the checkpoint",
+    "eval": "count right answers, of several bundles side by side",
     "run": "generate text with a bundle, without PyTorch",
     "chat": "talk with a bundle in the terminal",
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",

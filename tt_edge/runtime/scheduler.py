@@ -83,6 +83,10 @@ class Scheduler:
             if request.error is not None:
                 raise request.error
 
+    def forget(self) -> None:
+        """Take all rows as empty: somebody else has used the session. Not for while something is being generated."""
+        self._reset(len(self._rows))
+
     def step(self) -> bool:
         """Admit what fits, feed all busy rows once, and choose a token in those whose prompt is through.
 
