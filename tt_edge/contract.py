@@ -139,6 +139,11 @@ class EngineContract:
         return bool(self.feature_tables)
 
     @property
+    def max_image_tokens(self) -> int:
+        """Rows of the feature tables that each row of the batch has; 0 for a language model."""
+        return next((int(t.shape[0]) // self.max_batch for t in self.feature_tables), 0)
+
+    @property
     def position_axes(self) -> int:
         """How many numbers a token's position is: 3 with M-RoPE (temporal, height, width), or else 1."""
         positions = next((t for t in self.inputs if t.name == "position_ids"), None)

@@ -36,7 +36,11 @@ class ImageDecoder(nn.Module):
         self._family = family
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, image_indices: Tensor, image_features: Tensor,
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        image_indices: Tensor,
+        image_features: Tensor,
         *deepstack_features: Tensor,
     ) -> Tensor:
         """``input_ids`` and ``image_indices`` ``[B, S]``, ``position_ids`` ``[B, S]`` or ``[3, B, S]``, tables ``[N, H]``."""
