@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import torch
@@ -57,6 +57,7 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int, image_rows: int = 0
         )
     family = family_of(model)
     module: _LogitsOnly | ImageDecoder
+    traceable: AbstractContextManager[None]
     if family is None:
         module = _LogitsOnly(model)
         example, traceable = module.example(_BATCH, _SEQUENCE), nullcontext()

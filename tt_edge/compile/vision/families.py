@@ -32,7 +32,8 @@ class VLMFamily:
         return model.get_submodule(self.decoder)
 
     def head_of(self, model: PreTrainedModel) -> nn.Module:
-        return model.get_submodule(self.head)
+        head: nn.Module = model.get_submodule(self.head)
+        return head
 
 
 _QWEN = VLMFamily("model.language_model", "lm_head", "grid", position_axes=3)
