@@ -1,4 +1,4 @@
-"""The plugin layer for ``tt_edge::attention_plugin``; see ``plugins.native_converters`` and ``tt_edge.network.plugins``."""
+"""The layers of NVIDIA's plugins; see ``plugins.native_converters`` and ``tt_edge.network.plugins``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch_tensorrt import dtype as torch_tensorrt_dtype
 from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_converter
 from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
-import tt_edge.plugins.edgellm.ops  # noqa: F401  (defines the operator)
+import tt_edge.plugins.edgellm.int4_gemm
+import tt_edge.plugins.edgellm.ops  # noqa: F401  (both define operators)
 from tt_edge.network.ir import Layer
 from tt_edge.network.plugins import plugin_attributes, record
-from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, Interface
+from tt_edge.plugins.edgellm import int4_packing
+from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, FieldType, Interface
 
 
 @dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
@@ -37,11 +39,31 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
         get_trt_tensor(ctx, tensor, f"{name}_{operand.name}")
         for tensor, operand in zip(inputs, generation.inputs, strict=True)
     ]
-    outputs = [
-        (
-            torch_tensorrt_dtype._from(fake.dtype).to(trt.DataType),
-            tuple(size if isinstance(size, int) else -1 for size in fake.shape),
-        )
-        for fake in ctx.current_node.meta["val"]
+    return record(ctx.net, layer, tensors, [_described(fake) for fake in ctx.current_node.meta["val"]])
+
+
+@dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
+    torch.ops.tt_edge.int4_groupwise_gemm.default, supports_dynamic_shapes=True
+)
+def int4_groupwise_gemm(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
+    """One Int4GroupwiseGemmPlugin, beside the network."""
+    *inputs, version = args
+    rows, columns = 2 * int(inputs[1].shape[0]), int(inputs[1].shape[1])
+    values = (rows, columns, int4_packing.GROUP_SIZE)
+    fields = {field: (FieldType.INT32, value) for field, value in zip(int4_packing.FIELDS, values, strict=True)}
+    kind = "PLUGIN_V2" if GENERATIONS[version].interface is Interface.V2 else "PLUGIN_V3"
+    attributes = plugin_attributes(int4_packing.NAME, int4_packing.VERSION, int4_packing.NAMESPACE, version, fields)
+    tensors = [
+        get_trt_tensor(ctx, tensor, f"{name}_{part}")
+        for tensor, part in zip(inputs, ("x", "weight", "scales"), strict=True)
     ]
-    return record(ctx.net, layer, tensors, outputs)
+    (result,) = record(
+        ctx.net, Layer(name, kind, [], [], attributes), tensors, [_described(ctx.current_node.meta["val"])]
+    )
+    return result
+
+
+def _described(fake: torch.Tensor) -> tuple[Any, tuple[int, ...]]:
+    """TensorRT element type and shape (-1: dynamic)."""
+    sizes = tuple(size if isinstance(size, int) else -1 for size in fake.shape)
+    return torch_tensorrt_dtype._from(fake.dtype).to(trt.DataType), sizes

@@ -287,7 +287,7 @@ def _network(
         module = export_decoder(model, config.max_seq_len)
     context = LoweringContext(config, int(model.config.num_hidden_layers))
     with stages.stage("lower"):
-        lowering = lower(module, passes_for(config.backend, config.layout), context)
+        lowering = lower(module, passes_for(config), context)
     with stages.stage("convert"):
         converted = convert(module, context, os.path.basename(name.rstrip("/")) or "model")
         before = len(converted.network.layers)

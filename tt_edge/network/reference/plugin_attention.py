@@ -1,8 +1,6 @@
-"""PLUGIN_V2 and PLUGIN_V3: plugins whose computation is known. So far NVIDIA's AttentionPlugin."""
+"""What NVIDIA's AttentionPlugin computes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -10,24 +8,11 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.plugins import plugin_fields
 from tt_edge.network.reference.attention import attend
 from tt_edge.network.reference.numerics import rounding, widening
-from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
-from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, NAME, PAGE_TOKENS, Generation
+from tt_edge.network.reference.registry import BoundLayer, Compute
+from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
 
 Arrays = dict[str, np.ndarray]
-
-
-@kernel("PLUGIN_V2")
-@kernel("PLUGIN_V3")
-def plugin(layer: BoundLayer) -> Compute:
-    """The plugin that the layer names; raises ``UnsupportedModelError`` for one that is not known here."""
-    name = str(layer.attribute("plugin"))
-    if name not in PLUGINS:
-        raise UnsupportedModelError(
-            f"{layer} is the plugin {name}, which the reference evaluator lacks (it has {', '.join(PLUGINS)}); "
-            "run an engine instead"
-        )
-    return PLUGINS[name](layer)
 
 
 def attention_plugin(layer: BoundLayer) -> Compute:
@@ -75,9 +60,6 @@ def attention_plugin(layer: BoundLayer) -> Compute:
         return write(out.reshape(*inputs[0].shape[:-1], heads, size)), cache
 
     return compute
-
-
-PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {NAME: attention_plugin}
 
 
 def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
