@@ -24,7 +24,9 @@ from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERS
 )
 def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> list[Any]:
     """One AttentionPlugin, beside the network."""
-    inputs, version, q_heads, kv_heads, head_size, scale, window = (*args, -1)[:7]  # no window where none is given
+    # Where no window or scales are given, they are not there.
+    given: list[Any] = [*args, *(-1, None)[len(args) - 6 :]]
+    inputs, version, q_heads, kv_heads, head_size, scale, window, scales = given
     generation = GENERATIONS[version]
     fields = generation.field_values(
         num_q_heads=q_heads,
@@ -32,6 +34,8 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
         head_size=head_size,
         attention_scale=scale,
         sliding_window_size=window,
+        # Queries are rounded too in some kernels of the context phase, by a scale of their own.
+        qkv_scales=tuple(scales) if scales else None,
     )
     kind = "PLUGIN_V2" if generation.interface is Interface.V2 else "PLUGIN_V3"
     layer = Layer(name, kind, [], [], plugin_attributes(NAME, VERSION, NAMESPACE, version, fields))
