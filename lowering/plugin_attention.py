@@ -183,12 +183,18 @@ class _Inputs:
             self.ropes[key] = self._rope_input(layer)
         if key not in self.ropes:
             halves = [tabulate(self.module, _unrounded(angle), self.context.config.max_seq_len) for angle in key]
-            table = torch.cat(halves, dim=-1).float()
-            ragged = self.generation.ragged
+            table = torch.cat([half.rows for half in halves], dim=-1).float()
+            ragged, axes = self.generation.ragged, halves[0].axes
+            if axes is not None and not ragged:
+                raise UnsupportedModelError(
+                    f"AttentionPlugin {self.generation.version} looks up rotary rows by a token's place in the cache, and the "
+                    "model's positions are those of M-RoPE; give --plugin-contract 0.11 or --backend native"
+                )
             with self.graph.inserting_before(layer.cos):
                 node = add_constant(self.module, "rope_rotary_cos_sin", table if ragged else table[None])
                 if ragged:
-                    rows = emit(self.graph, aten.embedding.default, node, self.positions)
+                    lookup, more = (aten.embedding.default, []) if axes is None else (ops.axis_rows.default, [axes * 2])
+                    rows = emit(self.graph, lookup, node, self.positions, *more)
                     node = emit(self.graph, aten.reshape.default, rows, [-1, table.shape[1]])
             self.ropes[key] = node
         return self.ropes[key]

@@ -17,7 +17,7 @@ class RotaryArithmetic(LoweringPass):
 
     The rows of both tables are looked up once for all layers.
 
-    Before::
+    Before (with M-RoPE it is ``tt_edge.rotary_from_rows``, and step 1 is there already)::
 
         1. y = tt_edge.rotary_from_table(x, cos_table, sin_table, position_ids)
 
@@ -33,15 +33,17 @@ class RotaryArithmetic(LoweringPass):
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         rows: dict[tuple[Any, Any], Node] = {}
-        for node in calls(graph, ops.rotary_from_table.default):
+        for node in calls(graph, ops.rotary_from_table.default, ops.rotary_from_rows.default):
             arguments: Any = node.args
-            x, cos_table, sin_table, positions, *interleaved = arguments
+            by_table = node.target is ops.rotary_from_table.default
+            x, cos_source, sin_source, *interleaved = arguments
+            positions = interleaved.pop(0) if by_table else None
             with graph.inserting_before(node):
-                for table in (cos_table, sin_table):
-                    if (table, positions) not in rows:
-                        found = emit(graph, aten.embedding.default, table, positions)
-                        rows[table, positions] = emit(graph, aten.unsqueeze.default, found, 1)
-                cos, sin = rows[cos_table, positions], rows[sin_table, positions]
+                for source in (cos_source, sin_source):
+                    if (source, positions) not in rows:
+                        found = emit(graph, aten.embedding.default, source, positions) if by_table else source
+                        rows[source, positions] = emit(graph, aten.unsqueeze.default, found, 1)
+                cos, sin = rows[cos_source, positions], rows[sin_source, positions]
                 rotated = _rotate(graph, node, x, cos, sin, bool(interleaved and interleaved[0]))
             node.replace_all_uses_with(rotated)
             graph.erase_node(node)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.errors import LoweringError
-from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, calls, emit, placeholder
+from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, calls, emit, placeholder, shape
+
+ops = torch.ops.tt_edge
 
 
 class RotaryTables(LoweringPass):
@@ -25,45 +28,85 @@ class RotaryTables(LoweringPass):
     After::
 
         1. y = tt_edge.rotary_from_table(x, cos_table, sin_table, position_ids)    tables [max_seq_len, R / 2]
+
+    With M-RoPE, where ``position_ids`` are ``[3, B, S]`` and each frequency follows one axis, the rows are looked up
+    once for all layers::
+
+        1. cos, sin = tt_edge.axis_rows(cos_table, position_ids, axes), …          [B, S, R / 2]
+        2. y = tt_edge.rotary_from_rows(x, cos, sin)
     """
 
     name = "rotary_tables"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
-        tables: dict[tuple[Any, Any], tuple[Node, Node]] = {}
+        sources: dict[tuple[Any, Any], tuple[Any, ...]] = {}
         positions = placeholder(graph, "position_ids")
-        for node in calls(graph, torch.ops.tt_edge.rotary_embedding.default):
+        for node in calls(graph, ops.rotary_embedding.default):
             x, cos, sin, *interleaved = node.args
-            if (cos, sin) not in tables:
-                halves = [tabulate(module, angle, context.config.max_seq_len) for angle in (cos, sin)]
-                with graph.inserting_before(positions):
-                    tables[cos, sin] = (
-                        add_constant(module, "rotary_cos", halves[0]),
-                        add_constant(module, "rotary_sin", halves[1]),
-                    )
+            if (cos, sin) not in sources:
+                tables = [tabulate(module, angle, context.config.max_seq_len) for angle in (cos, sin)]
+                with graph.inserting_before(node):
+                    names = ("rotary_cos", "rotary_sin")
+                    constants = [add_constant(module, n, t.rows) for n, t in zip(names, tables, strict=True)]
+                    if tables[0].axes is not None:
+                        constants = [
+                            emit(graph, ops.axis_rows.default, constant, positions, table.axes)
+                            for constant, table in zip(constants, tables, strict=True)
+                        ]
+                sources[cos, sin] = (*constants, *([positions] if tables[0].axes is None else []))
+            operands = sources[cos, sin]
+            target = ops.rotary_from_table if len(operands) == 3 else ops.rotary_from_rows
             with graph.inserting_before(node):
-                rotated = emit(
-                    graph,
-                    torch.ops.tt_edge.rotary_from_table.default,
-                    x,
-                    *tables[cos, sin],
-                    positions,
-                    *interleaved,
-                    like=node,
-                )
+                rotated = emit(graph, target.default, x, *operands, *interleaved, like=node)
             node.replace_all_uses_with(rotated)
             graph.erase_node(node)
             matches += 1
         return matches
 
 
-def tabulate(module: GraphModule, angle: Any, length: int) -> torch.Tensor:
-    """``[length, R / 2]``: the first half of ``angle``'s columns for positions 0 … length-1."""
-    inputs = {"position_ids": torch.arange(length)[None], "input_ids": torch.zeros(1, length, dtype=torch.int64)}
+@dataclass(frozen=True)
+class AngleTable:
+    """Cosines or sines by position, ``[length, R / 2]``; ``axes`` says which of a position's numbers a column follows."""
+
+    rows: torch.Tensor
+    axes: list[int] | None = None
+
+
+def tabulate(module: GraphModule, angle: Any, length: int) -> AngleTable:
+    """The first half of ``angle``'s columns for positions 0 … length-1. Raises ``LoweringError`` where there is no table."""
+    positions = torch.arange(length)[None]
+    sizes = shape(placeholder(module.graph, "position_ids"))
+    if len(sizes) == 2:
+        return AngleTable(_half(_angles(module, angle, positions)))
+    axes = int(sizes[0])
+    rows = _half(_angles(module, angle, positions.expand(axes, 1, length)))
+    # Every axis at other positions: a column then has the values of the axis that it follows, and of no other.
+    shuffled = torch.stack([torch.randperm(length, generator=_seeded(axis)) for axis in range(axes)])
+    mixed = _half(_angles(module, angle, shuffled[:, None]))
+    follows = torch.stack([(rows[shuffled[axis]] == mixed).all(0) for axis in range(axes)])  # [axes, R / 2]
+    if not follows.any(0).all():
+        raise LoweringError(
+            "a rotary frequency follows no single one of a position's numbers; this RoPE is not supported"
+        )
+    return AngleTable(rows, follows.to(torch.uint8).argmax(0).tolist())
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _angles(module: GraphModule, angle: Any, positions: torch.Tensor) -> torch.Tensor:
+    """``angle`` for ``positions`` ``[…, 1, length]``: ``[1, length, R]``."""
+    length = positions.shape[-1]
+    inputs = {"position_ids": positions, "input_ids": torch.zeros(1, length, dtype=torch.int64)}
     full = _evaluate(module, angle, inputs)
     if full.ndim != 3 or full.shape[:2] != (1, length):
         raise LoweringError(f"the rotary table has shape {tuple(full.shape)}, not (1, {length}, rotary_dim)")
+    return full
+
+
+def _half(full: torch.Tensor) -> torch.Tensor:
     half = full.shape[2] // 2
     if not torch.equal(full[..., :half], full[..., half:]):
         raise LoweringError("the rotary module's cosines do not repeat in halves; this RoPE layout is not supported")

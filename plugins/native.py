@@ -28,6 +28,32 @@ def _(x: Tensor, cos_table: Tensor, sin_table: Tensor, position_ids: Tensor, int
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op("tt_edge::axis_rows", mutates_args=())
+def axis_rows(table: Tensor, position_ids: Tensor, axes: Sequence[int]) -> Tensor:
+    """Rows of a table by positions of several axes: column ``c`` of the result is that of axis ``axes[c]``'s position.
+
+    ``table`` ``[max_positions, R]``, ``position_ids`` ``[A, B, S]`` int64, ``axes`` R numbers below A; ``[B, S, R]``.
+    """
+    rows = table[position_ids]  # [A, B, S, R]
+    return rows[list(axes), ..., list(range(table.shape[1]))].movedim(0, -1).contiguous()
+
+
+@axis_rows.register_fake
+def _(table: Tensor, position_ids: Tensor, axes: Sequence[int]) -> Tensor:
+    return table.new_empty(*position_ids.shape[1:], table.shape[1])
+
+
+@torch.library.custom_op("tt_edge::rotary_from_rows", mutates_args=())
+def rotary_from_rows(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """``IRotaryEmbeddingLayer`` without position ids: ``x`` ``[B, H, S, D]``, ``cos`` and ``sin`` ``[B, S, R / 2]``."""
+    return rotate(x, cos.unsqueeze(1), sin.unsqueeze(1), interleaved).contiguous()
+
+
+@rotary_from_rows.register_fake
+def _(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 @torch.library.custom_op("tt_edge::kv_cache_update", mutates_args=())
 def kv_cache_update(cache: Tensor, update: Tensor, write_indices: Tensor) -> Tensor:
     """``IKVCacheUpdateLayer`` in linear mode: row ``b`` of ``update`` goes to ``cache[b, :, write_indices[b]:]``.

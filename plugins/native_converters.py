@@ -76,6 +76,33 @@ def rotary_from_table(
     return _named(layer, name)
 
 
+@_converter(_ops.axis_rows.default)
+def axis_rows(network: Any, table: Any, position_ids: Any, axes: Sequence[int], *, name: str) -> Any:
+    """For each axis a gather of its positions and one of the table's rows; selects put the columns together."""
+    result = None
+    for axis in range(position_ids.shape[0]):
+        index = network.add_constant((), trt.Weights(np.array(axis, np.int64)))
+        positions = _named(
+            network.add_gather(position_ids, _named(index, f"{name}_axis{axis}"), 0), f"{name}_ids{axis}"
+        )
+        rows = _named(network.add_gather(table, positions, 0), f"{name}_rows{axis}")  # [B, S, R]
+        if result is None:
+            result = rows
+            continue
+        own = np.array([[[a == axis for a in axes]]])
+        mask = _named(network.add_constant(own.shape, trt.Weights(own)), f"{name}_mask{axis}")
+        result = _named(network.add_select(mask, rows, result), f"{name}_upto{axis}")
+    return result
+
+
+@_converter(_ops.rotary_from_rows.default)
+def rotary_from_rows(network: Any, x: Any, cos: Any, sin: Any, interleaved: bool = False, *, name: str) -> Any:
+    """One ``IRotaryEmbeddingLayer`` whose cosines and sines are those of the tokens."""
+    rotary_dim = 2 * cos.shape[2]
+    layer = network.add_rotary_embedding(x, cos, sin, interleaved, 0 if rotary_dim == x.shape[3] else rotary_dim)
+    return _named(layer, name)
+
+
 @_converter(_ops.kv_cache_update.default)
 def kv_cache_update(network: Any, cache: Any, update: Any, write_indices: Any, *, name: str) -> Any:
     """One ``IKVCacheUpdateLayer`` in linear mode."""

@@ -87,6 +87,16 @@ START, END = "start_idx", "end_idx"
 SHAPE_TENSORS = (START, END)
 
 
+#: Inputs of a vision-language model. ``image_features`` ``[rows, hidden]`` is a table that stays on the device;
+#: ``image_indices`` int32 ``[B, S]`` says which of its rows stands in for a token's embedding, and -1 that none does.
+IMAGE_FEATURES, IMAGE_INDICES = "image_features", "image_indices"
+
+
+def deepstack_name(level: int) -> str:
+    """The table, like ``image_features``, of what the decoder layer ``level`` adds at the places of images (Qwen3-VL)."""
+    return f"deepstack_features_{level}"
+
+
 @dataclass(frozen=True)
 class EngineContract:
     """Inputs, outputs, aliasing and limits of a compiled decoder.
@@ -118,6 +128,26 @@ class EngineContract:
     def cache_names(self) -> frozenset[str]:
         """Names of the inputs that hold the KV cache."""
         return frozenset(pair.past for pair in self.kv_cache)
+
+    @property
+    def feature_tables(self) -> tuple[TensorSpec, ...]:
+        """Inputs that hold features of images: written when a prompt brings some, not fed with every step."""
+        return tuple(t for t in self.inputs if t.name == IMAGE_FEATURES or t.name.startswith("deepstack_features_"))
+
+    @property
+    def takes_images(self) -> bool:
+        return bool(self.feature_tables)
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Rows of the feature tables that each row of the batch has; 0 for a language model."""
+        return next((int(t.shape[0]) // self.max_batch for t in self.feature_tables), 0)
+
+    @property
+    def position_axes(self) -> int:
+        """How many numbers a token's position is: 3 with M-RoPE (temporal, height, width), or else 1."""
+        positions = next((t for t in self.inputs if t.name == "position_ids"), None)
+        return int(positions.shape[0]) if positions is not None and len(positions.shape) == 3 else 1
 
     @property
     def in_lockstep(self) -> bool:

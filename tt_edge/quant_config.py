@@ -10,6 +10,19 @@ from typing import Any
 
 from tt_edge.errors import EngineError, InvalidInputError
 
+#: The lowest compute capability whose tensor cores have a format's types, 89 for sm89; for all others it is 75.
+FIRST_CAPABILITY = {"fp8": 89, "nvfp4": 100}
+
+
+def check_capability(format: str, capability: str) -> None:
+    """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not compute."""
+    first = FIRST_CAPABILITY.get(format, 75)
+    if int(capability.removeprefix("sm")) < first:
+        raise EngineError(
+            f"{format} needs compute capability sm{first} or later, not {capability}; choose an INT8 or INT4 format, or another "
+            "--engine target"
+        )
+
 
 class QuantFormat(StrEnum):
     """A format of linear layers."""
@@ -35,7 +48,7 @@ class QuantFormat(StrEnum):
     @property
     def first_capability(self) -> int:
         """The lowest compute capability whose tensor cores have the types: 89 is sm89."""
-        return {QuantFormat.FP8: 89, QuantFormat.NVFP4: 100}.get(self, 75)
+        return FIRST_CAPABILITY.get(self, 75)
 
 
 class KVCacheType(StrEnum):
@@ -100,11 +113,7 @@ class QuantConfig:
     def check_capability(self, capability: str) -> None:
         """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not compute."""
         for format in sorted(self.formats):
-            if int(capability.removeprefix("sm")) < format.first_capability:
-                raise EngineError(
-                    f"{format} needs compute capability sm{format.first_capability} or later, not {capability}; "
-                    "choose int8_sq or int4_awq, or another --engine target"
-                )
+            check_capability(format, capability)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantConfig:

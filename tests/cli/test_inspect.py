@@ -23,6 +23,7 @@ def test_json(tt_edge, pristine):
     assert sum(w["bytes"] for w in facts["weights"].values()) == sum(network.weight_bytes().values())
     assert facts["kv_cache"] == {
         "tensors": 4,
+        "in_place": True,
         "bytes_per_token": 2 * 2 * 2 * 32 * 4,  # layers, K and V, heads, head size, fp32
         "bytes_at_capacity": 2 * 64 * 2 * 2 * 2 * 32 * 4,  # rows, tokens
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 LAYER = "model.layers.0.mlp.up_proj"
 N, K, GROUP = 24, 64, 16
@@ -49,6 +50,31 @@ def write(folder: Path, config: dict[str, Any], layers: dict[str, dict[str, Tens
     return folder
 
 
+def write_model(
+    folder: Path, model: nn.Module, config: dict[str, Any], make: Callable[[int, int], Layer]
+) -> dict[str, Layer]:
+    """A whole checkpoint of ``model``, its linear layers but the head replaced by what ``make(n, k)`` gives.
+
+    ``model`` gets the weights that they stand for. Returns them by name.
+    """
+    layers = {
+        name: make(module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+    tensors = {name: t for name, t in model.state_dict().items() if name.removesuffix(".weight") not in layers}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{last}": tensor.contiguous() for last, tensor in layer.tensors.items()}
+        model.get_submodule(name).weight.copy_(layer.weight)
+    model.config.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | {"quantization_config": config}
+    (folder / "config.json").write_text(json.dumps(settings))
+    save_file(tensors, folder / "model.safetensors")
+    return layers
+
+
 def into_words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
     """``[R, C]`` codes to ``[R, C*bits/32]`` int32; ``order[i]`` is the code of a word that stands at place i."""
     per_word = 32 // bits
@@ -82,26 +108,28 @@ def grouped(codes: Tensor, zeros: Tensor, scales: Tensor, group_of: Tensor) -> T
     return (codes - zeros[:, group_of]).float() * scales.float()[:, group_of]
 
 
-def awq(zeros: Tensor | None = None) -> Layer:
+def awq(zeros: Tensor | None = None, *, n: int = N, k: int = K) -> Layer:
     """``zeros`` ``[N, K/GROUP]``, by default random ones."""
-    codes, scales = random_codes(16), random_scales(N, K // GROUP)
-    zeros = random_codes(16, (N, K // GROUP)) if zeros is None else zeros
+    codes, scales = random_codes(16, (n, k)), random_scales(n, k // GROUP)
+    zeros = random_codes(16, (n, k // GROUP)) if zeros is None else zeros
     tensors = {
         "qweight": into_words(codes.T, 4, AWQ_ORDER),
         "qzeros": into_words(zeros.T, 4, AWQ_ORDER),
         "scales": scales.T,
     }
-    return Layer(grouped(codes, zeros, scales, torch.arange(K) // GROUP), tensors)
+    return Layer(grouped(codes, zeros, scales, torch.arange(k) // GROUP), tensors)
 
 
-def gptq(bits: int = 4, symmetric: bool = True, act_order: bool = False, v2: bool = False) -> Layer:
+def gptq(
+    bits: int = 4, symmetric: bool = True, act_order: bool = False, v2: bool = False, *, n: int = N, k: int = K
+) -> Layer:
     """``v2`` stores the zero points as they are, not less one."""
-    groups, middle = K // GROUP, 1 << (bits - 1)
-    group_of = torch.arange(K) // GROUP
+    groups, middle = k // GROUP, 1 << (bits - 1)
+    group_of = torch.arange(k) // GROUP
     if act_order:
-        group_of = group_of[torch.randperm(K)]
-    codes, scales = random_codes(1 << bits), random_scales(N, groups)
-    zeros = torch.full((N, groups), middle) if symmetric else torch.randint(1, 1 << bits, (N, groups))
+        group_of = group_of[torch.randperm(k)]
+    codes, scales = random_codes(1 << bits, (n, k)), random_scales(n, groups) / (1 << (bits - 4))
+    zeros = torch.full((n, groups), middle) if symmetric else torch.randint(1, 1 << bits, (n, groups))
     stored = zeros if v2 else zeros - 1
     tensors = {
         "qweight": into_words(codes, bits).T,
@@ -112,31 +140,34 @@ def gptq(bits: int = 4, symmetric: bool = True, act_order: bool = False, v2: boo
     return Layer(grouped(codes, zeros, scales, group_of), tensors, {"group_of": group_of})
 
 
-def packed(bits: int = 4, symmetric: bool = True, act_order: bool = False) -> Layer:
+def packed(bits: int = 4, symmetric: bool = True, act_order: bool = False, *, n: int = N, k: int = K) -> Layer:
     """compressed-tensors ``pack-quantized``."""
-    groups, middle = K // GROUP, 1 << (bits - 1)
-    group_of = torch.arange(K) // GROUP
-    codes, scales = random_codes(1 << bits), random_scales(N, groups, dtype=torch.bfloat16)
-    tensors = {"weight_packed": into_words(codes, bits), "weight_scale": scales, "weight_shape": torch.tensor([N, K])}
-    zeros = torch.full((N, groups), middle)
+    groups, middle = k // GROUP, 1 << (bits - 1)
+    group_of = torch.arange(k) // GROUP
+    codes, scales = random_codes(1 << bits, (n, k)), random_scales(n, groups, dtype=torch.bfloat16)
+    tensors = {"weight_packed": into_words(codes, bits), "weight_scale": scales, "weight_shape": torch.tensor([n, k])}
+    zeros = torch.full((n, groups), middle)
     if not symmetric:
-        zeros = random_codes(1 << bits, (N, groups))
+        zeros = random_codes(1 << bits, (n, groups))
         tensors["weight_zero_point"] = into_words(zeros.T, bits).T
     if act_order:
-        group_of = group_of[torch.randperm(K)]
+        group_of = group_of[torch.randperm(k)]
         tensors["weight_g_idx"] = group_of.int()
     return Layer(grouped(codes, zeros, scales, group_of), tensors, {"group_of": group_of})
 
 
-def fp8(scale: Tensor, **others: Tensor) -> Layer:
+def fp8(scale: Tensor, *, n: int = N, k: int = K, **others: Tensor) -> Layer:
     """compressed-tensors and modelopt FP8; ``scale`` in the stored shape."""
-    weight = torch.randn(N, K).mul(50).to(torch.float8_e4m3fn)
+    weight = torch.randn(n, k).mul(50).to(torch.float8_e4m3fn)
     return Layer(weight.float() * scale.float(), {"weight": weight, "weight_scale": scale, **others})
 
 
-def nvfp4(global_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def nvfp4(global_scale: float, *, n: int = N, k: int = K) -> tuple[Tensor, Tensor, Tensor]:
     """Packed codes ``[N, K/2]``, block scales ``[N, K/16]`` E4M3, and the weight."""
-    codes, blocks = random_codes(16), random_scales(N, K // 16, dtype=torch.float32).mul(1000).to(torch.float8_e4m3fn)
+    codes, blocks = (
+        random_codes(16, (n, k)),
+        random_scales(n, k // 16, dtype=torch.float32).mul(1000).to(torch.float8_e4m3fn),
+    )
     magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
     values = magnitudes[codes % 8] * torch.where(codes >= 8, -1.0, 1.0)
     weight = values * (blocks.float() * global_scale).repeat_interleave(16, dim=1)

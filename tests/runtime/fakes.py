@@ -76,6 +76,9 @@ class FakeSession(Session):
         row = region.offset // (region.runs * region.pitch)
         self.tokens[row, : data.shape[1]] = data[0, :, 0]
 
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        raise NotImplementedError("a fake without images")
+
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         self.calls.append(feeds)
         ids, write = feeds["input_ids"], feeds["write_indices"]

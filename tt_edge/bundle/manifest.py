@@ -57,7 +57,10 @@ class _Record:
 
 @dataclass(frozen=True)
 class ModelIdentity(_Record):
-    """Which model this is. ``config_sha256`` is of the Hugging Face configuration as JSON."""
+    """Which model this is. ``config_sha256`` is of the Hugging Face configuration as JSON.
+
+    ``quantization`` says how the checkpoint was quantized, if it was, such as ``awq (4 bits, groups of 128)``.
+    """
 
     architecture: str
     model_type: str
@@ -65,6 +68,7 @@ class ModelIdentity(_Record):
     source: str
     parameters: int
     config_sha256: str
+    quantization: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def collect(bundle: Bundle) -> dict[str, Any]:
         and {str(d): {"elements": n, "bytes": b} for d, (n, b) in parameters_by_dtype(network).items()},
         "kv_cache": {
             "tensors": len(contract.kv_cache),
+            "in_place": contract.kv_in_place,
             "bytes_per_token": kv_bytes_per_token(contract),
             "bytes_at_capacity": contract.kv_bytes(contract.max_batch),
         },
@@ -91,7 +92,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
             ],
         ),
         ("model", [f"{model['architecture']}, {model['parameters'] / 1e6:,.1f} M parameters, from {model['source']}"]),
-        ("compiled", [f"{config['precision']}, {config['backend']} backend"]),
+        ("compiled", [f"{config['precision']}, {config['backend']} backend{_quantization(facts)}"]),
         (
             "limits",
             [
@@ -104,7 +105,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
             "KV cache",
             [
                 f"{kv['tensors']} tensors, {kv['bytes_per_token']:,} bytes a token, "
-                f"{kv['bytes_at_capacity'] / 1e6:,.1f} MB at capacity, updated in place"
+                f"{kv['bytes_at_capacity'] / 1e6:,.1f} MB at capacity{', updated in place' if kv['in_place'] else ''}"
             ],
         ),
         *(_network_sections(facts) if facts["layers"] else [("network", ["not in the bundle: it has engines only"])]),
@@ -148,6 +149,16 @@ def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:
             ],
         ),
     ]
+
+
+def _quantization(facts: dict[str, Any]) -> str:
+    """Which quantization the linear layers have, if any."""
+    from tt_edge.quant_config import QuantConfig
+
+    if facts["model"]["quantization"]:
+        return f", the checkpoint's own quantization: {facts['model']['quantization']}"
+    recipe = facts["config"]["quant"]
+    return f", linear layers {QuantConfig.from_dict(recipe).name}" if recipe else ""
 
 
 def _fit(engine: dict[str, Any]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from transformers import PreTrainedModel
 
 from tt_edge.compile.semantics import constant_rope, semantic_attention, semantic_rotary
+from tt_edge.compile.vision.decoder import ImageDecoder
+from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import UnsupportedModelError
 
 # Sizes of the traced example. They are distinct from each other and from 1, so that no dimension is specialised by
@@ -32,22 +36,43 @@ class _LogitsOnly(nn.Module):
         logits: Tensor = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
         return logits
 
+    def example(self, batch: int, sequence: int) -> dict[str, Tensor]:
+        """Inputs to trace with."""
+        positions = torch.arange(sequence).expand(batch, sequence)
+        return {"input_ids": torch.zeros(batch, sequence, dtype=torch.int64), "position_ids": positions}
 
-def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
+
+def export_decoder(model: PreTrainedModel, max_seq_len: int, image_rows: int = 0) -> GraphModule:
     """Export a decoder to an FX graph of ATen and ``tt_edge`` operators.
 
     Placeholders ``input_ids`` and ``position_ids`` ``[B, S]`` int64; output logits ``[B, S, V]``; weights are ``get_attr``
-    nodes that share storage with ``model``. Raises ``UnsupportedModelError`` when the model cannot be traced.
+    nodes that share storage with ``model``. Of a vision-language model it is the language part, with two more
+    placeholders, ``image_indices`` and ``image_features`` (``tt_edge.contract``), the latter of ``image_rows`` rows.
+    Raises ``UnsupportedModelError`` when the model cannot be traced.
     """
     if experts := next((n for n in _EXPERTS if getattr(model.config, n, None)), None):
         raise UnsupportedModelError(
             f"{type(model).__name__} is a mixture of experts ({experts} {getattr(model.config, experts)}), which no backend has; "
             "compile a dense model"
         )
-    ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
-    positions = torch.arange(_SEQUENCE).expand(_BATCH, _SEQUENCE)
-    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}  # the same for both inputs
+    family = family_of(model)
+    module: _LogitsOnly | ImageDecoder
+    traceable: AbstractContextManager[None]
+    if family is None:
+        module = _LogitsOnly(model)
+        example, traceable = module.example(_BATCH, _SEQUENCE), nullcontext()
+    else:
+        module = ImageDecoder(model, family)
+        example, traceable = module.example(_BATCH, _SEQUENCE, image_rows), module.traceable()
+    dims = (torch.export.Dim("batch"), torch.export.Dim("sequence"))
+    dynamic = [
+        {tensor.ndim - 2 + i: dim for i, dim in enumerate(dims)} if tensor.shape[-2:] == (_BATCH, _SEQUENCE) else None
+        for tensor in example.values()
+    ]
+    named = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    shapes, rest = dynamic[: len(named)], dynamic[len(named) :]
     with (
+        traceable,
         constant_rope(model, max_seq_len),
         semantic_attention(model),
         semantic_rotary(model),
@@ -58,7 +83,10 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
     ):
         try:
             program = torch.export.export(
-                _LogitsOnly(model), (ids, positions), dynamic_shapes=(dims, dims), strict=False
+                module,
+                tuple(example.values()),
+                dynamic_shapes=(*shapes, *([tuple(rest)] if rest else [])),  # those of *args are one tuple
+                strict=False,
             )
         except UnsupportedModelError:
             raise
@@ -70,11 +98,19 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int) -> GraphModule:
             raise UnsupportedModelError(
                 f"{type(model).__name__} cannot be traced by torch.export: {reason}; run with --debug for where"
             ) from error
+    if any(_mutates(node) for node in program.graph.nodes):
+        # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
+        program = program.run_decompositions({})
     exported = program.module(check_guards=False)
     if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
         _explain_attention(model)
     # A plain GraphModule over the same parameters, without the exporter's checks of its inputs: passes add inputs.
     return GraphModule(exported, exported.graph)
+
+
+def _mutates(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tt_edge.compile.load_quantized import load_quantized
+from tt_edge.compile.prequantized import detect
 from tt_edge.config import Precision
-from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +22,8 @@ TORCH_DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, P
 
 def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrainedModel:
     """Load a causal language model in ``precision``, in evaluation mode, on the CPU.
+
+    The linear layers of a quantized checkpoint stay quantized (``load_quantized``).
 
     ``source`` is a checkpoint folder (``config.json`` and safetensors, sharded or not) or a hub id such as
     ``Qwen/Qwen2.5-0.5B-Instruct``. Raises ``InvalidInputError`` for a source that is not there or is damaged and
@@ -39,11 +43,13 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
                 f"model type {config.model_type!r} is not a causal language model in transformers; "
                 "tt-edge compiles decoder-only language models"
             )
+        if detect(name if Path(name).is_dir() else config) is not None:
+            return load_quantized(_local_folder(name), config, TORCH_DTYPES[precision])
         # The default attention does not matter: export routes it through its own operator.
         model, found = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=TORCH_DTYPES[precision], output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except UnsupportedModelError:
+    except TTEdgeError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _does_not_load(name, error) from error
@@ -62,6 +68,15 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         key, stored, expected = mismatched[0]
         raise _does_not_load(name, f"weight {key} is {list(stored)}, and config.json makes it {list(expected)}")
     return model.eval().requires_grad_(False)
+
+
+def _local_folder(name: str) -> str:
+    """``name``, or for a hub id the folder of its snapshot: downloaded, or found in the cache."""
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
 
 
 def check_source(source: str | os.PathLike[str]) -> str:

@@ -110,6 +110,7 @@ def verify_bundle(
     is not the bundle's model at all.
     """
     from tt_edge.compile.load import load_model
+    from tt_edge.compile.load_quantized import parameter_count
 
     manifest = bundle.manifest
     precision = Precision(manifest.config.precision)
@@ -120,7 +121,7 @@ def verify_bundle(
             f"the bundle is a {manifest.model.architecture}, the checkpoint a {type(model).__name__}; "
             "give the checkpoint that the bundle was compiled from"
         )
-    if (count := sum(p.numel() for p in model.parameters())) != manifest.model.parameters:
+    if (count := parameter_count(model)) != manifest.model.parameters:
         raise ParityError(
             f"the bundle's model has {manifest.model.parameters:,} parameters, the checkpoint's {count:,}; "
             "give the checkpoint that the bundle was compiled from"

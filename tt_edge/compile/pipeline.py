@@ -14,6 +14,7 @@ import gc
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -209,7 +210,7 @@ def _compile(
     for name, content in _config_files(model, config, writer):
         writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
-    quantized: dict[str, int] = {}
+    quantized = _quantized_already(model, targets)
     if quantize is not None:
         with stages.stage("quantize"):
             quantized = quantize(model, writer)
@@ -242,6 +243,19 @@ def _compile(
         writer.commit(identity, config, contract)
     report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
     return report
+
+
+def _quantized_already(model: PreTrainedModel, targets: list[str | None]) -> dict[str, int]:
+    """Linear layers by format of a quantized checkpoint; raises ``EngineError`` for a target that lacks the type."""
+    from tt_edge.compile.load_quantized import quantized_layers
+    from tt_edge.quant_config import check_capability
+
+    formats = [str(layer.format) for layer in quantized_layers(model)]
+    for target in targets if formats else []:
+        capability = check_target(tensorrt_api.load(), target)
+        for format in sorted(set(formats)):
+            check_capability(format, capability)
+    return dict(Counter(formats))
 
 
 def _config_files(model: PreTrainedModel, config: CompileConfig, writer: BundleWriter) -> Iterator[tuple[str, bytes]]:
@@ -299,14 +313,20 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:
+    from tt_edge.compile.load_quantized import parameter_count
+    from tt_edge.compile.prequantized import detect
+
+    found = detect(source) if os.path.isdir(source) else None
+    quantization = str(found) if found is not None else ""
     config = model.config.to_json_string(use_diff=False)
     return ModelIdentity(
         architecture=type(model).__name__,
         model_type=str(model.config.model_type),
         name=os.path.basename(source.rstrip("/")) or source,
         source=source,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameter_count(model),
         config_sha256=hashlib.sha256(config.encode()).hexdigest(),
+        quantization=quantization,
     )
 
 

@@ -53,7 +53,7 @@ def read_questions(path: Path, count: int | None = None) -> list[Question]:
 
     Raises ``InvalidInputError`` with the line that is of another form.
     """
-    questions = []
+    questions: list[Question] = []
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -116,7 +116,8 @@ def perplexity(llm: LLM, questions: Sequence[Question]) -> float:
 
 def _answer_losses(llm: LLM, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
     """Negative log-likelihoods of all answers' tokens, teacher-forced: the prompts in pieces, then token by token."""
-    session, losses = llm.session, []
+    session = llm.session
+    losses: list[float] = []
     session.reset(len(rows))
     fed = [prompt + answer[:-1] for prompt, answer in rows]
     done = np.zeros(len(rows), np.int64)

@@ -8,19 +8,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import END, START, EngineContract
+from tt_edge.contract import END, IMAGE_INDICES, START, EngineContract
 from tt_edge.plugins.edgellm.contracts import CONTEXT_PHASE, GENERATION_PHASE
 
 Feeds = dict[str, np.ndarray]
 
 
 class Step(NamedTuple):
-    """One run of the network: int64 ids ``[B, S]``, right-padded; each row's new and past tokens, ``[B]``."""
+    """One run of the network: int64 ids ``[B, S]``, right-padded; each row's new and past tokens, ``[B]``.
+
+    ``positions`` int64 ``[axes, B, S]`` are the tokens' places where there are none; ``image_indices`` int32 ``[B, S]``
+    are rows of the feature tables, none where there are no such.
+    """
 
     contract: EngineContract
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.integer]
     past: NDArray[np.int32]
+    positions: NDArray[np.int64] | None = None
+    image_indices: NDArray[np.int32] | None = None
 
     @property
     def batch(self) -> int:
@@ -57,10 +63,23 @@ def _page_table(step: Step) -> np.ndarray:
     return np.concatenate([numbers, numbers + step.contract.max_batch * pages], axis=1)
 
 
+def _positions(step: Step) -> np.ndarray:
+    axes = step.contract.position_axes
+    if step.positions is not None:
+        return step.positions if axes > 1 else step.positions[0]
+    places = step.past[:, None] + np.arange(step.width)
+    return np.broadcast_to(places, (axes, *places.shape)) if axes > 1 else places
+
+
+def _image_indices(step: Step) -> np.ndarray:
+    return np.full(step.input_ids.shape, -1) if step.image_indices is None else step.image_indices
+
+
 #: By input name. From ``context_lengths`` on they are the attention plugin's: ``plugins/edgellm/contracts.py``.
 FEEDS: dict[str, Callable[[Step], np.ndarray]] = {
     "input_ids": lambda s: s.input_ids,
-    "position_ids": lambda s: s.past[:, None] + np.arange(s.width),
+    "position_ids": _positions,
+    IMAGE_INDICES: _image_indices,
     "write_indices": lambda s: s.past,
     "last_token_indices": lambda s: np.maximum(s.lengths - 1, 0),
     START: lambda s: s.past[:1],  # the same in every row

@@ -19,6 +19,7 @@ class ReferenceSession(Session):
         super().__init__(contract)
         self._evaluator = ReferenceEvaluator(network)
         self._cache: Feeds = {}
+        self._tables = {t.name: np.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
 
     @property
     def word(self) -> str:
@@ -33,11 +34,14 @@ class ReferenceSession(Session):
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
         pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
         caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}
-        out = self._evaluator.run({**feeds, **caches})
+        out = self._evaluator.run({**feeds, **caches, **self._tables})
         if not self.contract.kv_in_place:
             for pair in self.contract.kv_cache:
                 self._cache[pair.past][rows] = out[pair.present]
         return out["logits"]
+
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        self._tables[name][first : first + len(rows)] = rows
 
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
         return region.view(self._cache[name], length).copy()

@@ -10,6 +10,7 @@ from enum import StrEnum
 from tt_edge.contract import EngineContract
 from tt_edge.errors import CapacityError, InvalidInputError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.sampling import Token
 
 #: Called with each new token as soon as it is known; ``True`` ends the row with ``FinishReason.STOP``.
@@ -70,6 +71,8 @@ class Request:
     config: GenerationConfig
     on_token: OnToken | None = None
     on_done: Callable[[], None] | None = None
+    #: Of a prompt to a vision-language model.
+    images: PromptImages = NO_IMAGES
 
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -85,6 +88,11 @@ class Request:
     def cancel(self) -> None:
         """End it at the next step. May be called from any thread, and after the end too."""
         self.cancelled = True
+
+    @property
+    def prompt_keys(self) -> Sequence[int]:
+        """What tells the prompt's tokens apart: their ids, and for images their content."""
+        return self.images.keys or self.prompt_ids
 
     @property
     def is_done(self) -> bool:
@@ -103,7 +111,13 @@ class Request:
             self.on_done()
 
 
-def check_prompt(what: str, prompt: Sequence[int], config: GenerationConfig, contract: EngineContract) -> None:
+def check_prompt(
+    what: str,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    contract: EngineContract,
+    images: PromptImages = NO_IMAGES,
+) -> None:
     """Raise ``InvalidInputError`` or ``CapacityError`` if ``prompt``, called ``what``, cannot run, now or ever."""
     if not len(prompt):
         raise InvalidInputError(f"{what} has no tokens; give some text, if only a begin-of-sequence token")
@@ -120,3 +134,25 @@ def check_prompt(what: str, prompt: Sequence[int], config: GenerationConfig, con
             f"max_seq_len {contract.max_seq_len}; lower max_new_tokens, shorten the prompt, "
             "or compile with a larger --max-seq-len"
         )
+    _check_images(what, images, config, contract)
+
+
+def _check_images(what: str, images: PromptImages, config: GenerationConfig, contract: EngineContract) -> None:
+    if not images.tokens:
+        return
+    if not contract.takes_images:
+        raise InvalidInputError(
+            f"{what} has an image, and the compiled model takes text alone; compile a model with vision"
+        )
+    if images.tokens > contract.max_image_tokens:
+        raise CapacityError(
+            f"{what} has {images.tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give fewer or "
+            "smaller images, or compile with a larger --max-image-tokens"
+        )
+    if images.positions is not None:
+        last = max(int(images.positions.max()), images.positions.shape[1] + images.delta + config.max_new_tokens - 2)
+        if last >= contract.max_seq_len:
+            raise CapacityError(
+                f"{what} reaches position {last}, beyond max_seq_len {contract.max_seq_len}: a video's frames count by their "
+                "time; lower max_new_tokens, give fewer frames, or compile with a larger --max-seq-len"
+            )

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.runtime.prefix_cache import PrefixCache, common_prefix
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.request import FinishReason, Request, check_prompt
 from tt_edge.runtime.sampling import Sampler, Scores
 from tt_edge.runtime.session import Session
@@ -31,13 +33,20 @@ class Stats:
 
 @dataclass(eq=False)
 class _Row:
-    """A row of the session: the tokens in its cache, which stay when its request ends, and those to feed next."""
+    """A row of the session: the tokens in its cache, which stay when its request ends, and those to feed next.
+
+    ``ids`` are keys: for a token of an image, a number that stands for the image and the place in it.
+    """
 
     index: int
     ids: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     request: Request | None = None
     sampler: Sampler | None = None
+
+    @property
+    def images(self) -> PromptImages:
+        return NO_IMAGES if self.request is None else self.request.images
 
 
 class Scheduler:
@@ -64,7 +73,7 @@ class Scheduler:
 
     def check(self, request: Request, what: str = "the prompt") -> None:
         """Raise ``InvalidInputError`` or ``CapacityError`` if ``request``, called ``what``, can never run."""
-        check_prompt(what, request.prompt_ids, request.config, self.session.contract)
+        check_prompt(what, request.prompt_ids, request.config, self.session.contract, request.images)
 
     def submit(self, request: Request) -> None:
         """Queue ``request``; raises what ``check`` raises."""
@@ -147,20 +156,32 @@ class Scheduler:
         free = [row for row in self._rows if row.request is None]
         while self.waiting and free:
             request = self.waiting.popleft()
-            row = max(free, key=lambda r: (common_prefix(r.ids, request.prompt_ids), -len(r.ids), -r.index))
+            keys = request.prompt_keys
+            row = max(free, key=lambda r: (common_prefix(r.ids, keys), -len(r.ids), -r.index))
             free.remove(row)
             request.admitted_at = time.perf_counter()
             # The last token is always fed: its logits are the first to be chosen from.
-            self._prepare(row, request.prompt_ids[:-1])
+            self._prepare(row, keys[:-1])
             row.pending = list(request.prompt_ids[len(row.ids) :])
             row.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
             row.request, request.reused = request, len(row.ids)
+            self._write_features(row)
             self.stats.prompt_tokens += len(request.prompt_ids)
             self.stats.reused_tokens += len(row.ids)
+
+    def _write_features(self, row: _Row) -> None:
+        """Put the features of the row's images where the network finds them, if any of their tokens will be computed."""
+        contract, images = self.session.contract, row.images
+        start = len(row.ids) if contract.kv_cache else 0
+        if (images.indices[start:] >= 0).any():
+            self.session.write_features(row.index, images.features)
 
     def _prepare(self, row: _Row, ids: Sequence[int]) -> None:
         """Leave in ``row`` as long a beginning of ``ids`` as is to be had."""
         own = common_prefix(row.ids, ids)
+        if not self.session.contract.kv_cache:  # there is nothing to copy
+            row.ids = row.ids[:own]
+            return self._rewind()
         stored, length = self.prefixes.find(ids)
         donor = max(self._rows, key=lambda r: common_prefix(r.ids, ids))
         from_donor = common_prefix(donor.ids, ids)
@@ -171,7 +192,7 @@ class Scheduler:
             row.ids = list(prefix.token_ids)
         else:
             row.ids = row.ids[:own]
-        self._rewind()
+        return self._rewind()
 
     def _feed(self, busy: Sequence[_Row]) -> Scores:
         """One step of the session; returns its logits ``[B, V]``. Padding goes behind what each row has."""
@@ -189,12 +210,27 @@ class Scheduler:
             piece = row.pending[:width]
             ids[row.index, : len(piece)] = piece
             lengths[row.index] = len(piece)
-        logits = self.session.forward(ids, lengths)
+        more = self._about_images(busy, ids, lengths) if contract.takes_images else ()
+        logits = self.session.forward(ids, lengths, *more)
         self.stats.steps += 1
         for row in busy:
-            row.ids += row.pending[:width]
+            row.ids += row.images.keys_at(len(row.ids), row.pending[:width])
             row.pending = row.pending[width:]
         return logits
+
+    def _about_images(
+        self, busy: Sequence[_Row], ids: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of what is about to be fed."""
+        contract = self.session.contract
+        positions = np.zeros((contract.position_axes, *ids.shape), np.int64)
+        indices = np.full(ids.shape, -1, np.int32)
+        for row in busy:
+            at, start, count = row.index, len(row.ids), int(lengths[row.index])
+            positions[:, at, :count] = row.images.positions_at(start, count, len(positions))
+            own = row.images.indices_at(start, count)
+            indices[at, :count] = np.where(own >= 0, own + at * contract.max_image_tokens, -1)
+        return positions, indices
 
     def _rewind(self) -> None:
         """Let the session forget what the rows no longer have."""

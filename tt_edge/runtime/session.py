@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +14,7 @@ from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.feeds import FEEDS, Feeds, Step, feeds
 from tt_edge.runtime.kv_rows import Bytes, KVPrefix, Region, region
+from tt_edge.runtime.tokens import Tokens
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -38,7 +39,9 @@ class Session(ABC):
     def __init__(self, contract: EngineContract) -> None:
         self.contract = contract
         self._past = np.zeros(0, np.int32)
-        unknown = [t.name for t in contract.inputs if t.name not in FEEDS and t.name not in contract.cache_names]
+        tables = {table.name for table in contract.feature_tables}
+        known = {*FEEDS, *contract.cache_names, *tables}
+        unknown = [t.name for t in contract.inputs if t.name not in known]
         if "inputs_embeds" in unknown:
             raise InvalidInputError(
                 "the bundle is laid out for NVIDIA's Edge-LLM runtime, which looks up embeddings by itself; run it there, or "
@@ -50,7 +53,7 @@ class Session(ABC):
                 f"({', '.join(FEEDS)}); update tt-edge"
             )
         self._full_logits = len(contract.output("logits").shape) == 3
-        self._history: list[Ids] = []
+        self._history: list[Tokens] = []
 
     @property
     @abstractmethod
@@ -71,7 +74,7 @@ class Session(ABC):
             )
         self._allocate(batch)
         self._past = np.zeros(batch, np.int32)
-        self._history = [np.zeros(0, np.int64)] * batch
+        self._history = [Tokens.text((), self.contract.position_axes)] * batch
 
     def truncate(self, lengths: NDArray[np.integer] | list[int]) -> None:
         """Rewind each row to its first ``lengths`` tokens (``[B]``, none longer than the row's past)."""
@@ -81,12 +84,20 @@ class Session(ABC):
                 f"cannot rewind rows of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the row's length"
             )
         self._past = wanted.copy()
-        self._history = [ids[:length] for ids, length in zip(self._history, wanted, strict=True)]
+        self._history = [tokens.first(length) for tokens, length in zip(self._history, wanted, strict=True)]
 
-    def forward(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
+    def forward(
+        self,
+        input_ids: Ids,
+        lengths: NDArray[np.integer],
+        positions: NDArray[np.int64] | None = None,
+        image_indices: NDArray[np.int32] | None = None,
+    ) -> Logits:
         """Add tokens to every row and return the logits of each row's last one.
 
         ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
+        ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; where they are not given, a token's
+        place in its row. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
         Returns float32 ``[B, V]``, which the next call may write over. A row of length 0 keeps its past, and its logits
         mean nothing. B may be fewer rows than there are, the first ones, where ``takes_fewer_rows``: the others are not
         touched. Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
@@ -94,37 +105,56 @@ class Session(ABC):
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
         self._check(input_ids, lengths)
+        tokens = self._tokens(input_ids, positions, image_indices)
         if not self.contract.kv_cache:
-            logits = self._whole_sequences(input_ids, lengths)
+            logits = self._whole_sequences(tokens, lengths)
         elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
             rows = [slice(row, row + 1) for row in range(len(lengths))]
-            steps = (self._step(r, input_ids[r, : max(lengths[r.start], 1)], lengths[r]) for r in rows)
+            steps = (self._step(r, tokens.at(r, max(lengths[r.start], 1)), lengths[r]) for r in rows)
             logits = np.concatenate([logits.copy() for logits in steps])  # the next step writes over them
         else:
-            logits = self._step(slice(0, len(lengths)), input_ids, lengths)
+            logits = self._step(slice(0, len(lengths)), tokens, lengths)
         self._advance()
         self._past[: len(lengths)] += lengths.astype(np.int32)
         return logits.astype(np.float32, copy=False)
 
+    def _tokens(self, ids: Ids, positions: NDArray[np.int64] | None, image_indices: NDArray[np.int32] | None) -> Tokens:
+        """The tokens of a call, with positions and indices where none were given."""
+        axes, past = self.contract.position_axes, self._past[: len(ids)]
+        if positions is None:
+            positions = np.broadcast_to(past[:, None] + np.arange(ids.shape[1]), (axes, *ids.shape))
+        elif positions.shape != (axes, *ids.shape) or (image_indices is not None and image_indices.shape != ids.shape):
+            raise InvalidInputError(
+                f"positions {positions.shape} do not fit input_ids {ids.shape}; pass {[axes, *ids.shape]}"
+            )
+        elif positions.min() < 0 or positions.max() >= self.contract.max_seq_len:
+            raise CapacityError(
+                f"positions {positions.min()} to {positions.max()} exceed the compiled model's, 0 to "
+                f"{self.contract.max_seq_len - 1}; shorten the prompt or compile with a larger --max-seq-len"
+            )
+        if image_indices is None:
+            image_indices = np.full(ids.shape, -1, np.int32)
+        return Tokens(ids, positions, image_indices)
+
     def _step(
-        self, rows: slice, input_ids: Ids, lengths: NDArray[np.integer], past: np.ndarray | None = None
+        self, rows: slice, tokens: Tokens, lengths: NDArray[np.integer], past: np.ndarray | None = None
     ) -> Logits:
         """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
         past = self._past[rows].copy() if past is None else past
-        logits = self._execute(feeds(Step(self.contract, input_ids, lengths, past)), rows)
+        step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices)
+        logits = self._execute(feeds(step), rows)
         if self._full_logits:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return logits
 
-    def _whole_sequences(self, input_ids: Ids, lengths: NDArray[np.integer]) -> Logits:
+    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer]) -> Logits:
         """A step without a cache: every row's tokens so far and its new ones, right-padded."""
         extended = [
-            np.concatenate([old, new[:n]]) for old, new, n in zip(self._history, input_ids, lengths, strict=False)
+            old.followed_by(tokens.row(row, length))
+            for row, (old, length) in enumerate(zip(self._history, lengths, strict=False))
         ]
-        totals = np.array([len(ids) for ids in extended])
-        padded = np.zeros((len(extended), max(int(totals.max()), 1)), np.int64)
-        for row, ids in enumerate(extended):
-            padded[row, : len(ids)] = ids
+        totals = np.array([len(row.ids) for row in extended])
+        padded = Tokens.padded(extended, max(int(totals.max()), 1))
         logits = self._step(slice(0, len(totals)), padded, totals, np.zeros(len(totals), np.int32))
         self._history[: len(extended)] = extended
         return logits
@@ -153,7 +183,24 @@ class Session(ABC):
         for pair in self.contract.kv_cache:
             self._write_row(pair.past, self._region(pair.past, row), prefix.tensors[pair.past])
         self._past[row] = len(prefix.token_ids)
-        self._history[row] = np.array(prefix.token_ids, np.int64)
+        self._history[row] = Tokens.text(prefix.token_ids, self.contract.position_axes)
+
+    def write_features(self, row: int, features: Mapping[str, np.ndarray]) -> None:
+        """Put the features of a row's images, ``[n, hidden]`` by table, in the row's part of the feature tables.
+
+        That begins at ``row * contract.max_image_tokens``. Raises ``CapacityError`` for more than fit.
+        """
+        limit = self.contract.max_image_tokens
+        for table in self.contract.feature_tables:
+            array = features[table.name]
+            if array.ndim != 2 or array.shape[1] != table.shape[1]:
+                raise InvalidInputError(f"{table.name} has shape {array.shape}; pass [n, {table.shape[1]}]")
+            if len(array) > limit:
+                raise CapacityError(
+                    f"{len(array)} image tokens exceed the compiled model's {limit}; give fewer or smaller images, or "
+                    "compile with a larger --max-image-tokens"
+                )
+            self._write_table(table.name, row * limit, np.ascontiguousarray(array, table.dtype.numpy))
 
     def _region(self, name: str, row: int) -> Region:
         return region(self.contract.input(name), self.contract, row)
@@ -185,6 +232,10 @@ class Session(ABC):
     @abstractmethod
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
         """The reverse of ``_read_row``."""
+
+    @abstractmethod
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Replace the rows of a feature table from ``first`` on."""
 
     def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
         """All rows have made their step: where the new cache lies elsewhere, it becomes the past."""

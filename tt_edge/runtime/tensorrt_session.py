@@ -189,6 +189,12 @@ class TensorRTSession(Session):
                 address = self._device[buffer].address + offset
                 self._require(context.set_tensor_address(name, address), f"the address of {name}")
 
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        runs = rows.view(np.uint8).reshape(1, 1, -1)
+        offset = first * rows[:1].nbytes
+        self._device[name].copy_runs_from(runs, offset, runs.nbytes, self._stream)
+        self._stream.synchronize()
+
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
         data = np.empty((region.runs, length, region.token_bytes), np.uint8)
         self._past_buffer(name).copy_runs_to(data, region.offset, region.pitch, self._stream)

@@ -1,0 +1,74 @@
+"""What quantization costs: every format on the trained model of examples/driving_qa, network and PyTorch side by side.
+
+    python benchmarks/accuracy_table.py [--count 450] [--formats fp8 int4_awq …] [--check]
+
+Compiles the checkpoint once in fp16 and once in each format, calibrated on questions of the training split, and asks
+all bundles the same held-out questions with `tt-edge eval --model`. The network's numbers come from the evaluation of the
+captured network, on any machine. --check fails where exact answers fall by more than a point (fp8, int8) or three (int4,
+nvfp4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tt_edge.quant_config import QuantFormat
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = ROOT / "examples" / "driving_qa" / "checkpoint"
+BARS = {"fp8": 1.0, "int8_sq": 1.0, "int8_wo": 1.0, "int4_awq": 3.0, "int4_wo": 3.0, "nvfp4": 3.0}
+
+
+def call(*arguments: str, quiet: bool = False) -> str:
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"accuracy_table.py: {' '.join(arguments)} failed:\n{done.stderr}")
+    if not quiet:
+        print(done.stdout, end="", flush=True)
+    return done.stdout
+
+
+def questions(file: Path, split: str, count: int) -> None:
+    options = ("--write-jsonl", str(file), "--split", split, "--count", str(count))
+    call("examples.driving_qa.questions", *options, quiet=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=450, help="held-out questions (default 450)")
+    parser.add_argument("--calibration", type=int, default=512, help="questions to calibrate on (default 512)")
+    parser.add_argument("--formats", nargs="*", default=list(QuantFormat), choices=list(QuantFormat))
+    parser.add_argument("--check", action="store_true", help="fail where a format misses its bar")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tt-edge-") as scratch:
+        folder = Path(scratch)
+        questions(folder / "train.jsonl", "train", args.calibration)
+        questions(folder / "test.jsonl", "test", args.count)
+        bundles = []
+        limits = ("--max-batch", "64", "--max-input-len", "128", "--max-seq-len", "192")
+        for name in ("fp16", *args.formats):
+            bundle = str(folder / f"{name}.ttedge")
+            calibration = ("--calib-data", str(folder / "train.jsonl"), "--calib-samples", str(args.calibration))
+            quant = () if name == "fp16" else ("--quant", name, *calibration)
+            call("tt_edge", "compile", str(CHECKPOINT), "-o", bundle, *limits, *quant, quiet=True)
+            bundles.append(bundle)
+        data = ("--data", str(folder / "test.jsonl"), "--model", str(CHECKPOINT), "--runtime", "reference")
+        rows = json.loads(call("tt_edge", "eval", *bundles, *data, "--json", quiet=True))
+    from tt_edge.cli.eval import render
+
+    print(render(rows, args.count, ["evaluated by the reference session"]))
+    exact = [100 * row["network"]["exact"] for row in rows]
+    missed = [name for name, value in zip(args.formats, exact[1:], strict=True) if exact[0] - value > BARS[name]]
+    if args.check and missed:
+        print(f"below their bars: {', '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Tiny vision-language models of real transformers classes with random weights, for tests. Needs torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+#: Ids of special tokens in the vocabulary of 320: image placeholder, video placeholder, and what stands around them.
+IMAGE, VIDEO, VISION_START, VISION_END = 300, 301, 302, 303
+
+_TEXT: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+_QWEN_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+_SQUARE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _settings(family: str) -> dict[str, Any]:
+    if family == "qwen2_vl":
+        vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+        return {"text_config": {**_TEXT, "rope_parameters": _MROPE}, "vision_config": vision, **_QWEN_IDS}
+    if family == "qwen2_5_vl":
+        vision = {
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+        }
+        return {"text_config": {**_TEXT, "rope_parameters": _MROPE}, "vision_config": vision, **_QWEN_IDS}
+    if family == "qwen3_vl":
+        vision = {
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        }
+        rope = {**_MROPE, "mrope_interleaved": True}
+        return {"text_config": {**_TEXT, "head_dim": 16, "rope_parameters": rope}, "vision_config": vision, **_QWEN_IDS}
+    if family == "llava":
+        return {
+            "text_config": {**_TEXT, "model_type": "llama"},
+            "vision_config": {**_SQUARE, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14,
+                              "num_hidden_layers": 3},
+            "image_token_id": IMAGE,
+            "image_seq_length": 4,
+        }  # fmt: skip
+    if family == "internvl":
+        return {
+            "text_config": {**_TEXT, "model_type": "qwen2"},
+            "vision_config": {**_SQUARE, "image_size": [28, 28], "patch_size": [7, 7]},
+            "image_token_id": IMAGE,
+            "image_seq_length": 4,
+        }
+    if family == "blip-2":
+        text = {**_TEXT, "model_type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 64}
+        for name in ("num_key_value_heads", "intermediate_size", "tie_word_embeddings"):
+            text.pop(name)
+        return {
+            "text_config": text,
+            "vision_config": {**_SQUARE, "image_size": 28, "patch_size": 14},
+            "qformer_config": {**_SQUARE, "encoder_hidden_size": 32, "vocab_size": 320, "cross_attention_frequency": 1},
+            "num_query_tokens": 5,
+            "image_token_index": IMAGE,
+            "image_token_id": IMAGE,
+        }
+    raise KeyError(family)
+
+
+#: Families by ``model_type``: their classes' names.
+VLMS = {
+    "qwen2_vl": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
+    "qwen2_5_vl": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
+    "llava": ("LlavaConfig", "LlavaForConditionalGeneration"),
+    "internvl": ("InternVLConfig", "InternVLForConditionalGeneration"),
+    "blip-2": ("Blip2Config", "Blip2ForConditionalGeneration"),
+}
+
+
+def tiny_vlm(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    """A model of ``family`` in evaluation mode; weights as ``tests.tiny_models`` draws them."""
+    torch.manual_seed(seed)
+    config_class, model_class = VLMS[family]
+    config = getattr(transformers, config_class)(**_settings(family))
+    model = getattr(transformers, model_class)(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "ln_" in name or "ln." in name:
+                parameter.normal_(1.0 if name.endswith("weight") else 0.0, 0.1)
+            else:
+                parameter.normal_(0.0, 0.15)
+    return model.to(dtype).eval().requires_grad_(False)

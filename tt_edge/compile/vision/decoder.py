@@ -1,0 +1,84 @@
+"""The language part of a vision-language model, with image features in place of placeholders' embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tt_edge.compile.vision.families import VLMFamily, deepstack_levels
+from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, deepstack_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def rows_where(indices: Tensor, table: Tensor, otherwise: Tensor) -> Tensor:
+    """Rows of ``table`` ``[N, H]`` by ``indices`` ``[B, S]``; those of ``otherwise`` ``[B, S, H]`` where they are negative."""
+    rows = functional.embedding(indices.clamp(min=0), table)
+    return torch.where((indices >= 0).unsqueeze(-1), rows, otherwise)
+
+
+class ImageDecoder(nn.Module):
+    """Token ids, positions, and features of images by index; to logits, without a cache object.
+
+    Nothing is scattered at run time: every token looks up its row of the feature table, or its embedding.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: VLMFamily) -> None:
+        super().__init__()
+        self.model = model
+        self._family = family
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        image_indices: Tensor,
+        image_features: Tensor,
+        *deepstack_features: Tensor,
+    ) -> Tensor:
+        """``input_ids`` and ``image_indices`` ``[B, S]``, ``position_ids`` ``[B, S]`` or ``[3, B, S]``, tables ``[N, H]``."""
+        embeds = self.model.get_input_embeddings()(input_ids)
+        embeds = rows_where(image_indices, image_features, embeds)
+        more: dict[str, Any] = {}
+        if deepstack_features:
+            more = {"visual_pos_masks": image_indices, "deepstack_visual_embeds": list(deepstack_features)}
+        decoder, head = self._family.decoder_of(self.model), self._family.head_of(self.model)
+        hidden = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **more).last_hidden_state
+        logits: Tensor = head(hidden)
+        return logits
+
+    def example(self, batch: int, sequence: int, rows: int) -> dict[str, Tensor]:
+        """Inputs to trace with; ``rows`` are those of the feature tables."""
+        embeddings = self.model.get_input_embeddings().weight
+        positions = torch.arange(sequence).expand(batch, sequence)
+        if self._family.position_axes > 1:
+            positions = positions.expand(self._family.position_axes, batch, sequence)
+        table = torch.zeros(rows, embeddings.shape[1], dtype=embeddings.dtype)
+        example = {
+            "input_ids": torch.zeros(batch, sequence, dtype=torch.int64),
+            "position_ids": positions.contiguous(),
+            IMAGE_INDICES: torch.full((batch, sequence), -1, dtype=torch.int32),
+            IMAGE_FEATURES: table,
+        }
+        return example | {deepstack_name(level): table.clone() for level in range(deepstack_levels(self.model))}
+
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        """Within the block, features of deeper levels are added by index, not at a boolean mask's places."""
+        decoder = self._family.decoder_of(self.model)
+        if not hasattr(decoder, "_deepstack_process"):
+            yield
+            return
+        with patch.object(decoder, "_deepstack_process", _add_rows):
+            yield
+
+
+def _add_rows(hidden_states: Tensor, indices: Tensor, table: Tensor) -> Tensor:
+    return hidden_states + rows_where(indices, table, torch.zeros_like(hidden_states))

@@ -1,0 +1,72 @@
+"""Which vision-language models there are, and where each keeps its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tt_edge.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class VLMFamily:
+    """How a family of vision-language models is put together.
+
+    Paths are those of submodules in the model. ``position_axes`` is 3 where text positions are those of M-RoPE
+    (temporal, height, width). ``tower`` names the kind of vision network: ``grid`` takes patches of images of any size,
+    ``tiles`` pictures of one size.
+    """
+
+    decoder: str
+    head: str
+    tower: str
+    position_axes: int = 1
+
+    def decoder_of(self, model: PreTrainedModel) -> Any:
+        """The module that takes ``inputs_embeds`` and gives hidden states."""
+        return model.get_submodule(self.decoder)
+
+    def head_of(self, model: PreTrainedModel) -> nn.Module:
+        head: nn.Module = model.get_submodule(self.head)
+        return head
+
+
+_QWEN = VLMFamily("model.language_model", "lm_head", "grid", position_axes=3)
+_TILED = VLMFamily("model.language_model", "lm_head", "tiles")
+
+#: By ``model_type``.
+FAMILIES: dict[str, VLMFamily] = {
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": _QWEN,
+    "llava": _TILED,
+    "internvl": _TILED,
+    "eagle2": _TILED,
+    "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
+}
+
+
+def family_of(model: PreTrainedModel) -> VLMFamily | None:
+    """The family of a vision-language model; ``None`` for a language model.
+
+    Raises ``UnsupportedModelError`` for a vision-language model that is not among ``FAMILIES``.
+    """
+    config = model.config
+    if getattr(config, "vision_config", None) is None:
+        return None
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise UnsupportedModelError(
+            f"vision-language models of type {config.model_type!r} are not supported; there are {', '.join(FAMILIES)}"
+        )
+    return family
+
+
+def deepstack_levels(model: PreTrainedModel) -> int:
+    """How many of the decoder's first layers get vision features of their own (Qwen3-VL)."""
+    return len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ())

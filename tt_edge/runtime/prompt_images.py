@@ -1,0 +1,81 @@
+"""What the images of a prompt mean for its tokens: which they are, where they stand, what stands in for their embeddings."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64s = NDArray[np.int64]
+Int32s = NDArray[np.int32]
+
+#: Bits of a key that count an image's tokens.
+_TOKEN_BITS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class PromptImages:
+    """The images of a prompt of S tokens.
+
+    ``indices`` int32 ``[S]``: a token's row in ``features``, or -1 for text. ``keys``: what tells tokens apart where a
+    prompt's beginning is looked for, the id of a text token, and for an image's token a negative number that stands for
+    its place in that very image. ``positions`` int64 ``[3, S]`` are those of M-RoPE, ``None`` where a position is a
+    token's place; generated tokens follow at their place plus ``delta``. ``features`` are by the names of the network's tables,
+    ``[rows, hidden]``.
+    """
+
+    indices: Int32s
+    keys: Sequence[int]
+    features: Mapping[str, np.ndarray]
+    positions: Int64s | None = None
+    delta: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of the prompt are an image's."""
+        return int((self.indices >= 0).sum())
+
+    def indices_at(self, start: int, count: int) -> Int32s:
+        """Table rows of the ``count`` tokens from place ``start`` on; those behind the prompt are text."""
+        given = self.indices[start : start + count]
+        return np.concatenate([given, np.full(count - len(given), -1, np.int32)])
+
+    def keys_at(self, start: int, ids: Sequence[int]) -> list[int]:
+        """Keys of the tokens ``ids`` that stand at ``start``."""
+        given = list(self.keys[start : start + len(ids)])
+        return given + list(ids[len(given) :])
+
+    def positions_at(self, start: int, count: int, axes: int) -> Int64s:
+        """Positions ``[axes, count]`` of the tokens from place ``start`` on."""
+        behind = np.broadcast_to(np.arange(start, start + count) + self.delta, (axes, count))
+        if self.positions is None:
+            return behind
+        given = self.positions[:, start : start + count]
+        return np.concatenate([given, behind[:, given.shape[1] :]], axis=1)
+
+
+#: A prompt without images.
+NO_IMAGES = PromptImages(np.zeros(0, np.int32), (), {})
+
+
+@dataclass
+class ImageKeys:
+    """Hands out the keys of image tokens: the same for the same image, as long as it is among the last ``remember``."""
+
+    remember: int = 4096
+    _numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _next: int = 0
+
+    def keys(self, digest: str, tokens: int) -> range:
+        """Keys of the ``tokens`` tokens of the image with this digest, none of which any other image has."""
+        if digest not in self._numbers:
+            self._numbers[digest] = self._next
+            self._next += 1
+        self._numbers.move_to_end(digest)
+        if len(self._numbers) > self.remember:
+            self._numbers.popitem(last=False)
+        first = -1 - (self._numbers[digest] << _TOKEN_BITS)
+        return range(first, first - tokens, -1)
