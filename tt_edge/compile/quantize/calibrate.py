@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -103,15 +104,13 @@ def _calibrate_format(
             for ids in _with_progress(batches, f"calibrate {format}", show):
                 calibrated(input_ids=ids.to(device), use_cache=False)
 
-    originals = {name: model.get_submodule(name) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    kinds = {name: type(module) for name, module in originals.items()}
+    # modelopt changes the classes of modules, of attention and embeddings too; a copy over the same tensors is thrown away.
+    tensors = [*model.parameters(), *model.buffers()]
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     # Weights stay as they are: scales that modelopt would multiply into them are applied when they are quantized.
     with _quiet(), patch.object(model_calib, "_ENABLE_FOLDING_PQS_TO_WEIGHTS", False):
-        mtq.quantize(model, {"quant_cfg": entries, "algorithm": _ALGORITHMS[format]}, forward_loop)
-        found = {name: _statistics(model.get_submodule(name), format) for name in names}
-    for name, kind in kinds.items():
-        _restore(model, name, kind)
-    return found
+        mtq.quantize(copied, {"quant_cfg": entries, "algorithm": _ALGORITHMS[format]}, forward_loop)
+        return {name: _statistics(copied.get_submodule(name), format) for name in names}
 
 
 def _statistics(module: nn.Module, format: QuantFormat) -> Statistics:
@@ -122,20 +121,6 @@ def _statistics(module: nn.Module, format: QuantFormat) -> Statistics:
         None if amax is None else amax.detach().float().amax().cpu(),
         None if scale is None else scale.detach().reshape(-1).cpu().clone(),
     )
-
-
-def _restore(model: nn.Module, name: str, kind: type[nn.Module]) -> None:
-    """A plain layer over the same parameters, in place of modelopt's."""
-    parent, _, last = name.rpartition(".")
-    owner = model.get_submodule(parent)
-    old: Any = getattr(owner, last)
-    if type(old) is kind:
-        return
-    with torch.device("meta"):
-        plain: Any = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None)
-    plain.weight, plain.bias = old.weight, old.bias
-    plain.train(old.training)
-    setattr(owner, last, plain)
 
 
 @contextmanager
