@@ -28,13 +28,15 @@ class LoweringContext:
 
     ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
     placeholder and output name of every cache tensor, K then V, layer by layer. ``input_shapes`` are those of inputs
-    whose dimensions are not batch and sequence.
+    whose dimensions are not batch and sequence. ``kv_scales`` are those of an FP8 cache, layer by layer: of queries,
+    keys and values.
     """
 
     config: CompileConfig
     decoder_layers: int
     kv_cache: list[tuple[str, str]] = field(default_factory=list)
     input_shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
+    kv_scales: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from tt_edge.config import Backend, Layout
+from tt_edge.config import Backend, CompileConfig, Int4Gemm, Layout
 from tt_edge.lowering.align_constants import AlignConstants
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.canonicalize import Canonicalize
 from tt_edge.lowering.embedding_input import EmbeddingInput
 from tt_edge.lowering.fold_constants import FoldConstants
 from tt_edge.lowering.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.int4_plugin import Int4Plugin
 from tt_edge.lowering.last_token_logits import LastTokenLogits
 from tt_edge.lowering.native_attention import NativeAttention
 from tt_edge.lowering.plugin_attention import PluginAttention
@@ -24,8 +25,8 @@ from tt_edge.lowering.static_cache import StaticCache
 from tt_edge.lowering.tokens_apart import TokensApart
 
 
-def passes_for(backend: Backend, layout: Layout = Layout.TT_EDGE) -> list[LoweringPass]:
-    """The lowering passes of ``backend``, in the order they run."""
+def passes_for(config: CompileConfig) -> list[LoweringPass]:
+    """The lowering passes of ``config``'s backend, in the order they run."""
     attention: dict[Backend, list[LoweringPass]] = {
         Backend.NATIVE: [RotaryTables(), NativeAttention()],
         Backend.SDPA: [RotaryTables(), RotaryArithmetic(), StaticCache()],
@@ -37,8 +38,9 @@ def passes_for(backend: Backend, layout: Layout = Layout.TT_EDGE) -> list[Loweri
         FoldConstants(),
         FuseRmsNorm(),
         LastTokenLogits(),
-        *attention[backend],
-        *([EmbeddingInput()] if layout is Layout.EDGE_LLM else []),
+        *attention[config.backend],
+        *([Int4Plugin()] if config.int4_gemm is Int4Gemm.PLUGIN else []),
+        *([EmbeddingInput()] if config.layout is Layout.EDGE_LLM else []),
         FuseShuffles(),
         AlignConstants(),
     ]

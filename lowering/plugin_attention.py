@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 import tt_edge.plugins.edgellm.ops  # noqa: F401  (defines the operator)
 from tt_edge.config import Layout, Precision
 from tt_edge.contract import Dim
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import LoweringError, UnsupportedModelError
 from tt_edge.lowering.base import (
     LoweringContext,
     LoweringPass,
@@ -72,6 +72,8 @@ class PluginAttention(LoweringPass):
         if not attentions:
             return 0
         layers = [_Layer.of(node, context) for node in attentions]  # all are checked before anything changes
+        if context.kv_scales and len(context.kv_scales) != len(layers):
+            raise LoweringError(f"{len(context.kv_scales)} layers have scales of an FP8 KV cache, of {len(layers)}")
         inputs = _Inputs(module, context)
         presents = []
         for index, (node, layer) in enumerate(zip(attentions, layers, strict=True)):
@@ -169,6 +171,7 @@ class _Inputs:
         return node
 
     def cache(self, index: int, layer: _Layer, dtype: torch.dtype) -> Node:
+        dtype = torch.float8_e4m3fn if self.context.kv_scales else dtype
         operand = next(o for o in self.generation.inputs if o.name == CACHE)
         sizes = {"kv_heads": layer.heads[1], "head_size": layer.head_size}
         dims = tuple(sizes.get(size, self._dim(size)) if isinstance(size, str) else size for size in operand.shape)
@@ -241,7 +244,9 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
         "rope_rotary_cos_sin": inputs.rope(layer),
     }
     arguments = [named[name] for name in generation.input_names]
-    settings = (generation.version, layer.heads[0], layer.heads[1], size, scale, layer.window)
+    settings: list[Any] = [generation.version, layer.heads[0], layer.heads[1], size, scale, layer.window]
+    if inputs.context.kv_scales:
+        settings.append(list(inputs.context.kv_scales[index]))
     both = add(ops.attention_plugin.default, arguments, *settings)
     out, present = (add(operator.getitem, both, result) for result in (0, 1))
     if generation.ragged:

@@ -72,6 +72,15 @@ class PluginContract(StrEnum):
     V0_11 = "0.11"
 
 
+class Int4Gemm(StrEnum):
+    """What INT4 linear layers become."""
+
+    #: NVIDIA's Int4GroupwiseGemmPlugin, where a layer fits it (groups of 128); the plugin backend alone.
+    PLUGIN = "plugin"
+    #: TensorRT's own blocked INT4, out of the box.
+    OOTB = "ootb"
+
+
 class Layout(StrEnum):
     """For whose runtime a bundle's inputs, outputs and files are."""
 
@@ -127,7 +136,7 @@ class CompileConfig(JsonConfig):
     the capacity of the KV cache. ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``.
     ``single_profile`` gives engines one optimization profile for prefill and decode in place of one each: the builder
     compiles the network once a profile. ``cache`` is the backend's default where it is not given; so is
-    ``plugin_contract``, which only the plugin backend has.
+    ``plugin_contract``, which only the plugin backend has, and ``int4_gemm``, which is its plugin there.
     """
 
     backend: Backend = Backend.NATIVE
@@ -142,6 +151,7 @@ class CompileConfig(JsonConfig):
     layout: Layout = Layout.TT_EDGE
     quant: QuantConfig | None = None
     kv_cache: KVCacheType | None = None
+    int4_gemm: Int4Gemm | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quant, Mapping):
@@ -172,6 +182,13 @@ class CompileConfig(JsonConfig):
             object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
         self._check_kv_cache()
+        default = Int4Gemm.PLUGIN if backend is Backend.PLUGIN else Int4Gemm.OOTB
+        gemm = default if self.int4_gemm is None else _member(Int4Gemm, "int4_gemm", self.int4_gemm)
+        require(
+            gemm is Int4Gemm.OOTB or backend is Backend.PLUGIN,
+            f"int4_gemm {gemm} is not for backend {backend}; give --backend plugin, or leave --int4-gemm",
+        )
+        object.__setattr__(self, "int4_gemm", gemm)
         for name in ("max_batch", "max_seq_len", "max_input_len"):
             require_positive(name, getattr(self, name))
         for name in ("full_logits", "single_profile"):

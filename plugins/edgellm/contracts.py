@@ -134,9 +134,20 @@ class Generation:
         return "attention_scale" in self.field_names
 
     def field_values(
-        self, *, num_q_heads: int, num_kv_heads: int, head_size: int, attention_scale: float, sliding_window_size: int
+        self,
+        *,
+        num_q_heads: int,
+        num_kv_heads: int,
+        head_size: int,
+        attention_scale: float,
+        sliding_window_size: int,
+        qkv_scales: tuple[float, ...] | None = None,
     ) -> dict[str, tuple[FieldType, Value]]:
-        """The fields to create one layer's plugin with, by name, in order."""
+        """The fields to create one layer's plugin with, by name, in order.
+
+        ``qkv_scales`` are those of an FP8 cache: what queries, keys and values are divided by before they are rounded
+        (``attentionPlugin.h`` of 0.9.1 calls them dequantization scales).
+        """
         layer: dict[str, Value] = {
             "num_q_heads": num_q_heads,
             "num_kv_heads": num_kv_heads,
@@ -144,8 +155,12 @@ class Generation:
             "attention_scale": attention_scale,
             "sliding_window_size": sliding_window_size,
         }
+        fp8: dict[str, Value] = {"enable_fp8_kv_cache": 1, "qkv_scales": qkv_scales} if qkv_scales else {}
         return {
-            field.name: (field.type, layer[field.name] if field.value is Source.LAYER else field.value)
+            field.name: (
+                field.type,
+                layer[field.name] if field.value is Source.LAYER else fp8.get(field.name, field.value),
+            )
             for field in self.fields
             if field.value is not Source.OMITTED
         }  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The plugin layer for ``tt_edge::attention_plugin``; see ``plugins.native_converters`` and ``tt_edge.network.plugins``."""
+"""The layers of NVIDIA's plugins; see ``plugins.native_converters`` and ``tt_edge.network.plugins``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch_tensorrt import dtype as torch_tensorrt_dtype
 from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_converter
 from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
-import tt_edge.plugins.edgellm.ops  # noqa: F401  (defines the operator)
+import tt_edge.plugins.edgellm.int4_gemm
+import tt_edge.plugins.edgellm.ops  # noqa: F401  (both define operators)
 from tt_edge.network.ir import Layer
 from tt_edge.network.plugins import plugin_attributes, record
-from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, Interface
+from tt_edge.plugins.edgellm import int4_packing
+from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, FieldType, Interface
 
 
 @dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
@@ -22,7 +24,9 @@ from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERS
 )
 def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> list[Any]:
     """One AttentionPlugin, beside the network."""
-    inputs, version, q_heads, kv_heads, head_size, scale, window = (*args, -1)[:7]  # no window where none is given
+    # Where no window or scales are given, they are not there.
+    given: list[Any] = [*args, *(-1, None)[len(args) - 6 :]]
+    inputs, version, q_heads, kv_heads, head_size, scale, window, scales = given
     generation = GENERATIONS[version]
     fields = generation.field_values(
         num_q_heads=q_heads,
@@ -30,6 +34,8 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
         head_size=head_size,
         attention_scale=scale,
         sliding_window_size=window,
+        # Queries are rounded too in some kernels of the context phase, by a scale of their own.
+        qkv_scales=tuple(scales) if scales else None,
     )
     kind = "PLUGIN_V2" if generation.interface is Interface.V2 else "PLUGIN_V3"
     layer = Layer(name, kind, [], [], plugin_attributes(NAME, VERSION, NAMESPACE, version, fields))
@@ -37,11 +43,31 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
         get_trt_tensor(ctx, tensor, f"{name}_{operand.name}")
         for tensor, operand in zip(inputs, generation.inputs, strict=True)
     ]
-    outputs = [
-        (
-            torch_tensorrt_dtype._from(fake.dtype).to(trt.DataType),
-            tuple(size if isinstance(size, int) else -1 for size in fake.shape),
-        )
-        for fake in ctx.current_node.meta["val"]
+    return record(ctx.net, layer, tensors, [_described(fake) for fake in ctx.current_node.meta["val"]])
+
+
+@dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
+    torch.ops.tt_edge.int4_groupwise_gemm.default, supports_dynamic_shapes=True
+)
+def int4_groupwise_gemm(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
+    """One Int4GroupwiseGemmPlugin, beside the network."""
+    *inputs, version = args
+    rows, columns = 2 * int(inputs[1].shape[0]), int(inputs[1].shape[1])
+    values = (rows, columns, int4_packing.GROUP_SIZE)
+    fields = {field: (FieldType.INT32, value) for field, value in zip(int4_packing.FIELDS, values, strict=True)}
+    kind = "PLUGIN_V2" if GENERATIONS[version].interface is Interface.V2 else "PLUGIN_V3"
+    attributes = plugin_attributes(int4_packing.NAME, int4_packing.VERSION, int4_packing.NAMESPACE, version, fields)
+    tensors = [
+        get_trt_tensor(ctx, tensor, f"{name}_{part}")
+        for tensor, part in zip(inputs, ("x", "weight", "scales"), strict=True)
     ]
-    return record(ctx.net, layer, tensors, outputs)
+    (result,) = record(
+        ctx.net, Layer(name, kind, [], [], attributes), tensors, [_described(ctx.current_node.meta["val"])]
+    )
+    return result
+
+
+def _described(fake: torch.Tensor) -> tuple[Any, tuple[int, ...]]:
+    """TensorRT element type and shape (-1: dynamic)."""
+    sizes = tuple(size if isinstance(size, int) else -1 for size in fake.shape)
+    return torch_tensorrt_dtype._from(fake.dtype).to(trt.DataType), sizes

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
+from tt_edge.plugins.quantization import FP8_MAX
 from tt_edge.plugins.semantic import grouped_attention, rotate
 
 
@@ -21,6 +22,7 @@ def attention_plugin(
     head_size: int,
     attention_scale: float,
     sliding_window_size: int = -1,
+    qkv_scales: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """RoPE, KV cache and causal attention of one layer.
 
@@ -28,21 +30,26 @@ def attention_plugin(
     ``[B, S, Hq, D]`` (0.11: ``[T, Hq, D]``) and the cache. The plugin writes the cache in place; this operator returns a
     new one. ``sliding_window_size`` counts the tokens that a query sees, itself included; -1 is unlimited. Activations
     may be of any float type: libraries have float16 alone, parity checks use float32. Padding's results are zeros.
+    In a cache of float8_e4m3fn, an element stands for itself times its scale, the second (keys) or third (values) of
+    ``qkv_scales``.
     """
     contract = GENERATIONS[generation]
     named = dict(zip(contract.input_names, inputs, strict=True))
     q, k, v = _heads(contract, named, num_q_heads, num_kv_heads, head_size)
     cache = named[CACHE]
     stored = _by_place(contract, cache)
-    out = torch.zeros_like(q)
+    out, kv_scales = torch.zeros_like(q), tuple(qkv_scales[1:]) if qkv_scales else (1.0, 1.0)
     for index, row in enumerate(rows_of(contract, named)):
         places = _places(contract, cache, named, index)
         angles = _angles(contract, named, index, row)
         tokens, valid = slice(row.first, row.first + row.written), slice(row.first, row.first + row.valid)
         until = min(row.past + row.written, len(places[0]))  # what falls past the capacity is dropped
-        for new, place in ((_rotated(k[tokens], angles), places[0]), (v[tokens], places[1])):
-            stored[place[row.past : until]] = new[: until - row.past]
-        seen = [stored[place[: row.past + row.valid]].transpose(0, 1)[None] for place in places]  # [1, Hkv, L, D]
+        for new, place, scale in zip((_rotated(k[tokens], angles), v[tokens]), places, kv_scales, strict=True):
+            stored[place[row.past : until]] = _cached(new[: until - row.past], cache.dtype, scale)
+        seen = [
+            _uncached(stored[place[: row.past + row.valid]], q.dtype, scale).transpose(0, 1)[None]  # [1, Hkv, L, D]
+            for place, scale in zip(places, kv_scales, strict=True)
+        ]
         query = _rotated(q[tokens], angles)[: row.valid].transpose(0, 1)[None]
         allowed = _allowed(row, sliding_window_size, q.device)
         result = grouped_attention(query, *seen, scale=attention_scale, allowed=allowed)
@@ -64,6 +71,7 @@ def _(
     head_size: int,
     attention_scale: float,
     sliding_window_size: int = -1,
+    qkv_scales: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     cache = inputs[GENERATIONS[generation].input_names.index(CACHE)]
     return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size), torch.empty_like(cache)
@@ -96,6 +104,16 @@ def _rotated(x: Tensor, angles: Tensor) -> Tensor:
     """``x`` ``[n, H, D]`` rotated in float32, by halves."""
     half = angles.shape[-1] // 2
     return rotate(x.float(), angles[:, None, :half], angles[:, None, half:], interleaved=False).to(x.dtype)
+
+
+def _cached(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    if dtype is not torch.float8_e4m3fn:
+        return x
+    return (x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(dtype)
+
+
+def _uncached(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    return (x.float() * scale).to(dtype) if x.dtype is torch.float8_e4m3fn else x
 
 
 def _by_place(contract: Generation, cache: Tensor) -> Tensor:

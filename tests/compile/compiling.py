@@ -18,7 +18,7 @@ def compiled(model: PreTrainedModel, precision: Precision = Precision.FP32, **se
     config = CompileConfig(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
     module = export_decoder(model, config.max_seq_len)
     context = LoweringContext(config, model.config.num_hidden_layers)
-    lower(module, passes_for(config.backend, config.layout), context)
+    lower(module, passes_for(config), context)
     converted = convert(module, context, "tiny")
     simplify(converted.network)
     return converted

@@ -9,7 +9,7 @@ from transformers.models.llama import modeling_llama
 from tests.tiny_models import tiny_model
 from tt_edge.compile.export import export_decoder
 from tt_edge.compile.semantics import _matching_layout, semantic_rotary
-from tt_edge.config import Backend, CompileConfig
+from tt_edge.config import CompileConfig
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.pipeline import lower, passes_for
@@ -39,7 +39,7 @@ def lowered(model, capacity=CAPACITY, **config):
     module = export_decoder(model, capacity)
     layers = model.config.num_hidden_layers
     context = LoweringContext(CompileConfig(max_batch=4, max_input_len=48, max_seq_len=capacity, **config), layers)
-    report = lower(module, passes_for(Backend.NATIVE), context)
+    report = lower(module, passes_for(context.config), context)
     return module, report
 
 

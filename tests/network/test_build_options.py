@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,8 @@ __all__ = ["captured"]
 
 
 @pytest.fixture
-def standard(tensorrt):
+def standard(tensorrt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt.module)
     return replace(tensorrt, flavour=Flavour.STANDARD)
 
 

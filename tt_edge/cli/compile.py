@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "max_input_len": args.max_input_len,
         "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size),
         "kv_cache": args.kv_cache,
+        "int4_gemm": args.int4_gemm,
     }
     target = EngineTarget.parse(args.engine)
     if args.max_seq_len is not None and args.max_input_len is None:

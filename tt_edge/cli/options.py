@@ -55,6 +55,11 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quant-group-size", type=int, default=128, metavar="N", help="of INT4: 32, 64 or 128 (default)"
     )
+    group.add_argument(
+        "--int4-gemm",
+        metavar="HOW",
+        help="INT4 layers as plugin (Int4GroupwiseGemmPlugin, the default with --backend plugin) or ootb (TensorRT's own)",
+    )
     group.add_argument("--kv-cache", metavar="TYPE", help="fp16, bf16 (as --precision), or fp8 with --backend plugin")
     group.add_argument(
         "--calib-data",

@@ -6,7 +6,6 @@ weight is ever held in full precision.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-_LOGGER = logging.getLogger("tt_edge")
 
 #: Left in old checkpoints by modules that compute it.
 _COMPUTED = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
@@ -46,10 +43,6 @@ def load_quantized(folder: str | os.PathLike[str], config: PretrainedConfig, dty
         raise InvalidInputError(
             f"checkpoint {os.fspath(folder)} does not load: weight {missing[0]} is missing ({len(missing)} in all); "
             "download it again"
-        )
-    if checkpoint.kv_scales:
-        _LOGGER.warning(
-            "the checkpoint has scales of an FP8 KV cache, which are left out: the cache has the model's precision"
         )
     return model.eval().requires_grad_(False)
 

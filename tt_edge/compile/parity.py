@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ import torch
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, ParityError
 from tt_edge.network.ir import Network
+from tt_edge.network.plugins import KINDS, plugin_fields
 from tt_edge.network.reference.evaluator import ReferenceEvaluator
 from tt_edge.runtime.feeds import Step, feeds
 from tt_edge.runtime.reference_session import ReferenceSession
@@ -131,7 +133,20 @@ def verify_bundle(
         from tt_edge.compile.quantize.stage import quantize_again
 
         quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
-    return check_parity(model, bundle.network(), manifest.contract, precision, new_tokens=new_tokens, seed=seed)
+    network = bundle.network()
+    with _kv_cache_of(network, model):
+        return check_parity(model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed)
+
+
+def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Rounds the model's keys and values as the network's FP8 cache does, if it has one."""
+    from tt_edge.compile.quantize.kv_cache import rounded_kv_cache
+
+    fields = [plugin_fields(layer) for layer in network.layers if layer.kind in KINDS]
+    scales = [
+        f["qkv_scales"][1].tolist() for f in fields if "enable_fp8_kv_cache" in f and f["enable_fp8_kv_cache"][1][0]
+    ]
+    return rounded_kv_cache(model, scales) if scales else nullcontext()
 
 
 def check_parity(

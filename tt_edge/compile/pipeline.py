@@ -32,6 +32,7 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import check_target
 from tt_edge.network.storage import write_network
 from tt_edge.plugins.edgellm.library import load_for_building
+from tt_edge.quant_config import KVCacheType
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from tt_edge.compile.convert import Converted
     from tt_edge.compile.quantize.data import CalibrationData
-    from tt_edge.compile.quantize.stage import QuantizeStage
+    from tt_edge.compile.quantize.stage import KVCacheStage, QuantizeStage
     from tt_edge.lowering.pipeline import LoweringReport
 
 
@@ -142,7 +143,12 @@ def compile_checkpoint(
             from tt_edge.compile.quantize.stage import quantize_checkpoint
 
             quantize = quantize_checkpoint(source, config.quant, calibration, tokenizer or source, stages.show)
-        return _compile(load, source, writer, output, config, targets, stages, fit_length, quantize)
+        kv_cache = None
+        if config.kv_cache is KVCacheType.FP8:
+            from tt_edge.compile.quantize.stage import kv_cache_of_checkpoint
+
+            kv_cache = kv_cache_of_checkpoint(source, calibration, tokenizer or source)
+        return _compile(load, source, writer, output, config, targets, stages, fit_length, quantize, kv_cache)
 
 
 def compile_model(
@@ -167,7 +173,15 @@ def compile_model(
             from tt_edge.compile.quantize.stage import quantize_with
 
             quantize = quantize_with(config.quant, batches)
-        return _compile(model, name, writer, output, config, targets, Stages(progress), quantize=quantize)
+        kv_cache = None
+        if config.kv_cache is KVCacheType.FP8:
+            from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache
+
+            def kv_cache(model: PreTrainedModel) -> list[tuple[float, float, float]]:
+                return calibrate_kv_cache(model, batches)
+
+        stages = Stages(progress)
+        return _compile(model, name, writer, output, config, targets, stages, quantize=quantize, kv_cache=kv_cache)
 
 
 def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | None = None) -> list[str | None]:
@@ -201,6 +215,7 @@ def _compile(
     stages: Stages,
     fit_length: bool = False,
     quantize: QuantizeStage | None = None,
+    kv_cache: KVCacheStage | None = None,
 ) -> CompileReport:
     from tt_edge.compile.tokenizer_files import generation_settings
 
@@ -211,11 +226,15 @@ def _compile(
         writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
     quantized = _quantized_already(model, targets)
+    kv_scales: list[tuple[float, float, float]] = []
+    if kv_cache is not None:
+        with stages.stage("calibrate"):
+            kv_scales = kv_cache(model)
     if quantize is not None:
         with stages.stage("quantize"):
             quantized = quantize(model, writer)
     with _no_garbage_collection():
-        converted, lowering, before = _network(model, config, source, stages)
+        converted, lowering, before = _network(model, config, source, stages, kv_scales)
     network, contract = converted.network, converted.contract
     report = CompileReport(
         output, identity, config.backend, lowering, before, len(network.layers), sum(network.weight_bytes().values())
@@ -274,7 +293,11 @@ def _config_files(model: PreTrainedModel, config: CompileConfig, writer: BundleW
 
 
 def _network(
-    model: PreTrainedModel, config: CompileConfig, name: str, stages: Stages
+    model: PreTrainedModel,
+    config: CompileConfig,
+    name: str,
+    stages: Stages,
+    kv_scales: Sequence[tuple[float, float, float]] = (),
 ) -> tuple[Converted, LoweringReport, int]:
     """Export, lower, convert, capture and tidy; the last result is the number of layers before tidying."""
     from tt_edge.compile.convert import convert
@@ -285,9 +308,9 @@ def _network(
 
     with stages.stage("export"):
         module = export_decoder(model, config.max_seq_len)
-    context = LoweringContext(config, int(model.config.num_hidden_layers))
+    context = LoweringContext(config, int(model.config.get_text_config().num_hidden_layers), kv_scales=kv_scales)
     with stages.stage("lower"):
-        lowering = lower(module, passes_for(config.backend, config.layout), context)
+        lowering = lower(module, passes_for(config), context)
     with stages.stage("convert"):
         converted = convert(module, context, os.path.basename(name.rstrip("/")) or "model")
         before = len(converted.network.layers)

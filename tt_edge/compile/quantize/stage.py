@@ -11,8 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tt_edge.bundle.writer import BundleWriter
+from tt_edge.compile.prequantized import detect, read_quantized
 from tt_edge.compile.quantize.calibrate import STATISTICS_FILE, calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.data import CalibrationData, load_batches
+from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
 from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig
@@ -68,3 +70,22 @@ def _quantize(
 def quantize_again(model: PreTrainedModel, recipe: QuantConfig, statistics: bytes) -> None:
     """Quantize the checkpoint's model as it was when a bundle was compiled, from the ``statistics`` in the bundle."""
     quantize_model(model, recipe, from_bytes(statistics))
+
+
+#: From a model, before its linear layers are quantized: the scales of its FP8 KV cache.
+KVCacheStage: TypeAlias = Callable[[PreTrainedModel], list[QKVScales]]
+
+
+def kv_cache_of_checkpoint(source: str, data: CalibrationData | None, tokenizer: str) -> KVCacheStage:
+    """The scales that the checkpoint brings, or else those that calibration on ``data`` gives."""
+
+    def stage(model: PreTrainedModel) -> list[QKVScales]:
+        from transformers import AutoTokenizer
+
+        if Path(source).is_dir() and detect(source) is not None and (found := read_quantized(source).kv_scales):
+            return scales_of_checkpoint(found, model.config.get_text_config().num_hidden_layers)
+        return calibrate_kv_cache(
+            model, load_batches(data or CalibrationData(), AutoTokenizer.from_pretrained(tokenizer))
+        )
+
+    return stage

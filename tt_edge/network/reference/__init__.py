@@ -7,7 +7,7 @@ from tt_edge.network.reference import (  # noqa: F401  (imported to register the
     elementwise,
     indexing,
     linear,
-    plugin_attention,
+    plugins,
     quantization,
     reductions,
     resize,

@@ -1,40 +1,30 @@
-"""PLUGIN_V2 and PLUGIN_V3: plugins whose computation is known. So far NVIDIA's AttentionPlugin."""
+"""What NVIDIA's AttentionPlugin computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.plugins import plugin_fields
 from tt_edge.network.reference.attention import attend
 from tt_edge.network.reference.numerics import rounding, widening
-from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
-from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, NAME, PAGE_TOKENS, Generation
+from tt_edge.network.reference.registry import BoundLayer, Compute
+from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
 
 Arrays = dict[str, np.ndarray]
 
-
-@kernel("PLUGIN_V2")
-@kernel("PLUGIN_V3")
-def plugin(layer: BoundLayer) -> Compute:
-    """The plugin that the layer names; raises ``UnsupportedModelError`` for one that is not known here."""
-    name = str(layer.attribute("plugin"))
-    if name not in PLUGINS:
-        raise UnsupportedModelError(
-            f"{layer} is the plugin {name}, which the reference evaluator lacks (it has {', '.join(PLUGINS)}); "
-            "run an engine instead"
-        )
-    return PLUGINS[name](layer)
+#: Largest value of E4M3.
+FP8_MAX = 448.0
 
 
 def attention_plugin(layer: BoundLayer) -> Compute:
     """RoPE, the writing of K and V, and causal attention, by the layer's contract (``plugins/edgellm/contracts.py``).
 
-    The cache is updated in place and is the second output. K is rotated in float32 and rounded to the cache's type, as
-    the plugin does, and attention is over what the cache holds. Padding's results, which mean nothing, are zeros.
+    The cache is updated in place and is the second output. K is rotated in float32 and rounded to the activations' type,
+    then to the cache's, as the plugin does, and attention is over what the
+    cache holds. Padding's results, which mean nothing, are zeros.
     """
     version = str(layer.attribute("generation"))
     if version not in GENERATIONS:
@@ -46,6 +36,7 @@ def attention_plugin(layer: BoundLayer) -> Compute:
     window = int(fields["sliding_window_size"][0]) if "sliding_window_size" in fields else -1
     _refuse_features(layer, fields)
     widen, store, write = widening(layer.dtype), rounding(layer.dtype), layer.writer()
+    k_cache, v_cache = _cache_types(layer, fields)
 
     def compute(*inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         named = dict(zip(generation.input_names, inputs, strict=True))
@@ -58,14 +49,14 @@ def attention_plugin(layer: BoundLayer) -> Compute:
             tokens, valid = slice(row.first, row.first + row.written), slice(row.first, row.first + row.valid)
             angles = _angles(generation, named, index, row)
             keys, values = _stored(generation, named, index)
-            keys.write(row.past, store(_rotated(widen(k[tokens]), angles)))
-            values.write(row.past, v[tokens])
+            keys.write(row.past, k_cache.store(store(_rotated(widen(k[tokens]), angles))))
+            values.write(row.past, v_cache.store(v[tokens]))
             query = _rotated(widen(q[tokens]), angles)[: row.valid]
             query = widen(store(query)) * np.float32(scale)
             result = attend(
                 query.swapaxes(0, 1),
-                widen(keys.read(row.past + row.valid)).swapaxes(0, 1),
-                widen(values.read(row.past + row.valid)).swapaxes(0, 1),
+                k_cache.read(keys.read(row.past + row.valid)).swapaxes(0, 1),
+                v_cache.read(values.read(row.past + row.valid)).swapaxes(0, 1),
                 _window_mask(row, window),
                 row.past,
                 True,
@@ -77,13 +68,36 @@ def attention_plugin(layer: BoundLayer) -> Compute:
     return compute
 
 
-PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {NAME: attention_plugin}
+class _CacheType:
+    """What stands in the cache for an element of the activations' type: itself, or E4M3 with a scale."""
+
+    def __init__(self, activations: DType, scale: float | None) -> None:
+        self._widen, self._scale = widening(activations), scale
+        self._round = rounding(DType.FP8)
+
+    def store(self, x: np.ndarray) -> np.ndarray:
+        return x if self._scale is None else self._round(np.clip(self._widen(x) / self._scale, -FP8_MAX, FP8_MAX))
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """Float32."""
+        if self._scale is None:
+            return self._widen(x)
+        return widening(DType.FP8)(x) * np.float32(self._scale)  # type: ignore[no-any-return]
+
+
+def _cache_types(layer: BoundLayer, fields: Arrays) -> tuple[_CacheType, _CacheType]:
+    """Of keys and of values."""
+    if "enable_fp8_kv_cache" not in fields or not fields["enable_fp8_kv_cache"].any():
+        return _CacheType(layer.dtype, None), _CacheType(layer.dtype, None)
+    _, k, v = (float(scale) for scale in fields["qkv_scales"])
+    return _CacheType(layer.dtype, k), _CacheType(layer.dtype, v)
 
 
 def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
     """Only what the converter sets is computed here; a flag of another feature is an error."""
     for name, value in fields.items():
-        if (name.startswith("enable_") or name == "skip_softmax_scale_factor") and value.any():
+        feature = name.startswith("enable_") and name != "enable_fp8_kv_cache"
+        if (feature or name == "skip_softmax_scale_factor") and value.any():
             raise UnsupportedModelError(
                 f"{layer} has {name}, which the reference evaluator lacks; run an engine instead"
             )

@@ -1,0 +1,91 @@
+"""An FP8 KV cache: scales of each layer's keys and values, and the same rounding in PyTorch.
+
+A cached element is ``e4m3 * scale``, where the scale is the largest magnitude that calibration saw by 448, E4M3's largest
+value. Keys are those after RoPE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from tt_edge.compile.prequantized import KVScales
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.plugins.quantization import FP8_MAX, fake_quantize
+
+#: For each attention layer: scales of queries, keys and values, as AttentionPlugin's ``qkv_scales`` has them.
+QKVScales = tuple[float, float, float]
+
+_NAME = "tt_edge_kv_cache"
+
+
+def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Tensor]) -> list[QKVScales]:
+    """The scales of every attention layer, from ``batches`` of token ids ``[B, S]``. Deterministic."""
+    if not batches:
+        raise InvalidInputError("an FP8 KV cache needs calibration data; pass batches of token ids")
+    found: dict[int, list[float]] = {}
+
+    def observe(layer: int, tensors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        peaks = [float(tensor.abs().amax()) for tensor in tensors]
+        found[layer] = [max(pair) for pair in zip(peaks, found.get(layer, peaks), strict=True)]
+        return tensors
+
+    with _attention(model, observe), torch.no_grad():
+        for ids in batches:
+            model(input_ids=ids, use_cache=False)
+    if not found:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} computes attention by itself, so its KV cache cannot be calibrated; leave --kv-cache fp8"
+        )
+    q, k, v = (
+        [max(found[layer][which], torch.finfo(torch.float32).tiny) / FP8_MAX for layer in sorted(found)]
+        for which in range(3)
+    )
+    return list(zip(q, k, v, strict=True))
+
+
+def scales_of_checkpoint(scales: Mapping[str, KVScales], layers: int) -> list[QKVScales]:
+    """The scales that a quantized checkpoint brings, in the order of its layers; 1 where a layer has none."""
+    by_layer = {int(next(part for part in name.split(".") if part.isdigit())): found for name, found in scales.items()}
+    ordered = [by_layer.get(layer, KVScales()) for layer in range(layers)]
+    return [(1.0, found.k, found.v) for found in ordered]
+
+
+@contextmanager
+def rounded_kv_cache(model: PreTrainedModel, scales: Sequence[QKVScales]) -> Iterator[None]:
+    """Within the block, the model's keys and values are rounded as an FP8 cache rounds them."""
+
+    def rounded(layer: int, tensors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = tensors
+        _, k, v = (torch.tensor(scale) for scale in scales[layer])
+        return query, fake_quantize(key, k, "fp8").to(key.dtype), fake_quantize(value, v, "fp8").to(value.dtype)
+
+    with _attention(model, rounded):
+        yield
+
+
+@contextmanager
+def _attention(
+    model: PreTrainedModel, change: Callable[[int, tuple[Tensor, Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
+) -> Iterator[None]:
+    """Let ``change`` see, and change, the queries, keys and values of every layer's attention."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        operands = change(int(module.layer_idx), (query, key, value))  # type: ignore[arg-type]
+        return sdpa_attention_forward(module, *operands, *args, **kwargs)
+
+    AttentionInterface.register(_NAME, forward)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
