@@ -17,12 +17,14 @@ from tt_edge.lowering.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.int4_plugin import Int4Plugin
 from tt_edge.lowering.last_token_logits import LastTokenLogits
 from tt_edge.lowering.native_attention import NativeAttention
+from tt_edge.lowering.patch_linear import PatchLinear
 from tt_edge.lowering.plugin_attention import PluginAttention
 from tt_edge.lowering.rms_norm import FuseRmsNorm
 from tt_edge.lowering.rotary_arithmetic import RotaryArithmetic
 from tt_edge.lowering.rotary_tables import RotaryTables
 from tt_edge.lowering.static_cache import StaticCache
 from tt_edge.lowering.tokens_apart import TokensApart
+from tt_edge.lowering.vision_attention import VisionAttention
 
 
 def passes_for(config: CompileConfig) -> list[LoweringPass]:
@@ -41,6 +43,19 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         *attention[config.backend],
         *([Int4Plugin()] if config.int4_gemm is Int4Gemm.PLUGIN else []),
         *([EmbeddingInput()] if config.layout is Layout.EDGE_LLM else []),
+        FuseShuffles(),
+        AlignConstants(),
+    ]
+
+
+def vision_passes() -> list[LoweringPass]:
+    """The lowering passes of a vision tower, in the order they run."""
+    return [
+        Canonicalize(),
+        FoldConstants(),
+        PatchLinear(),
+        FuseRmsNorm(),
+        VisionAttention(),
         FuseShuffles(),
         AlignConstants(),
     ]

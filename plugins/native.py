@@ -126,6 +126,17 @@ def _(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
 
 
+@torch.library.custom_op("tt_edge::full_attention", mutates_args=())
+def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``IAttention`` in which every query sees every key; ``query`` is already scaled."""
+    return grouped_attention(query, key, value, scale=1.0)
+
+
+@full_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
 @torch.library.custom_op("tt_edge::capped_attention", mutates_args=())
 def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
     """As ``masked_attention``, with scores bounded to ``softcap * tanh(score / softcap)`` (Gemma 2).

@@ -174,6 +174,12 @@ def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, 
     return layer.get_output(0)
 
 
+@_converter(_ops.full_attention.default)
+def full_attention(network: Any, query: Any, key: Any, value: Any, *, name: str) -> Any:
+    """``IAttention`` without a mask."""
+    return _attention(network, query, key, value, trt.CausalMaskKind.NONE, name).get_output(0)
+
+
 @_converter(_ops.capped_attention.default)
 def capped_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, softcap: float, *, name: str) -> Any:
     """Scores; bound, mask and softmax in float32; and the weighted sum. The heads that share K and V are a dimension.

@@ -102,6 +102,28 @@ def _(
     return query.new_empty(*query.shape[:3], value.shape[3])
 
 
+@torch.library.custom_op("tt_edge::segment_attention", mutates_args=())
+def segment_attention(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, scale: float) -> Tensor:
+    """Attention among the tokens of one segment, as vision towers have it. All operands are ``[1, H, N, D]``.
+
+    ``segments`` int32 ``[N]``: tokens of equal numbers see each other. ``[W, L]`` with ``W * L = N``: only those of one row do,
+    which is how windows are computed without looking at the rest.
+    """
+    windows, length = segments.shape if segments.ndim == 2 else (1, segments.shape[0])
+    q, k, v = (
+        t.reshape(t.shape[1], windows, length, t.shape[3]).transpose(0, 1) for t in (query, key, value)
+    )  # [W, H, L, D]
+    rows = segments.reshape(windows, length)
+    allowed = (rows[:, :, None] == rows[:, None, :])[:, None]
+    out = grouped_attention(q, k, v, scale=scale, allowed=allowed)
+    return out.transpose(0, 1).reshape(query.shape).contiguous()
+
+
+@segment_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Rotate the leading ``2 * R`` of ``x``'s last dimension; ``cos`` and ``sin`` are ``[..., R]``, broadcastable."""
     half = cos.shape[-1]

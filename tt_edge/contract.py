@@ -20,7 +20,9 @@ BATCH, SEQUENCE = "batch", "sequence"
 #: (``execution_phase_marker``), and one a row or empty (``context_sequence_count_carrier``).
 STARTS, OFFSETS, PHASE, CONTEXTS = "starts", "batch+1", "phase", "contexts"
 
-_SYMBOLS = (BATCH, SEQUENCE, STARTS, OFFSETS, PHASE, CONTEXTS)
+#: Of vision networks: ``tt_edge.vision_contract``.
+_VISION = ("image_tokens", "windows", "tiles", "rows")
+_SYMBOLS = (BATCH, SEQUENCE, STARTS, OFFSETS, PHASE, CONTEXTS, *_VISION)
 
 Shape = tuple[int, ...]
 Dim = int | str

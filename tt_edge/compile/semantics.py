@@ -55,6 +55,10 @@ def _attention_function(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in place of SDPA: K and V un-repeated, result ``[B, S, Hq, D]``."""
+    segments = kwargs.pop("cu_seq_lens_q", None)
+    if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.tower`` passes segments in its place
+        scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        return torch.ops.tt_edge.segment_attention(query, key, value, segments, scale).transpose(1, 2), None
     if isinstance(attention_mask, Tensor):
         raise UnsupportedModelError(
             f"{type(module).__name__} builds its own attention mask, which tt-edge does not translate; "

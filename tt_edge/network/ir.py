@@ -82,6 +82,11 @@ class Network:
         for layer, tensor in self.constants():
             count = int(np.prod(tensor.shape, dtype=np.int64))
             seen[str(layer.attributes["weights"])] = (tensor.dtype, tensor.dtype.nbytes(count))
+        for layer in self.layers:  # such as a convolution's kernel and bias
+            for key in layer.attributes.values():
+                if layer.kind != "CONSTANT" and isinstance(key, str) and key in self.weights:
+                    array = self.weights[key]
+                    seen[key] = (DType.of(array), array.nbytes)
         totals: dict[DType, int] = {}
         for dtype, nbytes in seen.values():
             totals[dtype] = totals.get(dtype, 0) + nbytes

@@ -139,6 +139,6 @@ def _drop_unused(network: Network) -> int:
         kept.append(layer)
     dropped = len(network.layers) - len(kept)
     network.layers[:] = reversed(kept)
-    keys = {str(layer.attributes["weights"]) for layer, _ in network.constants()}
+    keys = {value for layer in network for value in layer.attributes.values() if isinstance(value, str)}
     network.weights = {key: value for key, value in network.weights.items() if key in keys}
     return dropped

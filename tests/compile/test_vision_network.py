@@ -1,0 +1,126 @@
+"""Vision towers as networks of their own: the numbers of Hugging Face at odd sizes, alone and several at once; and engines."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_vlms import VLMS, tiny_vlm
+from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.vision.network import vision_network
+from tt_edge.config import CompileConfig
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.network.build import build_engine
+from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.runtime.vision_inputs import vision_feeds
+from tt_edge.vision_contract import VisionContract
+
+GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2")
+#: Frames, rows and columns of patches: odd ones, one image, three, a video, a strip.
+GRIDS = {
+    "odd": [(1, 10, 14)],
+    "three": [(1, 4, 6), (1, 10, 14), (1, 2, 2)],
+    "video": [(3, 6, 4)],
+    "whole windows": [(1, 16, 8)],
+    "mixed": [(2, 4, 10), (1, 18, 6)],
+}
+
+
+@cache
+def compiled(family, precision="fp32"):
+    model = tiny_vlm(family, dtype=torch.float16 if precision == "fp16" else torch.float32)
+    config = CompileConfig(precision=precision, max_seq_len=128, max_input_len=64)
+    network, contract, _, keep = vision_network(model, family_of(model), config, "tiny", 4, 128)
+    return model, network, contract, ReferenceEvaluator(network), keep
+
+
+def picture(contract, grid=None, tiles=1, seed=0):
+    geometry, generator = contract.geometry, np.random.default_rng(seed)
+    if grid is None:
+        pixels = generator.standard_normal((tiles, 3, *geometry.tile_size)).astype(np.float32)
+        return SimpleNamespace(pixels=pixels, grid=None, tokens=tiles * geometry.tokens_a_unit)
+    count = int(np.prod(grid))
+    pixels = generator.standard_normal((count, geometry.patch_dim)).astype(np.float32)
+    return SimpleNamespace(pixels=pixels, grid=grid, tokens=count // geometry.merge_size**2)
+
+
+def ours(contract, evaluator, pictures):
+    feeds, rows = vision_feeds(contract, pictures)
+    return {name: array[rows] for name, array in evaluator.run(feeds).items()}
+
+
+@pytest.mark.parametrize("grids", GRIDS, ids=str)
+@pytest.mark.parametrize("family", GRID)
+def test_features_are_hugging_faces_at_any_grid(family, grids):
+    model, _, contract, evaluator, _ = compiled(family)
+    pictures = [picture(contract, grid, seed=i) for i, grid in enumerate(GRIDS[grids])]
+    got = ours(contract, evaluator, pictures)
+    pixels = torch.from_numpy(np.concatenate([p.pixels for p in pictures]))
+    with torch.no_grad():
+        want = model.model.get_image_features(pixels, torch.tensor(GRIDS[grids]))
+    wanted = {"image_features": torch.cat(want.pooler_output)}
+    for level, features in enumerate(getattr(want, "deepstack_features", None) or ()):
+        wanted[f"deepstack_features_{level}"] = torch.cat(list(features))
+    assert got.keys() == wanted.keys()
+    for name, features in wanted.items():
+        assert np.abs(got[name] - features.numpy()).max() < 2e-5 * features.abs().max(), name
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+@pytest.mark.parametrize("family", TILED)
+def test_features_are_hugging_faces_for_tiles(family, tiles):
+    model, _, contract, evaluator, _ = compiled(family)
+    given = picture(contract, tiles=tiles)
+    got = ours(contract, evaluator, [given])["image_features"]
+    with torch.no_grad():
+        want = model.get_image_features(pixel_values=torch.from_numpy(given.pixels)).pooler_output
+    want = torch.cat(list(want)).numpy()
+    assert np.abs(got - want).max() < 2e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("family", VLMS)
+def test_half_precision_is_as_near_as_pytorch(family):
+    _, _, contract, evaluator, _ = compiled(family, "fp16")
+    model = compiled(family)[0]
+    given = [picture(contract, (1, 10, 14)) if family in GRID else picture(contract, tiles=2)]
+    got = ours(contract, evaluator, given)["image_features"].astype(np.float32)
+    pixels, more = torch.from_numpy(given[0].pixels), (torch.tensor([[1, 10, 14]]),) if family in GRID else ()
+    with torch.no_grad():
+        exact = model.get_image_features(pixels, *more).pooler_output
+        half = compiled(family, "fp16")[0].get_image_features(pixels.half(), *more).pooler_output
+    exact, half = (torch.cat(list(t)).float().numpy() for t in (exact, half))
+    assert np.linalg.norm(got - exact) < 2 * np.linalg.norm(half - exact) + 1e-4 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("family", VLMS)
+def test_an_engine_is_built(tensorrt, family):
+    _, network, contract, _, _ = compiled(family, "fp16")
+    file = io.BytesIO()
+    assert build_engine(tensorrt, network, contract.profiles(), "sm89", file).bytes
+    assert network.kinds()["ATTENTION"] >= 2
+    assert VisionContract.from_dict(contract.to_dict()) == contract
+
+
+def test_too_many_tokens():
+    contract = compiled("qwen2_vl")[2]
+    with pytest.raises(CapacityError, match="2 images have 140 image tokens, more than max_image_tokens 128"):
+        vision_feeds(contract, [picture(contract, (1, 20, 14))] * 2)
+
+
+def test_windows_that_are_nearly_empty():
+    contract = compiled("qwen2_5_vl")[2]
+    with pytest.raises(CapacityError, match="leave 25 windows partly empty, and the compiled model takes 16; give"):
+        vision_feeds(contract, [picture(contract, (1, 2, 200))])
+
+
+def test_a_grid_that_is_none():
+    contract = compiled("qwen2_vl")[2]
+    odd = picture(contract, (1, 3, 4))
+    odd.grid = (1, 3, 4)
+    with pytest.raises(InvalidInputError, match=r"grid \(1, 3, 4\); its rows and columns must be multiples of 2"):
+        vision_feeds(contract, [odd])

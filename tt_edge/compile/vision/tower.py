@@ -1,0 +1,183 @@
+"""The vision part of a vision-language model as one module: pictures in, one feature row an image token out.
+
+What depends on the images' sizes (positions, segments, windows) is an input, computed by the host
+(``tt_edge.runtime.vision_inputs``), so that one network takes images of any size, several at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from tt_edge.vision_contract import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class GridTower(nn.Module):
+    """The tower of a Qwen-VL model: patches of images of any size.
+
+    Of Qwen2-VL and Qwen3-VL, inputs are ``[tokens, patches a token, …]``; of Qwen2.5-VL ``[windows, patches a window, …]``, each
+    window filled up with patches of segment -1, and the features are in the order of the windows.
+    """
+
+    def __init__(self, model: PreTrainedModel, geometry: VisionGeometry) -> None:
+        super().__init__()
+        self.model = model
+        self._windows = geometry.window_tokens > 0
+
+    @property
+    def visual(self) -> Any:
+        return self.model.get_submodule("model.visual")
+
+    def forward(
+        self,
+        patches: Tensor,
+        patch_positions: Tensor,
+        segment_ids: Tensor,
+        interpolation_indices: Tensor | None = None,
+        interpolation_weights: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """``patches`` ``[n, p, patch_dim]``; ``patch_positions`` ``[n, p, 2]`` int64, rows and columns; ``segment_ids`` ``[n, p]``.
+
+        ``interpolation_*`` ``[n, p, 4]``: entries of the table of positions, and their weights (Qwen3-VL). Returns features
+        ``[rows, hidden]``, and those of the deeper levels.
+        """
+        segments = segment_ids.flatten()
+        # The model hands these on as they are; our attention finds the segments in them.
+        computed: dict[str, Any] = {
+            "cu_seqlens": segments,
+            "max_seqlen": 1,
+            "position_ids": patch_positions.flatten(0, 1),
+        }
+        if self._windows:
+            count = segment_ids.shape[0] * segment_ids.shape[1] // 4
+            computed |= {
+                "window_index": torch.arange(count),
+                "cu_window_seqlens": segment_ids,
+                "max_window_seqlen": 1,
+            }
+        if interpolation_indices is not None:
+            assert interpolation_weights is not None
+            computed |= {
+                "interp_indices": interpolation_indices.flatten(0, 1),
+                "interp_weights": interpolation_weights.flatten(0, 1),
+            }
+        features: list[Tensor] = []
+        merger = self.visual.merger
+        handle = merger.register_forward_hook(lambda _module, _args, result: features.append(result))
+        try:
+            out = self.visual(patches.flatten(0, 1), grid_thw=torch.ones(1, 3, dtype=torch.int64), **computed)
+        finally:
+            handle.remove()
+        return (features[0], *(getattr(out, "deepstack_features", None) or ()))
+
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        """Within the block, attention is called once for all segments, and windows are taken as they come."""
+        module = sys.modules[type(self.visual).__module__]
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(module, "is_flash_attention_requested", lambda *_args, **_kwargs: True))
+            if self._windows:
+                stack.enter_context(
+                    patch.object(self.visual, "permute_input_for_window_attn", lambda tensor, *_args, **_kwargs: tensor)
+                )
+            yield
+
+
+class TileTower(nn.Module):
+    """A tower that takes pictures of one size, with its projection: LLaVA, InternVL, Eagle 2, BLIP-2."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """``pixel_values`` ``[tiles, 3, H, W]`` to features ``[tiles * tokens, hidden]``."""
+        features = _llava_features(self.model, pixel_values) if self.model.config.model_type == "llava" else None
+        if features is None:
+            features = self.model.get_image_features(pixel_values=pixel_values).pooler_output
+        return (features.flatten(0, 1),)
+
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        yield
+
+
+def _llava_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """As ``LlavaModel.get_image_features``, which takes the tiles apart one by one."""
+    config, inner = model.config, model.model
+    layer, drop = config.vision_feature_layer, config.vision_feature_select_strategy == "default"
+    hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+    chosen = [hidden[index] for index in ([layer] if isinstance(layer, int) else layer)]
+    selected = torch.cat([states[:, 1:] if drop else states for states in chosen], dim=-1)
+    features: Tensor = inner.multi_modal_projector(selected)
+    return features
+
+
+def tower_of(model: PreTrainedModel, kind: str) -> tuple[GridTower | TileTower, VisionGeometry]:
+    """The tower of ``kind`` (``VLMFamily.tower``), and the sizes that its inputs follow from."""
+    if kind == "tiles":
+        return TileTower(model), _tile_geometry(model)
+    geometry = _grid_geometry(model)
+    return GridTower(model, geometry), geometry
+
+
+def _grid_geometry(model: PreTrainedModel) -> VisionGeometry:
+    vision: Any = model.config.vision_config
+    merge = int(vision.spatial_merge_size)
+    window = 0
+    if getattr(vision, "window_size", None) and getattr(vision, "fullatt_block_indexes", None) is not None:
+        window = (int(vision.window_size) // merge // int(vision.patch_size)) ** 2
+    channels = int(getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3))
+    patch_dim = channels * int(vision.temporal_patch_size) * int(vision.patch_size) ** 2
+    table = int(getattr(vision, "num_position_embeddings", 0) or 0)
+    return VisionGeometry(
+        family=str(model.config.model_type),
+        unit=WINDOWS if window else IMAGE_TOKENS,
+        tokens_a_unit=window or 1,
+        merge_size=merge,
+        patch_dim=patch_dim,
+        window_tokens=window,
+        position_table_side=int(table**0.5),
+    )
+
+
+def _tile_geometry(model: PreTrainedModel) -> VisionGeometry:
+    vision: Any = model.config.vision_config
+    size = vision.image_size
+    height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    dtype = next(model.parameters()).dtype
+    with torch.no_grad():
+        (features,) = TileTower(model)(torch.zeros(1, 3, height, width, dtype=dtype))
+    return VisionGeometry(
+        family=str(model.config.model_type),
+        unit=TILES,
+        tokens_a_unit=len(features),
+        tile_size=(height, width),
+    )
+
+
+def example(geometry: VisionGeometry, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Inputs of a tower to trace with, by name: ``units`` tokens, windows or tiles."""
+    if geometry.tile_size is not None:
+        return {"pixel_values": torch.zeros(units, 3, *geometry.tile_size, dtype=dtype)}
+    patches = geometry.patches_a_unit
+    inputs = {
+        "patches": torch.zeros(units, patches, geometry.patch_dim, dtype=dtype),
+        "patch_positions": torch.zeros(units, patches, 2, dtype=torch.int64),
+        "segment_ids": torch.zeros(units, patches, dtype=torch.int32),
+    }
+    if geometry.position_table_side:
+        inputs |= {
+            "interpolation_indices": torch.zeros(units, patches, 4, dtype=torch.int64),
+            "interpolation_weights": torch.zeros(units, patches, 4, dtype=torch.float32),
+        }
+    return inputs
