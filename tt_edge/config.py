@@ -137,6 +137,9 @@ class CompileConfig(JsonConfig):
     ``single_profile`` gives engines one optimization profile for prefill and decode in place of one each: the builder
     compiles the network once a profile. ``cache`` is the backend's default where it is not given; so is
     ``plugin_contract``, which only the plugin backend has, and ``int4_gemm``, which is its plugin there.
+
+    ``max_image_tokens`` and ``min_image_tokens`` are of a vision-language model: image tokens in one call of the vision
+    network, and at most in a row's prompt. They are ``None`` of a language model.
     """
 
     backend: Backend = Backend.NATIVE
@@ -152,6 +155,8 @@ class CompileConfig(JsonConfig):
     quant: QuantConfig | None = None
     kv_cache: KVCacheType | None = None
     int4_gemm: Int4Gemm | None = None
+    min_image_tokens: int | None = None
+    max_image_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quant, Mapping):
@@ -191,6 +196,14 @@ class CompileConfig(JsonConfig):
         object.__setattr__(self, "int4_gemm", gemm)
         for name in ("max_batch", "max_seq_len", "max_input_len"):
             require_positive(name, getattr(self, name))
+        for name in ("min_image_tokens", "max_image_tokens"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
+        require(
+            self.min_image_tokens is None or self.min_image_tokens <= (self.max_image_tokens or self.min_image_tokens),
+            f"min_image_tokens {self.min_image_tokens} exceeds max_image_tokens {self.max_image_tokens}; lower "
+            "--min-image-tokens or raise --max-image-tokens",
+        )
         for name in ("full_logits", "single_profile"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")

@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny_vlms import VLMS, tiny_vlm
 from tt_edge.compile.vision.families import family_of
-from tt_edge.compile.vision.network import vision_network
+from tt_edge.compile.vision.network import compile_vision
 from tt_edge.config import CompileConfig
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.network.build import build_engine
@@ -34,9 +34,9 @@ GRIDS = {
 @cache
 def compiled(family, precision="fp32"):
     model = tiny_vlm(family, dtype=torch.float16 if precision == "fp16" else torch.float32)
-    config = CompileConfig(precision=precision, max_seq_len=128, max_input_len=64)
-    network, contract, _, keep = vision_network(model, family_of(model), config, "tiny", 4, 128)
-    return model, network, contract, ReferenceEvaluator(network), keep
+    config = CompileConfig(precision=precision, max_seq_len=128, max_input_len=64, max_image_tokens=128)
+    vision = compile_vision(model, family_of(model), config, "tiny")
+    return model, vision.network, vision.contract, ReferenceEvaluator(vision.network), vision
 
 
 def picture(contract, grid=None, tiles=1, seed=0):

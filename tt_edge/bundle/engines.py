@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from tt_edge import tensorrt_api
-from tt_edge.bundle.manifest import EngineRecord, Evidence, Word
+from tt_edge.bundle.manifest import EngineRecord, Evidence, Part, Word
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.update import NewEngine
 from tt_edge.config import Layout
@@ -15,30 +15,36 @@ from tt_edge.network.build import build_engine, check_target
 from tt_edge.network.build_io import ProgressBars
 from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
+from tt_edge.vision_contract import VisionContract
 
 
-def engine_file(tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE) -> str:
+def engine_file(
+    tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE, part: Part = Part.LLM
+) -> str:
     """Where an engine of this TensorRT for a compute capability lies in a bundle."""
     if layout is Layout.EDGE_LLM:
         return "llm.engine"
-    return f"engines/{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
+    prefix = "" if part is Part.LLM else f"{part}-"
+    return f"engines/{prefix}{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
 
 
 def build_evidence(record: EngineRecord) -> Evidence:
     """What is known of an engine that has been built and not run."""
-    claim = f"engine for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
+    what = "engine" if record.part == Part.LLM else f"{record.part} engine"
+    claim = f"{what} for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
     return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s")
 
 
 def build_record(
     network: Network,
-    contract: EngineContract,
+    contract: EngineContract | VisionContract,
     target: str | None,
     destination: BinaryIO,
     *,
     show: bool,
     options: BuildOptions | None = None,
     layout: Layout = Layout.TT_EDGE,
+    part: Part = Part.LLM,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``; its record, and the number of layers of its network definition.
 
@@ -46,7 +52,7 @@ def build_record(
     """
     tensorrt = tensorrt_api.load()
     capability = check_target(tensorrt, target)
-    bars = ProgressBars(f"build {capability}") if show else None
+    bars = ProgressBars(f"build {'vision ' if part is Part.VISION else ''}{capability}") if show else None
     try:
         built = build_engine(
             tensorrt,
@@ -61,7 +67,7 @@ def build_record(
         if bars is not None:
             bars.close()
     record = EngineRecord(
-        file=engine_file(tensorrt, capability, layout),
+        file=engine_file(tensorrt, capability, layout, part),
         flavour=built.flavour,
         tensorrt_version=built.tensorrt_version,
         platform=built.platform,
@@ -70,14 +76,20 @@ def build_record(
         build_seconds=round(built.seconds, 3),
         version_compatible=built.options.version_compatible,
         stripped=built.options.strip_weights,
+        part=part.value,
     )
     return record, built.layers
 
 
 def add_engine(
-    bundle: Bundle, target: str | None, *, show: bool = True, options: BuildOptions | None = None
+    bundle: Bundle,
+    target: str | None,
+    *,
+    show: bool = True,
+    options: BuildOptions | None = None,
+    part: Part = Part.LLM,
 ) -> EngineRecord:
-    """Build the bundle's network for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
+    """Build a network of the bundle for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
 
     Whatever happens, the bundle stays whole; an older engine under the same key is replaced when the new one is there.
     A signature of the bundle is out of date afterwards. Raises the errors of ``Bundle.network`` and ``build_engine``.
@@ -87,15 +99,16 @@ def add_engine(
         raise InvalidInputError(
             f"{bundle.path} has its llm.engine already, and room for one; compile again to replace it"
         )
-    network = bundle.network()
+    network = bundle.network(part)
     with NewEngine(bundle.path) as engine:
         record, _ = build_record(
             network,
-            bundle.manifest.contract,
+            bundle.manifest.contract_of(part),
             target,
             engine.file,
             show=show,
             options=options,
             layout=layout,
+            part=part,
         )
         return engine.commit(record, build_evidence(record))

@@ -15,6 +15,7 @@ from tt_edge import strict_json
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.vision_contract import VisionContract
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -34,6 +35,17 @@ class Word(StrEnum):
     #: A GPU ran it.
     EXECUTED = "executed"
     NOT_EXECUTED = "not executed"
+
+
+class Part(StrEnum):
+    """Which network of a bundle: a vision-language model has two."""
+
+    LLM = "llm"
+    VISION = "vision"
+
+    def file(self, name: str) -> str:
+        """Where a file of this part lies in the bundle."""
+        return name if self is Part.LLM else f"{self}/{name}"
 
 
 class _Record:
@@ -88,11 +100,12 @@ class EngineRecord(_Record):
     build_seconds: float
     version_compatible: bool = False
     stripped: bool = False
+    part: str = Part.LLM.value
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What decides where the engine runs; a bundle has one engine for each."""
-        return self.flavour, self.tensorrt_version, self.platform, self.compute_capability
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What decides where the engine runs, and what it is of; a bundle has one engine for each."""
+        return self.part, self.flavour, self.tensorrt_version, self.platform, self.compute_capability
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,23 @@ class Manifest:
     evidence: tuple[Evidence, ...] = ()
     created_by: str = f"tt-edge {tt_edge.__version__}"
     format_version: int = FORMAT_VERSION
+    vision: VisionContract | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The networks that the bundle has."""
+        return (Part.LLM,) if self.vision is None else (Part.VISION, Part.LLM)
+
+    def contract_of(self, part: Part) -> EngineContract | VisionContract:
+        """What engines of ``part`` take and give. Raises ``BundleError`` for a part that is not there."""
+        if part is Part.LLM:
+            return self.contract
+        if self.vision is None:
+            raise BundleError("the bundle has no vision network; compile a vision-language model")
+        return self.vision
+
+    def engines_of(self, part: Part) -> tuple[EngineRecord, ...]:
+        return tuple(engine for engine in self.engines if engine.part == part)
 
     def to_json(self) -> bytes:
         """``manifest.json``; equal manifests give equal bytes."""
@@ -160,6 +190,7 @@ class Manifest:
             "model": asdict(self.model),
             "config": self.config.to_dict(),
             "contract": self.contract.to_dict(),
+            **({} if self.vision is None else {"vision": self.vision.to_dict()}),
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
             "engines": [asdict(e) for e in self.engines],
             "evidence": [asdict(e) for e in self.evidence],
@@ -199,13 +230,26 @@ class Manifest:
             engines=tuple(EngineRecord.from_dict(e) for e in _list(data, "engines")),
             evidence=tuple(Evidence.from_dict(e) for e in _list(data, "evidence")),
             created_by=str(data.get("created_by")),
+            vision=None if data.get("vision") is None else VisionContract.from_dict(_object(data, "vision")),
         )
         for engine in manifest.engines:
             if engine.file not in manifest.files:
                 raise BundleError(
                     f"the manifest's engine {engine.file!r} is not among its files; copy the bundle again"
                 )
+            if engine.part not in manifest.parts:
+                raise BundleError(
+                    f"the manifest's engine {engine.file!r} is of a part {engine.part!r}, which the bundle lacks; copy the bundle "
+                    "again"
+                )
         return manifest
+
+
+def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data[key]
+    if not isinstance(value, Mapping):
+        raise BundleError(f"the manifest's {key} is {value!r}, not an object; copy the bundle again")
+    return value
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

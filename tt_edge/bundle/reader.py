@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tt_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST, SIGNATURE_FILE, Manifest
+from tt_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST, SIGNATURE_FILE, Manifest, Part
 from tt_edge.bundle.signing import REQUIRE_SIGNATURE, check_signature
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.network.ir import Network
@@ -148,20 +148,21 @@ class Bundle:
         """Whether the captured network is there; a bundle may ship with engines alone."""
         return self.has(NETWORK_FILE) and self.has(WEIGHTS_FILE)
 
-    def network(self) -> Network:
+    def network(self, part: Part = Part.LLM) -> Network:
         """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
-        for name in (NETWORK_FILE, WEIGHTS_FILE):
+        files = [part.file(name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
+        for name in files:
             if not self.has(name):
                 raise BundleError(
                     f"bundle {self.path} has no {name}: it ships engines alone; use the bundle that it was made from"
                 )
-        self.check_content(NETWORK_FILE, WEIGHTS_FILE)
-        return read_network(self.path)
+        self.check_content(*files)
+        return read_network(self.path / part.file(""))
 
-    def weights(self) -> dict[str, np.ndarray]:
+    def weights(self, part: Part = Part.LLM) -> dict[str, np.ndarray]:
         """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""
-        self.check_content(WEIGHTS_FILE)
-        return read_weights(self.path / WEIGHTS_FILE)
+        self.check_content(part.file(WEIGHTS_FILE))
+        return read_weights(self.path / part.file(WEIGHTS_FILE))
 
 
 def _read_manifest(path: Path) -> bytes:

@@ -21,7 +21,13 @@ def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False)
     manifest = bundle.manifest
     if not manifest.engines:
         raise InvalidInputError(f"{bundle.path} has no engines to ship; build one with `tt-edge build {bundle.path}`")
-    left_out = {NETWORK_FILE} if any(engine.stripped for engine in manifest.engines) else {NETWORK_FILE, WEIGHTS_FILE}
+    if bare := [part for part in manifest.parts if not manifest.engines_of(part)]:
+        raise InvalidInputError(f"{bundle.path} has no {bare[0]} engine; build one with `tt-edge build {bundle.path}`")
+    left_out = set()
+    for part in manifest.parts:
+        left_out.add(part.file(NETWORK_FILE))
+        if not any(engine.stripped for engine in manifest.engines_of(part)):
+            left_out.add(part.file(WEIGHTS_FILE))
     names = [name for name in manifest.files if name not in left_out]
     with BundleWriter(output, overwrite=overwrite) as writer:
         bundle.check_content(*names)
@@ -32,4 +38,4 @@ def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False)
             writer.add_engine(engine)
         for evidence in manifest.evidence:
             writer.add_evidence(evidence)
-        return writer.commit(manifest.model, manifest.config, manifest.contract)
+        return writer.commit(manifest.model, manifest.config, manifest.contract, manifest.vision)

@@ -28,6 +28,7 @@ from tt_edge.bundle.manifest import (
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import InvalidInputError
+from tt_edge.vision_contract import VisionContract
 
 #: Pieces of this many bytes and more are hashed beside being written.
 _LARGE = 1 << 20
@@ -152,7 +153,13 @@ class BundleWriter:
         """State how something about the bundle is known."""
         self._evidence.append(evidence)
 
-    def commit(self, model: ModelIdentity, config: CompileConfig, contract: EngineContract) -> Manifest:
+    def commit(
+        self,
+        model: ModelIdentity,
+        config: CompileConfig,
+        contract: EngineContract,
+        vision: VisionContract | None = None,
+    ) -> Manifest:
         """Write the manifest and move the bundle into place; an old bundle there is replaced."""
         manifest = Manifest(
             model=model,
@@ -161,6 +168,7 @@ class BundleWriter:
             files={name: file.record for name, file in self._files.items()},
             engines=tuple(self._engines),
             evidence=tuple(self._evidence),
+            vision=vision,
         )
         with (self.path / MANIFEST_FILE).open("xb") as file:
             file.write(manifest.to_json())

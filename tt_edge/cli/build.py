@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
     options, notes = options.fitting(tensorrt)
     for note in notes:
         print(f"tt-edge: {note}", file=sys.stderr)
-    records = [add_engine(bundle, target, show=not args.json, options=options) for target in targets]
+    records = [
+        add_engine(bundle, target, show=not args.json, options=options, part=part)
+        for target in targets
+        for part in bundle.manifest.parts
+    ]
     if args.engines_only is not None:
         ship_engines(Bundle.open(args.bundle), args.engines_only, overwrite=args.overwrite)
     if args.json:
@@ -88,9 +92,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return 0
     for r in records:
+        what = "engine" if r.part == "llm" else f"{r.part} engine"
         kind = "".join(f", {word}" for word, true in _KINDS.items() if getattr(r, true))
         print(
-            f"{args.bundle}: engine for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "
+            f"{args.bundle}: {what} for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "
             f"({r.flavour} {r.tensorrt_version}{kind}, built)"
         )
     if bundle.is_signed:

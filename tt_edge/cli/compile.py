@@ -43,6 +43,18 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-seq-len", type=int, metavar="N", help="tokens a row in all: the KV cache (default 2048, or the model's)"
     )
+    parser.add_argument(
+        "--min-image-tokens",
+        type=int,
+        metavar="N",
+        help="of a vision-language model: fewest in a call of its tower (default 4)",
+    )
+    parser.add_argument(
+        "--max-image-tokens",
+        type=int,
+        metavar="N",
+        help="most image tokens of a prompt, and of a call of the tower (default 1024, or what an image of many tiles has)",
+    )
     parser.add_argument("--full-logits", action="store_true", help="logits of every token, not of the last alone")
     parser.add_argument(
         "--single-profile",
@@ -81,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size),
         "kv_cache": args.kv_cache,
         "int4_gemm": args.int4_gemm,
+        "min_image_tokens": args.min_image_tokens,
+        "max_image_tokens": args.max_image_tokens,
     }
     target = EngineTarget.parse(args.engine)
     if args.max_seq_len is not None and args.max_input_len is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tt_edge.compile.load_quantized import load_quantized
 from tt_edge.compile.prequantized import detect
+from tt_edge.compile.vision.families import FAMILIES
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 
@@ -21,7 +22,7 @@ TORCH_DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, P
 
 
 def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrainedModel:
-    """Load a causal language model in ``precision``, in evaluation mode, on the CPU.
+    """Load a causal language model, or a vision-language model, in ``precision``, in evaluation mode, on the CPU.
 
     The linear layers of a quantized checkpoint stay quantized (``load_quantized``).
 
@@ -38,15 +39,17 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     transformers_logging.set_verbosity_error()  # what it would warn of is an error here
     try:
         config = AutoConfig.from_pretrained(name)
-        if type(config) not in AutoModelForCausalLM._model_mapping:
+        mappings = [AutoModelForCausalLM, *_vision_models(config)]
+        make = next((auto for auto in mappings if type(config) in auto._model_mapping), None)
+        if make is None:
             raise UnsupportedModelError(
-                f"model type {config.model_type!r} is not a causal language model in transformers; "
-                "tt-edge compiles decoder-only language models"
+                f"model type {config.model_type!r} is neither a causal language model in transformers nor one of the "
+                f"vision-language models {', '.join(FAMILIES)}; tt-edge compiles these"
             )
         if detect(name if Path(name).is_dir() else config) is not None:
             return load_quantized(_local_folder(name), config, TORCH_DTYPES[precision])
         # The default attention does not matter: export routes it through its own operator.
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = make.from_pretrained(
             name, config=config, dtype=TORCH_DTYPES[precision], output_loading_info=True, ignore_mismatched_sizes=True
         )
     except TTEdgeError:
@@ -68,6 +71,13 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         key, stored, expected = mismatched[0]
         raise _does_not_load(name, f"weight {key} is {list(stored)}, and config.json makes it {list(expected)}")
     return model.eval().requires_grad_(False)
+
+
+def _vision_models(config: Any) -> list[Any]:
+    """transformers' mapping of vision-language models, for one of a type that is compiled."""
+    from transformers import AutoModelForImageTextToText
+
+    return [AutoModelForImageTextToText] if config.model_type in FAMILIES else []
 
 
 def _local_folder(name: str) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tt_edge import tensorrt_api
 from tt_edge.bundle.engines import build_evidence, build_record, engine_file
-from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity
+from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity, Part
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
 from tt_edge.config import Backend, CompileConfig, EngineTarget, Layout, Precision
@@ -41,9 +41,13 @@ if TYPE_CHECKING:
     from tt_edge.compile.convert import Converted
     from tt_edge.compile.quantize.data import CalibrationData
     from tt_edge.compile.quantize.stage import KVCacheStage, QuantizeStage
+    from tt_edge.contract import EngineContract
     from tt_edge.lowering.pipeline import LoweringReport
+    from tt_edge.network.ir import Network
+    from tt_edge.vision_contract import VisionContract
 
 
+_OF_PART = {Part.VISION.value: " (vision)"}
 _ADD_ENGINE = "add --engine sm89 (or the target's), or build on the target"
 _NO_ENGINE = {
     Backend.PLUGIN: "build where standard TensorRT and the plugin library are; the plugin itself is not executed here"
@@ -68,6 +72,8 @@ class CompileReport:
     engines: list[EngineRecord] = field(default_factory=list)
     engine_layers: int = 0
     quantized: dict[str, int] = field(default_factory=dict)  # linear layers by format
+    vision_layers: int = 0  # of a vision-language model's tower
+    vision_weight_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: int = 0
 
@@ -80,6 +86,8 @@ class CompileReport:
             "layers_converted": self.converted,
             "weight_bytes": self.weight_bytes,
             "quantized_layers": self.quantized,
+            "vision_layers": self.vision_layers,
+            "vision_weight_bytes": self.vision_weight_bytes,
             "engines": [vars(e) for e in self.engines],
             "seconds": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
@@ -91,9 +99,14 @@ class CompileReport:
         lines = [
             f"{self.output}: {self.model.architecture}, {self.model.parameters / 1e6:,.1f} M parameters",
             f"  network  {self.layers} layers ({self.converted} before tidying), {self.weight_bytes / 1e6:,.1f} MB of weights",
+            *(
+                [f"  vision   {self.vision_layers} layers, {self.vision_weight_bytes / 1e6:,.1f} MB of weights"]
+                if self.vision_layers
+                else []
+            ),
             *(f"  quant    {name}: {count} linear layers" for name, count in self.quantized.items()),
             *(
-                f"  engine   {e.compute_capability}, {e.bytes / 1e6:,.1f} MB in {e.build_seconds:.1f} s "
+                f"  engine   {e.compute_capability}{_OF_PART.get(e.part, '')}, {e.bytes / 1e6:,.1f} MB in {e.build_seconds:.1f} s "
                 f"({e.flavour} {e.tensorrt_version}, built)"
                 for e in self.engines
             ),
@@ -126,12 +139,12 @@ def compile_checkpoint(
     ``tt_edge.errors``.
     """
     from tt_edge.compile.load import load_model
-    from tt_edge.compile.tokenizer_files import tokenizer_files
+    from tt_edge.compile.tokenizer_files import processor_files, tokenizer_files
 
     stages = Stages(progress)
     with BundleWriter(output, overwrite=overwrite) as writer:
         targets = _targets(target, config, plugin_path)  # before the slow part: a bad target is seen at once
-        for name, content in tokenizer_files(tokenizer or source):
+        for name, content in (*tokenizer_files(tokenizer or source), *processor_files(source)):
             writer.write_bytes(name, content)
 
         def load() -> PreTrainedModel:
@@ -218,10 +231,17 @@ def _compile(
     kv_cache: KVCacheStage | None = None,
 ) -> CompileReport:
     from tt_edge.compile.tokenizer_files import generation_settings
+    from tt_edge.compile.vision.families import family_of
+    from tt_edge.compile.vision.network import compile_vision
 
     model = make_model()
     identity = _identity(model, source)
-    config = _within_model(model, config, fit_length)
+    config, vision = _within_model(model, config, fit_length), None
+    family = family_of(model)
+    if family is None and config.max_image_tokens is not None:
+        raise InvalidInputError(
+            f"{type(model).__name__} takes no images; leave --max-image-tokens and --min-image-tokens"
+        )
     for name, content in _config_files(model, config, writer):
         writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
@@ -233,35 +253,62 @@ def _compile(
     if quantize is not None:
         with stages.stage("quantize"):
             quantized = quantize(model, writer)
+    engines: list[EngineRecord] = []
     with _no_garbage_collection():
+        if family is not None:
+            with stages.stage("vision"):
+                vision = compile_vision(model, family, config, os.path.basename(source.rstrip("/")) or "model")
+            config = vision.config
+            engines += _write_and_build(Part.VISION, vision.network, vision.contract, writer, config, targets, stages)[
+                0
+            ]
         converted, lowering, before = _network(model, config, source, stages, kv_scales)
     network, contract = converted.network, converted.contract
     report = CompileReport(
         output, identity, config.backend, lowering, before, len(network.layers), sum(network.weight_bytes().values())
     )
     report.quantized = quantized
-    with ThreadPoolExecutor(1, "tt-edge-write") as pool:
-        writing = pool.submit(write_network, network, writer.open)
-        for target in targets:
-            with stages.stage("build"):
-                tensorrt = tensorrt_api.load()
-                file = engine_file(tensorrt, check_target(tensorrt, target), config.layout)
-                with writer.open(file) as destination:
-                    record, report.engine_layers = build_record(
-                        network, contract, target, destination, show=stages.show, layout=config.layout
-                    )
-            report.engines.append(record)
-        with stages.stage("write"):
-            writing.result()
+    if vision is not None:
+        report.vision_layers = len(vision.network.layers)
+        report.vision_weight_bytes = sum(vision.network.weight_bytes().values())
+    built, report.engine_layers = _write_and_build(Part.LLM, network, contract, writer, config, targets, stages)
+    report.engines = [*engines, *built]
     for record in report.engines:
         writer.add_engine(record)
     writer.add_evidence(Evidence("network", "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
     for record in report.engines:
         writer.add_evidence(build_evidence(record))
     with stages.stage("finish"):
-        writer.commit(identity, config, contract)
+        writer.commit(identity, config, contract, None if vision is None else vision.contract)
     report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
     return report
+
+
+def _write_and_build(
+    part: Part,
+    network: Network,
+    contract: EngineContract | VisionContract,
+    writer: BundleWriter,
+    config: CompileConfig,
+    targets: list[str | None],
+    stages: Stages,
+) -> tuple[list[EngineRecord], int]:
+    """Write a network while its engines are built; their records, and the layers of the last one's definition."""
+    records, layers = [], 0
+    with ThreadPoolExecutor(1, "tt-edge-write") as pool:
+        writing = pool.submit(write_network, network, lambda name: writer.open(part.file(name)))
+        for target in targets:
+            with stages.stage("build"):
+                tensorrt = tensorrt_api.load()
+                file = engine_file(tensorrt, check_target(tensorrt, target), config.layout, part)
+                with writer.open(file) as destination:
+                    record, layers = build_record(
+                        network, contract, target, destination, show=stages.show, layout=config.layout, part=part
+                    )
+            records.append(record)
+        with stages.stage("write"):
+            writing.result()
+    return records, layers
 
 
 def _quantized_already(model: PreTrainedModel, targets: list[str | None]) -> dict[str, int]:
@@ -307,7 +354,7 @@ def _network(
     from tt_edge.network.simplify import simplify
 
     with stages.stage("export"):
-        module = export_decoder(model, config.max_seq_len)
+        module = export_decoder(model, config.max_seq_len, config.max_batch * (config.max_image_tokens or 0))
     context = LoweringContext(config, int(model.config.get_text_config().num_hidden_layers), kv_scales=kv_scales)
     with stages.stage("lower"):
         lowering = lower(module, passes_for(config), context)
@@ -355,7 +402,7 @@ def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:
 
 def _within_model(model: PreTrainedModel, config: CompileConfig, fit: bool) -> CompileConfig:
     """``config``, its lengths within what the model was made for: lowered if ``fit``, or else refused."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None or config.max_seq_len <= limit:
         return config
     if fit:

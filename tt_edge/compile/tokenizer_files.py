@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Files that the runtime reads, where the checkpoint has them.
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+#: What a vision-language model's preprocessing is made from.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
@@ -34,6 +36,19 @@ def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes
         for name in _FILES:
             if (folder / name).is_file():
                 yield name, (folder / name).read_bytes()
+
+
+def processor_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of a checkpoint's image processor settings, of which a language model has none."""
+    for name in _PROCESSOR_FILES:
+        file = Path(source) / name
+        if not Path(source).is_dir():
+            from transformers.utils import cached_file
+
+            found = cached_file(os.fspath(source), name, _raise_exceptions_for_missing_entries=False)
+            file = Path(found or name)
+        if file.is_file():
+            yield name, file.read_bytes()
 
 
 def _saved_by_transformers(source: str, scratch: Path) -> Path | None:

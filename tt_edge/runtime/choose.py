@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tt_edge import cuda
+from tt_edge.bundle.manifest import Part
 from tt_edge.config import Backend
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.plugins.edgellm.library import load_library
@@ -18,6 +19,7 @@ from tt_edge.tensorrt_api import Flavour, installed, load
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle, EngineRecord
+    from tt_edge.runtime.vision_session import VisionSession
 
 _LOGGER = logging.getLogger("tt_edge")
 
@@ -102,7 +104,7 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
         raise InvalidInputError(f"runtime {runtime!r} is unknown; choose one of {', '.join(Runtime)}")
     if runtime != Runtime.REFERENCE:
         machine = machine or Machine.detect()
-        engine = next((e for e in bundle.manifest.engines if machine.misfit(e) is None), None)
+        engine = _fitting(bundle, Part.LLM, machine)
         if engine is not None:
             return _open_engine(bundle, engine, machine)
         if runtime == Runtime.TENSORRT or not bundle.has_network:
@@ -122,6 +124,38 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
     from tt_edge.runtime.reference_session import ReferenceSession
 
     return ReferenceSession(bundle.network(), bundle.manifest.contract)
+
+
+def open_vision(bundle: Bundle, runtime: str = "auto", machine: Machine | None = None) -> VisionSession:
+    """What runs the vision network of ``bundle``, chosen and refused as ``open_session`` does."""
+    from tt_edge.runtime.vision_session import ReferenceVision, TensorRTVision
+
+    contract = bundle.manifest.vision
+    assert contract is not None
+    if runtime != Runtime.REFERENCE:
+        machine = machine or Machine.detect()
+        engine = _fitting(bundle, Part.VISION, machine)
+        if engine is not None:
+            flavour = machine.runtime_for(engine)
+            assert flavour is not None
+            bundle.check_content(engine.file)
+            return TensorRTVision(
+                bundle.path_of(engine.file),
+                contract,
+                load(flavour),
+                weights=bundle.weights(Part.VISION) if engine.stripped else None,
+                holds_host_code=engine.version_compatible,
+            )
+        if runtime == Runtime.TENSORRT or not bundle.has_network:
+            raise EngineError(
+                f"no vision engine of the bundle fits this machine ({machine}); build one with `tt-edge build {bundle.path}`"
+            )
+    return ReferenceVision(bundle.network(Part.VISION), contract)
+
+
+def _fitting(bundle: Bundle, part: Part, machine: Machine) -> EngineRecord | None:
+    engines = bundle.manifest.engines
+    return next((e for e in engines if e.part == part and machine.misfit(e) is None), None)
 
 
 def _open_engine(bundle: Bundle, engine: EngineRecord, machine: Machine) -> Session:

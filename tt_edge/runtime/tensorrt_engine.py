@@ -13,6 +13,7 @@ from tt_edge.contract import EngineContract
 from tt_edge.errors import EngineError
 from tt_edge.network.capture import DTYPES
 from tt_edge.tensorrt_api import TensorRT
+from tt_edge.vision_contract import VisionContract
 
 
 class TensorRTEngine:
@@ -26,7 +27,7 @@ class TensorRTEngine:
     def __init__(
         self,
         file: Path,
-        contract: EngineContract,
+        contract: EngineContract | VisionContract,
         tensorrt: TensorRT,
         *,
         weights: Mapping[str, np.ndarray] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -19,13 +19,14 @@ class VLMFamily:
 
     Paths are those of submodules in the model. ``position_axes`` is 3 where text positions are those of M-RoPE
     (temporal, height, width). ``tower`` names the kind of vision network: ``grid`` takes patches of images of any size,
-    ``tiles`` pictures of one size.
+    ``tiles`` pictures of one size, of which an image may have ``most_tiles``.
     """
 
     decoder: str
     head: str
     tower: str
     position_axes: int = 1
+    most_tiles: int = 1
 
     def decoder_of(self, model: PreTrainedModel) -> Any:
         """The module that takes ``inputs_embeds`` and gives hidden states."""
@@ -45,8 +46,8 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
     "llava": _TILED,
-    "internvl": _TILED,
-    "eagle2": _TILED,
+    "internvl": replace(_TILED, most_tiles=13),  # twelve, and the whole image small
+    "eagle2": replace(_TILED, most_tiles=13),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
 

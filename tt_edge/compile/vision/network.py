@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -11,16 +12,16 @@ from torch.fx import GraphModule
 from tt_edge.compile.convert import convert_graph
 from tt_edge.compile.semantics import semantic_attention
 from tt_edge.compile.vision.families import VLMFamily
-from tt_edge.compile.vision.tower import example, tower_of
+from tt_edge.compile.vision.tower import GridTower, TileTower, example, tower_of
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IMAGE_FEATURES, Dim, TensorSpec, deepstack_name
 from tt_edge.dtypes import DType
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.lowering.base import LoweringContext, output_values, value
 from tt_edge.lowering.pipeline import LoweringReport, lower, vision_passes
 from tt_edge.network.ir import Network
 from tt_edge.network.simplify import simplify
-from tt_edge.vision_contract import VisionContract, VisionGeometry
+from tt_edge.vision_contract import TILES, VisionContract, VisionGeometry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,15 +30,63 @@ if TYPE_CHECKING:
 _UNITS = 6
 
 
-def vision_network(
-    model: PreTrainedModel, family: VLMFamily, config: CompileConfig, name: str, min_tokens: int, max_tokens: int
-) -> tuple[Network, VisionContract, LoweringReport, object]:
-    """Export, lower, convert and capture the tower of ``model``; the last result owns the memory of its weights.
+#: Image tokens in one call where the user says nothing.
+_MIN_TOKENS, _MAX_TOKENS = 4, 1024
 
-    ``min_tokens`` and ``max_tokens`` are image tokens in one call. Raises ``UnsupportedModelError`` when it cannot be traced.
+
+@dataclass(frozen=True)
+class CompiledVision:
+    """A captured tower. ``config`` has its limits filled in; ``keep_alive`` owns the weights' memory."""
+
+    network: Network
+    contract: VisionContract
+    config: CompileConfig
+    lowering: LoweringReport
+    keep_alive: object
+
+
+def compile_vision(model: PreTrainedModel, family: VLMFamily, config: CompileConfig, name: str) -> CompiledVision:
+    """Export, lower, convert and capture the tower of ``model``.
+
+    Raises ``UnsupportedModelError`` when it cannot be traced, and ``InvalidInputError`` for limits that it cannot have.
     """
     tower, geometry = tower_of(model, family.tower)
-    inputs = example(geometry, _UNITS, next(model.parameters()).dtype)
+    config = _with_limits(config, geometry, family)
+    module = _exported(model, tower, example(geometry, _UNITS, next(model.parameters()).dtype))
+    context = LoweringContext(config, 0)
+    report = lower(module, vision_passes(), context)
+    contract = _contract(module, geometry, config)
+    ranges = contract.profiles()[0]
+    specs = [(spec, ranges[spec.name]) for spec in contract.inputs]
+    outputs = [spec.name for spec in contract.outputs]
+    network, keep_alive = convert_graph(module, context, specs, outputs, f"{name}-vision")
+    simplify(network)
+    return CompiledVision(network, contract, config, report, keep_alive)
+
+
+def _with_limits(config: CompileConfig, geometry: VisionGeometry, family: VLMFamily) -> CompileConfig:
+    """``config`` with numbers of image tokens: the user's, whole tiles of them, or defaults."""
+    unit = geometry.tokens_a_unit if geometry.unit == TILES else 1
+    most = config.max_image_tokens
+    if most is None:
+        most = family.most_tiles * unit if geometry.unit == TILES else _MAX_TOKENS
+    least = min(config.min_image_tokens or _MIN_TOKENS, most)
+    if most < unit:
+        raise InvalidInputError(
+            f"max_image_tokens {most} is less than the {unit} of one image; give --max-image-tokens {unit} or more"
+        )
+    if most > config.max_seq_len:
+        if config.max_image_tokens is None and geometry.unit != TILES:
+            most = config.max_seq_len
+        else:
+            raise InvalidInputError(
+                f"max_image_tokens {most} exceeds max_seq_len {config.max_seq_len}; raise --max-seq-len, or give a lower "
+                "--max-image-tokens"
+            )
+    return replace(config, min_image_tokens=min(least, most), max_image_tokens=most - most % unit)
+
+
+def _exported(model: PreTrainedModel, tower: GridTower | TileTower, inputs: dict[str, torch.Tensor]) -> GraphModule:
     units = torch.export.Dim("units")
     with (
         tower.traceable(),
@@ -59,20 +108,10 @@ def vision_network(
                 f"the vision tower of {type(model).__name__} cannot be traced by torch.export: {reason}; run with --debug"
             ) from error
     exported = program.module(check_guards=False)
-    module = GraphModule(exported, exported.graph)
-    context = LoweringContext(config, 0)
-    report = lower(module, vision_passes(), context)
-    contract = _contract(module, geometry, min_tokens, max_tokens)
-    ranges = contract.profiles()[0]
-    specs = [(spec, ranges[spec.name]) for spec in contract.inputs]
-    network, keep_alive = convert_graph(
-        module, context, specs, [spec.name for spec in contract.outputs], f"{name}-vision"
-    )
-    simplify(network)
-    return network, contract, report, keep_alive
+    return GraphModule(exported, exported.graph)
 
 
-def _contract(module: GraphModule, geometry: VisionGeometry, min_tokens: int, max_tokens: int) -> VisionContract:
+def _contract(module: GraphModule, geometry: VisionGeometry, config: CompileConfig) -> VisionContract:
     """Read off a lowered tower's inputs and outputs."""
     inputs = []
     for node in module.graph.find_nodes(op="placeholder"):
@@ -87,4 +126,6 @@ def _contract(module: GraphModule, geometry: VisionGeometry, min_tokens: int, ma
         fake = value(node)
         name = IMAGE_FEATURES if index == 0 else deepstack_name(index - 1)
         outputs.append(TensorSpec(name, DType(str(fake.dtype).removeprefix("torch.")), ("rows", int(fake.shape[1]))))
-    return VisionContract(geometry, tuple(inputs), tuple(outputs), min_tokens, max_tokens)
+    assert config.min_image_tokens is not None
+    assert config.max_image_tokens is not None
+    return VisionContract(geometry, tuple(inputs), tuple(outputs), config.min_image_tokens, config.max_image_tokens)
