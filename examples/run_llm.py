@@ -19,6 +19,21 @@ from pathlib import Path
 from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.quant_config import QuantConfig
+
+#: By --quant_format: what --quant_algo (``None``: not given) and --weight_only choose.
+QUANTIZATION: dict[str, dict[tuple[str | None, bool], str]] = {
+    "fp8": {(None, False): "fp8", ("max", False): "fp8"},
+    "int8": {
+        (None, False): "int8_sq",
+        ("smoothquant", False): "int8_sq",
+        (None, True): "int8_wo",
+        ("max", True): "int8_wo",
+    },
+    "int4": {(None, True): "int4_awq", (None, False): "int4_awq", ("awq_lite", True): "int4_awq",
+             ("awq_lite", False): "int4_awq", ("max", True): "int4_wo", ("max", False): "int4_wo"},
+    "nvfp4": {(None, False): "nvfp4", ("max", False): "nvfp4"},
+}  # fmt: skip
 
 PROMPT = "What is parallel programming?"
 
@@ -43,9 +58,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", metavar="DIR", help="keep the bundle here")
     add("--from_bundle", metavar="DIR", help="run this bundle; nothing is compiled")
     add("--plugin_path", metavar="LIB", help="AttentionPlugin library (default: that of tensorrt-edgellm)")
-    add("--quant_format", choices=["int8", "fp8", "nvfp4"], help="not there yet: an error")
-    add("--quant_algo", choices=["max", "smoothquant"], help="with --quant_format")
-    add("--weight_only", action="store_true", help="with --quant_format")
+    add("--quant_format", choices=list(QUANTIZATION), help="quantize the linear layers (default: not at all)")
+    add("--quant_algo", choices=["max", "smoothquant", "awq_lite"], help="of --quant_format (default: its usual one)")
+    add("--weight_only", action="store_true", help="with --quant_format int8 or int4: leave activations as they are")
+    add("--calib_data", metavar="PATH", help="text to calibrate --quant_format on (default: a small built-in set)")
+    add("--kv_cache", choices=["fp16", "bf16", "fp8"], help="KV cache type; fp8 with --backend plugin")
     add("--cudagraph", action="store_true", help="accepted: how steps are launched is the runtime's choice")
     add("--min_block_size", type=int, default=1, help="accepted: the model is always one engine, never cut into blocks")
     add("--debug", action="store_true", help="tracebacks, and TensorRT's messages")
@@ -54,10 +71,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what makes no sense before anything is loaded."""
-    if args.quant_format or args.quant_algo or args.weight_only:
-        raise InvalidInputError(
-            "quantization is not implemented yet; leave --quant_format, --quant_algo, --weight_only"
-        )
+    quantization(args)
+    if args.from_bundle and (args.quant_format or args.kv_cache):
+        raise InvalidInputError("a bundle is quantized when it is compiled; leave --quant_format and --kv_cache")
     if not args.from_bundle and not args.model:
         raise InvalidInputError("nothing to run; give --model or --from_bundle")
     if args.enable_pytorch_run and not args.model:
@@ -68,11 +84,27 @@ def check(args: argparse.Namespace) -> None:
         raise InvalidInputError("--num_tokens, --isl and --batch_size must be at least 1")
 
 
+def quantization(args: argparse.Namespace) -> QuantConfig | None:
+    """The recipe that the three options mean."""
+    if args.quant_format is None:
+        if args.quant_algo or args.weight_only:
+            raise InvalidInputError("--quant_algo and --weight_only are of --quant_format; give it, e.g. fp8")
+        return None
+    found = QUANTIZATION[args.quant_format].get((args.quant_algo, args.weight_only))
+    if found is None:
+        raise InvalidInputError(
+            f"--quant_format {args.quant_format} has no --quant_algo {args.quant_algo}"
+            f"{' with --weight_only' if args.weight_only else ''}; leave it, or choose another"
+        )
+    return QuantConfig(found)
+
+
 def compile_bundle(args: argparse.Namespace, output: Path) -> None:
     """Compile ``--model`` for just this run, unless ``--max_seq_len`` asks for more room."""
     import torch
 
     from tt_edge.compile.pipeline import compile_checkpoint
+    from tt_edge.compile.quantize.data import CalibrationData
 
     if args.benchmark:
         prompt_tokens, batch = args.isl, args.batch_size
@@ -86,12 +118,16 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
         max_batch=batch,
         max_input_len=min(prompt_tokens, capacity),
         max_seq_len=capacity,
+        quant=quantization(args),
+        kv_cache=args.kv_cache,
     )
     default = "local" if torch.cuda.is_available() and args.backend != Backend.PLUGIN else "none"
     target = EngineTarget.parse(args.engine or default)
+    calibration = CalibrationData(Path(args.calib_data)) if args.calib_data else None
     report = compile_checkpoint(
-        args.model, output, config, target, tokenizer=args.tokenizer, plugin_path=args.plugin_path, overwrite=True
-    )
+        args.model, output, config, target, tokenizer=args.tokenizer, plugin_path=args.plugin_path, overwrite=True,
+        calibration=calibration,
+    )  # fmt: skip
     print(report.lowering.render())
     print(report.render())
 
@@ -139,7 +175,11 @@ def compare(args: argparse.Namespace, llm) -> int:
     if not match:
         pairs = enumerate(zip(theirs, ours.new_token_ids, strict=False))
         first = next((i for i, (a, b) in pairs if a != b), min(len(theirs), len(ours.new_token_ids)))
-        hint = "" if args.precision == "FP32" else "; in half precision near-ties fall either way, see tt-edge verify"
+        hint = "; PyTorch is not quantized here, see tt-edge verify and tt-edge eval" if args.quant_format else None
+        if hint is None:
+            hint = (
+                "" if args.precision == "FP32" else "; in half precision near-ties fall either way, see tt-edge verify"
+            )
         print(f"  they part at new token {first}{hint}")
     return 0 if match else 1
 

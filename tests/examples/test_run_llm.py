@@ -8,6 +8,8 @@ import pytest
 
 from examples import run_llm
 from examples.tiny_checkpoint import make_checkpoint
+from tt_edge.bundle import Bundle
+from tt_edge.quant_config import QuantConfig
 
 PROMPT = ["--prompt", "The light ahead is", "--num_tokens", "12"]
 
@@ -71,7 +73,14 @@ def test_the_benchmark_has_a_row_for_each(tiny, capsys):
         ([], "nothing to run; give --model or --from_bundle"),
         (["--from_bundle", "x", "--enable_pytorch_run"], "--enable_pytorch_run needs the checkpoint"),
         (["--model", "x", "--cache", "static_v1"], "--cache is the sdpa backend's, not native's"),
-        (["--model", "x", "--quant_format", "fp8"], "quantization is not implemented yet"),
+        (["--model", "x", "--quant_algo", "max"], "--quant_algo and --weight_only are of --quant_format"),
+        (["--model", "x", "--weight_only"], "--quant_algo and --weight_only are of --quant_format"),
+        (["--model", "x", "--quant_format", "fp8", "--weight_only"], "fp8 has no --quant_algo None with --weight_only"),
+        (
+            ["--model", "x", "--quant_format", "nvfp4", "--quant_algo", "smoothquant"],
+            "nvfp4 has no --quant_algo smoothquant",
+        ),
+        (["--from_bundle", "x", "--quant_format", "fp8"], "a bundle is quantized when it is compiled"),
         (["--model", "./nowhere"], "checkpoint ./nowhere does not exist"),
         (["--model", "x", "--num_tokens", "0"], "must be at least 1"),
         (["--model", "TINY", "--benchmark", "--num_tokens", "1", "--isl", "4"], "num_tokens is 1"),
@@ -85,3 +94,20 @@ def test_bad_input_is_one_line(tiny, capsys, arguments, message):
     assert message in error
     assert error.count("\n") == 1
     assert error.startswith("run_llm.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "format"),
+    [
+        (["--quant_format", "fp8"], "fp8"),
+        (["--quant_format", "int8"], "int8_sq"),
+        (["--quant_format", "int8", "--weight_only"], "int8_wo"),
+        (["--quant_format", "nvfp4", "--quant_algo", "max"], "nvfp4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_quantized(tiny, tmp_path, capsys, options, format):
+    bundle = tmp_path / "q.ttedge"
+    assert run_llm.main(["--model", tiny, *PROMPT, *options, "--output", str(bundle)]) == 0
+    assert f"quant    {format}: " in capsys.readouterr().out
+    assert Bundle.open(bundle).manifest.config.quant == QuantConfig(format)

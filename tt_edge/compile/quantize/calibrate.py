@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.memory import map_large_blocks, release_memory
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
 from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig, QuantFormat
@@ -64,6 +65,7 @@ def calibrate(
         file = cache / f"{_content_hash(model, recipe, batches)}.safetensors"
         if (kept := _read(file, layers)) is not None:
             return kept
+    map_large_blocks()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     statistics: dict[str, Statistics] = {}
     model.to(device)
@@ -71,6 +73,7 @@ def calibrate(
         for format in [f for f in _ALGORITHMS if f in layers.values()]:
             names = [name for name, f in layers.items() if f is format]
             statistics |= _calibrate_format(model, names, format, recipe.group_size, batches, device, show)
+            release_memory(cycles=True)
     finally:
         model.to("cpu")
     ordered = {name: statistics[name] for name in layers}
@@ -99,10 +102,17 @@ def _calibrate_format(
         if given is not None:
             entries.append({"quantizer_name": f"{name}.input_quantizer", "cfg": given, "enable": True})
 
+    # Nobody looks at the logits, and the head is the largest matrix of a small model: PyTorch's copy of it for the CPU took
+    # as much memory as all other layers.
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    without_head = not any(model.get_submodule(name) is head for name in names)
+
     def forward_loop(calibrated: nn.Module) -> None:
         with torch.no_grad():
             for ids in _with_progress(batches, f"calibrate {format}", show):
-                calibrated(input_ids=ids.to(device), use_cache=False)
+                body = getattr(calibrated, "base_model", calibrated) if without_head else calibrated
+                body(input_ids=ids.to(device), use_cache=False)
+                release_memory()
 
     # modelopt changes the classes of modules, of attention and embeddings too; a copy over the same tensors is thrown away.
     tensors = [*model.parameters(), *model.buffers()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.memory import release_memory
 from tt_edge.compile.nibbles import pack_nibbles
 from tt_edge.compile.quantized_linear import QuantizedLinear
 from tt_edge.compile.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
@@ -77,6 +78,8 @@ def quantize_model(
         linear = getattr(owner, last)
         weight = quantize_weight(linear.weight.detach(), format, statistics.get(name, Statistics()), recipe.group_size)
         setattr(owner, last, QuantizedLinear(weight, linear.bias))
+        del linear
+        release_memory()
         if progress is not None:
             progress(done + 1, len(layers))
     return layers
