@@ -96,7 +96,9 @@ class TensorRTVision(VisionSession):
         self._context = None
         if self._engine is not None:
             self._engine.close()
-        for buffer in (*self._device.values(), *self._host.values()):
+        for buffer in self._device.values():
             buffer.close()
+        for staging in self._host.values():
+            staging.close()
         self._device, self._host = {}, {}
         self._stream.close()

@@ -134,9 +134,9 @@ def _grid_geometry(model: PreTrainedModel) -> VisionGeometry:
     vision: Any = model.config.vision_config
     merge = int(vision.spatial_merge_size)
     window = 0
-    if getattr(vision, "window_size", None) and getattr(vision, "fullatt_block_indexes", None) is not None:
+    if getattr(vision, "fullatt_block_indexes", None) is not None:
         window = (int(vision.window_size) // merge // int(vision.patch_size)) ** 2
-    channels = int(getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3))
+    channels = int(getattr(vision, "in_channels", 0) or getattr(vision, "in_chans", 3))
     patch_dim = channels * int(vision.temporal_patch_size) * int(vision.patch_size) ** 2
     table = int(getattr(vision, "num_position_embeddings", 0) or 0)
     return VisionGeometry(
