@@ -1,0 +1,7 @@
+"""From picture files to what a vision network is fed: NumPy and Pillow, no PyTorch."""
+
+from tt_edge.runtime.images.load import ImageLimits, load_image
+from tt_edge.runtime.images.processed import ProcessedImage
+from tt_edge.runtime.images.processor import ImageProcessor, image_processor_for
+
+__all__ = ["ImageLimits", "ImageProcessor", "ProcessedImage", "image_processor_for", "load_image"]
