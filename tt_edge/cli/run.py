@@ -13,6 +13,13 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of a vision-language model: a picture for the prompt, before its text; may be repeated; implies --chat",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most this many (default 64)")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
@@ -40,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
         **sampling_of(args),
     )
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
-        chat = args.chat or args.system is not None
-        prompts = [_chat_prompt(llm, p, args.system) for p in args.prompt] if chat else args.prompt
+        placed = llm.vision is not None and llm.vision.processor.placeholder in args.prompt[0]
+        chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
+        prompts = [_chat_prompt(llm, p, args.system, len(args.image)) for p in args.prompt] if chat else args.prompt
+        images = [args.image] * len(prompts) if args.image else None
         streaming = len(prompts) == 1 and not args.json
 
         shown = "" if chat else prompts[0]  # with the first token: before that, an error would stand on its line
@@ -51,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
             print(shown + text, end="", flush=True)
             shown = ""
 
-        results = llm.generate(prompts, config, show if streaming else None, add_special_tokens=not chat)
+        on_text = show if streaming else None
+        results = llm.generate(prompts, config, on_text, add_special_tokens=not chat, images=images)
         word = llm.session.word
     if args.json:
         import json
@@ -73,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chat_prompt(llm: object, prompt: str, system: str | None) -> str:
+def _chat_prompt(llm: object, prompt: str, system: str | None, images: int = 0) -> str:
     from tt_edge.runtime import LLM
 
     assert isinstance(llm, LLM)
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return llm.apply_chat_template([*messages, {"role": "user", "content": prompt}])
+    parts = [*[{"type": "image"}] * images, {"type": "text", "text": prompt}]
+    return llm.apply_chat_template([*messages, {"role": "user", "content": parts if images else prompt}])

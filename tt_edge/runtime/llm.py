@@ -9,17 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import ChatTemplate, Message
-from tt_edge.runtime.choose import open_session
+from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.generation import Configs, one_each
+from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.prefix_cache import common_prefix
 from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
+from tt_edge.runtime.prompt_images import NO_IMAGES
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
 from tt_edge.runtime.text import Completion, Delta, TextRequest
 from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
+from tt_edge.runtime.vision import ImageSource, VisionEncoder, images_of
 
 #: Called with the prompt's index and each new piece of text.
 OnText = Callable[[int, str], None]
@@ -41,10 +44,13 @@ class LLM:
         name: str = "model",
         generation_defaults: GenerationConfig | None = None,
         model_fingerprint: bytes = b"",
+        vision: VisionEncoder | None = None,
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        #: What encodes images, of a vision-language model.
+        self.vision = vision
         self.name = name
         #: What the checkpoint recommends; for chats, not for ``generate``, which is greedy unless it is told otherwise.
         self.generation_defaults = generation_defaults or GenerationConfig()
@@ -63,6 +69,9 @@ class LLM:
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
         name = Path(path).resolve().name.removesuffix(".ttedge")
+        vision = None
+        if bundle.manifest.vision is not None:
+            vision = VisionEncoder.from_bundle(bundle, open_vision(bundle, runtime))
         defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
         return cls(
             open_session(bundle, runtime),
@@ -71,6 +80,7 @@ class LLM:
             name=name,
             generation_defaults=defaults,
             model_fingerprint=fingerprint(bundle.manifest),
+            vision=vision,
         )
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
@@ -96,17 +106,20 @@ class LLM:
         on_text: OnText | None = None,
         *,
         add_special_tokens: bool = True,
+        images: Sequence[Sequence[ImageSource]] | None = None,
     ) -> list[Completion]:
-        """Continue each prompt; ``config`` is one for all, or one for each.
+        """Continue each prompt; ``config`` is one for all, or one for each; ``images`` are each prompt's, in the order of
+        its placeholders.
 
         Without ``config.eos_token_ids`` a row ends with the bundle's own. ``on_text`` gets the text as it comes, in
         whole characters; a row's pieces join to its completion's ``text``.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         configs = [self.with_defaults(c) for c in one_each(config or GenerationConfig(), len(prompts))]
+        pictures = [()] * len(prompts) if images is None else images
         requests = [
-            self.text_request(prompt, c, _by_index(on_text, index), add_special_tokens=add_special_tokens)
-            for index, (prompt, c) in enumerate(zip(prompts, configs, strict=True))
+            self.text_request(prompt, c, _by_index(on_text, i), add_special_tokens=add_special_tokens, images=own)
+            for i, (prompt, c, own) in enumerate(zip(prompts, configs, pictures, strict=True))
         ]
         for index, text_request in enumerate(requests):
             self.scheduler.check(text_request.request, f"prompt {index}")
@@ -125,7 +138,7 @@ class LLM:
         """The assistant's answer to ``messages``, dicts with ``role`` and ``content``; ``variables`` are the template's."""
         prompt = self.apply_chat_template(messages, **variables)
         show = None if on_text is None else lambda _row, text: on_text(text)
-        return self.generate([prompt], config, show, add_special_tokens=False)[0]
+        return self.generate([prompt], config, show, add_special_tokens=False, images=[images_of(messages)])[0]
 
     def stream(
         self, prompt: str, config: GenerationConfig | None = None, *, add_special_tokens: bool = True
@@ -153,10 +166,26 @@ class LLM:
         on_done: Callable[[], None] | None = None,
         *,
         add_special_tokens: bool = True,
+        images: Sequence[ImageSource] = (),
     ) -> TextRequest:
-        """What a scheduler takes, of ``prompt``."""
-        ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        return TextRequest(self.tokenizer, prompt, ids, self.with_defaults(config), on_delta, on_done)
+        """What a scheduler takes, of ``prompt``.
+
+        Raises ``InvalidInputError`` for images that the model or the prompt has no place for.
+        """
+        config, found = self.with_defaults(config), NO_IMAGES
+        if images and self.vision is None:
+            raise InvalidInputError(
+                f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
+                "vision-language model"
+            )
+        processed: list[ProcessedImage] = []
+        expanded = prompt
+        if self.vision is not None:
+            expanded, processed = self.vision.prepare(prompt, images)
+        ids = self.tokenizer.encode(expanded, add_special_tokens=add_special_tokens)
+        if self.vision is not None and processed:
+            found = self.vision.prompt_images(ids, processed)
+        return TextRequest(self.tokenizer, prompt, ids, config, on_delta, on_done, found)
 
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute what every conversation that begins with ``messages`` begins with, and keep it; returns its tokens.
@@ -182,6 +211,8 @@ class LLM:
 
     def close(self) -> None:
         self.session.close()
+        if self.vision is not None:
+            self.vision.close()
 
     def __enter__(self) -> Self:
         return self

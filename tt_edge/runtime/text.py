@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.request import FinishReason, Request, Timing
 from tt_edge.runtime.sampling import Token
 from tt_edge.runtime.streaming import TextStream
@@ -57,9 +58,10 @@ class TextRequest:
         config: GenerationConfig,
         on_delta: Callable[[Delta], None] | None = None,
         on_done: Callable[[], None] | None = None,
+        images: PromptImages = NO_IMAGES,
     ) -> None:
         self.prompt = prompt
-        self.request = Request(prompt_ids, config, self._on_token, self._on_done)
+        self.request = Request(prompt_ids, config, self._on_token, self._on_done, images)
         self._stream = TextStream(tokenizer, config.stop)
         self._on_delta, self._after = on_delta, on_done
         self._pieces: list[str] = []

@@ -1,0 +1,123 @@
+"""Vision-language models end to end: the tokens of ``generate()`` with no image, one, several, and in a mixed batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
+from tt_edge.bundle import Bundle
+from tt_edge.compile.pipeline import compile_model
+from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.choose import open_session, open_vision
+from tt_edge.runtime.request import Request
+from tt_edge.runtime.scheduler import Scheduler
+from tt_edge.runtime.vision import VisionEncoder
+
+GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NEW = 12
+BACKENDS = {
+    "native": {"backend": "native"},
+    "sdpa": {"backend": "sdpa", "cache": "none"},
+    "static_v1": {"backend": "sdpa", "cache": "static_v1"},
+}
+
+
+class Picture(SimpleNamespace):
+    """What preprocessing would give: random pixels."""
+
+    @property
+    def digest(self):
+        return str((self.grid, self.seed))
+
+
+def picture(contract, seed, grid=(1, 4, 6)):
+    geometry, generator = contract.geometry, np.random.default_rng(seed)
+    if geometry.tile_size is not None:
+        pixels = generator.standard_normal((1, 3, *geometry.tile_size)).astype(np.float32)
+        return Picture(pixels=pixels, grid=None, tokens=geometry.tokens_a_unit, seed=seed)
+    pixels = generator.standard_normal((int(np.prod(grid)), geometry.patch_dim)).astype(np.float32)
+    return Picture(pixels=pixels, grid=grid, tokens=int(np.prod(grid)) // 4, seed=seed)
+
+
+def prompt(seed, *pictures):
+    """Text, and the pictures in the middle of it."""
+    generator = np.random.default_rng(100 + seed)
+
+    def text():
+        return generator.integers(3, 290, generator.integers(2, 7)).tolist()
+
+    ids = text()
+    for given in pictures:
+        ids += [VISION_START, *[IMAGE] * given.tokens, VISION_END, *text()]
+    return ids
+
+
+def reference(model, ids, pictures):
+    inputs = {"input_ids": torch.tensor([ids])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if pictures:
+        inputs["pixel_values"] = torch.from_numpy(np.concatenate([p.pixels for p in pictures]))
+    if model.config.model_type in GRID:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
+        if pictures:
+            inputs["image_grid_thw"] = torch.tensor([p.grid for p in pictures])
+    out = model.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return out[0, -NEW:].tolist()
+
+
+def compiled(family, path, **settings):
+    limits = {"precision": "fp32", "max_batch": 3, "max_input_len": 64, "max_seq_len": 96, "max_image_tokens": 48}
+    compile_model(lambda: tiny_vlm(family), path, CompileConfig(**{**limits, **settings}), EngineTarget())
+    bundle = Bundle.open(path)
+    session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
+    encoder = VisionEncoder(vision, None, IMAGE, bundle.manifest.contract.position_axes)
+    return Scheduler(session), encoder, bundle
+
+
+def asked(encoder, ids, pictures):
+    config = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
+    images = {"images": encoder.prompt_images(ids, pictures)} if pictures else {}
+    return Request(ids, config, **images)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", VLMS)
+def test_tokens_equal_generate(tmp_path, family, backend):
+    if family == "blip-2" and backend != "native":
+        pytest.skip("the language part is OPT, whose backends test_families has")
+    scheduler, encoder, bundle = compiled(family, tmp_path / "out.ttedge", **BACKENDS[backend])
+    model, vision = tiny_vlm(family), bundle.manifest.vision
+    one, two, three = picture(vision, 1), picture(vision, 2, (1, 2, 8)), picture(vision, 3, (1, 6, 2))
+    cases = [[one], [], [two, one, three]]
+    if family == "blip-2":  # whose generate() wants the image in front, and one at least
+        cases = [[one], [two]]
+    asks = [(prompt(i, *pictures), pictures) for i, pictures in enumerate(cases)]
+    requests = [asked(encoder, ids, pictures) for ids, pictures in asks]
+    for request in requests:  # a batch that mixes them
+        scheduler.submit(request)
+    scheduler.run(requests)
+    for request, (ids, pictures) in zip(requests, asks, strict=True):
+        assert [token.id for token in request.tokens] == reference(model, ids, pictures)
+
+
+def test_a_conversation_computes_the_image_once(tmp_path):
+    """A second turn finds image and answer in the cache; another image in the same place does not pass for it."""
+    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
+    vision, model = bundle.manifest.vision, tiny_vlm("qwen2_5_vl")
+    one, other = picture(vision, 1, (1, 6, 8)), picture(vision, 2, (1, 6, 8))
+    first = prompt(0, one)
+    request = asked(encoder, first, [one])
+    scheduler.submit(request)
+    scheduler.run([request])
+    second = [*first, *[token.id for token in request.tokens], 7, 8, 9]
+    for given, reused in ((one, len(first) + NEW - 1), (other, first.index(IMAGE))):
+        request = asked(encoder, second, [given])
+        scheduler.submit(request)
+        scheduler.run([request])
+        assert request.reused == reused
+        assert [token.id for token in request.tokens] == reference(model, second, [given])
