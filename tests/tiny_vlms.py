@@ -37,7 +37,7 @@ _SQUARE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "
 def _settings(family: str) -> dict[str, Any]:
     if family == "qwen2_vl":
         vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
-        return {"text_config": {**_TEXT, "rope_parameters": _MROPE}, "vision_config": vision, **_QWEN_IDS}
+        return {"text_config": {**_TEXT, "rope_parameters": {**_MROPE}}, "vision_config": vision, **_QWEN_IDS}
     if family == "qwen2_5_vl":
         vision = {
             "depth": 3,
@@ -49,7 +49,7 @@ def _settings(family: str) -> dict[str, Any]:
             "window_size": 112,
             "fullatt_block_indexes": [1],
         }
-        return {"text_config": {**_TEXT, "rope_parameters": _MROPE}, "vision_config": vision, **_QWEN_IDS}
+        return {"text_config": {**_TEXT, "rope_parameters": {**_MROPE}}, "vision_config": vision, **_QWEN_IDS}
     if family == "qwen3_vl":
         vision = {
             "depth": 3,
@@ -104,11 +104,23 @@ VLMS = {
 }
 
 
-def tiny_vlm(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
-    """A model of ``family`` in evaluation mode; weights as ``tests.tiny_models`` draws them."""
+def tiny_vlm(
+    family: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, heads_of_64: bool = False
+) -> PreTrainedModel:
+    """A model of ``family`` in evaluation mode; weights as ``tests.tiny_models`` draws them.
+
+    ``heads_of_64``: the language part has heads of 64 elements, AttentionPlugin's smallest.
+    """
     torch.manual_seed(seed)
     config_class, model_class = VLMS[family]
-    config = getattr(transformers, config_class)(**_settings(family))
+    settings = _settings(family)
+    if heads_of_64:
+        settings["text_config"] |= {"hidden_size": 256, **({"head_dim": 64} if family == "qwen3_vl" else {})}
+        if "rope_parameters" in settings["text_config"]:
+            settings["text_config"]["rope_parameters"] |= {"mrope_section": [8, 12, 12]}
+            name = "hidden_size" if family == "qwen2_vl" else "out_hidden_size"
+            settings["vision_config"][name] = 256
+    config = getattr(transformers, config_class)(**settings)
     model = getattr(transformers, model_class)(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -159,7 +159,7 @@ class TestSources:
         from transformers import T5Config
 
         T5Config().save_pretrained(source)
-        refuses("model type 't5' is not a causal language model in transformers", 1)
+        refuses("model type 't5' is neither a causal language model in transformers nor one of the", 1)
 
     def test_no_weights(self, refuses, source, checkpoint):
         shutil.copytree(checkpoint, source)

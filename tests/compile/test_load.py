@@ -97,7 +97,7 @@ def test_not_a_language_model(tmp_path):
     ).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
-    refused(tmp_path, "model type 'vit' is not a causal language model", UnsupportedModelError)
+    refused(tmp_path, "model type 'vit' is neither a causal language model", UnsupportedModelError)
 
 
 def test_a_folder_of_something_else(model, tmp_path):

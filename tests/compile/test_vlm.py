@@ -12,6 +12,7 @@ from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
 from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.request import Request
@@ -70,9 +71,11 @@ def reference(model, ids, pictures):
     return out[0, -NEW:].tolist()
 
 
-def compiled(family, path, **settings):
+def compiled(family, path, heads_of_64=False, **settings):
     limits = {"precision": "fp32", "max_batch": 3, "max_input_len": 64, "max_seq_len": 96, "max_image_tokens": 48}
-    compile_model(lambda: tiny_vlm(family), path, CompileConfig(**{**limits, **settings}), EngineTarget())
+    config = CompileConfig(**{**limits, **settings})
+    make = lambda: tiny_vlm(family, getattr(torch, config.precision.dtype.value), heads_of_64=heads_of_64)  # noqa: E731
+    compile_model(make, path, config, EngineTarget())
     bundle = Bundle.open(path)
     session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
     encoder = VisionEncoder(vision, None, IMAGE, bundle.manifest.contract.position_axes)
@@ -121,3 +124,44 @@ def test_a_conversation_computes_the_image_once(tmp_path):
         scheduler.run([request])
         assert request.reused == reused
         assert [token.id for token in request.tokens] == reference(model, second, [given])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_the_plugin_backend(tmp_path, family):
+    """AttentionPlugin is float16, so its logits are compared: no further from the fp32 truth than twice PyTorch's own."""
+    scheduler, encoder, bundle = compiled(
+        family, tmp_path / "out.ttedge", heads_of_64=True, backend="plugin", precision="fp16"
+    )
+    assert bundle.network().kinds()["PLUGIN_V3"] == 2
+    given = picture(bundle.manifest.vision, 1)
+    ids = prompt(0, given)
+    request = asked(encoder, ids, [given])
+    rows = []
+    forward = scheduler.session.forward
+    scheduler.session.forward = lambda *a: rows.append(forward(*a).copy()) or rows[-1]
+    scheduler.submit(request)
+    scheduler.step()
+    inputs = {"input_ids": torch.tensor([ids])}
+    if family in GRID:
+        inputs |= {
+            "mm_token_type_ids": (inputs["input_ids"] == IMAGE).int(),
+            "image_grid_thw": torch.tensor([given.grid]),
+        }
+    pixels = torch.from_numpy(given.pixels)
+    with torch.no_grad():
+        exact = tiny_vlm(family, heads_of_64=True)(pixel_values=pixels, **inputs).logits[0, -1].numpy()
+        own = tiny_vlm(family, torch.float16, heads_of_64=True)(pixel_values=pixels.half(), **inputs).logits[0, -1]
+    bar = 2 * np.linalg.norm(own.float().numpy() - exact)
+    assert np.linalg.norm(rows[0][0] - exact) < bar + 1e-3 * np.linalg.norm(exact)
+
+
+def test_older_plugins_have_no_m_rope(tmp_path):
+    with pytest.raises(UnsupportedModelError, match=r"AttentionPlugin 0\.9\.1 looks up .*give --plugin-contract 0\.11"):
+        compiled(
+            "qwen2_vl",
+            tmp_path / "out.ttedge",
+            heads_of_64=True,
+            backend="plugin",
+            precision="fp16",
+            plugin_contract="0.9.1",
+        )

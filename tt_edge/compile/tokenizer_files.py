@@ -40,15 +40,26 @@ def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes
 
 def processor_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
     """Name and content of a checkpoint's image processor settings, of which a language model has none."""
-    for name in _PROCESSOR_FILES:
-        file = Path(source) / name
-        if not Path(source).is_dir():
-            from transformers.utils import cached_file
+    from tt_edge.compile.load import check_source
 
-            found = cached_file(os.fspath(source), name, _raise_exceptions_for_missing_entries=False)
-            file = Path(found or name)
-        if file.is_file():
+    checked = check_source(source)
+    for name in _PROCESSOR_FILES:
+        file: Path | None = Path(checked) / name
+        if not Path(checked).is_dir():
+            file = _from_hub(checked, name)
+        if file is not None and file.is_file():
             yield name, file.read_bytes()
+
+
+def _from_hub(source: str, name: str) -> Path | None:
+    """A file of a hub repository, downloaded or found in the cache; ``None`` where it has no such, or nothing answers."""
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return None  # loading the model says what is wrong
+    return None if found is None else Path(found)
 
 
 def _saved_by_transformers(source: str, scratch: Path) -> Path | None:

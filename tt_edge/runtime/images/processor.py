@@ -18,8 +18,9 @@ Settings = Mapping[str, Any]
 class ImageProcessor(Protocol):
     """What a family does to pictures, and to the text that they stand in."""
 
-    #: The token, in words, that stands for an image in a prompt.
-    placeholder: str
+    @property
+    def placeholder(self) -> str:
+        """The token, in words, that stands for an image in a prompt."""
 
     def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
         """Preprocess a picture ``[H, W, 3]``. Raises ``InvalidInputError`` for one that the family cannot take."""
