@@ -11,9 +11,12 @@ import torch
 from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
 from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
+from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.dtypes import DType
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.quant_config import QuantConfig
 from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.request import Request
 from tt_edge.runtime.scheduler import Scheduler
@@ -165,3 +168,21 @@ def test_older_plugins_have_no_m_rope(tmp_path):
             precision="fp16",
             plugin_contract="0.9.1",
         )
+
+
+@pytest.mark.parametrize("quant", ["int8_wo", "int4_wo"])
+def test_the_language_part_is_quantized(tmp_path, quant):
+    """And nothing else: the tower's features are those of the model as it was."""
+    recipe = QuantConfig(quant, group_size=32)
+    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", quant=recipe)
+    model = tiny_vlm("qwen2_5_vl")
+    found = quantize_model(model, recipe, {})
+    assert len(found) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in found)
+    given = picture(bundle.manifest.vision, 1)
+    ids = prompt(0, given)
+    request = asked(encoder, ids, [given])
+    scheduler.submit(request)
+    scheduler.run([request])
+    assert [token.id for token in request.tokens] == reference(model, ids, [given])
+    assert DType.INT8 in bundle.network().weight_bytes() or DType.INT4 in bundle.network().weight_bytes()

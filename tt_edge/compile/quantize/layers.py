@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tt_edge.compile.memory import release_memory
 from tt_edge.compile.nibbles import pack_nibbles
 from tt_edge.compile.quantized_linear import QuantizedLinear
 from tt_edge.compile.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
+from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.plugins.quantization import FP4_MAX, FP8_MAX, INT8_MAX, e2m1_codes
 from tt_edge.quant_config import QuantConfig, QuantFormat
@@ -32,12 +34,15 @@ class Statistics:
 def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, QuantFormat]:
     """Names of the linear layers that ``recipe`` quantizes, in the model's order, and their formats.
 
+    Of a vision-language model those of the language part: the tower and its projection stay as they are.
     Raises ``UnsupportedModelError`` when there is none, and ``InvalidInputError`` for a width that a format cannot have.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    family = family_of(model) if isinstance(model, PreTrainedModel) else None
+    parts = ("",) if family is None else (f"{family.decoder}.", family.head)
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and name.startswith(parts):
             format = recipe.format_of(name, is_head=module is head)
             if format is not None:
                 _check_width(name, module.in_features, format, recipe.group_size)
