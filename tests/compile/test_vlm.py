@@ -18,6 +18,7 @@ from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.quant_config import QuantConfig
 from tt_edge.runtime.choose import open_session, open_vision
+from tt_edge.runtime.images.processed import Span
 from tt_edge.runtime.request import Request
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.vision import VisionEncoder
@@ -37,6 +38,10 @@ class Picture(SimpleNamespace):
     @property
     def digest(self):
         return str((self.grid, self.seed))
+
+    @property
+    def spans(self):
+        return [] if self.grid is None else [Span(self.grid)]
 
 
 def picture(contract, seed, grid=(1, 4, 6)):
@@ -81,7 +86,7 @@ def compiled(family, path, heads_of_64=False, **settings):
     compile_model(make, path, config, EngineTarget())
     bundle = Bundle.open(path)
     session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
-    encoder = VisionEncoder(vision, None, IMAGE, bundle.manifest.contract.position_axes)
+    encoder = VisionEncoder(vision, None, [IMAGE], bundle.manifest.contract.position_axes)
     return Scheduler(session), encoder, bundle
 
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         **sampling_of(args),
     )
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
-        placed = llm.vision is not None and llm.vision.processor.placeholder in args.prompt[0]
+        placed = llm.vision is not None and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
         prompts = [_chat_prompt(llm, p, args.system, len(args.image)) for p in args.prompt] if chat else args.prompt
         images = [args.image] * len(prompts) if args.image else None

@@ -327,7 +327,7 @@ def _quantized_already(model: PreTrainedModel, targets: list[str | None]) -> dic
 def _config_files(model: PreTrainedModel, config: CompileConfig, writer: BundleWriter) -> Iterator[tuple[str, bytes]]:
     """What the runtime reads beside the tokenizer: the checkpoint's configuration, or what NVIDIA's runtime wants."""
     if config.layout is Layout.TT_EDGE:
-        yield "config.json", (model.config.to_json_string(use_diff=True) + "\n").encode()
+        yield "config.json", (model.config.to_json_string(use_diff=False) + "\n").encode()
         return
     from tt_edge.compile.edge_llm_layout import edge_llm_files
     from tt_edge.runtime.chat_template import ChatTemplate

@@ -14,7 +14,6 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import ChatTemplate, Message
 from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.generation import Configs, one_each
-from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.prefix_cache import common_prefix
 from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
 from tt_edge.runtime.prompt_images import NO_IMAGES
@@ -71,7 +70,7 @@ class LLM:
         name = Path(path).resolve().name.removesuffix(".ttedge")
         vision = None
         if bundle.manifest.vision is not None:
-            vision = VisionEncoder.from_bundle(bundle, open_vision(bundle, runtime))
+            vision = VisionEncoder.from_bundle(bundle, open_vision(bundle, runtime), tokenizer)
         defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
         return cls(
             open_session(bundle, runtime),
@@ -178,13 +177,12 @@ class LLM:
                 f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
                 "vision-language model"
             )
-        processed: list[ProcessedImage] = []
-        expanded = prompt
-        if self.vision is not None:
-            expanded, processed = self.vision.prepare(prompt, images)
-        ids = self.tokenizer.encode(expanded, add_special_tokens=add_special_tokens)
-        if self.vision is not None and processed:
-            found = self.vision.prompt_images(ids, processed)
+        if self.vision is None:
+            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        else:
+            ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
+            if processed:
+                found = self.vision.prompt_images(ids, processed)
         return TextRequest(self.tokenizer, prompt, ids, config, on_delta, on_done, found)
 
     def precompute(self, messages: Sequence[Message]) -> int:

@@ -1,7 +1,18 @@
 """From picture files to what a vision network is fed: NumPy and Pillow, no PyTorch."""
 
 from tt_edge.runtime.images.load import ImageLimits, load_image
+from tt_edge.runtime.images.placeholders import Placeholders
 from tt_edge.runtime.images.processed import ProcessedImage
-from tt_edge.runtime.images.processor import ImageProcessor, image_processor_for
+from tt_edge.runtime.images.processor import ImageProcessor, image_processor_for, read_settings
+from tt_edge.runtime.images.settings import CheckpointSettings
 
-__all__ = ["ImageLimits", "ImageProcessor", "ProcessedImage", "image_processor_for", "load_image"]
+__all__ = [
+    "CheckpointSettings",
+    "ImageLimits",
+    "ImageProcessor",
+    "Placeholders",
+    "ProcessedImage",
+    "image_processor_for",
+    "load_image",
+    "read_settings",
+]

@@ -1,4 +1,4 @@
-"""A picture, ready for a vision network."""
+"""A picture or a video, ready for a vision network."""
 
 from __future__ import annotations
 
@@ -8,20 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of vision tokens in a prompt: frames, rows and columns of patches, and the positions from frame to frame."""
+
+    grid: Grid
+    interval: float = 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class ProcessedImage:
     """``pixels`` fp32: patches ``[N, patch_dim]`` of a ``grid``, frames, rows and columns of them; or tiles ``[n, 3, H, W]``.
 
-    ``tokens`` is how many image tokens it takes in a prompt.
+    ``tokens`` is how many image tokens it takes in a prompt. A video has as many ``frames`` as its grid, which are ``interval``
+    positions apart; where the family writes the time before each frame, ``timestamps`` are its seconds.
     """
 
     pixels: NDArray[np.float32]
-    grid: tuple[int, int, int] | None
+    grid: Grid | None
     tokens: int
+    is_video: bool = False
+    interval: float = 1.0
+    timestamps: tuple[float, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the pixels and their shape, in hex: equal for equal pictures."""
         shape = repr((self.pixels.shape, self.grid)).encode()
         return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
+
+    @property
+    def spans(self) -> list[Span]:
+        """The runs of its tokens: one, or one a frame where text stands between frames. None for tiles."""
+        if self.grid is None:
+            return []
+        if self.timestamps:
+            return [Span((1, *self.grid[1:]))] * self.grid[0]
+        return [Span(self.grid, self.interval)]

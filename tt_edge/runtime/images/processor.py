@@ -2,60 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.images.placeholders import Placeholders
 from tt_edge.runtime.images.processed import ProcessedImage
 from tt_edge.runtime.images.qwen_vl import QwenVLProcessor
-
-Settings = Mapping[str, Any]
+from tt_edge.runtime.images.settings import CheckpointSettings
+from tt_edge.runtime.images.square import SquareProcessor
+from tt_edge.runtime.images.tiles import TilingProcessor
+from tt_edge.runtime.tokenizer import Files, read_json
+from tt_edge.vision_contract import VisionGeometry
 
 
 class ImageProcessor(Protocol):
-    """What a family does to pictures, and to the text that they stand in."""
+    """What a family does to pictures. Those that take videos have ``process_video``."""
 
     @property
-    def placeholder(self) -> str:
-        """The token, in words, that stands for an image in a prompt."""
+    def placeholders(self) -> Placeholders:
+        """How images stand in a prompt."""
 
     def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
         """Preprocess a picture ``[H, W, 3]``. Raises ``InvalidInputError`` for one that the family cannot take."""
 
 
-#: By ``model_type``: made from ``preprocessor_config.json`` and the model's configuration.
-PROCESSORS: dict[str, Callable[[Settings, Settings], ImageProcessor]] = {
+#: By ``model_type``.
+PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "qwen2_vl": QwenVLProcessor.from_settings,
     "qwen2_5_vl": QwenVLProcessor.from_settings,
     "qwen3_vl": QwenVLProcessor.from_settings,
+    "llava": SquareProcessor.from_settings,
+    "blip-2": SquareProcessor.from_settings,
+    "internvl": TilingProcessor.of_internvl,
+    "eagle2": TilingProcessor.of_eagle2,
 }
 
 
-def image_processor_for(preprocessor_config: Settings, model_config: Settings) -> ImageProcessor:
-    """The preprocessing of a checkpoint, from its settings. Raises ``UnsupportedModelError`` for an unknown ``model_type``."""
-    model_type = str(model_config.get("model_type"))
-    if model_type not in PROCESSORS:
+def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
+    """The preprocessing of a checkpoint. Raises ``UnsupportedModelError`` for an unknown ``model_type``."""
+    if settings.model_type not in PROCESSORS:
         raise UnsupportedModelError(
-            f"images for models of type {model_type!r} are not preprocessed here; there are {', '.join(PROCESSORS)}"
+            f"images for models of type {settings.model_type!r} are not preprocessed here; there are {', '.join(PROCESSORS)}"
         )
-    return PROCESSORS[model_type](preprocessor_config, model_config)
+    return PROCESSORS[settings.model_type](settings)
 
 
-def expand(text: str, placeholder: str, images: Sequence[ProcessedImage]) -> str:
-    """``text`` with every placeholder repeated as often as its image has tokens, as the Hugging Face processors do.
+def read_settings(
+    files: Files, model: dict[str, Any], geometry: VisionGeometry, tokens: dict[str, str | None]
+) -> CheckpointSettings:
+    """From a bundle's files. ``tokens``: what ``image`` and ``video`` are in the tokenizer.
 
-    Raises ``InvalidInputError`` unless there are as many placeholders as images.
+    Newer checkpoints have ``processor_config.json`` for all of it, older ones a file for each. Raises ``BundleError`` for a
+    checkpoint without an image processor.
     """
-    pieces = text.split(placeholder)
-    if len(pieces) - 1 != len(images):
-        raise InvalidInputError(
-            f"the prompt has {len(pieces) - 1} placeholders {placeholder} for {len(images)} images; give one for each, or a "
-            "chat, whose template places them"
+    processor = read_json(files, "processor_config.json")
+    image = read_json(files, "preprocessor_config.json") or processor.get("image_processor")
+    if not image or not tokens["image"]:
+        raise BundleError(
+            "the bundle has no preprocessor_config.json or no image token, so images cannot be prepared; compile from a "
+            "checkpoint that has its image processor's settings"
         )
-    parts = [pieces[0]]
-    for image, piece in zip(images, pieces[1:], strict=True):
-        parts += [placeholder * image.tokens, piece]
-    return "".join(parts)
+    # transformers, too, takes the image processor's settings for a checkpoint that has none for videos.
+    video = read_json(files, "video_preprocessor_config.json") or processor.get("video_processor") or image
+    return CheckpointSettings(image, model, geometry, _placeholders(files, model, tokens), video)
+
+
+def _placeholders(files: Files, model: dict[str, Any], tokens: dict[str, str | None]) -> Placeholders:
+    image, video = tokens["image"], tokens["video"]
+    assert image is not None
+    match model.get("model_type"):
+        case "qwen3_vl":  # around each frame of a video
+            return Placeholders(image, video, "<|vision_start|>", "<|vision_end|>")
+        case "internvl" | "eagle2" as family:
+            named = read_json(files, "tokenizer_config.json")
+            extra = named.get("extra_special_tokens")
+            named |= extra if isinstance(extra, dict) else {}
+            start, end = str(named.get("start_image_token", "<img>")), str(named.get("end_image_token", "</img>"))
+            return Placeholders(image, None, start, end, numbered=family == "eagle2")
+        case "blip-2":
+            return Placeholders(image, leading=True)
+        case _:
+            return Placeholders(image, video)
