@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen2Config, SiglipVisionConfig
+
+from tt_edge.compile.vision import eagle2
 
 #: Ids of special tokens in the vocabulary of 320: image placeholder, video placeholder, and what stands around them.
 IMAGE, VIDEO, VISION_START, VISION_END = 300, 301, 302, 303
@@ -90,6 +92,14 @@ def _settings(family: str) -> dict[str, Any]:
             "image_token_index": IMAGE,
             "image_token_id": IMAGE,
         }
+    if family == "eagle2":
+        return {
+            "text_config": Qwen2Config(**_TEXT),
+            "vision_config": SiglipVisionConfig(**_SQUARE, image_size=28, patch_size=7, vision_use_head=False),
+            "image_token_id": IMAGE,
+            "select_layer": -2,
+            "max_dynamic_tiles": 4,
+        }
     raise KeyError(family)
 
 
@@ -101,6 +111,7 @@ VLMS = {
     "llava": ("LlavaConfig", "LlavaForConditionalGeneration"),
     "internvl": ("InternVLConfig", "InternVLForConditionalGeneration"),
     "blip-2": ("Blip2Config", "Blip2ForConditionalGeneration"),
+    "eagle2": ("Eagle2Config", "Eagle2ForConditionalGeneration"),
 }
 
 
@@ -120,8 +131,9 @@ def tiny_vlm(
             settings["text_config"]["rope_parameters"] |= {"mrope_section": [8, 12, 12]}
             name = "hidden_size" if family == "qwen2_vl" else "out_hidden_size"
             settings["vision_config"][name] = 256
-    config = getattr(transformers, config_class)(**settings)
-    model = getattr(transformers, model_class)(config)
+    module = eagle2 if family == "eagle2" else transformers
+    config = getattr(module, config_class)(**settings)
+    model = getattr(module, model_class)(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name or "ln." in name:

@@ -20,7 +20,7 @@ from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.vision_inputs import vision_feeds
 from tt_edge.vision_contract import VisionContract
 
-GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2")
+GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2", "eagle2")
 #: Frames, rows and columns of patches: odd ones, one image, three, a video, a strip.
 GRIDS = {
     "odd": [(1, 10, 14)],
@@ -102,7 +102,9 @@ def test_an_engine_is_built(tensorrt, family):
     _, network, contract, _, _ = compiled(family, "fp16")
     file = io.BytesIO()
     assert build_engine(tensorrt, network, contract.profiles(), "sm89", file).bytes
-    assert network.kinds()["ATTENTION"] >= 2
+    # LLaVA's second last layer is taken, as Eagle's; of BLIP-2 it is two layers and a Q-Former of two with cross attention.
+    layers = {"qwen2_vl": 2, "qwen2_5_vl": 3, "qwen3_vl": 3, "llava": 2, "internvl": 2, "blip-2": 6, "eagle2": 1}
+    assert network.kinds()["ATTENTION"] == layers[family]
     assert VisionContract.from_dict(contract.to_dict()) == contract
 
 

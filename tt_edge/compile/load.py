@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 
 from tt_edge.compile.load_quantized import load_quantized
 from tt_edge.compile.prequantized import detect
+from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config, load_eagle2
 from tt_edge.compile.vision.families import FAMILIES
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
@@ -30,7 +32,7 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     ``Qwen/Qwen2.5-0.5B-Instruct``. Raises ``InvalidInputError`` for a source that is not there or is damaged and
     ``UnsupportedModelError`` for one that is not a causal language model of transformers.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
     from transformers.utils import logging as transformers_logging
 
     name = check_source(source)
@@ -38,6 +40,10 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what it would warn of is an error here
     try:
+        raw, _ = PreTrainedConfig.get_config_dict(name)
+        if raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
+            model, found = load_eagle2(_local_folder(name), raw, TORCH_DTYPES[precision])
+            return _checked(name, model, found)
         config = AutoConfig.from_pretrained(name)
         mappings = [AutoModelForCausalLM, *_vision_models(config)]
         make = next((auto for auto in mappings if type(config) in auto._model_mapping), None)
@@ -52,6 +58,7 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         model, found = make.from_pretrained(
             name, config=config, dtype=TORCH_DTYPES[precision], output_loading_info=True, ignore_mismatched_sizes=True
         )
+        return _checked(name, model, found)
     except TTEdgeError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -64,6 +71,10 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _checked(name: str, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:
+    """``model`` in evaluation mode. Raises ``InvalidInputError`` for weights that were not there, or of other shapes."""
     # transformers would go on with random numbers in place of these.
     if missing := sorted(found["missing_keys"]):
         raise _does_not_load(name, f"weight {missing[0]} is missing ({len(missing)} in all)")

@@ -47,7 +47,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen3_vl": _QWEN,
     "llava": _TILED,
     "internvl": replace(_TILED, most_tiles=13),  # twelve, and the whole image small
-    "eagle2": replace(_TILED, most_tiles=13),
+    "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles", most_tiles=13),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
 

@@ -111,7 +111,8 @@ class QwenVLProcessor:
         depth = self.temporal_patch_size
         if self.timed and len(frames) < depth:
             raise InvalidInputError(f"a video of {len(frames)} frames is too short; give {depth} or more")
-        height, width = self.size_of(*frames[0].shape[:2], self.video_bounds, len(frames))
+        height, width, _ = frames[0].shape
+        height, width = self.size_of(height, width, self.video_bounds, len(frames))
         resized = [resize(frame, height, width, self.resample) for frame in frames]
         resized += [resized[-1]] * (-len(frames) % depth)
         found = self._patches(np.stack([normalize(frame, self.video_mean, self.video_std) for frame in resized]))

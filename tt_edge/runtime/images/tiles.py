@@ -101,7 +101,8 @@ def nearest_ratio(size: tuple[int, int], tile: tuple[int, int], least: int, most
     """The arrangement nearest to the picture's proportions; of equals the larger, while half of its pixels are in the picture."""
     ratio, pixels = size[1] / size[0], size[0] * size[1]
     best, distance = (1, 1), float("inf")
-    every = [pair for pair in product(range(1, most + 1), repeat=2) if least <= pair[0] * pair[1] <= most]
+    sides = range(1, most + 1)
+    every = [pair for pair in product(sides, sides) if least <= _count(pair) <= most]
     for columns, rows in sorted(every, key=_count):
         apart = abs(ratio - columns / rows)
         if apart < distance or (apart == distance and pixels > 0.5 * tile[0] * tile[1] * columns * rows):
@@ -116,8 +117,8 @@ def ratio_and_area(size: tuple[int, int], tile: tuple[int, int], least: int, mos
     # The first of equals wins, and Eagle 2 has them in the order of a Python set: pairs of integers hash the same everywhere,
     # and what else decides is the order in which they come.
     every: set[Arrangement] = set()
-    for side in range(least, most + 1):
-        every.update(pair for pair in product(range(1, side + 1), repeat=2) if least <= pair[0] * pair[1] <= most)
+    for sides in (range(1, side + 1) for side in range(least, most + 1)):
+        every.update(pair for pair in product(sides, sides) if least <= _count(pair) <= most)
 
     def suits(arrangement: Arrangement) -> float:
         own = arrangement[0] / arrangement[1]

@@ -1,0 +1,207 @@
+"""Eagle 2 and 2.5: SigLIP, pixel shuffle, a perceptron and Qwen2, whose own code is not in transformers.
+
+The checkpoints (``nvidia/Eagle2-2B`` and its kin) bring Python code of their own, which is not run here. This is the same
+architecture put together from transformers' parts, with the parameters' names of those checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+
+#: ``model_type`` in the ``config.json`` of such checkpoints: Eagle 2 as first released, and since 2.5.
+EAGLE_TYPES = ("eagle_chat", "eagle_2_5_vl")
+#: Stands for one row of image features.
+IMAGE_TOKEN = "<IMG_CONTEXT>"
+#: The tower's names in checkpoints, of an older transformers, to those of this one.
+KEY_MAPPING = {r"^vision_model\.vision_model\.": "vision_model."}
+
+
+class Eagle2Config(PreTrainedConfig):  # type: ignore[misc]
+    """``select_layer``: the tower's layer whose output is taken, -1 with the last normalisation; see ``eagle2_config``."""
+
+    model_type = "eagle2"
+    sub_configs: ClassVar = {"vision_config": SiglipVisionConfig, "text_config": AutoConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
+    select_layer: int = -1
+    downsample_ratio: float = 0.5
+    image_token_id: int = 0
+    min_dynamic_tiles: int = 1
+    max_dynamic_tiles: int = 12
+    use_thumbnail: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.vision_config, dict):
+            self.vision_config = SiglipVisionConfig(**self.vision_config)
+        if isinstance(self.text_config, dict):
+            self.text_config = AutoConfig.for_model(**self.text_config)
+        super().__post_init__(**kwargs)
+
+
+class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """Pictures ``pixel_values`` ``[tiles, 3, H, W]`` in the places of ``image_token_id``; ``generate()`` is transformers'."""
+
+    config_class = Eagle2Config
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: Eagle2Config) -> None:
+        super().__init__(config)
+        self.vision_model = AutoModel.from_config(config.vision_config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.shuffle = round(1 / config.downsample_ratio)
+        wide, hidden = config.vision_config.hidden_size * self.shuffle**2, config.text_config.hidden_size
+        self.mlp1 = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.language_model.get_input_embeddings()
+        return embeddings
+
+    def get_output_embeddings(self) -> nn.Module:
+        head: nn.Module = self.language_model.get_output_embeddings()
+        return head
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """``pooler_output`` ``[tiles, tokens, hidden]``."""
+        layer = self.config.select_layer
+        out = self.vision_model(pixel_values=pixel_values, output_hidden_states=layer != -1)
+        states = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states, pooler_output=self.mlp1(pixel_shuffle(states, self.shuffle))
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the language model's, with the features of ``pixel_values``."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            assert input_ids is not None
+            assert inputs_embeds is not None
+            features = self.get_image_features(pixel_values).pooler_output
+            here = (input_ids == self.config.image_token_id).unsqueeze(-1).expand_as(inputs_embeds)
+            inputs_embeds = inputs_embeds.masked_scatter(here, features.to(inputs_embeds.dtype))
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(self, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any) -> Any:
+        """Pictures are of the first step alone: after it, their tokens are in the cache."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        if kwargs.get("is_first_iteration", True):
+            inputs["pixel_values"] = pixel_values
+        return inputs
+
+
+def pixel_shuffle(states: Tensor, side: int) -> Tensor:
+    """``[tiles, tokens, hidden]`` of a square to ``[tiles, tokens / side², hidden · side²]``."""
+    tiles, tokens, hidden = states.shape
+    edge = round(tokens**0.5) // side
+    blocks = states.reshape(tiles, edge, side, edge, side, hidden).transpose(2, 3)
+    return blocks.reshape(tiles, edge * edge, side * side * hidden)
+
+
+def eagle2_config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
+    """From the ``config.json`` of a checkpoint of ``EAGLE_TYPES``, and its tokenizer where that lacks the image token.
+
+    Raises ``UnsupportedModelError`` for another tower than SigLIP, and ``InvalidInputError`` for a checkpoint without an
+    image token.
+    """
+    vision = dict(settings.get("vision_config") or {})
+    text = dict(settings.get("text_config") or settings.get("llm_config") or {})
+    tower = vision.pop("model_type", "siglip_vision_model")
+    if tower != "siglip_vision_model":
+        raise UnsupportedModelError(f"Eagle 2 with the vision tower {tower!r} is not supported; SigLIP's is")
+    model_type = text.pop("model_type", None) or _type_of(text)
+    size = settings.get("force_image_size") or vision.get("image_size", 224)
+    if size != vision.get("image_size", size):
+        raise UnsupportedModelError(
+            f"Eagle 2 with force_image_size {size} and a tower for {vision['image_size']} is not supported; make them equal"
+        )
+    # The head makes one vector of a picture, which no language model sees.
+    vision_config = SiglipVisionConfig(**{**vision, "image_size": size, "vision_use_head": False})
+    tiled = bool(settings.get("dynamic_image_size", True))
+    least = settings.get("min_dynamic_tiles", settings.get("min_dynamic_patch", 1))
+    most = settings.get("max_dynamic_tiles", settings.get("max_dynamic_patch", 12))
+    return Eagle2Config(
+        vision_config=vision_config,
+        text_config=AutoConfig.for_model(model_type, **text),
+        select_layer=int(settings.get("select_layer", -1)),
+        downsample_ratio=float(settings.get("downsample_ratio", 0.5)),
+        image_token_id=_image_token_id(settings, folder),
+        min_dynamic_tiles=int(least) if tiled else 1,
+        max_dynamic_tiles=int(most) if tiled else 1,
+        use_thumbnail=bool(settings.get("use_thumbnail", True)),
+        architectures=["Eagle2ForConditionalGeneration"],
+    )
+
+
+def _type_of(text: Mapping[str, Any]) -> str:
+    architecture = (text.get("architectures") or ["Qwen2ForCausalLM"])[0]
+    return str(architecture).removesuffix("ForCausalLM").lower()
+
+
+def _image_token_id(settings: Mapping[str, Any], folder: Path) -> int:
+    found = settings.get("image_token_index", settings.get("image_token_id"))
+    if found is None and (folder / "tokenizer.json").is_file():
+        tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
+        found = next((token["id"] for token in tokens if token.get("content") == IMAGE_TOKEN), None)
+    if not isinstance(found, int):
+        raise InvalidInputError(
+            f"checkpoint {folder} has no image_token_index, and no token {IMAGE_TOKEN} in tokenizer.json; add one of them"
+        )
+    return found
+
+
+def _config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
+    """Of either layout: a checkpoint that was saved by this class has its own."""
+    if settings.get("model_type") == Eagle2Config.model_type:
+        return Eagle2Config(**settings)
+    return eagle2_config(settings, folder)
+
+
+def load_eagle2(folder: str, settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and transformers' loading information."""
+    model, found = Eagle2ForConditionalGeneration.from_pretrained(
+        folder,
+        config=_config(settings, Path(folder)),
+        dtype=dtype,
+        key_mapping=KEY_MAPPING,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    return model, found
