@@ -133,6 +133,10 @@ class VisionEncoder:
         names = [spec.name for spec in self.session.contract.outputs]
         return {name: np.concatenate([found[image.digest][name] for image in images]) for name in names}
 
+    def forget(self) -> None:
+        """Drop all features that are kept."""
+        self._kept.clear()
+
     def close(self) -> None:
         self.session.close()
 
