@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tt_edge.compile.load import check_source
 from tt_edge.compile.pytorch_baseline import PyTorchBaseline
-from tt_edge.compile.vision.eagle2 import Eagle2Config
+from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark import PeakMemory, check_counts
 from tt_edge.runtime.images import ProcessedImage, load_image
@@ -33,7 +34,7 @@ class PyTorchVLM(PyTorchBaseline):
 
     def __init__(self, source: str | os.PathLike[str], precision: Precision) -> None:
         super().__init__(source, precision)
-        self.processor = processor_of(source, self.model)
+        self.processor = processor_of(source)
 
     def inputs(
         self, llm: LLM, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
@@ -101,23 +102,27 @@ class _Clock:
         """Nothing is buffered."""
 
 
-def processor_of(source: str | os.PathLike[str], model: Any) -> Any:
-    """The checkpoint's processor; ``None`` of Eagle 2.
+def processor_of(source: str | os.PathLike[str]) -> Any:
+    """The checkpoint's processor; ``None`` of Eagle 2, whose own is code of its checkpoint.
 
     Raises ``InvalidInputError`` for a checkpoint without one, and ``MissingDependencyError`` without torchvision.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, PreTrainedConfig
 
-    if isinstance(model.config, Eagle2Config):
+    raw, _ = PreTrainedConfig.get_config_dict(check_source(source))
+    if raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
         return None
     try:
-        return AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source)
     except ImportError as error:
         raise MissingDependencyError(
             f"transformers' image processors need torchvision ({error}); pip install 'tt-edge[vlm-host]'"
         ) from error
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{source} has no processor for images ({error}); download it again") from error
+        raise InvalidInputError(f"the processor of {source} does not load ({error}); download it again") from error
+    if not hasattr(processor, "image_processor"):  # transformers gives a language model's tokenizer
+        raise InvalidInputError(f"{source} has no image processor, as vision-language models have; give one of these")
+    return processor
 
 
 def processor_inputs(

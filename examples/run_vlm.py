@@ -1,0 +1,183 @@
+"""Compile a Hugging Face vision-language model, ask it about pictures, and compare with PyTorch.
+
+    python examples/run_vlm.py --model M --precision FP16 --num_tokens 64 --backend native|sdpa|plugin \\
+        [--cache static_v1] --prompt "…" --image_path a.jpg [--image_path b.jpg] --enable_pytorch_run
+    python examples/run_vlm.py --model M --benchmark --iterations 5 --num_tokens 128 [--image_tokens N] [--isl N]
+
+The flags are those of torch_tensorrt's tools/llm/run_vlm.py. Language part and vision tower are networks of their own; what
+runs them is printed with the output: TensorRT where engines fit this machine's GPU, or else reference evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # to find examples.running when run as a script
+
+from examples import running
+from tt_edge.config import Precision
+from tt_edge.errors import InvalidInputError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.vision import ImageSource
+
+if TYPE_CHECKING:
+    from tt_edge.runtime.llm import LLM
+
+PROMPT = "Describe the picture."
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--prompt", default=PROMPT, help="what to ask (default: %(default)s)")
+    add(
+        "--image_path",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture, before the prompt; may be repeated",
+    )
+    add("--video_frames", nargs="+", metavar="FILE", help="of the Qwen-VL models: pictures that are a video's frames")
+    add("--fps", type=float, default=2.0, help="frames a second of --video_frames (default 2)")
+    running.add_options(parser, num_tokens=64)
+    add(
+        "--image_tokens",
+        type=int,
+        metavar="N",
+        help="of --isl, those of the picture (default: a picture of medium size)",
+    )
+    add("--max_image_tokens", type=int, metavar="N", help="room for image tokens (default: what this run needs)")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what makes no sense before anything is loaded."""
+    running.check(args)
+    if args.num_tokens < 1 or args.isl < 1 or (args.image_tokens is not None and args.image_tokens < 0):
+        raise InvalidInputError("--num_tokens and --isl must be at least 1, and --image_tokens at least 0")
+    for path in [*args.image_path, *(args.video_frames or [])]:  # before minutes are spent on compiling
+        if not Path(path).is_file():
+            raise InvalidInputError(f"image {path} does not exist; give a file")
+
+
+def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]:
+    """The pictures of the prompt, and the video as qwen-vl-utils prepares it."""
+    found: list[ImageSource] = list(args.image_path)
+    if args.video_frames:
+        from tt_edge.compile.pytorch_vlm import prepare_frames
+
+        found.append(prepare_frames(args.video_frames, args.fps, patch_size))
+    return found
+
+
+def messages(args: argparse.Namespace) -> list[dict]:
+    parts = [{"type": "image"} for _ in args.image_path]
+    parts += [{"type": "video"}] if args.video_frames else []
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": args.prompt}]}]
+
+
+def compile_bundle(args: argparse.Namespace, output: Path) -> None:
+    """Compile ``--model`` for just this run, unless limits are given."""
+    tokens, image_tokens = (args.isl, args.image_tokens or args.isl // 2) if args.benchmark else count_tokens(args)
+    running.compile_bundle(args, output, input_tokens=tokens, max_image_tokens=args.max_image_tokens or image_tokens)
+
+
+def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
+    """Tokens of the prompt, and how many of them are images', as the checkpoint's own processor has it."""
+    from transformers import AutoTokenizer
+
+    from tt_edge.compile.pytorch_vlm import processor_inputs, processor_of
+
+    processor = processor_of(args.model)
+    if processor is None:  # of Eagle 2, which has thirteen tiles at most
+        text = AutoTokenizer.from_pretrained(args.model)(args.prompt).input_ids
+        return len(text) + 64 + max(1, len(args.image_path)) * 13 * 260, None
+    prompt, patch_size = args.prompt, getattr(getattr(processor, "image_processor", None), "patch_size", None) or 14
+    if processor.chat_template:
+        prompt = processor.apply_chat_template(messages(args), tokenize=False, add_generation_prompt=True)
+    ids = processor_inputs(processor, prompt, sources(args, patch_size))["input_ids"][0]
+    kinds = [getattr(processor, name, None) for name in ("image_token_id", "video_token_id")]
+    if kinds[0] is None:
+        kinds[0] = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
+    images = sum(int((ids == kind).sum()) for kind in kinds if kind is not None)
+    return len(ids), images or None
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when outputs were compared and differ."""
+    from tt_edge.runtime.llm import LLM
+
+    check(args)
+    with tempfile.TemporaryDirectory(prefix="tt-edge-") as scratch:
+        bundle = Path(args.from_bundle or args.output or Path(scratch) / "model.ttedge")
+        if not args.from_bundle:
+            compile_bundle(args, bundle)
+        with LLM.load(bundle) as llm:
+            if llm.vision is None:
+                raise InvalidInputError(f"{bundle} is of a language model, without a vision tower; see run_llm.py")
+            return benchmark(args, llm) if args.benchmark else compare(args, llm)
+
+
+def compare(args: argparse.Namespace, llm: LLM) -> int:
+    """Ask the compiled model and, if wanted, PyTorch; the familiar page."""
+    assert llm.vision is not None
+    images = sources(args, getattr(llm.vision.processor, "patch_size", 14))
+    chat = llm.chat_template is not None and not (images and llm.vision.processor.placeholders.are_in(args.prompt))
+    prompt = llm.apply_chat_template(messages(args)) if chat else args.prompt
+    config = GenerationConfig(max_new_tokens=args.num_tokens)
+    [ours] = llm.generate([prompt], config, add_special_tokens=not chat, images=[images])
+    theirs = None
+    if args.enable_pytorch_run:
+        from tt_edge.compile.pytorch_vlm import PyTorchVLM
+
+        baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
+        inputs = baseline.inputs(llm, prompt, images, add_special_tokens=not chat)
+        theirs = baseline.continue_greedily(inputs, args.num_tokens)
+        running.show("PyTorch", llm.tokenizer.decode(theirs), baseline.word)
+        same = inputs["input_ids"][0].tolist() == list(ours.input_ids)
+    running.show("TensorRT", ours.text, llm.session.word)
+    if theirs is None:
+        return 0
+    print(f"PyTorch and TensorRT prompts match: {same} ({len(ours.input_ids)} tokens)")
+    return running.show_match(args, theirs, ours.new_token_ids)
+
+
+def benchmark(args: argparse.Namespace, llm: LLM) -> int:
+    """Speed on a random picture in random text; a table."""
+    from tt_edge.runtime.vision_benchmark import measure, random_picture, random_prompt, vision_table
+
+    assert llm.vision is not None
+    contract = llm.vision.session.contract
+    tokens = args.image_tokens
+    if tokens is None:
+        geometry = contract.geometry
+        tokens = min(256, contract.max_image_tokens) if geometry.tile_size is None else geometry.tokens_a_unit
+    images = [random_picture(contract, tokens)] if tokens else []
+    ids = random_prompt(llm, args.isl, tokens)
+    speeds = []
+    if args.enable_pytorch_run:
+        from tt_edge.compile.pytorch_vlm import PyTorchVLM, model_inputs
+
+        baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
+        speeds.append(
+            baseline.measure_pictures(model_inputs(baseline.model, ids, images), args.num_tokens, args.iterations)
+        )
+        del baseline
+    speeds.append(measure(llm, ids, images, args.num_tokens, args.iterations))
+    print(
+        f"\n{args.isl} input tokens, {tokens} of them a picture's, {args.num_tokens} new, median of {args.iterations} runs"
+    )
+    print(vision_table(speeds))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return running.guarded("run_vlm.py", run, parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
