@@ -164,7 +164,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
         speeds.append(
-            baseline.measure_pictures(model_inputs(baseline.model, ids, images), args.num_tokens, args.iterations)
+            baseline.measure_pictures(model_inputs(baseline.model, [ids], images), args.num_tokens, args.iterations)
         )
         del baseline
     speeds.append(measure(llm, ids, images, args.num_tokens, args.iterations))

@@ -8,6 +8,7 @@ import pytest
 
 from examples.driving_qa.evaluate import CHECKPOINT
 from examples.driving_qa.questions import examples
+from examples.road_scenes import evaluate as road_scenes
 from tt_edge.cli import main
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.accuracy import read_questions
@@ -135,3 +136,20 @@ def test_engines_of_every_format(tmp_path, capsys, format, target, backend):
     report = json.loads(capsys.readouterr().out)
     assert report["engines"][0]["compute_capability"] == target
     assert report["quantized_layers"] == {format: 21}
+
+
+def test_questions_with_pictures(tmp_path, capsys):
+    """The language part quantized or not, beside PyTorch quantized in the same way."""
+    checkpoint = str(road_scenes.CHECKPOINT)
+    data = str(road_scenes.write_jsonl(tmp_path, road_scenes.examples("test", 40, 0)))
+    limits = ["--max-batch", "8", "--max-input-len", "192", "--max-seq-len", "256", "--max-image-tokens", "144"]
+    for name, options in {"fp16": [], "int8_wo": ["--quant", "int8_wo"]}.items():
+        out = str(tmp_path / f"{name}.ttedge")
+        assert main(["compile", checkpoint, "-o", out, *limits, *options, "--json"]) == 0
+    capsys.readouterr()
+    asked = [str(tmp_path / "fp16.ttedge"), str(tmp_path / "int8_wo.ttedge"), "--data", data]
+    assert main(["eval", *asked, "--model", checkpoint, "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        assert row["network"]["exact"] >= 0.95
+        assert abs(row["network"]["right"] - row["pytorch"]["right"]) <= 1
+        assert row["network"]["perplexity"] == pytest.approx(row["pytorch"]["perplexity"], rel=2e-3)

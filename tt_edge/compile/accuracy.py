@@ -11,38 +11,38 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from tt_edge.compile.pytorch_vlm import model_inputs
 from tt_edge.runtime.accuracy import MAX_ANSWER, Accuracy, Question
+from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.llm import LLM
 
-_Row = tuple[list[int], Question]
+_Row = tuple[list[int], list[ProcessedImage], Question]
 
 
 @torch.inference_mode()
 def measure_pytorch(model: PreTrainedModel, llm: LLM, questions: Sequence[Question], batch: int = 64) -> Accuracy:
-    """``generate()``'s greedy answers, and the perplexity of the right ones; tokenizer and template are the bundle's.
+    """``generate()``'s greedy answers, and the perplexity of the right ones.
 
-    Only prompts of equal length share a batch, so nothing is padded.
+    Tokenizer, template and the preprocessing of pictures are the bundle's. Only prompts of equal length share a batch,
+    so nothing is padded.
     """
-    rows = [
-        (llm.tokenizer.encode(question.prompt_of(llm), add_special_tokens=not question.messages), question)
-        for question in questions
-    ]
+    rows = [(*_encoded(llm, question), question) for question in questions]
     right, losses = 0, []
     for group in _equally_long(rows, batch):
-        ids = torch.tensor([prompt for prompt, _ in group])
+        ids = [prompt for prompt, _, _ in group]
         new = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
+            **_cast(model, model_inputs(model, ids, [image for _, images, _ in group for image in images])),
             max_new_tokens=MAX_ANSWER,
             do_sample=False,
             num_beams=1,
             eos_token_id=list(llm.tokenizer.eos_token_ids) or None,
             pad_token_id=0,
-        )[:, ids.shape[1] :]
-        for tokens, (_, question) in zip(new.tolist(), group, strict=True):
+        )[:, len(ids[0]) :]
+        for tokens, (_, _, question) in zip(new.tolist(), group, strict=True):
             right += llm.tokenizer.decode(_until_end(tokens, llm.tokenizer.eos_token_ids)) == question.answer
-    for prompt, question in rows:
-        losses.append(_answer_losses(model, prompt, llm.tokenizer.encode(question.answer, add_special_tokens=False)))
+    for prompt, images, question in rows:
+        answer = llm.tokenizer.encode(question.answer, add_special_tokens=False)
+        losses.append(_answer_losses(model, prompt, images, answer))
     return Accuracy(right, len(questions), exp(torch.cat(losses).mean().item()))
 
 
@@ -56,7 +56,20 @@ def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _answer_losses(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> Tensor:
-    ids = torch.tensor([prompt + answer])
-    logits = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+def _answer_losses(
+    model: PreTrainedModel, prompt: list[int], images: Sequence[ProcessedImage], answer: list[int]
+) -> Tensor:
+    inputs = _cast(model, model_inputs(model, [prompt + answer], images))
+    logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     return cross_entropy(logits, torch.tensor(answer), reduction="none")
+
+
+def _encoded(llm: LLM, question: Question) -> tuple[list[int], list[ProcessedImage]]:
+    prompt, special = question.prompt_of(llm), not question.messages
+    if llm.vision is None:
+        return llm.tokenizer.encode(prompt, add_special_tokens=special), []
+    return llm.vision.tokenize(llm.tokenizer, prompt, question.images, add_special_tokens=special)
+
+
+def _cast(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for n, tensor in inputs.items()}

@@ -44,7 +44,7 @@ class PyTorchVLM(PyTorchBaseline):
             return processor_inputs(self.processor, prompt, images, add_special_tokens=add_special_tokens)
         assert llm.vision is not None
         ids, processed = llm.vision.tokenize(llm.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
-        return model_inputs(self.model, ids, processed)
+        return model_inputs(self.model, [ids], processed)
 
     def continue_greedily(
         self, inputs: Inputs, max_new_tokens: int, streamer: Any = None, **settings: Any
@@ -167,13 +167,13 @@ def _metadata(video: Video) -> dict[str, Any]:
     return {"fps": video.fps, "total_num_frames": count, "frames_indices": list(range(count))}
 
 
-def model_inputs(model: Any, ids: Sequence[int], images: Sequence[ProcessedImage]) -> Inputs:
-    """What a model takes, of token ids and images (no videos) that are preprocessed already."""
-    inputs: Inputs = {"input_ids": torch.tensor([list(ids)])}
+def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Inputs:
+    """What a model takes, of rows of equally many token ids and of their images, preprocessed already, in order; no videos."""
+    inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if images:
         inputs["pixel_values"] = torch.from_numpy(np.concatenate([image.pixels for image in images]))
-    if hasattr(model.config.vision_config, "spatial_merge_size"):
+    if hasattr(getattr(model.config, "vision_config", None), "spatial_merge_size"):
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
         if images:
             inputs["image_grid_thw"] = torch.tensor([image.grid for image in images])

@@ -14,6 +14,8 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.prompt_images import PromptImages, place_images
+from tt_edge.runtime.vision import ImageSource, images_of
 
 #: Answers longer than this count as wrong.
 MAX_ANSWER = 64
@@ -21,11 +23,15 @@ MAX_ANSWER = 64
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation that ends with a question, or a plain prompt, and the answer that is right, letter for letter."""
+    """A conversation that ends with a question, or a plain prompt, and the answer that is right, letter for letter.
+
+    ``images`` are in the order of their placeholders.
+    """
 
     answer: str
     messages: tuple[Message, ...] = ()
     prompt: str = ""
+    images: tuple[ImageSource, ...] = ()
 
     def prompt_of(self, llm: LLM) -> str:
         return llm.apply_chat_template(list(self.messages)) if self.messages else self.prompt
@@ -51,6 +57,7 @@ class Accuracy:
 def read_questions(path: Path, count: int | None = None) -> list[Question]:
     """The first ``count`` questions of a JSONL file of ``messages`` or ``prompt``, and ``answer``.
 
+    Pictures are ``images``, files from the JSONL file's folder on, or the messages' own.
     Raises ``InvalidInputError`` with the line that is of another form.
     """
     questions: list[Question] = []
@@ -60,7 +67,7 @@ def read_questions(path: Path, count: int | None = None) -> list[Question]:
                 if len(questions) == count:
                     break
                 if line.strip():
-                    questions.append(_question(line, f"{path}:{number}"))
+                    questions.append(_question(line, f"{path}:{number}", path.parent))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"questions {path} cannot be read ({error}); give a JSONL file") from error
     if not questions:
@@ -68,17 +75,19 @@ def read_questions(path: Path, count: int | None = None) -> list[Question]:
     return questions
 
 
-def _question(line: str, where: str) -> Question:
+def _question(line: str, where: str, folder: Path) -> Question:
     try:
         row = json.loads(line)
         answer = row["answer"]
         if not isinstance(answer, str):
             raise TypeError("answer is no string")
+        images = tuple(str(folder / name) for name in row.get("images", ()))
         if "messages" in row:
-            return Question(answer, messages=tuple(dict(message) for message in row["messages"]))
+            messages = tuple(dict(message) for message in row["messages"])
+            return Question(answer, messages=messages, images=images or tuple(images_of(messages)))
         if not isinstance(row["prompt"], str):
             raise TypeError("prompt is no string")
-        return Question(answer, prompt=row["prompt"])
+        return Question(answer, prompt=row["prompt"], images=images)
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInputError(
             f"{where} is no question ({type(error).__name__}: {error}); give messages or prompt, and answer"
@@ -93,17 +102,18 @@ def measure_accuracy(llm: LLM, questions: Sequence[Question]) -> Accuracy:
     for is_chat in sorted(set(chat)):
         asked = [question for question, its in zip(questions, chat, strict=True) if its is is_chat]
         prompts = [question.prompt_of(llm) for question in asked]
-        found = llm.generate(prompts, config, add_special_tokens=not is_chat)
+        images = [question.images for question in asked]
+        found = llm.generate(prompts, config, add_special_tokens=not is_chat, images=images)
         right += sum(completion.text == q.answer for completion, q in zip(found, asked, strict=True))
     return Accuracy(right, len(questions), perplexity(llm, questions))
 
 
 def perplexity(llm: LLM, questions: Sequence[Question]) -> float:
     """``exp`` of the mean negative log-likelihood of the right answers' tokens, each given all before it."""
-    rows = []
+    rows: list[_Row] = []
     for question in questions:
-        prompt = llm.tokenizer.encode(question.prompt_of(llm), add_special_tokens=not question.messages)
-        rows.append((prompt, llm.tokenizer.encode(question.answer, add_special_tokens=False)))
+        prompt, images = llm.encode(question.prompt_of(llm), question.images, add_special_tokens=not question.messages)
+        rows.append((prompt, llm.tokenizer.encode(question.answer, add_special_tokens=False), images))
     rows.sort(key=lambda row: len(row[1]))  # rows of a batch end at about the same step
     batch, total, count = llm.session.contract.max_batch, 0.0, 0
     for first in range(0, len(rows), batch):
@@ -114,18 +124,25 @@ def perplexity(llm: LLM, questions: Sequence[Question]) -> float:
     return float(np.exp(total / max(count, 1)))
 
 
-def _answer_losses(llm: LLM, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+#: Tokens of a prompt, of its answer, and its images.
+_Row = tuple[list[int], list[int], PromptImages]
+
+
+def _answer_losses(llm: LLM, rows: Sequence[_Row]) -> np.ndarray:
     """Negative log-likelihoods of all answers' tokens, teacher-forced: the prompts in pieces, then token by token."""
     session = llm.session
     losses: list[float] = []
     session.reset(len(rows))
-    fed = [prompt + answer[:-1] for prompt, answer in rows]
+    for row, (_, _, images) in enumerate(rows):
+        if images.tokens:
+            session.write_features(row, images.features)
+    fed = [prompt + answer[:-1] for prompt, answer, _ in rows]
     done = np.zeros(len(rows), np.int64)
     while True:
         # A prompt without its last token goes in as widely as the engine takes it; from there on every logit counts.
         widths = [
             min(max(len(prompt) - 1 - at, 0) or int(at < len(ids)), session.contract.max_input_len)
-            for (prompt, _), ids, at in zip(rows, fed, done.tolist(), strict=True)
+            for (prompt, _, _), ids, at in zip(rows, fed, done.tolist(), strict=True)
         ]
         if not any(widths):
             return np.array(losses)
@@ -133,9 +150,13 @@ def _answer_losses(llm: LLM, rows: Sequence[tuple[list[int], list[int]]]) -> np.
         step = np.zeros((len(rows), width), np.int64)
         for row, size in enumerate(widths):
             step[row, :size] = fed[row][done[row] : done[row] + size]
-        logits = session.forward(step, np.array(widths))
+        more: tuple[np.ndarray, ...] = ()
+        if session.contract.takes_images:
+            given = [(row, int(done[row]), widths[row], rows[row][2]) for row in range(len(rows))]
+            more = place_images(session.contract, step.shape, given)
+        logits = session.forward(step, np.array(widths), *more)
         done += widths
-        for row, (prompt, answer) in enumerate(rows):
+        for row, (prompt, answer, _) in enumerate(rows):
             at = done[row] - len(prompt)
             if widths[row] and 0 <= at < len(answer):
                 losses.append(_negative_log_likelihood(logits[row], answer[at]))

@@ -16,7 +16,7 @@ from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.generation import Configs, one_each
 from tt_edge.runtime.prefix_cache import common_prefix
 from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
-from tt_edge.runtime.prompt_images import NO_IMAGES
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
 from tt_edge.runtime.text import Completion, Delta, TextRequest
@@ -171,19 +171,23 @@ class LLM:
 
         Raises ``InvalidInputError`` for images that the model or the prompt has no place for.
         """
-        config, found = self.with_defaults(config), NO_IMAGES
-        if images and self.vision is None:
-            raise InvalidInputError(
-                f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
-                "vision-language model"
-            )
-        if self.vision is None:
-            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        else:
-            ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
-            if processed:
-                found = self.vision.prompt_images(ids, processed)
+        ids, found = self.encode(prompt, images, add_special_tokens=add_special_tokens)
+        config = self.with_defaults(config)
         return TextRequest(self.tokenizer, prompt, ids, config, on_delta, on_done, found)
+
+    def encode(
+        self, prompt: str, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+    ) -> tuple[list[int], PromptImages]:
+        """Token ids of ``prompt``, and its images, encoded. Raises ``InvalidInputError`` as ``text_request`` does."""
+        if self.vision is None:
+            if images:
+                raise InvalidInputError(
+                    f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
+                    "vision-language model"
+                )
+            return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), NO_IMAGES
+        ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
+        return ids, self.vision.prompt_images(ids, processed) if processed else NO_IMAGES
 
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute what every conversation that begins with ``messages`` begins with, and keep it; returns its tokens.

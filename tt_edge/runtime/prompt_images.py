@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tt_edge.contract import EngineContract
 
 Int64s = NDArray[np.int64]
 Int32s = NDArray[np.int32]
@@ -59,6 +63,22 @@ class PromptImages:
 
 #: A prompt without images.
 NO_IMAGES = PromptImages(np.zeros(0, np.int32), (), {})
+
+
+def place_images(
+    contract: EngineContract, shape: tuple[int, ...], rows: Iterable[tuple[int, int, int, PromptImages]]
+) -> tuple[Int64s, Int32s]:
+    """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of a step of ``shape`` ``(B, S)``.
+
+    Of each row: its index, the place of its first token in the step, how many there are, and its images.
+    """
+    positions = np.zeros((contract.position_axes, *shape), np.int64)
+    indices = np.full(shape, -1, np.int32)
+    for at, start, count, images in rows:
+        positions[:, at, :count] = images.positions_at(start, count, len(positions))
+        own = images.indices_at(start, count)
+        indices[at, :count] = np.where(own >= 0, own + at * contract.max_image_tokens, -1)
+    return positions, indices
 
 
 @dataclass

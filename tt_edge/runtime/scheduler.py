@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.runtime.prefix_cache import PrefixCache, common_prefix
-from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages, place_images
 from tt_edge.runtime.request import FinishReason, Request, check_prompt
 from tt_edge.runtime.sampling import Sampler, Scores
 from tt_edge.runtime.session import Session
@@ -222,15 +222,8 @@ class Scheduler:
         self, busy: Sequence[_Row], ids: NDArray[np.int64], lengths: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of what is about to be fed."""
-        contract = self.session.contract
-        positions = np.zeros((contract.position_axes, *ids.shape), np.int64)
-        indices = np.full(ids.shape, -1, np.int32)
-        for row in busy:
-            at, start, count = row.index, len(row.ids), int(lengths[row.index])
-            positions[:, at, :count] = row.images.positions_at(start, count, len(positions))
-            own = row.images.indices_at(start, count)
-            indices[at, :count] = np.where(own >= 0, own + at * contract.max_image_tokens, -1)
-        return positions, indices
+        rows = [(row.index, len(row.ids), int(lengths[row.index]), row.images) for row in busy]
+        return place_images(self.session.contract, ids.shape, rows)
 
     def _rewind(self) -> None:
         """Let the session forget what the rows no longer have."""
