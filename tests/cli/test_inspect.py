@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from examples.road_scenes.evaluate import CHECKPOINT as ROAD_SCENES
 from tt_edge.bundle import Bundle
+from tt_edge.cli import main
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -52,3 +55,22 @@ def test_text(tt_edge, pristine, checkpoint):
     assert sections["engines"] == "none"
     assert sections["evidence"].startswith("not executed")
     assert "(computed, not executed)" in result.out
+
+
+def test_a_vision_language_model(tmp_path, capsys):
+    """Both networks, and which part an engine is of."""
+    out = str(tmp_path / "road.ttedge")
+    limits = ["--max-seq-len", "192", "--max-image-tokens", "64", "--engine", "sm89"]
+    assert main(["compile", str(ROAD_SCENES), "-o", out, *limits]) == 0
+    capsys.readouterr()
+    assert main(["inspect", out]) == 0
+    page = capsys.readouterr().out
+    assert "vision       4 to 64 image tokens in one call" in page
+    assert re.search(r"patches +float16 +\[windows, 64, 1176\]", page)
+    assert re.search(r"image_features +float16 +\[rows, 256\]", page)
+    assert re.search(r"^(engines)? +sm89 ", page, re.MULTILINE)
+    assert re.search(r"^(engines)? +vision sm89 ", page, re.MULTILINE)
+    assert main(["inspect", out, "--json"]) == 0
+    vision = json.loads(capsys.readouterr().out)["vision"]
+    assert vision["max_image_tokens"] == 64
+    assert vision["layers"]["ATTENTION"] > 0

@@ -74,9 +74,32 @@ def collect(bundle: Bundle) -> dict[str, Any]:
             "flops": cost.flops,
             "tokens_per_s_at_most": {name: round(cost.tokens_per_s(b), 1) for name, b in BANDWIDTHS.items()},
         },
+        "vision": _vision(bundle),
         "engines": [asdict(e) | {"does_not_run_here": machine.misfit(e)} for e in manifest.engines],
         "evidence": [asdict(e) for e in manifest.evidence],
         "files": {name: record.size for name, record in manifest.files.items()},
+    }
+
+
+def _vision(bundle: Bundle) -> dict[str, Any] | None:
+    """The vision tower of a vision-language model."""
+    from dataclasses import asdict
+
+    from tt_edge.bundle.manifest import Part
+    from tt_edge.network.inspection import parameters_by_dtype
+
+    contract = bundle.manifest.vision
+    if contract is None:
+        return None
+    network = bundle.network(Part.VISION) if bundle.has_network else None
+    return {
+        "inputs": [asdict(t) for t in contract.inputs],
+        "outputs": [asdict(t) for t in contract.outputs],
+        "min_image_tokens": contract.min_image_tokens,
+        "max_image_tokens": contract.max_image_tokens,
+        "layers": network and dict(network.kinds().most_common()),
+        "weights": network
+        and {str(d): {"elements": n, "bytes": b} for d, (n, b) in parameters_by_dtype(network).items()},
     }
 
 
@@ -109,10 +132,11 @@ def render(name: str, facts: dict[str, Any]) -> str:
             ],
         ),
         *(_network_sections(facts) if facts["layers"] else [("network", ["not in the bundle: it has engines only"])]),
+        *_vision_sections(facts["vision"]),
         (
             "engines",
             [
-                f"{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, "
+                f"{_of_part(e)}{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, "
                 f"{e['bytes'] / 1e6:,.1f} MB{', version-compatible' if e['version_compatible'] else ''}"
                 f"{', without weights' if e['stripped'] else ''}; {_fit(e)}"
                 for e in facts["engines"]
@@ -132,14 +156,8 @@ def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:
     decode = facts["decode"]
     bounds = ", ".join(f"{device} {value:,.0f}" for device, value in decode["tokens_per_s_at_most"].items())
     return [
-        (
-            "weights",
-            [
-                f"{t:<20} {w['elements']:>14,} elements {w['bytes'] / 1e6:>10,.1f} MB"
-                for t, w in facts["weights"].items()
-            ],
-        ),
-        ("layers", [f"{sum(facts['layers'].values())}: " + ", ".join(f"{k} {n}" for k, n in facts["layers"].items())]),
+        ("weights", _weights(facts["weights"])),
+        ("layers", [_layers(facts["layers"])]),
         (
             "decode step",
             [
@@ -151,6 +169,24 @@ def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:
     ]
 
 
+def _vision_sections(vision: dict[str, Any] | None) -> list[tuple[str, Iterable[str]]]:
+    if vision is None:
+        return []
+    rows = [f"{vision['min_image_tokens']:,} to {vision['max_image_tokens']:,} image tokens in one call"]
+    rows += [f"{t['name']:<20} {t['dtype']:<9} {_shape(t['shape'])}" for t in (*vision["inputs"], *vision["outputs"])]
+    if vision["layers"]:
+        rows += [*_weights(vision["weights"]), f"layers {_layers(vision['layers'])}"]
+    return [("vision", rows)]
+
+
+def _weights(weights: dict[str, dict[str, int]]) -> list[str]:
+    return [f"{t:<20} {w['elements']:>14,} elements {w['bytes'] / 1e6:>10,.1f} MB" for t, w in weights.items()]
+
+
+def _layers(layers: dict[str, int]) -> str:
+    return f"{sum(layers.values())}: " + ", ".join(f"{kind} {count}" for kind, count in layers.items())
+
+
 def _quantization(facts: dict[str, Any]) -> str:
     """Which quantization the linear layers have, if any."""
     from tt_edge.quant_config import QuantConfig
@@ -159,6 +195,10 @@ def _quantization(facts: dict[str, Any]) -> str:
         return f", the checkpoint's own quantization: {facts['model']['quantization']}"
     recipe = facts["config"]["quant"]
     return f", linear layers {QuantConfig.from_dict(recipe).name}" if recipe else ""
+
+
+def _of_part(engine: dict[str, Any]) -> str:
+    return "vision " if engine["part"] == "vision" else ""
 
 
 def _fit(engine: dict[str, Any]) -> str:

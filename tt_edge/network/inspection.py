@@ -47,11 +47,12 @@ def decode_cost(network: Network, contract: EngineContract, cached_tokens: int |
             if name not in constants:
                 continue
             key = str(constants[name][0].attributes["weights"])
-            count = math.prod(constants[name][1].shape)
+            shape = constants[name][1].shape
+            count = math.prod(shape)
             dtype = constants[name][1].dtype
-            one_row = layer.kind == "GATHER" or (layer.kind == "ROTARY_EMBEDDING" and index in (1, 2))
-            if one_row:
-                count //= max(constants[name][1].shape[0], 1)
+            is_table = (layer.kind == "GATHER" and index == 0) or (layer.kind == "ROTARY_EMBEDDING" and index in (1, 2))
+            if is_table and shape:
+                count //= max(shape[0], 1)
             read[key] = max(read.get(key, 0), dtype.nbytes(count))
             if layer.kind == "MATRIX_MULTIPLY":
                 flops += 2 * count
