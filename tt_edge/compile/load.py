@@ -41,7 +41,7 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
     transformers_logging.set_verbosity_error()  # what it would warn of is an error here
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name)
-        if raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
+        if isinstance(raw, dict) and raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
             model, found = load_eagle2(_local_folder(name), raw, TORCH_DTYPES[precision])
             return _checked(name, model, found)
         config = AutoConfig.from_pretrained(name)

@@ -110,7 +110,7 @@ def processor_of(source: str | os.PathLike[str]) -> Any:
     from transformers import AutoProcessor, PreTrainedConfig
 
     raw, _ = PreTrainedConfig.get_config_dict(check_source(source))
-    if raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
+    if isinstance(raw, dict) and raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
         return None
     try:
         processor = AutoProcessor.from_pretrained(source)
