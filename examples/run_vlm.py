@@ -22,7 +22,7 @@ from examples import running
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.vision import ImageSource
+from tt_edge.runtime.preprocess import ImageSource
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM

@@ -14,7 +14,7 @@ from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
-from tt_edge.runtime.vision import Video, images_of
+from tt_edge.runtime.preprocess import Video, images_of
 
 NEW = 8
 LIMITS = CompileConfig(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)

@@ -18,8 +18,8 @@ from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark import PeakMemory, check_counts
 from tt_edge.runtime.images import ProcessedImage, load_image
+from tt_edge.runtime.preprocess import ImageFile, ImageSource, Video
 from tt_edge.runtime.request import Timing
-from tt_edge.runtime.vision import ImageFile, ImageSource, Video
 from tt_edge.runtime.vision_benchmark import VisionSpeed, vision_speed
 
 if TYPE_CHECKING:

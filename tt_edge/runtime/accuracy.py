@@ -14,8 +14,8 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.preprocess import ImageSource, images_of
 from tt_edge.runtime.prompt_images import PromptImages, place_images
-from tt_edge.runtime.vision import ImageSource, images_of
 
 #: Answers longer than this count as wrong.
 MAX_ANSWER = 64

@@ -16,12 +16,13 @@ from tt_edge.runtime.choose import open_session, open_vision
 from tt_edge.runtime.generation import Configs, one_each
 from tt_edge.runtime.prefix_cache import common_prefix
 from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
+from tt_edge.runtime.preprocess import ImageSource, images_of
 from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
 from tt_edge.runtime.text import Completion, Delta, TextRequest
 from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
-from tt_edge.runtime.vision import ImageSource, VisionEncoder, images_of
+from tt_edge.runtime.vision import VisionEncoder
 
 #: Called with the prompt's index and each new piece of text.
 OnText = Callable[[int, str], None]
