@@ -8,8 +8,9 @@ all bundles the same held-out questions with `tt-edge eval --model`. The network
 captured network, on any machine. --check fails where exact answers fall by more than a point (fp8, int8) or three (int4,
 nvfp4).
 
---pictures is the same of the vision-language model of examples/road_scenes: the tower in fp16, the language part in fp16 and
-in the formats of weights alone, which need no calibration. --check also fails below 90 % of exact answers.
+--pictures is the same of the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part is
+calibrated on pictures of the training split. --calibrate-on text calibrates it on the questions' words alone, to see what
+pictures are worth. --check also fails below 90 % of exact answers.
 """
 
 from __future__ import annotations
@@ -38,16 +39,33 @@ def call(*arguments: str, quiet: bool = False) -> str:
     return done.stdout
 
 
-def write_questions(args: argparse.Namespace, folder: Path) -> Path:
-    """Held-out questions, and for the language model those of the training split to calibrate on."""
-    options = ("--split", "test", "--count", str(args.count))
-    if args.pictures:
-        call("examples.road_scenes.evaluate", "--write-jsonl", str(folder), *options, quiet=True)
-        return folder / "questions.jsonl"
-    training = ("--split", "train", "--count", str(args.calibration))
-    call("examples.driving_qa.questions", "--write-jsonl", str(folder / "train.jsonl"), *training, quiet=True)
-    call("examples.driving_qa.questions", "--write-jsonl", str(folder / "test.jsonl"), *options, quiet=True)
-    return folder / "test.jsonl"
+def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Held-out questions, and those of the training split to calibrate on."""
+    found = []
+    for split, count in (("train", args.calibration), ("test", args.count)):
+        options = ("--split", split, "--count", str(count))
+        if args.pictures:
+            call("examples.road_scenes.evaluate", "--write-jsonl", str(folder / split), *options, quiet=True)
+            found.append(folder / split / "questions.jsonl")
+        else:
+            found.append(folder / f"{split}.jsonl")
+            call("examples.driving_qa.questions", "--write-jsonl", str(found[-1]), *options, quiet=True)
+    if args.pictures and args.calibrate_on == "text":
+        found[0] = without_pictures(found[0])
+    return found[0], found[1]
+
+
+def without_pictures(questions: Path) -> Path:
+    """The same questions and answers as plain text."""
+    rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
+    texts = [
+        {"prompt": "\n".join(p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text"),
+         "answer": row["answer"]}
+        for row in rows
+    ]  # fmt: skip
+    result = questions.with_name("text.jsonl")
+    result.write_text("".join(json.dumps(text) + "\n" for text in texts), "utf-8")
+    return result
 
 
 def main() -> int:
@@ -56,21 +74,22 @@ def main() -> int:
     parser.add_argument("--calibration", type=int, default=512, help="questions to calibrate on (default 512)")
     parser.add_argument("--formats", nargs="*", choices=list(QuantFormat))
     parser.add_argument("--pictures", action="store_true", help="the vision-language model of examples/road_scenes")
+    parser.add_argument("--calibrate-on", choices=["pictures", "text"], default="pictures", help="with --pictures")
     parser.add_argument("--check", action="store_true", help="fail where a format misses its bar")
     args = parser.parse_args()
-    formats = args.formats or (["int8_wo", "int4_wo"] if args.pictures else list(QuantFormat))
+    formats = args.formats or list(QuantFormat)
     checkpoint = str(ROAD_SCENES if args.pictures else CHECKPOINT)
     limits = ["--max-batch", "64", "--max-input-len", "128", "--max-seq-len", "192"]
     if args.pictures:
         limits = ["--max-batch", "8", "--max-input-len", "192", "--max-seq-len", "256", "--max-image-tokens", "144"]
     with tempfile.TemporaryDirectory(prefix="tt-edge-") as scratch:
         folder = Path(scratch)
-        data, bundles = write_questions(args, folder), []
+        (training, data), bundles = write_questions(args, folder), []
         for name in ("fp16", *formats):
             bundle = str(folder / f"{name}.ttedge")
             quant = [] if name == "fp16" else ["--quant", name]
-            if quant and not args.pictures:
-                quant += ["--calib-data", str(folder / "train.jsonl"), "--calib-samples", str(args.calibration)]
+            if quant:
+                quant += ["--calib-data", str(training), "--calib-samples", str(args.calibration)]
             call("tt_edge", "compile", checkpoint, "-o", bundle, *limits, *quant, quiet=True)
             bundles.append(bundle)
         asked = ("--data", str(data), "--model", checkpoint, "--runtime", "reference")

@@ -190,8 +190,8 @@ def compile_model(
         if config.kv_cache is KVCacheType.FP8:
             from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache
 
-            def kv_cache(model: PreTrainedModel) -> list[tuple[float, float, float]]:
-                return calibrate_kv_cache(model, batches)
+            def kv_cache(model: PreTrainedModel, _: BundleWriter) -> list[tuple[float, float, float]]:
+                return calibrate_kv_cache(model, [{"input_ids": ids} for ids in batches])
 
         stages = Stages(progress)
         return _compile(model, name, writer, output, config, targets, stages, quantize=quantize, kv_cache=kv_cache)
@@ -249,7 +249,7 @@ def _compile(
     kv_scales: list[tuple[float, float, float]] = []
     if kv_cache is not None:
         with stages.stage("calibrate"):
-            kv_scales = kv_cache(model)
+            kv_scales = kv_cache(model, writer)
     if quantize is not None:
         with stages.stage("quantize"):
             quantized = quantize(model, writer)

@@ -24,7 +24,10 @@ CONFIGS = {
     "int4_wo": "INT4_BLOCKWISE_WEIGHT_ONLY_CFG",
 }
 IDS = torch.arange(3, 51)[None]
-BATCHES = [torch.randint(3, 300, (4, 24), generator=torch.Generator().manual_seed(1)), IDS]
+BATCHES = [
+    {"input_ids": torch.randint(3, 300, (4, 24), generator=torch.Generator().manual_seed(1))},
+    {"input_ids": IDS},
+]
 
 
 def wide(**settings):
@@ -35,19 +38,46 @@ def error(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
+def weights_at_ties(ours, theirs):
+    """How many INT4 weights round to another value than modelopt's; all of them lie half way between the two.
+
+    The last bit of the scales that AWQ finds depends on the order in which a processor adds, and decides such a weight.
+    """
+    count = 0
+    for name, module in ours.named_modules():
+        if isinstance(module, QuantizedLinear) and module.format == "int4":
+            other = theirs.get_submodule(name)
+            blocks = other.weight.detach().reshape(*module.scale.shape, -1) / module.scale[..., None]
+            chosen, wanted = (
+                matrix.detach().reshape(blocks.shape) / module.scale[..., None]
+                for matrix in (
+                    dequantize_weight(module.values, module.scale, None, "int4"),
+                    other.weight_quantizer(other.weight),
+                )
+            )
+            differ = (chosen - wanted).abs() > 0.5
+            assert ((blocks[differ].abs() % 1 - 0.5).abs() < 1e-5).all(), name
+            count += int(differ.sum())
+    return count
+
+
 @pytest.mark.parametrize("format", CONFIGS)
 def test_logits_equal_modelopts(format):
-    """Within 1e-3: activations that lie between two values may round to either, as sums differ in their last bit."""
+    """Within 1e-3: activations that lie between two values may round to either, as sums differ in their last bit.
+
+    One weight that rounds to its other neighbour changes the logits of this small model by as much as 2e-3.
+    """
     import modelopt.torch.quantization as mtq
 
     source = wide()
     recipe = QuantConfig(format, group_size=128)
 
     def loop(model):
-        for ids in BATCHES:
-            model(input_ids=ids, use_cache=False)
+        for batch in BATCHES:
+            model(**batch, use_cache=False)
 
-    theirs = mtq.quantize(copy.deepcopy(source), copy.deepcopy(getattr(mtq, CONFIGS[format])), loop)(IDS).logits
+    reference = mtq.quantize(copy.deepcopy(source), copy.deepcopy(getattr(mtq, CONFIGS[format])), loop)
+    theirs = reference(IDS).logits
     ours = copy.deepcopy(source)
     statistics = calibrate(ours, recipe, BATCHES, device="cpu")
     assert not any("modelopt" in type(m).__module__ for m in ours.modules())  # the model is as it was
@@ -55,7 +85,9 @@ def test_logits_equal_modelopts(format):
     quantize_model(ours, recipe, from_bytes(to_bytes(statistics)))
     assert sum(isinstance(m, QuantizedLinear) for m in ours.modules()) == 14
     assert not isinstance(ours.lm_head, QuantizedLinear)
-    assert error(ours(IDS).logits, theirs) < 1e-3
+    ties = weights_at_ties(ours, reference)
+    assert ties <= 2
+    assert error(ours(IDS).logits, theirs) < 1e-3 + 2e-3 * ties
     assert error(theirs, source(IDS).logits) > 2e-3  # quantization is no small thing
 
 

@@ -8,15 +8,19 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tt_edge.compile.memory import map_large_blocks, release_memory
+from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
+from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig, QuantFormat
 
@@ -46,16 +50,16 @@ def _quantizers(format: QuantFormat, group_size: int) -> tuple[dict[str, Any], d
 def calibrate(
     model: nn.Module,
     recipe: QuantConfig,
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     *,
     device: str | None = None,
     cache: Path | None = None,
     show: bool = False,
 ) -> dict[str, Statistics]:
-    """Run ``batches`` of token ids ``[B, S]`` through the model; statistics of each layer whose format needs them.
+    """Run ``batches`` through the model; statistics of each layer whose format needs them.
 
     Deterministic. ``device`` is where it runs (default: a GPU if there is one); the model is back on the CPU afterwards.
-    With ``cache``, a folder, the result is kept under a hash of weights, recipe and ids, and taken from there the next time.
+    With ``cache``, a folder, the result is kept under a hash of weights, recipe and batches, and taken from there the next time.
     """
     layers = {name: f for name, f in layers_to_quantize(model, recipe).items() if f.needs_data}
     if not layers:
@@ -87,7 +91,7 @@ def _calibrate_format(
     names: Sequence[str],
     format: QuantFormat,
     group_size: int,
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     device: str,
     show: bool,
 ) -> dict[str, Statistics]:
@@ -109,9 +113,8 @@ def _calibrate_format(
 
     def forward_loop(calibrated: nn.Module) -> None:
         with torch.no_grad():
-            for ids in _with_progress(batches, f"calibrate {format}", show):
-                body = getattr(calibrated, "base_model", calibrated) if without_head else calibrated
-                body(input_ids=ids.to(device), use_cache=False)
+            for batch in _with_progress(batches, f"calibrate {format}", show):
+                _run(calibrated, {name: tensor.to(device) for name, tensor in batch.items()}, without_head)
                 release_memory()
 
     # modelopt changes the classes of modules, of attention and embeddings too; a copy over the same tensors is thrown away.
@@ -121,6 +124,18 @@ def _calibrate_format(
     with _quiet(), patch.object(model_calib, "_ENABLE_FOLDING_PQS_TO_WEIGHTS", False):
         mtq.quantize(copied, {"quant_cfg": entries, "algorithm": _ALGORITHMS[format]}, forward_loop)
         return {name: _statistics(copied.get_submodule(name), format) for name in names}
+
+
+def _run(model: nn.Module, batch: Batch, without_head: bool) -> None:
+    family = family_of(model) if isinstance(model, PreTrainedModel) else None
+    if family is not None and "pixel_values" not in batch:  # BLIP-2 does not run without a picture
+        assert isinstance(model, PreTrainedModel)
+        hidden = family.decoder_of(model)(**batch, use_cache=False).last_hidden_state
+        if not without_head:
+            family.head_of(model)(hidden)
+        return
+    body = getattr(model, "base_model", model) if without_head else model
+    body(**batch, use_cache=False)
 
 
 def _statistics(module: nn.Module, format: QuantFormat) -> Statistics:
@@ -151,7 +166,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _with_progress(batches: Iterable[Tensor], title: str, show: bool) -> Iterable[Tensor]:
+def _with_progress(batches: Iterable[Batch], title: str, show: bool) -> Iterable[Batch]:
     import sys
 
     from tqdm import tqdm
@@ -159,11 +174,11 @@ def _with_progress(batches: Iterable[Tensor], title: str, show: bool) -> Iterabl
     return tqdm(batches, desc=title, unit="batch", leave=False, disable=not (show and sys.stderr.isatty()))
 
 
-def _content_hash(model: nn.Module, recipe: QuantConfig, batches: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256(repr((recipe, [tuple(ids.shape) for ids in batches])).encode())
-    tensors = [*(p for _, p in sorted(model.named_parameters())), *batches]
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+def _content_hash(model: nn.Module, recipe: QuantConfig, batches: Sequence[Batch]) -> str:
+    digest = hashlib.sha256(repr(recipe).encode())
+    given = (item for batch in batches for item in sorted(batch.items()))
+    for name, tensor in chain(sorted(model.named_parameters()), given):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 

@@ -1,18 +1,23 @@
-"""Text to calibrate on: of the user, or a small set that comes with tt-edge."""
+"""What to calibrate on: text and pictures of the user's, or a small set of text that comes with tt-edge."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.runtime.preprocess import ImageSource, images_of
+
+#: What a model takes, by name: ``input_ids`` int64 ``[B, S]`` and, of pictures, what its family has for them.
+Batch: TypeAlias = Mapping[str, Tensor]
 
 #: More than this of one file is not read.
 _MAX_LINE = 1 << 20
@@ -23,8 +28,8 @@ class CalibrationData:
     """What to calibrate on, how much of it, and where.
 
     ``source`` is a text file (a sample a paragraph), a JSONL file (``text``, ``prompt`` and ``answer``, or ``messages``
-    of a chat), a folder that ``datasets`` saved, or ``None`` for the built-in passages. ``cache`` is a folder to keep
-    results in.
+    of a chat; of a vision-language model with ``images``, as for ``tt-edge eval``), a folder that ``datasets`` saved, or
+    ``None`` for the built-in passages. ``cache`` is a folder to keep results in.
     """
 
     source: Path | None = None
@@ -44,49 +49,98 @@ class CalibrationData:
             )
 
 
-def load_batches(data: CalibrationData, tokenizer: Any) -> list[Tensor]:
-    """Token ids ``[B, S]`` int64, the same every time.
+@dataclass(frozen=True)
+class Sample:
+    """A text, and the pictures that its placeholders stand for, in order.
 
-    Samples of equal length share a batch, so that no padding is calibrated on. Raises ``InvalidInputError`` for data
-    without text.
+    A chat's text has its special tokens already. ``where`` it was read.
     """
-    ids: list[list[int]] = []
-    for text in _texts(data.source, tokenizer):
-        if len(ids) == data.samples:
+
+    text: str
+    images: tuple[ImageSource, ...] = ()
+    where: str = ""
+    is_chat: bool = False
+
+
+class Pictures(Protocol):
+    """Makes what a vision-language model takes: ``quantize/pictures.py``."""
+
+    def tokenize(self, sample: Sample) -> list[int]:
+        """Token ids of a sample with pictures. Raises ``InvalidInputError`` for pictures that cannot be read."""
+
+    def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
+        """What the model takes for samples of equally many tokens."""
+
+
+class Batches(Sequence[Batch]):
+    """Batches that are made each time they are asked for, so that pictures do not fill the memory."""
+
+    def __init__(self, rows: Sequence[Sequence[tuple[list[int], Sample]]], pictures: Pictures | None) -> None:
+        self._rows, self._pictures = rows, pictures
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Batches(self._rows[index], self._pictures)
+        ids, samples = zip(*self._rows[index], strict=True)
+        if any(sample.images for sample in samples):
+            assert self._pictures is not None
+            return self._pictures.batch(ids, samples)
+        return {"input_ids": torch.tensor(ids, dtype=torch.int64)}
+
+
+def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | None = None) -> Batches:
+    """Samples of ``data`` in batches, the same every time.
+
+    Samples of equal length share a batch, so that no padding is calibrated on. Those with pictures need ``pictures``
+    and are never cut. Raises ``InvalidInputError`` for data without text, and for pictures that the model does not take.
+    """
+    found: list[tuple[list[int], Sample]] = []
+    for sample in _samples(data.source, tokenizer):
+        if len(found) == data.samples:
             break
-        tokens = tokenizer(text, add_special_tokens=True, truncation=True, max_length=data.max_length)["input_ids"]
+        if not sample.images:
+            cut = {"truncation": True, "max_length": data.max_length}
+            tokens = tokenizer(sample.text, add_special_tokens=not sample.is_chat, **cut)["input_ids"]
+        elif pictures is None:
+            raise InvalidInputError(f"{sample.where} has pictures, which the model does not take; leave them out")
+        else:
+            tokens = pictures.tokenize(sample)
         if tokens:
-            ids.append(tokens)
-    if not ids:
+            found.append((tokens, sample))
+    if not found:
         raise InvalidInputError(
             f"calibration data {data.source} has no text; give a file with a sample a paragraph or line"
         )
-    ids.sort(key=len)  # stable, so the order is the data's among equals
-    batches: list[list[list[int]]] = []
-    for tokens in ids:
-        if batches and len(batches[-1]) < data.batch and len(batches[-1][0]) == len(tokens):
-            batches[-1].append(tokens)
-        else:
-            batches.append([tokens])
-    return [torch.tensor(batch, dtype=torch.int64) for batch in batches]
+
+    def kind(row: tuple[list[int], Sample]) -> tuple[int, bool]:
+        return len(row[0]), bool(row[1].images)
+
+    rows = []
+    for _, group in groupby(sorted(found, key=kind), key=kind):  # stable: the data's order among equals
+        alike = list(group)
+        rows += [alike[first : first + data.batch] for first in range(0, len(alike), data.batch)]
+    return Batches(rows, pictures)
 
 
-def _texts(source: Path | None, tokenizer: Any) -> Iterator[str]:
+def _samples(source: Path | None, tokenizer: Any) -> Iterator[Sample]:
     if source is None:
-        yield from PASSAGES
+        yield from map(Sample, PASSAGES)
     elif source.is_dir():
         yield from _dataset(source, tokenizer)
     elif source.suffix in (".jsonl", ".json"):
         with source.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _sample(_parse(source, number, line), tokenizer, f"{source}:{number}")
+                    yield _sample(_parse(source, number, line), tokenizer, f"{source}:{number}", source.parent)
     else:
         try:
             text = source.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"calibration data {source} is not UTF-8 text ({error}); convert it") from error
-        yield from (paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip())
+        yield from (Sample(paragraph.strip()) for paragraph in text.split("\n\n") if paragraph.strip())
 
 
 def _parse(source: Path, number: int, line: str) -> dict[str, Any]:
@@ -101,14 +155,19 @@ def _parse(source: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _sample(row: dict[str, Any], tokenizer: Any, where: str) -> str:
-    """The text of one row, in whichever of the usual forms it has."""
+def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sample:
+    """One row, in whichever of the usual forms it has. Pictures are ``images``, files in ``folder``, or the messages' own."""
+    given = row.get("images", [])
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InvalidInputError(f"{where}: images is {given!r}; give a list of file names")
+    images = tuple(str(folder / name) for name in given)
     if isinstance(row.get("messages"), list):
         messages = list(row["messages"])
         if isinstance(row.get("answer"), str):
             messages.append({"role": "assistant", "content": row["answer"]})
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+            return Sample(text, images or tuple(images_of(messages)), where, is_chat=True)
         except Exception as error:  # Jinja's errors, and transformers' for a tokenizer without a template
             reason = str(error).splitlines()[0]
             raise InvalidInputError(
@@ -116,11 +175,11 @@ def _sample(row: dict[str, Any], tokenizer: Any, where: str) -> str:
             ) from error
     for keys in (("text",), ("prompt", "answer"), ("prompt", "completion"), ("article",), ("content",)):
         if all(isinstance(row.get(key), str) for key in keys):
-            return "\n".join(row[key] for key in keys)
+            return Sample("\n".join(row[key] for key in keys), images, where)
     raise InvalidInputError(f"{where} has none of text, prompt and answer, or messages (it has {', '.join(row)})")
 
 
-def _dataset(folder: Path, tokenizer: Any) -> Iterator[str]:
+def _dataset(folder: Path, tokenizer: Any) -> Iterator[Sample]:
     try:
         import datasets
     except ImportError as error:
@@ -136,4 +195,4 @@ def _dataset(folder: Path, tokenizer: Any) -> Iterator[str]:
     if isinstance(loaded, datasets.DatasetDict):
         loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
     for number, row in enumerate(loaded):
-        yield _sample(row, tokenizer, f"{folder} row {number}")
+        yield _sample(row, tokenizer, f"{folder} row {number}", folder)

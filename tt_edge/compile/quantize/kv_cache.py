@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from tt_edge.compile.prequantized import KVScales
+from tt_edge.compile.quantize.data import Batch
+from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.plugins.quantization import FP8_MAX, fake_quantize
 
@@ -24,8 +26,8 @@ QKVScales = tuple[float, float, float]
 _NAME = "tt_edge_kv_cache"
 
 
-def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Tensor]) -> list[QKVScales]:
-    """The scales of every attention layer, from ``batches`` of token ids ``[B, S]``. Deterministic."""
+def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Batch]) -> list[QKVScales]:
+    """The scales of every attention layer of the decoder, from ``batches`` of what it takes. Deterministic."""
     if not batches:
         raise InvalidInputError("an FP8 KV cache needs calibration data; pass batches of token ids")
     found: dict[int, list[float]] = {}
@@ -36,8 +38,8 @@ def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Tensor]) -> lis
         return tensors
 
     with _attention(model, observe), torch.no_grad():
-        for ids in batches:
-            model(input_ids=ids, use_cache=False)
+        for batch in batches:
+            model(**batch, use_cache=False)
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} computes attention by itself, so its KV cache cannot be calibrated; leave --kv-cache fp8"
@@ -73,12 +75,17 @@ def rounded_kv_cache(model: PreTrainedModel, scales: Sequence[QKVScales]) -> Ite
 def _attention(
     model: PreTrainedModel, change: Callable[[int, tuple[Tensor, Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
 ) -> Iterator[None]:
-    """Let ``change`` see, and change, the queries, keys and values of every layer's attention."""
+    """Let ``change`` see, and change, the queries, keys and values of every layer's attention, but not a vision tower's."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
+    family = family_of(model)
+    decoder = set((model if family is None else family.decoder_of(model)).modules())
+
     def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        operands = change(int(module.layer_idx), (query, key, value))  # type: ignore[arg-type]
+        operands = query, key, value
+        if module in decoder:
+            operands = change(int(module.layer_idx), operands)  # type: ignore[arg-type]
         return sdpa_attention_forward(module, *operands, *args, **kwargs)
 
     AttentionInterface.register(_NAME, forward)

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.prequantized import detect, read_quantized
 from tt_edge.compile.quantize.calibrate import STATISTICS_FILE, calibrate, from_bytes, to_bytes
-from tt_edge.compile.quantize.data import CalibrationData, load_batches
+from tt_edge.compile.quantize.data import Batch, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
 from tt_edge.compile.quantize.layers import quantize_model
+from tt_edge.compile.quantize.pictures import CalibrationPictures
 from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig
 
@@ -39,8 +40,10 @@ def quantize_checkpoint(
     def stage(model: PreTrainedModel, writer: BundleWriter) -> dict[str, int]:
         from transformers import AutoTokenizer
 
-        needs_data = any(format.needs_data for format in recipe.formats)
-        batches = load_batches(data, AutoTokenizer.from_pretrained(tokenizer)) if needs_data else []
+        batches: Sequence[Batch] = ()
+        if any(format.needs_data for format in recipe.formats):
+            pictures = CalibrationPictures.of(model, writer.path)
+            batches = load_batches(data, AutoTokenizer.from_pretrained(tokenizer), pictures)
         return _quantize(model, recipe, batches, data, writer, show)
 
     return stage
@@ -50,13 +53,14 @@ def quantize_with(recipe: QuantConfig, batches: Sequence[Tensor]) -> QuantizeSta
     """The stage for a model in memory, calibrated on ``batches`` of token ids ``[B, S]``."""
     if not batches and any(format.needs_data for format in recipe.formats):
         raise InvalidInputError("the recipe needs calibration data; pass batches of token ids")
-    return lambda model, writer: _quantize(model, recipe, batches, CalibrationData(), writer, show=False)
+    given = [{"input_ids": ids} for ids in batches]
+    return lambda model, writer: _quantize(model, recipe, given, CalibrationData(), writer, show=False)
 
 
 def _quantize(
     model: PreTrainedModel,
     recipe: QuantConfig,
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     data: CalibrationData,
     writer: BundleWriter,
     show: bool,
@@ -73,19 +77,19 @@ def quantize_again(model: PreTrainedModel, recipe: QuantConfig, statistics: byte
 
 
 #: From a model, before its linear layers are quantized: the scales of its FP8 KV cache.
-KVCacheStage: TypeAlias = Callable[[PreTrainedModel], list[QKVScales]]
+KVCacheStage: TypeAlias = Callable[[PreTrainedModel, BundleWriter], list[QKVScales]]
 
 
 def kv_cache_of_checkpoint(source: str, data: CalibrationData | None, tokenizer: str) -> KVCacheStage:
     """The scales that the checkpoint brings, or else those that calibration on ``data`` gives."""
 
-    def stage(model: PreTrainedModel) -> list[QKVScales]:
+    def stage(model: PreTrainedModel, writer: BundleWriter) -> list[QKVScales]:
         from transformers import AutoTokenizer
 
         if Path(source).is_dir() and detect(source) is not None and (found := read_quantized(source).kv_scales):
             return scales_of_checkpoint(found, model.config.get_text_config().num_hidden_layers)
-        return calibrate_kv_cache(
-            model, load_batches(data or CalibrationData(), AutoTokenizer.from_pretrained(tokenizer))
-        )
+        pictures = CalibrationPictures.of(model, writer.path)
+        batches = load_batches(data or CalibrationData(), AutoTokenizer.from_pretrained(tokenizer), pictures)
+        return calibrate_kv_cache(model, batches)
 
     return stage

@@ -1,0 +1,68 @@
+"""Calibration samples with pictures, preprocessed as the runtime will preprocess them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from tt_edge.compile.pytorch_vlm import model_inputs
+from tt_edge.compile.quantize.data import Batch, Sample
+from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.vision.tower import tower_of
+from tt_edge.errors import InvalidInputError, TTEdgeError
+from tt_edge.runtime.images import ProcessedImage
+from tt_edge.runtime.preprocess import Preprocessor, read_processor
+from tt_edge.runtime.tokenizer import BundleTokenizer
+
+
+class _Folder:
+    """A folder's files, as those of a bundle are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def has(self, name: str) -> bool:
+        return (self._path / name).is_file()
+
+    def read_bytes(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+
+class CalibrationPictures:
+    """What ``model`` takes for samples with pictures, by the settings that lie in ``folder``: those of the bundle to be."""
+
+    def __init__(self, model: PreTrainedModel, kind: str, folder: Path) -> None:
+        files = _Folder(folder)
+        self._model = model
+        self._tokenizer = BundleTokenizer.from_bundle(files)
+        _, geometry = tower_of(model, kind)
+        self._preprocessor = Preprocessor(*read_processor(files, geometry, self._tokenizer))
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, folder: Path) -> CalibrationPictures | None:
+        """``None`` for a language model."""
+        family = family_of(model)
+        return None if family is None else cls(model, family.tower, folder)
+
+    def tokenize(self, sample: Sample) -> list[int]:
+        """Token ids of a sample. Raises ``InvalidInputError`` for pictures that cannot be read."""
+        return self._read(sample)[0]
+
+    def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
+        """What the model takes, floats in its type."""
+        images = [image for sample in samples for image in self._read(sample)[1]]
+        inputs, dtype = model_inputs(self._model, ids, images), self._model.dtype
+        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+    def _read(self, sample: Sample) -> tuple[list[int], list[ProcessedImage]]:
+        try:
+            ids, images = self._preprocessor.tokenize(
+                self._tokenizer, sample.text, sample.images, add_special_tokens=not sample.is_chat
+            )
+        except TTEdgeError as error:
+            raise InvalidInputError(f"{sample.where}: {error}") from error
+        if any(image.is_video for image in images):
+            raise InvalidInputError(f"{sample.where} has a video, which is not calibrated on; give pictures")
+        return ids, images
