@@ -64,6 +64,13 @@ def test_another_model_is_refused(tt_edge, bundle, tmp_path):
     tt_edge("verify", bundle, "--model", tmp_path / "none").fails_with("does not exist", 2)
 
 
+def test_images(tt_edge, bundle, checkpoint):
+    tt_edge("verify", bundle, "--image", "a.png").fails_with("--image is to compare with a checkpoint; add --model", 2)
+    tt_edge("verify", bundle, "--model", checkpoint, "--image", "a.png").fails_with(
+        "is of a language model, which takes no images; leave them out", 2
+    )
+
+
 def test_new_tokens(tt_edge, bundle, checkpoint):
     tt_edge("verify", bundle, "--new-tokens", 0).fails_with("--new-tokens is 0; give at least 1", 2)
     tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 64).fails_with(

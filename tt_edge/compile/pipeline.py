@@ -275,7 +275,8 @@ def _compile(
     report.engines = [*engines, *built]
     for record in report.engines:
         writer.add_engine(record)
-    writer.add_evidence(Evidence("network", "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
+    for claim in ("network", "vision network")[: 1 if vision is None else 2]:
+        writer.add_evidence(Evidence(claim, "not executed", "captured; run `tt-edge verify --model` to evaluate it"))
     for record in report.engines:
         writer.add_evidence(build_evidence(record))
     with stages.stage("finish"):

@@ -129,12 +129,12 @@ def processor_inputs(
     processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
 ) -> Inputs:
     """What the checkpoint's own processor makes of a prompt with its placeholders, and its images in order."""
-    pictures = [Image.fromarray(_pixels(image)) for image in images if not isinstance(image, Video)]
+    pictures = [Image.fromarray(pixels_of(image)) for image in images if not isinstance(image, Video)]
     videos = [image for image in images if isinstance(image, Video)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
     if videos:
         more |= {
-            "videos": [np.stack([_pixels(frame) for frame in video.frames]).transpose(0, 3, 1, 2) for video in videos]
+            "videos": [np.stack([pixels_of(frame) for frame in video.frames]).transpose(0, 3, 1, 2) for video in videos]
         }
         more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
     out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
@@ -158,7 +158,8 @@ _USED = {
 }
 
 
-def _pixels(image: ImageFile) -> np.ndarray:
+def pixels_of(image: ImageFile) -> np.ndarray:
+    """``[H, W, 3]`` uint8. Raises ``InvalidInputError`` for an image that cannot be read."""
     return image if isinstance(image, np.ndarray) else load_image(image)
 
 

@@ -1,0 +1,121 @@
+"""A bundle beside the checkpoint that it was compiled from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tt_edge.compile.parity.logits import check_parity
+from tt_edge.compile.parity.prompts import default_pictures
+from tt_edge.compile.parity.report import ParityReport
+from tt_edge.compile.parity.vision import compare_preprocessing
+from tt_edge.compile.pytorch_vlm import pixels_of
+from tt_edge.config import Precision
+from tt_edge.errors import InvalidInputError, ParityError
+from tt_edge.network.ir import Network
+from tt_edge.network.plugins import KINDS, plugin_fields
+from tt_edge.runtime.preprocess import ImageFile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.bundle.reader import Bundle
+
+
+def verify_bundle(
+    bundle: Bundle,
+    model: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    new_tokens: int = 32,
+    seed: int = 0,
+    images: Sequence[ImageFile] = (),
+) -> ParityReport:
+    """Compare a bundle with the checkpoint it was compiled from.
+
+    ``model`` is the checkpoint's folder or hub id, or the loaded module. If the bundle is quantized, the checkpoint is
+    too, in PyTorch (a loaded module in place), with the statistics that the bundle keeps: what is compared is what
+    TensorRT was given with what was meant. ``tt-edge eval`` says what quantization costs.
+
+    Of a vision-language model the preprocessing (where the checkpoint is a folder or id) and the tower are compared as
+    well, and prompts with pictures: ``images``, or two that are made up. Raises ``ParityError`` when the checkpoint is not
+    the bundle's model at all.
+    """
+    from tt_edge.compile.load import load_model
+    from tt_edge.compile.load_quantized import parameter_count
+
+    manifest = bundle.manifest
+    if images and manifest.vision is None:
+        raise InvalidInputError(f"{bundle.path} is of a language model, which takes no images; leave them out")
+    source = model if isinstance(model, str | os.PathLike) else None
+    precision = Precision(manifest.config.precision)
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, precision)
+    if type(model).__name__ != manifest.model.architecture:
+        raise ParityError(
+            f"the bundle is a {manifest.model.architecture}, the checkpoint a {type(model).__name__}; "
+            "give the checkpoint that the bundle was compiled from"
+        )
+    if (count := parameter_count(model)) != manifest.model.parameters:
+        raise ParityError(
+            f"the bundle's model has {manifest.model.parameters:,} parameters, the checkpoint's {count:,}; "
+            "give the checkpoint that the bundle was compiled from"
+        )
+    if (recipe := manifest.config.quant) is not None:
+        from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
+        from tt_edge.compile.quantize.stage import quantize_again
+
+        quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
+    network = bundle.network()
+    with _kv_cache_of(network, model):
+        if manifest.vision is None:
+            return check_parity(model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed)
+        return _with_pictures(bundle, model, source, network, precision, new_tokens, seed, images)
+
+
+def _with_pictures(
+    bundle: Bundle,
+    model: PreTrainedModel,
+    source: str | os.PathLike[str] | None,
+    network: Network,
+    precision: Precision,
+    new_tokens: int,
+    seed: int,
+    images: Sequence[ImageFile],
+) -> ParityReport:
+    from tt_edge.runtime.chat_template import ChatTemplate
+    from tt_edge.runtime.choose import Runtime, open_vision
+    from tt_edge.runtime.tokenizer import BundleTokenizer
+    from tt_edge.runtime.vision import VisionEncoder
+
+    tokenizer = BundleTokenizer.from_bundle(bundle)
+    encoder = VisionEncoder.from_bundle(bundle, open_vision(bundle, Runtime.REFERENCE), tokenizer)
+    pixels = [pixels_of(image) for image in images] if images else default_pictures(encoder)
+    report = check_parity(
+        model,
+        network,
+        bundle.manifest.contract,
+        precision,
+        new_tokens=new_tokens,
+        seed=seed,
+        encoder=encoder,
+        pictures=[encoder.process(picture) for picture in pixels],
+        special_ids=[*encoder.token_ids, *tokenizer.backend.get_added_tokens_decoder()],
+    )
+    if source is None:
+        return report
+    template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
+    return replace(report, preprocessing=compare_preprocessing(source, encoder, tokenizer, template, pixels))
+
+
+def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Rounds the model's keys and values as the network's FP8 cache does, if it has one."""
+    from tt_edge.compile.quantize.kv_cache import rounded_kv_cache
+
+    fields = [plugin_fields(layer) for layer in network.layers if layer.kind in KINDS]
+    scales = [
+        f["qkv_scales"][1].tolist() for f in fields if "enable_fp8_kv_cache" in f and f["enable_fp8_kv_cache"][1][0]
+    ]
+    return rounded_kv_cache(model, scales) if scales else nullcontext()

@@ -1,0 +1,165 @@
+"""Logits and greedy tokens of a captured network beside those of Hugging Face."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tt_edge.compile.parity.layers import compare_layers_with
+from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
+from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
+from tt_edge.compile.parity.vision import cast, compare_features
+from tt_edge.compile.pytorch_vlm import model_inputs
+from tt_edge.config import Precision
+from tt_edge.network.ir import Network
+from tt_edge.runtime.images import ProcessedImage
+from tt_edge.runtime.prompt_images import place_images
+from tt_edge.runtime.reference_session import ReferenceSession
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.contract import EngineContract
+    from tt_edge.runtime.vision import VisionEncoder
+
+#: Greedy tokens of Hugging Face, and the logits ``[new_tokens, V]`` that chose them: its own, and in fp32.
+_Reference = tuple[list[int], np.ndarray, np.ndarray]
+
+
+def check_parity(
+    model: PreTrainedModel,
+    network: Network,
+    contract: EngineContract,
+    precision: Precision,
+    *,
+    new_tokens: int = 32,
+    seed: int = 0,
+    encoder: VisionEncoder | None = None,
+    pictures: Sequence[ProcessedImage] = (),
+    special_ids: Sequence[int] = (),
+) -> ParityReport:
+    """Compare a captured network with the module it came from, in a ragged batch and with a batch of one.
+
+    Of a vision-language model also with ``pictures``, which ``encoder``'s captured vision network encodes; its features
+    are compared, too. Random text has none of ``special_ids``.
+    """
+    half = precision is not Precision.FP32
+    truth = copy.deepcopy(model).float() if half else model
+    session = ReferenceSession(network, contract)
+    batches = list(_batches(contract, new_tokens, seed, encoder, pictures, special_ids))
+    rows: list[RowParity] = []
+    for batch in batches:
+        references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
+        logits = _teacher_forced(session, batch, [tokens for tokens, _, _ in references])
+        rows += [_compare(p, out, *reference) for p, out, reference in zip(batch, logits, references, strict=True)]
+    features = compare_features(model, truth, encoder, pictures) if encoder is not None and pictures else ()
+    del truth
+    own = max(row.reference_error for row in rows)
+    tolerance = HALF_PRECISION_FACTOR * own if half else FP32_TOLERANCE
+    report = ParityReport(precision.value, tuple(rows), tolerance, features)
+    texts = [prompt.ids for batch in batches for prompt in batch if not prompt.pictures]
+    if not report.logits_passed and texts:
+        layers = compare_layers_with(model, network, contract, max(texts, key=len), tolerance).render()
+        report = ParityReport(precision.value, report.rows, tolerance, features, layers)
+    return report
+
+
+def _batches(
+    contract: EngineContract,
+    new_tokens: int,
+    seed: int,
+    encoder: VisionEncoder | None,
+    pictures: Sequence[ProcessedImage],
+    special_ids: Sequence[int],
+) -> Iterator[list[Prompt]]:
+    """Ragged text, one text alone, and pictures beside a text. A model with images in front always has one."""
+    texts = text_prompts(contract, new_tokens, seed, special_ids)
+    if encoder is None or not encoder.processor.placeholders.leading:
+        yield texts
+        if len(texts) > 1:
+            yield texts[:1]
+    else:
+        texts = []
+    if encoder is not None and pictures:
+        mixed = [*picture_prompts(contract, encoder, pictures, new_tokens, seed, special_ids), *texts[:1]]
+        if contract.max_batch == 1:
+            mixed = [prompt for prompt in mixed if prompt.pictures]
+        for first in range(0, len(mixed), contract.max_batch):
+            yield mixed[first : first + contract.max_batch]
+
+
+def _reference(model: PreTrainedModel, truth: PreTrainedModel, prompt: Prompt, new_tokens: int) -> _Reference:
+    """Greedy tokens of ``generate()``, and the logits that chose them: in the model's precision, and in fp32."""
+    with torch.no_grad():
+        out = model.generate(
+            **cast(model_inputs(model, [prompt.ids], prompt.pictures), model.dtype),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            num_beams=1,
+            repetition_penalty=1.0,
+        )
+        tokens: list[int] = out[0, -new_tokens:].tolist()
+        inputs = model_inputs(model, [prompt.ids + tokens], prompt.pictures)
+        own = _chosen_by(model, inputs, new_tokens)
+        exact = own if truth is model else _chosen_by(truth, inputs, new_tokens)
+    return tokens, own, exact
+
+
+def _chosen_by(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> np.ndarray:
+    logits: Tensor = model(**cast(inputs, model.dtype)).logits
+    return logits[0, -new_tokens - 1 : -1].float().numpy()
+
+
+def _teacher_forced(session: ReferenceSession, prompts: list[Prompt], tokens: list[list[int]]) -> list[np.ndarray]:
+    """The compiled network's logits ``[new_tokens, V]`` of each row, fed with the reference's tokens."""
+    session.reset(len(prompts))
+    for row, prompt in enumerate(prompts):
+        if prompt.pictures:
+            session.write_features(row, prompt.images.features)
+    lengths = np.array([len(prompt.ids) for prompt in prompts])
+    ids = np.zeros((len(prompts), lengths.max()), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = prompt.ids
+    steps = [_forward(session, prompts, ids, lengths)]
+    for step in range(len(tokens[0]) - 1):
+        column = np.array([[row[step]] for row in tokens], np.int64)
+        steps.append(_forward(session, prompts, column, np.ones(len(prompts), np.int64)))
+    return list(np.stack(steps, axis=1))
+
+
+def _forward(session: ReferenceSession, prompts: list[Prompt], ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Logits of a step, with the positions and feature rows of a vision-language model."""
+    more: tuple[np.ndarray, ...] = ()
+    if session.contract.takes_images:
+        past = session.past_lengths.tolist()
+        given = [(row, past[row], int(lengths[row]), prompt.images) for row, prompt in enumerate(prompts)]
+        more = place_images(session.contract, ids.shape, given)
+    return session.forward(ids, lengths, *more).copy()
+
+
+def _compare(prompt: Prompt, logits: np.ndarray, tokens: list[int], own: np.ndarray, exact: np.ndarray) -> RowParity:
+    norm = float(np.linalg.norm(exact))
+    chosen = logits.argmax(-1)
+    wrong = np.flatnonzero(chosen != np.array(tokens))
+    margins = own[wrong, np.array(tokens)[wrong]] - own[wrong, chosen[wrong]]
+    # Two logits, each off by the largest error on either side.
+    slack = 2 * (np.abs(logits - exact).max(-1)[wrong] + np.abs(own - exact).max(-1)[wrong])
+    ties = margins <= slack
+    mismatched = wrong[~ties]
+    return RowParity(
+        prompt_tokens=len(prompt.ids),
+        relative_error=float(np.linalg.norm(logits - exact)) / norm,
+        reference_error=float(np.linalg.norm(own - exact)) / norm,
+        tokens=len(tokens),
+        ties=int(ties.sum()),
+        mismatches=len(mismatched),
+        first_mismatch=int(mismatched[0]) if len(mismatched) else None,
+        pictures=len(prompt.pictures),
+    )

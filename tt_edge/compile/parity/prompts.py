@@ -1,0 +1,111 @@
+"""What is asked in a parity check: random tokens, and pictures in the middle of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.runtime.images import ProcessedImage
+from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
+
+if TYPE_CHECKING:
+    from tt_edge.contract import EngineContract
+    from tt_edge.runtime.vision import VisionEncoder
+
+#: Heights and widths of the pictures that are made where none are given: odd ones and, where those are too large, small ones.
+_SIZES = (((118, 157), (201, 75)), ((60, 81), (45, 31)))
+
+#: Random tokens before, between and behind pictures.
+_TEXT_BETWEEN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Token ids, and their pictures: ``pictures`` as PyTorch is given them, ``images`` as the network is."""
+
+    ids: list[int]
+    pictures: tuple[ProcessedImage, ...] = ()
+    images: PromptImages = NO_IMAGES
+
+
+def text_prompts(contract: EngineContract, new_tokens: int, seed: int, excluded: Collection[int] = ()) -> list[Prompt]:
+    """Up to three random prompts of different lengths, as many as the batch allows, without the ``excluded`` ids."""
+    room = _room(contract, new_tokens)
+    lengths = dict.fromkeys((min(room, 48), max(1, min(room, 48) // 5), max(1, min(room, 48) // 2)))
+    generator = np.random.default_rng(seed)
+    vocabulary = np.setdiff1d(np.arange(contract.vocab_size), list(excluded))
+    return [
+        Prompt(vocabulary[generator.integers(0, len(vocabulary), length)].tolist())
+        for length in list(lengths)[: contract.max_batch]
+    ]
+
+
+def picture_prompts(
+    contract: EngineContract,
+    encoder: VisionEncoder,
+    pictures: Sequence[ProcessedImage],
+    new_tokens: int,
+    seed: int,
+    excluded: Collection[int] = (),
+) -> list[Prompt]:
+    """A prompt with the first picture and one with the last two, where they fit, in the middle of random text.
+
+    Raises ``CapacityError`` where not even the first fits.
+    """
+    room, leading = _room(contract, new_tokens), encoder.processor.placeholders.leading
+    vocabulary = np.setdiff1d(np.arange(contract.vocab_size), [*excluded, *encoder.token_ids])
+    generator = np.random.default_rng(seed)
+    found: list[Prompt] = []
+    for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
+        tokens = sum(picture.tokens for picture in chosen)
+        length = tokens + _TEXT_BETWEEN * (len(chosen) + 1)
+        if not chosen or (found and (length > room or tokens > contract.max_image_tokens)):
+            continue
+        if length > room:
+            raise CapacityError(
+                f"a prompt with a picture has {length} tokens and {new_tokens} new ones, and the compiled model takes {room} in "
+                "one call; give a smaller picture, or compile with larger --max-input-len and --max-seq-len"
+            )
+        texts = [
+            generator.choice(vocabulary, _TEXT_BETWEEN).tolist() if part or not leading else []
+            for part in range(len(chosen) + 1)
+        ]
+        ids = list(texts[0])
+        for picture, text in zip(chosen, texts[1:], strict=True):
+            ids += [encoder.token_ids[0]] * picture.tokens + text
+        found.append(Prompt(ids, tuple(chosen), encoder.prompt_images(ids, chosen)))
+    return found
+
+
+def default_pictures(encoder: VisionEncoder) -> list[NDArray[np.uint8]]:
+    """Two pictures that fit the compiled vision network together, or at least apart."""
+    most = encoder.session.contract.max_image_tokens
+    for sizes in _SIZES:
+        found = [drawn(*size, seed) for seed, size in enumerate(sizes)]
+        if max(encoder.process(picture).tokens for picture in found) <= most:
+            break
+    return found
+
+
+def drawn(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """A colour gradient with stripes and noise, ``[H, W, 3]``."""
+    y, x = np.mgrid[:height, :width]
+    base = np.stack([255 * x / width, 255 * y / height, 255 - 255 * x / width], axis=-1)
+    base[(x + (seed + 1) * y) % 16 < 5] *= 0.4
+    noise = np.random.default_rng(seed).normal(0, 12, base.shape)
+    return np.clip(base + noise, 0, 255).astype(np.uint8)
+
+
+def _room(contract: EngineContract, new_tokens: int) -> int:
+    """Tokens that a prompt may have."""
+    room = min(contract.max_input_len, contract.max_seq_len - new_tokens)
+    if room < 1:
+        raise InvalidInputError(
+            f"{new_tokens} new tokens leave no room for a prompt in max_seq_len {contract.max_seq_len}; lower --new-tokens"
+        )
+    return room

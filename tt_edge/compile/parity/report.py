@@ -1,0 +1,174 @@
+"""What a parity check found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tt_edge.bundle.manifest import Evidence, Word
+
+#: Allowed relative error in fp32; in half precision, so many times PyTorch's own.
+FP32_TOLERANCE = 1e-4
+HALF_PRECISION_FACTOR = 2.0
+#: Allowed difference of pixels, in steps of 255: transformers resizes with torchvision, the runtime with Pillow.
+PIXEL_TOLERANCE = 2.01
+
+
+@dataclass(frozen=True)
+class RowParity:
+    """One prompt: its length, the relative L2 error of its logits, and how its greedy tokens compare.
+
+    ``ties`` are tokens that differ where the reference's own margin is within the error; ``mismatches`` are the others.
+    """
+
+    prompt_tokens: int
+    relative_error: float
+    reference_error: float
+    tokens: int
+    ties: int
+    mismatches: int
+    first_mismatch: int | None
+    pictures: int = 0
+
+
+@dataclass(frozen=True)
+class FeatureParity:
+    """One table of the vision network's features of some pictures: relative L2 errors against the tower in fp32."""
+
+    table: str
+    pictures: int
+    tokens: int
+    relative_error: float
+    reference_error: float
+
+
+@dataclass(frozen=True)
+class PreprocessingParity:
+    """A prompt with pictures beside the checkpoint's own processor: whether token ids are equal, and the largest difference
+    of a pixel in steps of 255."""
+
+    pictures: int
+    ids_equal: bool
+    steps: float
+
+    @property
+    def passed(self) -> bool:
+        return self.ids_equal and self.steps <= PIXEL_TOLERANCE
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The outcome of a parity check. ``tolerance`` bounds the relative error of every row's logits.
+
+    Of a vision-language model there are also ``features`` and ``preprocessing``, or why the latter was not compared.
+    """
+
+    precision: str
+    rows: tuple[RowParity, ...]
+    tolerance: float
+    features: tuple[FeatureParity, ...] = ()
+    layers: str | None = None
+    preprocessing: PreprocessingParity | str | None = None
+
+    @property
+    def relative_error(self) -> float:
+        return max(row.relative_error for row in self.rows)
+
+    @property
+    def features_tolerance(self) -> float:
+        if self.precision == "fp32":
+            return FP32_TOLERANCE
+        return HALF_PRECISION_FACTOR * max((found.reference_error for found in self.features), default=0.0)
+
+    @property
+    def logits_passed(self) -> bool:
+        # Row by row: the largest of numbers with a NaN among them may be any.
+        return all(row.relative_error <= self.tolerance and not row.mismatches for row in self.rows)
+
+    @property
+    def features_passed(self) -> bool:
+        return all(found.relative_error <= self.features_tolerance for found in self.features)
+
+    @property
+    def preprocessing_passed(self) -> bool:
+        return not isinstance(self.preprocessing, PreprocessingParity) or self.preprocessing.passed
+
+    @property
+    def passed(self) -> bool:
+        return self.logits_passed and self.features_passed and self.preprocessing_passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"passed": self.passed, "relative_error": self.relative_error, **asdict(self)}
+
+    def render(self) -> str:
+        """A page: a line a prompt, the verdict, and where the layers part when it failed."""
+        lines = [*self._preprocessing_lines(), *self._feature_lines()]
+        pictures = any(row.pictures for row in self.rows)
+        extra = f"{'pictures':>10}" if pictures else ""
+        lines.append(
+            f"{'prompt':>8}{extra}{'new':>6}{'equal':>7}{'ties':>6}{'logits rel. error':>20}{'PyTorch its own':>17}"
+        )
+        for row in self.rows:
+            equal = row.tokens - row.ties - row.mismatches
+            extra = f"{row.pictures:>10}" if pictures else ""
+            lines.append(
+                f"{row.prompt_tokens:>8}{extra}{row.tokens:>6}{equal:>7}{row.ties:>6}"
+                f"{row.relative_error:>20.2e}{row.reference_error:>17.2e}"
+            )
+        verdict = "match" if self.logits_passed else "DO NOT match"
+        lines.append(
+            f"Hugging Face generate() and the compiled network {verdict}: largest relative error of the logits "
+            f"{self.relative_error:.2e}, {self.tolerance:.2e} allowed in {self.precision}; evaluated by the reference session"
+        )
+        lines += [
+            f"the prompt of {row.prompt_tokens} tokens parts at new token {row.first_mismatch}"
+            for row in self.rows
+            if row.first_mismatch is not None
+        ]
+        if self.layers:
+            lines += ["", "Layer by layer, on the longest prompt:", self.layers]
+        return "\n".join(lines)
+
+    def evidence(self) -> list[Evidence]:
+        """What a bundle's manifest is to say."""
+
+        def said(claim: str, passed: bool, detail: str) -> Evidence:
+            word = Word.EVALUATED if passed else Word.NOT_EXECUTED
+            return Evidence(claim, word, f"{'matches' if passed else 'does NOT match'} {detail}")
+
+        pictures = ", with and without pictures," if any(row.pictures for row in self.rows) else ""
+        error = f"largest relative error of the logits {self.relative_error:.2e}"
+        detail = f"Hugging Face generate(){pictures} over {self.rows[0].tokens} tokens, {error} in {self.precision}"
+        found = [said("network", self.logits_passed, detail)]
+        if self.features:
+            error = f"largest relative error of the features {max(f.relative_error for f in self.features):.2e}"
+            detail = f"Hugging Face's vision tower, {error} in {self.precision}"
+            found.append(said("vision network", self.features_passed, detail))
+        if isinstance(self.preprocessing, PreprocessingParity):
+            detail = f"the checkpoint's own processor, pixels within {self.preprocessing.steps:.1f}/255"
+            found.append(said("preprocessing", self.preprocessing.passed, detail))
+        return found
+
+    def _preprocessing_lines(self) -> list[str]:
+        found = self.preprocessing
+        if found is None:
+            return []
+        if isinstance(found, str):
+            return [f"preprocessing  not compared with the checkpoint's own processor: {found}"]
+        ids = "token ids equal" if found.ids_equal else "token ids DIFFER"
+        return [
+            f"preprocessing  {found.pictures} pictures beside the checkpoint's own processor: {ids}, pixels within "
+            f"{found.steps:.1f}/255: {_verdict(found.passed)}"
+        ]
+
+    def _feature_lines(self) -> list[str]:
+        return [
+            f"vision tower   {found.table} of {found.pictures} pictures, {found.tokens} tokens: relative error "
+            f"{found.relative_error:.2e}, PyTorch its own {found.reference_error:.2e}, {self.features_tolerance:.2e} allowed: "
+            f"{_verdict(found.relative_error <= self.features_tolerance)}"
+            for found in self.features
+        ]
+
+
+def _verdict(passed: bool) -> str:
+    return "match" if passed else "NO MATCH"

@@ -1,0 +1,104 @@
+"""The parts of a vision-language model that come before its language part: preprocessing, and the tower."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
+from tt_edge.compile.pytorch_vlm import model_inputs, processor_inputs, processor_of
+from tt_edge.contract import IMAGE_FEATURES, deepstack_name
+from tt_edge.errors import MissingDependencyError
+from tt_edge.runtime.images import ProcessedImage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.runtime.chat_template import ChatTemplate
+    from tt_edge.runtime.preprocess import Preprocessor
+    from tt_edge.runtime.tokenizer import BundleTokenizer
+    from tt_edge.runtime.vision import VisionEncoder
+
+
+def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """``inputs`` with their floats in ``dtype``."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+
+def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> dict[str, np.ndarray]:
+    """Hugging Face's features of ``pictures``, fp32 ``[tokens, hidden]`` by the names of the language network's tables."""
+    inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
+    taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    with torch.no_grad():
+        out: Any = model.get_image_features(**taken)
+    tables = {IMAGE_FEATURES: out.pooler_output}
+    tables |= {deepstack_name(i): table for i, table in enumerate(getattr(out, "deepstack_features", None) or ())}
+    return {name: torch.cat(list(table)).float().numpy() for name, table in tables.items()}
+
+
+def compare_features(
+    model: PreTrainedModel, truth: PreTrainedModel, encoder: VisionEncoder, pictures: Sequence[ProcessedImage]
+) -> tuple[FeatureParity, ...]:
+    """Features of the captured vision network, of all pictures in one call where they fit, beside the tower's.
+
+    ``truth`` is the model in fp32, or the same.
+    """
+    limit = encoder.session.contract.max_image_tokens
+    together = [pictures] if sum(p.tokens for p in pictures) <= limit else [[picture] for picture in pictures]
+    rows = []
+    for given in together:
+        encoder.forget()
+        got, exact = encoder.encode(given), features_of(truth, given)
+        own = exact if truth is model else features_of(model, given)
+        for name, table in exact.items():
+            norm = float(np.linalg.norm(table))
+            rows.append(
+                FeatureParity(
+                    table=name,
+                    pictures=len(given),
+                    tokens=len(table),
+                    relative_error=float(np.linalg.norm(got[name].astype(np.float32) - table)) / norm,
+                    reference_error=float(np.linalg.norm(own[name] - table)) / norm,
+                )
+            )
+    return tuple(rows)
+
+
+def compare_preprocessing(
+    source: str | os.PathLike[str],
+    preprocessor: Preprocessor,
+    tokenizer: BundleTokenizer,
+    template: ChatTemplate | None,
+    images: Sequence[np.ndarray],
+) -> PreprocessingParity | str:
+    """Token ids and pixels of a prompt with ``images`` beside the checkpoint's own processor's; or why there are none."""
+    try:
+        processor = processor_of(source)
+    except MissingDependencyError as error:
+        return str(error)
+    if processor is None:
+        return "its processor is code of the checkpoint"
+    placeholders = preprocessor.processor.placeholders
+    if placeholders.leading:
+        images, prompt = images[:1], "Question: what is this? Answer:"
+    elif template is not None:
+        parts = [*[{"type": "image"}] * len(images), {"type": "text", "text": "What is this?"}]
+        prompt = template.render([{"role": "user", "content": parts}])
+    else:
+        prompt = f"{placeholders.image * len(images)} What is this?"
+    special = template is None or placeholders.leading
+    theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
+    ids, processed = preprocessor.tokenize(tokenizer, prompt, images, add_special_tokens=special)
+    ours, wanted = np.concatenate([image.pixels for image in processed]), theirs["pixel_values"].numpy()
+    steps = float("inf")
+    if ours.size == wanted.size:
+        std = np.asarray(getattr(processor.image_processor, "image_std", None) or [1.0] * 3, np.float32)
+        # Channels of tiles [n, 3, H, W], and in rows of patches [N, 3 * …].
+        scale = std[:, None, None] if wanted.ndim == 4 else np.repeat(std, wanted.shape[-1] // len(std))
+        steps = float((np.abs(ours.reshape(wanted.shape) - wanted) * scale).max() * 255)
+    return PreprocessingParity(len(images), theirs["input_ids"][0].tolist() == ids, steps)
