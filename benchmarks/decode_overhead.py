@@ -48,7 +48,9 @@ def floor(launch, vocabulary: int, steps: int) -> float:
 
     def work() -> None:
         addresses = [buffer.address for buffer in buffers]
-        launch(1, stream.handle, *addresses, 1, toy_engine.CAPACITY, toy_engine.DEPTH, vocabulary)
+        launch(
+            1, stream.handle, *addresses, 0, 0, 1, toy_engine.CAPACITY, toy_engine.DEPTH, vocabulary, toy_engine.HIDDEN
+        )
         buffers[3].copy_to(logits, stream)
 
     graph, times = stream.capture(work), []

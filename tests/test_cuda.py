@@ -7,11 +7,30 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.toy_engine import compile_kernel, continuation, next_token, open_session
+from tests.toy_engine import (
+    HIDDEN,
+    PATCH_DIM,
+    VISION_KERNEL,
+    compile_kernel,
+    continuation,
+    next_token,
+    open_session,
+    open_vision,
+)
 from tt_edge import cuda
+from tt_edge.contract import IMAGE_FEATURES
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.generation import generate
+from tt_edge.runtime.images import ProcessedImage
+from tt_edge.runtime.prompt_images import NO_IMAGES
+from tt_edge.runtime.request import Request
+from tt_edge.runtime.scheduler import Scheduler
+from tt_edge.runtime.vision import VisionEncoder
+from tt_edge.runtime.vision_inputs import vision_feeds
+
+#: The token that stands for an image.
+IMAGE = 3
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -116,5 +135,63 @@ def test_nothing_is_left_on_the_device(kernel):
     for _ in range(4):
         with open_session(kernel) as opened:
             generate(opened, PROMPTS, GenerationConfig(5))
+        used.append(cuda.memory_in_use())
+    assert used[1] == used[-1]
+
+
+@pytest.fixture(scope="module")
+def vision_kernel():
+    return compile_kernel(VISION_KERNEL, b"toy_vision", pointers=3, numbers=2)
+
+
+def picture(rows, columns, seed):
+    """A preprocessed picture of so many image tokens, and what the kernel makes of each without its segment."""
+    pixels = np.random.default_rng(seed).integers(0, 9, (4 * rows * columns, PATCH_DIM)).astype(np.float32)
+    found = ProcessedImage(pixels, (1, 2 * rows, 2 * columns), rows * columns)
+    return found, pixels.reshape(rows * columns, -1).sum(axis=1)
+
+
+def test_features_of_several_sizes(vision_kernel, calls):
+    session = open_vision(vision_kernel)
+    calls.clear()
+    for count, shape in enumerate([(2, 3), (1, 2), (3, 2), (1, 1)]):  # one token is fewer than the profile's least
+        pictures = [picture(*shape, seed) for seed in range(1 + count % 2)]
+        feeds, rows = vision_feeds(session.contract, [found for found, _ in pictures])
+        features = session.run(feeds)[IMAGE_FEATURES][rows]
+        want = np.concatenate([1000 * segment + sums for segment, (_, sums) in enumerate(pictures)])
+        assert np.array_equal(features, want[:, None] + np.arange(HIDDEN))
+    assert calls["cudaMalloc"] == calls["cudaHostAlloc"] == 0
+    assert calls["cudaStreamSynchronize"] == 4
+    session.close()
+
+
+def test_pictures_to_tokens(kernel, vision_kernel):
+    """Features go into each row's part of the table on the device; text, one picture and two share a batch, and its graphs."""
+    encoder = VisionEncoder(open_vision(vision_kernel), None, [IMAGE], 1)
+    shapes = ([(2, 3), (1, 4)], [], [(3, 2)])
+    with open_session(kernel, images=True) as session:
+        scheduler, asked = Scheduler(session), []
+        for row, own in enumerate(shapes):
+            pictures = [picture(*shape, 10 * row + at) for at, shape in enumerate(own)]
+            ids, seen = [5, 7], [5, 7]
+            for segment, (found, sums) in enumerate(pictures):
+                ids += [*[IMAGE] * found.tokens, 9]
+                seen += [*(1000 * segment + sums).astype(int).tolist(), 9]
+            images = encoder.prompt_images(ids, [found for found, _ in pictures]) if pictures else NO_IMAGES
+            request = Request(ids, GenerationConfig(8, ignore_eos=True), images=images)
+            asked.append((request, continuation(seen, 8)))
+        for request, _ in asked:
+            scheduler.submit(request)
+        scheduler.run([request for request, _ in asked])
+        assert [[token.id for token in request.tokens] for request, _ in asked] == [want for _, want in asked]
+    encoder.close()
+
+
+def test_nothing_of_a_vision_session_is_left_on_the_device(vision_kernel):
+    used = []
+    for _ in range(4):
+        session = open_vision(vision_kernel)
+        session.run(vision_feeds(session.contract, [picture(2, 3, 0)[0]])[0])
+        session.close()
         used.append(cuda.memory_in_use())
     assert used[1] == used[-1]

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.runtime import fake_tensorrt
 from tt_edge import cuda
-from tt_edge.contract import EngineContract, KVPair, TensorSpec
+from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, EngineContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.runtime.tensorrt_session import TensorRTSession
+from tt_edge.runtime.vision_session import TensorRTVision
 from tt_edge.tensorrt_api import Flavour, TensorRT
+from tt_edge.vision_contract import IMAGE_TOKENS, VisionContract, VisionGeometry
 
-# A "model" whose next token follows from all tokens so far, which it keeps in its cache. One thread a row; every element
-# of the logits is written.
+# A "model" whose next token follows from all tokens so far, which it keeps in its cache; an image's token is what the table
+# of features has for it. One thread a row; every element of the logits is written.
 KERNEL = rb"""
 extern "C" __global__ void toy(
-    const long long* ids, const int* write_indices, float* cache, float* logits, int width, int capacity, int depth, int vocab
+    const long long* ids, const int* write_indices, float* cache, float* logits, const int* image_indices, const float* features,
+    int width, int capacity, int depth, int vocab, int hidden
 ) {
     int row = blockIdx.x;
     for (int step = 0; step < width; ++step) {
         int place = write_indices[row] + step, hash = 0;
-        if (threadIdx.x == 0) cache[(row * capacity + place) * depth] = (float)ids[row * width + step];
+        int image = image_indices ? image_indices[row * width + step] : -1;
+        if (threadIdx.x == 0)
+            cache[(row * capacity + place) * depth] = image >= 0 ? features[image * hidden] : (float)ids[row * width + step];
         __syncthreads();
         for (int i = 0; i <= place; ++i) hash = (hash * 31 + (int)cache[(row * capacity + i) * depth] + 1) % 1009;
         for (int token = threadIdx.x; token < vocab; token += blockDim.x)
@@ -33,7 +39,20 @@ extern "C" __global__ void toy(
     }
 }
 """
+
+# A "tower" whose features are a patch's sum, and 1000 for each segment. Rows are tokens of four patches.
+VISION_KERNEL = rb"""
+extern "C" __global__ void toy_vision(const float* patches, const int* segment_ids, float* features, int patch_dim, int hidden) {
+    int row = blockIdx.x;
+    for (int column = threadIdx.x; column < hidden; column += blockDim.x) {
+        float sum = 1000.0f * segment_ids[row * 4] + column;
+        for (int i = 0; i < 4 * patch_dim; ++i) sum += patches[row * 4 * patch_dim + i];
+        features[row * hidden + column] = sum;
+    }
+}
+"""
 VOCABULARY, CAPACITY, DEPTH = 97, 64, 4
+PATCH_DIM, HIDDEN, IMAGE_TOKENS_A_ROW = 6, 8, 12
 
 
 def next_token(tokens: list[int]) -> int:
@@ -51,10 +70,15 @@ def continuation(prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def contract(vocabulary: int) -> EngineContract:
+def contract(vocabulary: int, *, images: bool = False) -> EngineContract:
     cache = ("batch", 1, CAPACITY, DEPTH)
+    tables = (
+        TensorSpec(IMAGE_INDICES, DType.INT32, ("batch", "sequence")),
+        TensorSpec(IMAGE_FEATURES, DType.FLOAT32, (3 * IMAGE_TOKENS_A_ROW, HIDDEN)),
+    )
     return EngineContract(
         inputs=(
+            *(tables if images else ()),
             TensorSpec("input_ids", DType.INT64, ("batch", "sequence")),
             TensorSpec("position_ids", DType.INT64, ("batch", "sequence")),
             TensorSpec("write_indices", DType.INT32, ("batch",)),
@@ -72,26 +96,42 @@ def contract(vocabulary: int) -> EngineContract:
     )
 
 
+def vision_contract() -> VisionContract:
+    unit = IMAGE_TOKENS
+    return VisionContract(
+        geometry=VisionGeometry("toy", unit, 1, merge_size=2, patch_dim=PATCH_DIM),
+        inputs=(
+            TensorSpec("patches", DType.FLOAT32, (unit, 4, PATCH_DIM)),
+            TensorSpec("segment_ids", DType.INT32, (unit, 4)),
+        ),
+        outputs=(TensorSpec(IMAGE_FEATURES, DType.FLOAT32, ("rows", HIDDEN)),),
+        min_image_tokens=2,
+        max_image_tokens=IMAGE_TOKENS_A_ROW,
+    )
+
+
 def checked(result):
     error, *values = result
     assert int(error) == 0, error
     return values[0] if values else None
 
 
-def compile_kernel() -> Callable[..., None]:
-    """The kernel for the GPU that is here: ``launch(rows, stream, *arguments)``."""
-    driver, nvrtc = (pytest.importorskip(f"cuda.bindings.{name}") for name in ("driver", "nvrtc"))
+def compile_kernel(
+    source: bytes = KERNEL, name: bytes = b"toy", pointers: int = 6, numbers: int = 5
+) -> Callable[..., None]:
+    """A kernel for the GPU that is here: ``launch(rows, stream, *arguments)``, of which ``pointers`` are addresses."""
+    driver, nvrtc = (pytest.importorskip(f"cuda.bindings.{module}") for module in ("driver", "nvrtc"))
     cuda.call("cudaFree", 0)  # makes the context
-    program = checked(nvrtc.nvrtcCreateProgram(KERNEL, b"toy.cu", 0, [], []))
+    program = checked(nvrtc.nvrtcCreateProgram(source, b"toy.cu", 0, [], []))
     target = f"--gpu-architecture=sm_{cuda.compute_capability()[2:]}".encode()
     checked(nvrtc.nvrtcCompileProgram(program, 1, [target]))
     code = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
     checked(nvrtc.nvrtcGetCUBIN(program, code))
     module = checked(driver.cuModuleLoadData(code))
-    function = checked(driver.cuModuleGetFunction(module, b"toy"))
+    function = checked(driver.cuModuleGetFunction(module, name))
 
     def launch(rows, stream, *arguments):
-        kinds = (ctypes.c_void_p,) * 4 + (ctypes.c_int,) * 4
+        kinds = (ctypes.c_void_p,) * pointers + (ctypes.c_int,) * numbers
         checked(driver.cuLaunchKernel(function, rows, 1, 1, 256, 1, 1, 0, stream, (arguments, kinds), 0))
 
     return launch
@@ -102,19 +142,27 @@ class ToyContext(fake_tensorrt.FakeContext):
 
     def execute_async_v3(self, stream):
         rows, width = self.shapes["input_ids"]
-        addresses = [self.addresses[name] for name in ("input_ids", "write_indices", "past_key_0", "logits")]
+        names = ("input_ids", "write_indices", "past_key_0", "logits", IMAGE_INDICES, IMAGE_FEATURES)
+        addresses = [self.addresses.get(name, 0) for name in names]
         assert self.addresses["past_key_0"] == self.addresses["present_key_0"]
-        self.engine.launch(rows, stream, *addresses, width, CAPACITY, DEPTH, self.engine.contract.vocab_size)
+        self.engine.launch(rows, stream, *addresses, width, CAPACITY, DEPTH, self.engine.contract.vocab_size, HIDDEN)
+        return True
+
+
+class ToyVisionContext(fake_tensorrt.FakeContext):
+    def execute_async_v3(self, stream):
+        addresses = [self.addresses[name] for name in ("patches", "segment_ids", IMAGE_FEATURES)]
+        self.engine.launch(self.shapes["patches"][0], stream, *addresses, PATCH_DIM, HIDDEN)
         return True
 
 
 class ToyEngine(fake_tensorrt.FakeEngine):
-    def __init__(self, launch: Callable[..., None], made_for: EngineContract) -> None:
+    def __init__(self, launch: Callable[..., None], made_for: EngineContract | VisionContract) -> None:
         self.contract, self.launch, self.missing = made_for, launch, set()
         self.names = [spec.name for spec in (*made_for.inputs, *made_for.outputs)]
 
     def create_execution_context(self, strategy):
-        return ToyContext(self)
+        return ToyContext(self) if isinstance(self.contract, EngineContract) else ToyVisionContext(self)
 
 
 class _Package(TensorRT):
@@ -122,10 +170,25 @@ class _Package(TensorRT):
     log = None
 
 
-def open_session(launch: Callable[..., None], vocabulary: int = VOCABULARY) -> TensorRTSession:
-    made_for = contract(vocabulary)
-    package = _Package(Flavour.RTX, fake_tensorrt.FakeModule(ToyEngine(launch, made_for)), "1.6.1")
+def open_session(launch: Callable[..., None], vocabulary: int = VOCABULARY, *, images: bool = False) -> TensorRTSession:
+    made_for = contract(vocabulary, images=images)
+    with _engine_file() as file:
+        return TensorRTSession(file, made_for, _package(ToyEngine(launch, made_for)))
+
+
+def open_vision(launch: Callable[..., None]) -> TensorRTVision:
+    made_for = vision_contract()
+    with _engine_file() as file:
+        return TensorRTVision(file, made_for, _package(ToyEngine(launch, made_for)))
+
+
+def _package(engine: ToyEngine) -> TensorRT:
+    return _Package(Flavour.RTX, fake_tensorrt.FakeModule(engine), "1.6.1")
+
+
+@contextmanager
+def _engine_file() -> Iterator[Path]:
     with tempfile.NamedTemporaryFile() as engine:
         engine.write(b"engine")
         engine.flush()
-        return TensorRTSession(Path(engine.name), made_for, package)
+        yield Path(engine.name)

@@ -17,6 +17,7 @@ from tt_edge.dtypes import DType
 from tt_edge.network.capture import DTYPES
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.vision_contract import VisionContract
 
 SUCCESS = 0
 
@@ -174,7 +175,7 @@ class FakeContext:
 
     def execute_async_v3(self, stream):
         contract = self.engine.contract
-        for pair in contract.kv_cache:
+        for pair in getattr(contract, "kv_cache", ()):  # a vision network has none
             assert (self.addresses[pair.past] == self.addresses[pair.present]) == contract.kv_in_place
         assert self.memory[0]
         assert self.memory[1] >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
@@ -186,7 +187,7 @@ class FakeContext:
         contract = self.engine.contract
         feeds = {s.name: self._array(s.name, shapes[s.name], s.dtype.numpy) for s in contract.inputs}
         outputs = self.engine.evaluator.run(feeds)
-        for name in ["logits"] if contract.kv_in_place else outputs:
+        for name in ["logits"] if getattr(contract, "kv_in_place", False) else outputs:
             self._array(name, outputs[name].shape, outputs[name].dtype)[...] = outputs[name]
         self.engine.executed.append(self.profile)
 
@@ -198,7 +199,7 @@ class FakeContext:
 class FakeEngine:
     REAL = "ICudaEngine"
 
-    def __init__(self, network: Network, contract: EngineContract) -> None:
+    def __init__(self, network: Network, contract: EngineContract | VisionContract) -> None:
         self.network = network
         self.evaluator = ReferenceEvaluator(network)
         self.contract = contract

@@ -67,7 +67,8 @@ class TensorRTVision(VisionSession):
             (self._context,) = engine.make_contexts(self._stream)
             for spec in (*contract.inputs, *contract.outputs):
                 nbytes = spec.dtype.nbytes(math.prod(spec.resolve(**contract.largest)))
-                self._device[spec.name], self._host[spec.name] = cuda.Buffer(nbytes), cuda.HostBuffer(nbytes)
+                self._device[spec.name] = cuda.Buffer(nbytes)
+                self._host[spec.name] = cuda.HostBuffer(nbytes)
                 accepted = self._context.set_tensor_address(spec.name, self._device[spec.name].address)
                 engine.require(accepted, f"the address of {spec.name}")
         except BaseException:
