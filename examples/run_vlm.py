@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parent.parent))  # to find examples.running when run as a script
 
 from examples import running
-from tt_edge.config import Precision
+from tt_edge.config import Precision, TowerAttention
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.preprocess import ImageSource
@@ -50,6 +50,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="of --isl, those of the picture (default: a picture of medium size)",
     )
+    add("--vision_attention", default="native", choices=list(TowerAttention), help="of the tower (default: native)")
     add("--max_image_tokens", type=int, metavar="N", help="room for image tokens (default: what this run needs)")
     return parser.parse_args(argv)
 
@@ -83,7 +84,8 @@ def messages(args: argparse.Namespace) -> list[dict]:
 def compile_bundle(args: argparse.Namespace, output: Path) -> None:
     """Compile ``--model`` for just this run, unless limits are given."""
     tokens, image_tokens = (args.isl, args.image_tokens or args.isl // 2) if args.benchmark else count_tokens(args)
-    running.compile_bundle(args, output, input_tokens=tokens, max_image_tokens=args.max_image_tokens or image_tokens)
+    tower = {"max_image_tokens": args.max_image_tokens or image_tokens, "vision_attention": args.vision_attention}
+    running.compile_bundle(args, output, input_tokens=tokens, **tower)
 
 
 def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:

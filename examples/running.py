@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget
+from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, TowerAttention
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.quant_config import QuantConfig
 
@@ -89,6 +89,7 @@ def compile_bundle(
     input_tokens: int,
     batch: int = 1,
     max_image_tokens: int | None = None,
+    vision_attention: TowerAttention = TowerAttention.NATIVE,
     tokenizer: str | None = None,
 ) -> None:
     """Compile ``--model`` for just this run, unless ``--max_seq_len`` asks for more room."""
@@ -106,10 +107,11 @@ def compile_bundle(
         max_input_len=min(input_tokens, capacity),
         max_seq_len=capacity,
         max_image_tokens=max_image_tokens,
+        vision_attention=vision_attention,
         quant=quantization(args),
         kv_cache=args.kv_cache,
     )
-    default = "local" if torch.cuda.is_available() and args.backend != Backend.PLUGIN else "none"
+    default = "local" if torch.cuda.is_available() and not config.needs_plugins else "none"
     target = EngineTarget.parse(args.engine or default)
     calibration = CalibrationData(Path(args.calib_data)) if args.calib_data else None
     report = compile_checkpoint(

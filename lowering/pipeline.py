@@ -25,6 +25,8 @@ from tt_edge.lowering.rotary_tables import RotaryTables
 from tt_edge.lowering.static_cache import StaticCache
 from tt_edge.lowering.tokens_apart import TokensApart
 from tt_edge.lowering.vision_attention import VisionAttention
+from tt_edge.lowering.vision_plugin_attention import VisionPluginAttention
+from tt_edge.vision_contract import VisionGeometry
 
 
 def passes_for(config: CompileConfig) -> list[LoweringPass]:
@@ -48,14 +50,14 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
     ]
 
 
-def vision_passes() -> list[LoweringPass]:
+def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
     """The lowering passes of a vision tower, in the order they run."""
     return [
         Canonicalize(),
         FoldConstants(),
         PatchLinear(),
         FuseRmsNorm(),
-        VisionAttention(),
+        VisionPluginAttention(geometry) if geometry.ragged else VisionAttention(),
         FuseShuffles(),
         AlignConstants(),
     ]

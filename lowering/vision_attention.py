@@ -39,7 +39,7 @@ class VisionAttention(LoweringPass):
                 out = (
                     _segments(graph, node, masks)
                     if node.target is ops.segment_attention.default
-                    else _full(graph, node)
+                    else full_attention(graph, node)
                 )
             node.replace_all_uses_with(out)
             graph.erase_node(node)
@@ -72,7 +72,11 @@ def _segments(graph: Graph, node: Node, masks: dict[Node, Node]) -> Node:
     return out
 
 
-def _full(graph: Graph, node: Node) -> Node:
+def operands_of(node: Node) -> tuple[Node, Node, Node, float]:
+    """Query, key, value and scale of ``tt_edge.attention`` in which everything is seen.
+
+    Raises ``UnsupportedModelError`` for any other.
+    """
     arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
     query, key, value, scale, causal, window, softcap, sinks = arguments
     if causal or window or softcap or sinks is not None:
@@ -80,6 +84,11 @@ def _full(graph: Graph, node: Node) -> Node:
             "the vision tower has attention that is causal, windowed, capped or with sinks, which is not supported; "
             "please report the model type"
         )
-    return emit(
-        graph, ops.full_attention.default, emit(graph, aten.mul.Tensor, query, scale, like=query), key, value, like=node
-    )
+    return query, key, value, scale
+
+
+def full_attention(graph: Graph, node: Node) -> Node:
+    """``tt_edge.attention`` in which everything is seen, as ``IAttention``."""
+    query, key, value, scale = operands_of(node)
+    scaled = emit(graph, aten.mul.Tensor, query, scale, like=query)
+    return emit(graph, ops.full_attention.default, scaled, key, value, like=node)

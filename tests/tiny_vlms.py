@@ -33,17 +33,18 @@ _QWEN_IDS = {
     "vision_start_token_id": VISION_START,
     "vision_end_token_id": VISION_END,
 }
-_SQUARE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def _settings(family: str) -> dict[str, Any]:
+def _settings(family: str, width: int) -> dict[str, Any]:
+    """``width`` is the tower's, of two heads."""
+    square = {"hidden_size": width, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     if family == "qwen2_vl":
-        vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+        vision = {"depth": 2, "embed_dim": width, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
         return {"text_config": {**_TEXT, "rope_parameters": {**_MROPE}}, "vision_config": vision, **_QWEN_IDS}
     if family == "qwen2_5_vl":
         vision = {
             "depth": 3,
-            "hidden_size": 32,
+            "hidden_size": width,
             "intermediate_size": 48,
             "num_heads": 2,
             "out_hidden_size": 64,
@@ -55,7 +56,7 @@ def _settings(family: str) -> dict[str, Any]:
     if family == "qwen3_vl":
         vision = {
             "depth": 3,
-            "hidden_size": 32,
+            "hidden_size": width,
             "intermediate_size": 48,
             "num_heads": 2,
             "out_hidden_size": 64,
@@ -68,7 +69,7 @@ def _settings(family: str) -> dict[str, Any]:
     if family == "llava":
         return {
             "text_config": {**_TEXT, "model_type": "llama"},
-            "vision_config": {**_SQUARE, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14,
+            "vision_config": {**square, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14,
                               "num_hidden_layers": 3},
             "image_token_id": IMAGE,
             "image_seq_length": 4,
@@ -76,7 +77,7 @@ def _settings(family: str) -> dict[str, Any]:
     if family == "internvl":
         return {
             "text_config": {**_TEXT, "model_type": "qwen2"},
-            "vision_config": {**_SQUARE, "image_size": [28, 28], "patch_size": [7, 7]},
+            "vision_config": {**square, "image_size": [28, 28], "patch_size": [7, 7]},
             "image_token_id": IMAGE,
             "image_seq_length": 4,
         }
@@ -86,8 +87,13 @@ def _settings(family: str) -> dict[str, Any]:
             text.pop(name)
         return {
             "text_config": text,
-            "vision_config": {**_SQUARE, "image_size": 28, "patch_size": 14},
-            "qformer_config": {**_SQUARE, "encoder_hidden_size": 32, "vocab_size": 320, "cross_attention_frequency": 1},
+            "vision_config": {**square, "image_size": 28, "patch_size": 14},
+            "qformer_config": {
+                **square,
+                "encoder_hidden_size": width,
+                "vocab_size": 320,
+                "cross_attention_frequency": 1,
+            },
             "num_query_tokens": 5,
             "image_token_index": IMAGE,
             "image_token_id": IMAGE,
@@ -95,7 +101,7 @@ def _settings(family: str) -> dict[str, Any]:
     if family == "eagle2":
         return {
             "text_config": Qwen2Config(**_TEXT),
-            "vision_config": SiglipVisionConfig(**_SQUARE, image_size=28, patch_size=7, vision_use_head=False),
+            "vision_config": SiglipVisionConfig(**square, image_size=28, patch_size=7, vision_use_head=False),
             "image_token_id": IMAGE,
             "select_layer": -2,
             "max_dynamic_tiles": 4,
@@ -116,15 +122,21 @@ VLMS = {
 
 
 def tiny_vlm(
-    family: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, heads_of_64: bool = False
+    family: str,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    *,
+    heads_of_64: bool = False,
+    tower_head: int = 16,
 ) -> PreTrainedModel:
     """A model of ``family`` in evaluation mode; weights as ``tests.tiny_models`` draws them.
 
-    ``heads_of_64``: the language part has heads of 64 elements, AttentionPlugin's smallest.
+    ``heads_of_64``: the language part has heads of 64 elements, AttentionPlugin's smallest. ``tower_head``: size of the vision
+    tower's.
     """
     torch.manual_seed(seed)
     config_class, model_class = VLMS[family]
-    settings = _settings(family)
+    settings = _settings(family, 2 * tower_head)
     if heads_of_64:
         settings["text_config"] |= {"hidden_size": 256, **({"head_dim": 64} if family == "qwen3_vl" else {})}
         if "rope_parameters" in settings["text_config"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -104,9 +105,12 @@ def make_processor(family: str, tokenizer: PreTrainedTokenizerFast):
     return None
 
 
-def write_checkpoint(family: str, folder: Path) -> Path:
-    """Weights, tokenizer, chat template (BLIP-2 has none) and processor, as the family's checkpoints have them."""
-    tiny_vlm(family).save_pretrained(folder)
+def write_checkpoint(family: str, folder: Path, **sizes: Any) -> Path:
+    """Weights, tokenizer, chat template (BLIP-2 has none) and processor, as the family's checkpoints have them.
+
+    ``sizes`` are those of ``tiny_vlm``.
+    """
+    tiny_vlm(family, **sizes).save_pretrained(folder)
     tokenizer = make_tokenizer(family)
     processor = make_processor(family, tokenizer)
     if processor is None:

@@ -81,6 +81,15 @@ class Int4Gemm(StrEnum):
     OOTB = "ootb"
 
 
+class TowerAttention(StrEnum):
+    """What attention in a vision tower becomes."""
+
+    #: TensorRT's attention layer, with masks.
+    NATIVE = "native"
+    #: NVIDIA Edge-LLM's ViTAttentionPlugin, with offsets.
+    PLUGIN = "plugin"
+
+
 class Layout(StrEnum):
     """For whose runtime a bundle's inputs, outputs and files are."""
 
@@ -139,7 +148,8 @@ class CompileConfig(JsonConfig):
     ``plugin_contract``, which only the plugin backend has, and ``int4_gemm``, which is its plugin there.
 
     ``max_image_tokens`` and ``min_image_tokens`` are of a vision-language model: image tokens in one call of the vision
-    network, and at most in a row's prompt. They are ``None`` of a language model.
+    network, and at most in a row's prompt. They are ``None`` of a language model. ``vision_attention`` is its tower's, which may
+    be the plugin's on any backend.
     """
 
     backend: Backend = Backend.NATIVE
@@ -157,6 +167,7 @@ class CompileConfig(JsonConfig):
     int4_gemm: Int4Gemm | None = None
     min_image_tokens: int | None = None
     max_image_tokens: int | None = None
+    vision_attention: TowerAttention = TowerAttention.NATIVE
 
     def __post_init__(self) -> None:
         if isinstance(self.quant, Mapping):
@@ -186,6 +197,8 @@ class CompileConfig(JsonConfig):
         if cache is Cache.NONE:  # every step takes the whole sequence
             object.__setattr__(self, "max_input_len", self.max_seq_len)
         object.__setattr__(self, "precision", _member(Precision, "precision", self.precision))
+        attention = _member(TowerAttention, "vision_attention", self.vision_attention)
+        object.__setattr__(self, "vision_attention", attention)
         self._check_kv_cache()
         default = Int4Gemm.PLUGIN if backend is Backend.PLUGIN else Int4Gemm.OOTB
         gemm = default if self.int4_gemm is None else _member(Int4Gemm, "int4_gemm", self.int4_gemm)
@@ -212,6 +225,11 @@ class CompileConfig(JsonConfig):
             f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
             "raise --max-seq-len or lower --max-input-len",
         )
+
+    @property
+    def needs_plugins(self) -> bool:
+        """Whether engines need NVIDIA's plugin library, where they are built and where they run."""
+        return self.backend is Backend.PLUGIN or self.vision_attention is TowerAttention.PLUGIN
 
     def _check_kv_cache(self) -> None:
         """The cache has the model's precision, unless the backend can keep it in FP8."""

@@ -21,7 +21,7 @@ BATCH, SEQUENCE = "batch", "sequence"
 STARTS, OFFSETS, PHASE, CONTEXTS = "starts", "batch+1", "phase", "contexts"
 
 #: Of vision networks: ``tt_edge.vision_contract``.
-_VISION = ("image_tokens", "windows", "tiles", "rows")
+_VISION = ("image_tokens", "windows", "tiles", "rows", "segments+1", "windows+1", "longest", "tiles+1")
 _SYMBOLS = (BATCH, SEQUENCE, STARTS, OFFSETS, PHASE, CONTEXTS, *_VISION)
 
 Shape = tuple[int, ...]

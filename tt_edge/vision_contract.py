@@ -1,6 +1,7 @@
 """What a compiled vision network takes and gives. Torch-free.
 
-Inputs have one dynamic dimension, the first, which counts ``VisionGeometry.unit``: image tokens, windows or tiles.
+Inputs have one dynamic dimension, the first, which counts ``VisionGeometry.unit``: image tokens, windows or tiles. Those of
+``RAGGED_INPUTS`` have one of their own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,24 @@ from typing import Any
 from tt_edge.contract import ShapeRange, TensorSpec
 from tt_edge.errors import BundleError
 
-#: Symbolic dimensions of the inputs of vision networks.
+#: Symbolic dimensions of the inputs of vision networks: what their first counts.
 IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
+
+#: The input of towers that take tiles.
+TILE_PIXELS = "pixel_values"
+
+#: Inputs of ragged towers that say where attention ends, int32, and their one dimension: offsets of segments and windows in
+#: patches, and of tiles; and a vector that is as long as the longest segment.
+CU_TILES = "cu_tiles"
+RAGGED_INPUTS = {
+    "cu_seqlens": "segments+1",
+    "cu_window_seqlens": "windows+1",
+    "max_seqlen_carrier": "longest",
+    CU_TILES: "tiles+1",
+}
+
+#: Which offsets tell the same as numbers of segments and windows for every patch.
+OFFSETS_OF = {"segment_ids": "cu_seqlens", "window_ids": "cu_window_seqlens"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,8 @@ class VisionGeometry:
     ``unit`` is what the dynamic dimension counts; a unit makes ``tokens_a_unit`` rows of features (of a window, the most).
     For towers that take patches: ``merge_size`` squared patches of ``patch_dim`` numbers are a token; ``window_tokens`` is how
     many tokens attend to each other in layers with windows, 0 without; ``position_table_side`` is the side of a square table of
-    learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``.
+    learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``. ``ragged``: offsets say which
+    tokens attend to each other (ViTAttentionPlugin), so that those of all images follow one another without room between.
     """
 
     family: str
@@ -34,10 +52,15 @@ class VisionGeometry:
     window_tokens: int = 0
     position_table_side: int = 0
     tile_size: tuple[int, int] | None = None
+    ragged: bool = False
 
     @property
     def patches_a_unit(self) -> int:
         return self.tokens_a_unit * self.merge_size**2
+
+    @property
+    def window_patches(self) -> int:
+        return self.window_tokens * self.merge_size**2
 
     def units(self, tokens: int) -> int:
         """Units that are enough for ``tokens`` image tokens; windows may be half empty at the images' edges."""
@@ -67,16 +90,35 @@ class VisionContract:
     def largest(self) -> dict[str, int]:
         """The largest size of every symbolic dimension."""
         units = self.max_units
-        return {self.geometry.unit: units, "rows": units * self.geometry.tokens_a_unit}
+        return {name: sizes[2] for name, sizes in self._ranges().items()} | {
+            "rows": units * self.geometry.tokens_a_unit
+        }
 
     def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
         """One optimization profile."""
+        ranges = self._ranges()
+        sizes = [{name: sizes[which] for name, sizes in ranges.items()} for which in range(3)]
+        return ({t.name: ShapeRange(*(t.resolve(**each) for each in sizes)) for t in self.inputs},)
+
+    def _ranges(self) -> dict[str, tuple[int, int, int]]:
+        """Least, usual and largest size of every symbolic dimension of the inputs."""
         geometry = self.geometry
         most = self.max_units
         least = min(most, max(1, self.min_image_tokens // geometry.tokens_a_unit))
-        sizes = (least, max(least, most // 2), most)
-        unit = geometry.unit
-        return ({t.name: ShapeRange(*(t.resolve(**{unit: size}) for size in sizes)) for t in self.inputs},)
+        usual = max(least, most // 2)
+        ranges = {geometry.unit: (least, usual, most)}
+        if not geometry.ragged:
+            return ranges
+        if geometry.unit == TILES:
+            return ranges | {"tiles+1": (least + 1, usual + 1, most + 1)}
+        patches = geometry.merge_size**2
+        windows = -(-usual // max(1, geometry.window_tokens))
+        return ranges | {
+            # A segment, or a window at an edge, may have one token alone.
+            "segments+1": (2, 2, most + 1),
+            "windows+1": (2, windows + 1, most + 1),
+            "longest": (patches, usual * patches, most * patches),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,7 +130,8 @@ class VisionContract:
             geometry = dict(data["geometry"])
             tile = geometry.pop("tile_size")
             for key, value in geometry.items():
-                if not isinstance(value, str if key in ("family", "unit") else int) or isinstance(value, bool):
+                wanted = {"family": str, "unit": str, "ragged": bool}.get(key, int)
+                if type(value) is not wanted:
                     raise ValueError(f"{key} is {value!r}")
             if geometry["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES):
                 raise ValueError(f"unit is {geometry['unit']!r}")

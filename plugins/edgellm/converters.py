@@ -12,10 +12,11 @@ from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_
 from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
 import tt_edge.plugins.edgellm.int4_gemm
-import tt_edge.plugins.edgellm.ops  # noqa: F401  (both define operators)
+import tt_edge.plugins.edgellm.ops
+import tt_edge.plugins.edgellm.vit_op  # noqa: F401  (all define operators)
 from tt_edge.network.ir import Layer
 from tt_edge.network.plugins import plugin_attributes, record
-from tt_edge.plugins.edgellm import int4_packing
+from tt_edge.plugins.edgellm import int4_packing, vit_contract
 from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, FieldType, Interface
 
 
@@ -64,6 +65,26 @@ def int4_groupwise_gemm(ctx: ConversionContext, target: Any, args: Sequence[Any]
     (result,) = record(
         ctx.net, Layer(name, kind, [], [], attributes), tensors, [_described(ctx.current_node.meta["val"])]
     )
+    return result
+
+
+@dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
+    torch.ops.tt_edge.vit_attention_plugin.default, supports_dynamic_shapes=True
+)
+def vit_attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
+    """One ViTAttentionPlugin, beside the network."""
+    *inputs, scale = args
+    heads, size = (int(dim) for dim in inputs[0].shape[1:])
+    fields = vit_contract.field_values(heads, size, scale)
+    attributes = plugin_attributes(
+        vit_contract.NAME, vit_contract.VERSION, vit_contract.NAMESPACE, vit_contract.SINCE, fields
+    )
+    tensors = [
+        get_trt_tensor(ctx, tensor, f"{name}_{operand.name}")
+        for tensor, operand in zip(inputs, vit_contract.INPUTS, strict=True)
+    ]
+    layer = Layer(name, "PLUGIN_V3", [], [], attributes)
+    (result,) = record(ctx.net, layer, tensors, [_described(ctx.current_node.meta["val"])])
     return result
 
 

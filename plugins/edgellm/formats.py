@@ -1,6 +1,6 @@
 """Asking a plugin library whether it takes what the converter gives it. Torch-free; needs a C++ compiler and a GPU.
 
-Creating an AttentionPlugin needs a GPU: its decode kernel is compiled for the one that is there. The questions are put by
+Creating a plugin needs a GPU: an AttentionPlugin's decode kernel is compiled for the one that is there. The questions are put by
 ``formats.cpp``, which is compiled against TensorRT's headers.
 """
 
@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ import numpy as np
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
-from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, Operand
+from tt_edge.plugins.edgellm import vit_contract
+from tt_edge.plugins.edgellm.contracts import (
+    NAME,
+    NAMESPACE,
+    VERSION,
+    FieldType,
+    Generation,
+    Interface,
+    Operand,
+    Value,
+)
 
 #: Folders with TensorRT's and CUDA's headers, for installations where the compiler does not find them by itself.
 INCLUDE_ENVIRONMENT = "TT_EDGE_TENSORRT_INCLUDE"
@@ -64,17 +75,53 @@ PROFILES: dict[str, dict[str, Range]] = {
     },
 }
 
+#: The tower of Qwen2.5-VL-3B, for 1,024 image tokens, as ``VisionContract.profiles`` has it. Tokens are patches.
+TOWER_HEADS = {"heads": 16, "head_size": 80}
+TOWER_PROFILES: dict[str, dict[str, Range]] = {
+    "vision": {"tokens": (16, 2048, 4096), "segments+1": (2, 2, 1025), "longest": (4, 2048, 4096)},
+}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A plugin as the converter describes it: creator's name and fields, operands, and their sizes in each profile."""
+
+    plugin: str
+    fields: Mapping[str, tuple[FieldType, Value]]
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    fixed: Mapping[str, int]
+    profiles: Mapping[str, dict[str, Range]]
+
 
 def check_formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]]:
-    """For each profile, whether the registered plugin accepts each input and output, and their whole (``configure``).
+    """For each profile, whether the registered AttentionPlugin accepts each input and output, and their whole (``configure``).
 
     Raises ``EngineError`` where the plugin cannot be asked: without a compiler, headers or a GPU, or for a V2 plugin.
     """
     if generation.interface is Interface.V2:
         raise EngineError(f"{generation.interface} is not asked; only V3 plugins are")
+    fields = generation.field_values(
+        num_q_heads=HEADS["q_heads"],
+        num_kv_heads=HEADS["kv_heads"],
+        head_size=HEADS["head_size"],
+        attention_scale=HEADS["head_size"] ** -0.5,
+        sliding_window_size=-1,
+    )
+    return _answers(trt, _Question(NAME, fields, generation.inputs, generation.outputs, FIXED, PROFILES))
+
+
+def check_vit_formats(trt: Any) -> dict[str, dict[str, bool]]:
+    """As ``check_formats``, of the registered ViTAttentionPlugin."""
+    fields = vit_contract.field_values(TOWER_HEADS["heads"], TOWER_HEADS["head_size"], TOWER_HEADS["head_size"] ** -0.5)
+    operands = vit_contract.INPUTS, vit_contract.OUTPUTS
+    return _answers(trt, _Question(vit_contract.NAME, fields, *operands, TOWER_HEADS, TOWER_PROFILES))
+
+
+def _answers(trt: Any, question: _Question) -> dict[str, dict[str, bool]]:
     with tempfile.TemporaryDirectory(prefix="tt-edge-") as folder:
         ask = ctypes.CDLL(str(_compiled(Path(folder)))).tt_edge_plugin_formats
-        return {profile: _ask(ask, trt, generation, ranges) for profile, ranges in PROFILES.items()}
+        return {profile: _ask(ask, trt, question, ranges) for profile, ranges in question.profiles.items()}
 
 
 def _compiled(folder: Path) -> Path:
@@ -93,45 +140,40 @@ def _compiled(folder: Path) -> Path:
     return result
 
 
-def shapes_of(operand: Operand, ranges: dict[str, Range]) -> list[tuple[int, ...]]:
+def shapes_of(operand: Operand, ranges: dict[str, Range], fixed: Mapping[str, int] = FIXED) -> list[tuple[int, ...]]:
     """The operand's shape with -1 for what varies, then its least, most usual and largest."""
-    varying = operand.resolve({**FIXED, **dict.fromkeys(ranges, -1)})
-    return [varying, *(operand.resolve({**FIXED, **{k: v[i] for k, v in ranges.items()}}) for i in range(3))]
+    varying = operand.resolve({**fixed, **dict.fromkeys(ranges, -1)})
+    return [varying, *(operand.resolve({**fixed, **{k: v[i] for k, v in ranges.items()}}) for i in range(3))]
 
 
-def _ask(ask: Any, trt: Any, generation: Generation, ranges: dict[str, Range]) -> dict[str, bool]:
-    operands = [*generation.inputs, *generation.outputs]
+def _ask(ask: Any, trt: Any, question: _Question, ranges: dict[str, Range]) -> dict[str, bool]:
+    operands, fields = [*question.inputs, *question.outputs], question.fields
     types = [_trt_type(trt, operand.dtype or DType.FLOAT16) for operand in operands]
     sizes = np.zeros((len(operands), 4, _MAX_RANK), np.int64)
     for index, operand in enumerate(operands):
-        for row, shape in enumerate(shapes_of(operand, ranges)):
+        for row, shape in enumerate(shapes_of(operand, ranges, question.fixed)):
             sizes[index, row, : len(shape)] = shape
-    fields = generation.field_values(
-        num_q_heads=HEADS["q_heads"],
-        num_kv_heads=HEADS["kv_heads"],
-        head_size=HEADS["head_size"],
-        attention_scale=HEADS["head_size"] ** -0.5,
-        sliding_window_size=-1,
-    )
     data = [np.atleast_1d(np.array(value, _NUMPY[type_])) for type_, value in fields.values()]
     accepted = (ctypes.c_int32 * (len(operands) + 1))()
     status = ask(
-        *(text.encode() for text in (NAME, VERSION, NAMESPACE)),
+        *(text.encode() for text in (question.plugin, VERSION, NAMESPACE)),
         len(fields),
         (ctypes.c_char_p * len(fields))(*(name.encode() for name in fields)),
         _ints([int(getattr(trt.PluginFieldType, type_)) for type_, _ in fields.values()]),
         (ctypes.c_void_p * len(data))(*(array.ctypes.data for array in data)),
         _ints([len(array) for array in data]),
-        len(generation.inputs),
-        len(generation.outputs),
+        len(question.inputs),
+        len(question.outputs),
         _ints(types),
         _ints([len(operand.shape) for operand in operands]),
         ctypes.c_void_p(sizes.ctypes.data),
         accepted,
     )
     if status:
-        raise EngineError(f"the plugin cannot be asked for its formats ({_STEPS.get(status, status)}); it needs a GPU")
-    names = [*(o.name for o in generation.inputs), *(f"{o.name} (output)" for o in generation.outputs), "configure"]
+        raise EngineError(
+            f"{question.plugin} cannot be asked for its formats ({_STEPS.get(status, status)}); it needs a GPU"
+        )
+    names = [*(o.name for o in question.inputs), *(f"{o.name} (output)" for o in question.outputs), "configure"]
     return dict(zip(names, map(bool, accepted), strict=True))
 
 

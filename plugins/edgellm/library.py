@@ -9,7 +9,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.errors import EngineError, MissingDependencyError
+from tt_edge.plugins.edgellm import int4_packing, vit_contract
 from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, detect
 from tt_edge.tensorrt_api import TensorRT
 
@@ -52,17 +54,17 @@ def find_library(path: str | Path | None = None, compute_capability: str | None 
     return min(libraries, key=preference)
 
 
-def registered_creator(trt: Any) -> Any:
-    """The creator in TensorRT's registry, or ``None``."""
-    return trt.get_plugin_registry().get_creator(NAME, VERSION, NAMESPACE)
+def registered_creator(trt: Any, name: str = NAME) -> Any:
+    """The creator of a plugin in TensorRT's registry, or ``None``. All of the library's are version 1, without a namespace."""
+    return trt.get_plugin_registry().get_creator(name, VERSION, NAMESPACE)
 
 
-def load_library(trt: Any, path: str | Path | None = None) -> Any:
-    """The creator of AttentionPlugin, its library loaded unless TensorRT has the plugin already.
+def load_library(trt: Any, path: str | Path | None = None, name: str = NAME) -> Any:
+    """The creator of the plugin ``name``, its library loaded unless TensorRT has the plugin already.
 
     Raises ``EngineError`` when the library does not load here, or holds no such plugin.
     """
-    if path is None and (creator := registered_creator(trt)) is not None:
+    if path is None and (creator := registered_creator(trt, name)) is not None:
         return creator
     library = find_library(path)
     _show_tensorrt()
@@ -72,30 +74,36 @@ def load_library(trt: Any, path: str | Path | None = None) -> Any:
         raise EngineError(
             f"the plugin library does not load ({error}); it needs the TensorRT it was built for, and an NVIDIA driver"
         ) from error
-    creator = registered_creator(trt)
+    creator = registered_creator(trt, name)
     if creator is None:
         raise EngineError(
-            f"{library} registers no {NAME} with TensorRT {trt.__version__}; give another with --plugin-path"
+            f"{library} registers no {name} with TensorRT {trt.__version__}; give another with --plugin-path"
         )
     return creator
 
 
-def load_for_building(tensorrt: TensorRT, version: str, path: str | Path | None = None) -> None:
-    """Load the library, to build engines with plugins of contract ``version``.
+def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Path | None = None) -> None:
+    """Load the library, to build engines with the plugins that ``config`` uses, if it uses any.
 
     Raises ``EngineError`` where this TensorRT builds none, and for a library of another contract.
     """
+    if not config.needs_plugins:
+        return
     if not tensorrt.has_plugins:
+        native = "--backend native" if config.backend is Backend.PLUGIN else "--vision-attention native"
         raise EngineError(
             f"{tensorrt.flavour} {tensorrt.version} builds no engines with plugins; build where standard TensorRT and the "
-            "plugin library are installed (--engine none compiles without), or use --backend native"
+            f"plugin library are installed (--engine none compiles without), or use {native}"
         )
-    found = contract_of(load_library(tensorrt.module, path)).version
-    if found != version:
-        raise EngineError(
-            f"the plugin library is of contract {found}, not {version}; "
-            f"compile with --plugin-contract {found}, or give another library with --plugin-path"
-        )
+    if config.backend is Backend.PLUGIN:
+        found = contract_of(load_library(tensorrt.module, path)).version
+        if found != config.plugin_contract:
+            raise EngineError(
+                f"the plugin library is of contract {found}, not {config.plugin_contract}; "
+                f"compile with --plugin-contract {found}, or give another library with --plugin-path"
+            )
+    if config.vision_attention is TowerAttention.PLUGIN:
+        check_fields(load_library(tensorrt.module, path, vit_contract.NAME), vit_contract.NAME)
 
 
 def _show_tensorrt() -> None:
@@ -116,3 +124,22 @@ def interface_of(creator: Any) -> Interface:
 def contract_of(creator: Any) -> Generation:
     """The generation that a registered creator is of. Raises ``EngineError`` for an unknown one."""
     return detect([field.name for field in creator.field_names], interface_of(creator))
+
+
+#: Of plugins that have one contract in all generations: sets of field names that a creator may have, and what to do without.
+_FIELDS: dict[str, tuple[tuple[frozenset[str], ...], str]] = {
+    int4_packing.NAME: ((frozenset(int4_packing.FIELDS),), "--int4-gemm ootb"),
+    vit_contract.NAME: (vit_contract.FIELDS, "--vision-attention native"),
+}
+
+
+def check_fields(creator: Any, name: str) -> None:
+    """Raise ``EngineError`` unless a creator has the fields that its plugin is known to have."""
+    known, otherwise = _FIELDS[name]
+    found = frozenset(field.name for field in creator.field_names)
+    if found not in known:
+        listed = " or ".join(", ".join(sorted(fields)) for fields in known)
+        raise EngineError(
+            f"the registered {name} has the fields {', '.join(sorted(found)) or 'none'}, not {listed}; install another plugin "
+            f"library, or compile with {otherwise}"
+        )

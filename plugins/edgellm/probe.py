@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tt_edge import cuda, tensorrt_api
 from tt_edge.errors import TTEdgeError
-from tt_edge.plugins.edgellm.contracts import Generation
-from tt_edge.plugins.edgellm.formats import check_formats
-from tt_edge.plugins.edgellm.library import contract_of, interface_of, load_library
+from tt_edge.plugins.edgellm import vit_contract
+from tt_edge.plugins.edgellm.formats import check_formats, check_vit_formats
+from tt_edge.plugins.edgellm.library import (
+    check_fields,
+    contract_of,
+    interface_of,
+    load_library,
+    registered_creator,
+)
 
 
 def probe(library: Path) -> dict[str, Any]:
-    """Creators by name; AttentionPlugin's interface, fields, generation and formats; ``error`` where there is none."""
+    """Creators by name; AttentionPlugin's interface, fields, generation and formats; and what is known of ViTAttentionPlugin.
+
+    ``error`` stands where something is wrong.
+    """
     tensorrt = tensorrt_api.load()
     trt = tensorrt.module
     result: dict[str, Any] = {"tensorrt": f"{tensorrt.flavour} {tensorrt.version}"}
@@ -29,20 +39,36 @@ def probe(library: Path) -> dict[str, Any]:
         names = {c.name for c in trt.get_plugin_registry().all_creators}
         result["creators"] = sorted(names - before)
         result["interface"] = str(interface_of(creator))
-        result["fields"] = {field.name: field.type.name for field in creator.field_names}
+        result["fields"] = _fields(creator)
+        if (vit := registered_creator(trt, vit_contract.NAME)) is not None:
+            result["vit"] = _vit(trt, vit)
         generation = contract_of(creator)
         result["generation"] = generation.version
-        result["formats"] = _formats(trt, generation)
+        result["formats"] = _formats(lambda: check_formats(trt, generation))
     except TTEdgeError as error:
         result["error"] = str(error)
     return result
 
 
-def _formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]] | str:
-    """What the plugin says to the converter's types and shapes, or why it was not asked."""
+def _vit(trt: Any, creator: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"fields": _fields(creator)}
+    try:
+        check_fields(creator, vit_contract.NAME)
+        found["formats"] = _formats(lambda: check_vit_formats(trt))
+    except TTEdgeError as error:
+        found["error"] = str(error)
+    return found
+
+
+def _fields(creator: Any) -> dict[str, str]:
+    return {field.name: field.type.name for field in creator.field_names}
+
+
+def _formats(ask: Callable[[], dict[str, dict[str, bool]]]) -> dict[str, dict[str, bool]] | str:
+    """What a plugin says to the converter's types and shapes, or why it was not asked."""
     try:
         cuda.compute_capability()
-        return check_formats(trt, generation)
+        return ask()
     except TTEdgeError as error:
         return f"not asked, which needs a GPU ({error})"
 

@@ -93,9 +93,23 @@ class TestCheck:
         assert "formats          generation: REFUSED: past_key_values" in shown
         assert "formats          not asked, no GPU" in render({**result, "formats": "not asked, no GPU"})
 
+    def test_what_is_shown_of_the_towers_plugin(self):
+        found = {"fields": {"num_heads": "INT32"}, "formats": {"vision": {"q": True, "configure": True}}}
+        result = {"library": "x.so", "tensorrt": "tensorrt 11.1", "vit": found}
+        shown = render(result)
+        assert "ViTAttentionPlugin  compile with --vision-attention plugin" in shown
+        assert "fields           num_heads INT32" in shown
+        assert "formats          vision: all 2 accepted" in shown
+        shown = render({**result, "vit": {"fields": {"magic": "INT32"}, "error": "has the fields magic"}})
+        assert "ViTAttentionPlugin  unknown contract" in shown
+        assert "error            has the fields magic" in shown
+
+    @pytest.mark.parametrize("where", ["formats", "vit"])
     @pytest.mark.parametrize(("yes", "status"), [(True, 0), (False, 1)])
-    def test_a_refusal_is_the_exit_status(self, tt_edge, monkeypatch, yes, status):
-        result = {"library": "x.so", "tensorrt": "tensorrt 11.1", "formats": {"context": {"qkv": yes}}}
+    def test_a_refusal_is_the_exit_status(self, tt_edge, monkeypatch, yes, status, where):
+        result = {"library": "x.so", "tensorrt": "tensorrt 11.1", where: {"context": {"qkv": yes}}}
+        if where == "vit":
+            result["vit"] = {"fields": {}, "formats": {"vision": {"q": yes}}}
         monkeypatch.setattr("tt_edge.plugins.edgellm.check.check_library", lambda path: result)
         assert tt_edge("plugin", "check").status == status
 

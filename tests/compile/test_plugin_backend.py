@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
+from tests.compile.test_vision_network import compiled as compiled_tower
 from tests.runtime.test_tensorrt_session import Fake
 from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
@@ -25,6 +26,7 @@ from tt_edge.network.build import build_engine
 from tt_edge.network.capture import capture
 from tt_edge.network.plugins import plugin_fields
 from tt_edge.network.rebuild import rebuild
+from tt_edge.plugins.edgellm import vit_contract
 from tt_edge.plugins.edgellm.contracts import GENERATIONS, PAGE_TOKENS, Interface
 from tt_edge.runtime.generation import generate
 from tt_edge.runtime.reference_session import ReferenceSession
@@ -241,9 +243,8 @@ class FakeNetwork:
 class FakeCreator:
     """``IPluginCreator`` or ``IPluginCreatorV3One``, with a generation's fields."""
 
-    def __init__(self, trt, generation, fields=None):
-        self.v3 = generation.interface is Interface.V3
-        names = fields or sorted(generation.field_names)
+    def __init__(self, trt, names, interface=Interface.V3):
+        self.v3 = interface is Interface.V3
         self.field_names = [SimpleNamespace(name=name, type=trt.PluginFieldType.INT32) for name in names]
         self.interface_info = SimpleNamespace(kind="PLUGIN CREATOR_V3ONE" if self.v3 else "PLUGIN CREATOR_V1")
 
@@ -255,8 +256,8 @@ class FakeCreator:
 class FakeModule:
     """``tensorrt``: what is not a fake comes from the real bindings."""
 
-    def __init__(self, real, captured, creator):
-        self.real, self.captured, self.creator, self.plugins = real, captured, creator, []
+    def __init__(self, real, captured, creator, name="AttentionPlugin"):
+        self.real, self.captured, self.creator, self.plugins, self.name = real, captured, creator, [], name
 
     def __getattr__(self, name):
         return getattr(self.real, name)
@@ -271,7 +272,7 @@ class FakeModule:
 
     def get_plugin_registry(self):
         def get_creator(name, version, namespace):
-            assert (name, version, namespace) == ("AttentionPlugin", "1", "")
+            assert (name, version, namespace) == (self.name, "1", "")
             return self.creator
 
         return SimpleNamespace(get_creator=get_creator)
@@ -282,7 +283,8 @@ class TestRebuild:
         self.source = converted(version=version)  # owns the weights that the networks point to
         network = self.source.network
         generation = GENERATIONS[creator_version or version]
-        creator = FakeCreator(tensorrt.module, generation, fields) if registered else None
+        names = fields or sorted(generation.field_names)
+        creator = FakeCreator(tensorrt.module, names, generation.interface) if registered else None
         module = FakeModule(tensorrt.module, network, creator)
         standard = TensorRT(tensorrt.flavour, module, "11.1.0")
         return network, module, rebuild(standard, network)
@@ -322,6 +324,26 @@ class TestRebuild:
             EngineError, match=r"no plugin AttentionPlugin .* is registered.*--plugin-path.*tensorrt-edgellm"
         ):
             self.rebuilt(tensorrt, "0.11", registered=False)
+
+    @pytest.mark.parametrize("fields", vit_contract.FIELDS, ids=["0.9.1", "0.11"])
+    def test_a_towers_plugins(self, tensorrt, fields):
+        """Of the language part's own generation, or with none: the tower's plugin is told by its fields alone."""
+        network = compiled_tower("qwen2_5_vl", "fp16", "plugin")[1]
+        creator = FakeCreator(tensorrt.module, sorted(fields))
+        module = FakeModule(tensorrt.module, network, creator, "ViTAttentionPlugin")
+        rebuild(TensorRT(tensorrt.flavour, module, "11.1.0"), network)
+        layers = [layer for layer in network.layers if layer.kind == "PLUGIN_V3"]
+        assert [p["inputs"] for p in module.plugins] == [layer.inputs for layer in layers]
+        want = {"num_heads": ("INT32", [2]), "head_size": ("INT32", [64]), "attention_scale": ("FLOAT32", [0.125])}
+        assert all(plugin["fields"] == want for plugin in module.plugins)
+
+    def test_another_towers_plugin_is_refused(self, tensorrt):
+        network = compiled_tower("qwen2_5_vl", "fp16", "plugin")[1]
+        module = FakeModule(tensorrt.module, network, FakeCreator(tensorrt.module, ["magic"]), "ViTAttentionPlugin")
+        with pytest.raises(
+            EngineError, match=r"ViTAttentionPlugin has the fields magic, not .*--vision-attention native"
+        ):
+            rebuild(TensorRT(tensorrt.flavour, module, "11.1.0"), network)
 
     def test_rtx_refuses_with_the_plugins_name(self, tensorrt):
         if tensorrt.has_plugins:

@@ -10,7 +10,7 @@ from tt_edge.bundle import EngineRecord
 from tt_edge.config import CompileConfig
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.runtime import choose
-from tt_edge.runtime.choose import Machine, open_session
+from tt_edge.runtime.choose import Machine, open_session, open_vision
 from tt_edge.runtime.reference_session import ReferenceSession
 
 HERE = Machine("linux_x86_64", "sm89", {"tensorrt_rtx": "1.6.1.120"})
@@ -23,9 +23,9 @@ def engine(**changes):
     return replace(ENGINE, **changes)
 
 
-def bundle(*engines, backend="native"):
+def bundle(*engines, **config):
     network, contract = compiled()
-    manifest = SimpleNamespace(contract=contract, engines=engines, config=CompileConfig(backend))
+    manifest = SimpleNamespace(contract=contract, engines=engines, config=CompileConfig(**config))
     return SimpleNamespace(
         path="b.ttedge",
         has_network=True,
@@ -86,6 +86,18 @@ def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, backend, l
     )
     assert open_session(bundle(engine(), backend=backend), "auto", HERE) == "session"
     assert calls == ["bindings"] * loaded + ["session"]
+
+
+@pytest.mark.parametrize(("attention", "loaded"), [("native", []), ("plugin", ["ViTAttentionPlugin"])])
+def test_a_towers_engine_gets_its_plugins_library(monkeypatch, attention, loaded):
+    calls = []
+    monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
+    monkeypatch.setattr(choose, "load_library", lambda module, name: calls.append(name))
+    monkeypatch.setattr("tt_edge.runtime.vision_session.TensorRTVision", lambda *_, **__: "session")
+    given = bundle(engine(part="vision"), vision_attention=attention)
+    given.manifest.vision = "contract"
+    assert open_vision(given, "auto", HERE) == "session"
+    assert calls == loaded
 
 
 def test_reference_is_used_when_asked_for():

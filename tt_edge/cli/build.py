@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.bundle import Bundle
     from tt_edge.bundle.engines import add_engine
     from tt_edge.bundle.shipping import ship_engines
-    from tt_edge.config import Backend, EngineTarget, Layout
+    from tt_edge.config import EngineTarget, Layout
     from tt_edge.errors import InvalidInputError
     from tt_edge.network.build import check_target
     from tt_edge.network.build_options import BuildOptions
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> int:
     bundle, tensorrt = Bundle.open(args.bundle, args.require_signature), tensorrt_api.load()
     if bundle.manifest.config.layout is Layout.EDGE_LLM and len(targets) > 1:
         raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target")
-    if bundle.manifest.config.backend is Backend.PLUGIN:
+    if bundle.manifest.config.needs_plugins:
         from tt_edge.plugins.edgellm.library import load_for_building
 
-        load_for_building(tensorrt, str(bundle.manifest.config.plugin_contract), args.plugin_path)
+        load_for_building(tensorrt, bundle.manifest.config, args.plugin_path)
     for target in targets:  # a bad one is seen before the first is built
         check_target(tensorrt, target)
     options, notes = options.fitting(tensorrt)

@@ -27,7 +27,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="AttentionPlugin of the plugin backend: 0.4, 0.9.1, 0.10 or 0.11 (its default); see tt-edge plugin check",
     )
     parser.add_argument(
-        "--plugin-path", metavar="LIB", help="library of the plugin backend, to build engines with standard TensorRT"
+        "--plugin-path", metavar="LIB", help="NVIDIA's plugin library, to build engines with standard TensorRT"
     )
     parser.add_argument(
         "--layout",
@@ -54,6 +54,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="most image tokens of a prompt, and of a call of the tower (default 1024, or what an image of many tiles has)",
+    )
+    parser.add_argument(
+        "--vision-attention",
+        default="native",
+        help="of a vision-language model's tower: native (the default), TensorRT's attention layer; or plugin, NVIDIA Edge-LLM's "
+        "ViTAttentionPlugin, fp16",
     )
     parser.add_argument("--full-logits", action="store_true", help="logits of every token, not of the last alone")
     parser.add_argument(
@@ -95,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         "int4_gemm": args.int4_gemm,
         "min_image_tokens": args.min_image_tokens,
         "max_image_tokens": args.max_image_tokens,
+        "vision_attention": args.vision_attention,
     }
     target = EngineTarget.parse(args.engine)
     if args.max_seq_len is not None and args.max_input_len is None:

@@ -1,6 +1,6 @@
-"""Look at the plugin library of the plugin backend: `tt-edge plugin check` loads it, lists what it registers, and says
-which of AttentionPlugin's contracts it has. The installed tensorrt-edgellm package's library is taken unless
---plugin-path names another."""
+"""Look at NVIDIA's plugin library: `tt-edge plugin check` loads it, lists what it registers, and says which of AttentionPlugin's
+contracts it has, and whether its ViTAttentionPlugin is one that is known. The installed tensorrt-edgellm package's library is
+taken unless --plugin-path names another."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
     else:
         print(render(result))
-    formats = result.get("formats")
-    refused = isinstance(formats, dict) and not all(yes for accepted in formats.values() for yes in accepted.values())
-    return 1 if "error" in result or refused else 0
+    found = [result, result.get("vit", {})]
+    return 1 if any("error" in each or _is_refused(each.get("formats")) for each in found) else 0
+
+
+def _is_refused(formats: dict[str, dict[str, bool]] | str | None) -> bool:
+    return isinstance(formats, dict) and not all(yes for accepted in formats.values() for yes in accepted.values())
 
 
 def _formats(formats: dict[str, dict[str, bool]] | str | None) -> Iterator[str]:
@@ -44,20 +47,35 @@ def _formats(formats: dict[str, dict[str, bool]] | str | None) -> Iterator[str]:
         yield f"{profile}: " + (f"REFUSED: {', '.join(refused)}" if refused else f"all {len(accepted)} accepted")
 
 
+def _field_list(fields: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in fields.items())
+
+
+def _vit(found: dict[str, Any]) -> Iterator[str]:
+    """What was found out about ViTAttentionPlugin."""
+    how = "unknown contract" if "error" in found else "compile with --vision-attention plugin"
+    yield f"  ViTAttentionPlugin  {how}"
+    yield f"  fields           {_field_list(found['fields'])}"
+    yield from (f"  formats          {line}" for line in _formats(found.get("formats")))
+    if "error" in found:
+        yield f"  error            {found['error']}"
+
+
 def render(result: dict[str, Any]) -> str:
     """The result in a few lines."""
     lines = [f"{result['library']}, looked at with {result['tensorrt']}"]
+    if "creators" in result:
+        lines.append(f"  {len(result['creators'])} plugins       {', '.join(result['creators'])}")
     if "generation" in result:
         lines.append(
             f"  AttentionPlugin  {result['interface']}, contract {result['generation']}: "
             f"compile with --backend plugin --plugin-contract {result['generation']}"
         )
     if "fields" in result:
-        fields = ", ".join(f"{name} {kind}" for name, kind in result["fields"].items())
-        lines.append(f"  fields           {fields}")
-    if "creators" in result:
-        lines.append(f"  {len(result['creators'])} plugins       {', '.join(result['creators'])}")
+        lines.append(f"  fields           {_field_list(result['fields'])}")
     lines += [f"  formats          {line}" for line in _formats(result.get("formats"))]
     if "error" in result:
         lines.append(f"  error            {result['error']}")
+    if "vit" in result:
+        lines += _vit(result["vit"])
     return "\n".join(lines)

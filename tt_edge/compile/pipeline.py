@@ -27,7 +27,7 @@ from tt_edge.bundle.engines import build_evidence, build_record, engine_file
 from tt_edge.bundle.manifest import EngineRecord, Evidence, ModelIdentity, Part
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.stages import Stages, peak_rss_mb
-from tt_edge.config import Backend, CompileConfig, EngineTarget, Layout, Precision
+from tt_edge.config import Backend, CompileConfig, EngineTarget, Layout, Precision, TowerAttention
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import check_target
 from tt_edge.network.storage import write_network
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 _OF_PART = {Part.VISION.value: " (vision)"}
 _ADD_ENGINE = "add --engine sm89 (or the target's), or build on the target"
-_NO_ENGINE = {
-    Backend.PLUGIN: "build where standard TensorRT and the plugin library are; the plugin itself is not executed here"
-}
+_ADD_ENGINE_WITH_PLUGINS = (
+    "build where standard TensorRT and the plugin library are; the plugin itself is not executed here"
+)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class CompileReport:
 
     output: Path
     model: ModelIdentity
-    backend: Backend
+    config: CompileConfig
     lowering: LoweringReport
     converted: int
     layers: int
@@ -113,7 +113,8 @@ class CompileReport:
             f"  seconds  {stages}; peak memory {self.peak_rss_mb:,} MiB",
         ]
         if not self.engines:
-            lines.insert(-1, f"  engine   none: {_NO_ENGINE.get(self.backend, _ADD_ENGINE)}")
+            hint = _ADD_ENGINE_WITH_PLUGINS if self.config.needs_plugins else _ADD_ENGINE
+            lines.insert(-1, f"  engine   none: {hint}")
         return "\n".join(lines)
 
 
@@ -199,18 +200,19 @@ def compile_model(
 
 def _targets(target: EngineTarget, config: CompileConfig, plugin_path: str | None = None) -> list[str | None]:
     """Engine targets to build, ``None`` for the local GPU, each checked against the installed TensorRT."""
-    if config.backend is Backend.PLUGIN and config.precision is not Precision.FP16:
+    if config.needs_plugins and config.precision is not Precision.FP16:
+        of_backend = config.backend is Backend.PLUGIN
+        name, native = ("AttentionPlugin", "--backend") if of_backend else ("ViTAttentionPlugin", "--vision-attention")
         raise UnsupportedModelError(
-            f"AttentionPlugin computes in fp16 alone, and precision is {config.precision}; compile with --precision fp16, "
-            "or use --backend native"
+            f"{name} computes in fp16 alone, and precision is {config.precision}; compile with --precision fp16, or use "
+            f"{native} native"
         )
     targets = target.targets
     if config.layout is Layout.EDGE_LLM and len(targets) > 1:
         raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target, or none")
     if targets:
         tensorrt = tensorrt_api.load()
-        if config.backend is Backend.PLUGIN:
-            load_for_building(tensorrt, str(config.plugin_contract), plugin_path)
+        load_for_building(tensorrt, config, plugin_path)
         for wanted in targets:
             capability = check_target(tensorrt, wanted)
             if config.quant is not None:
@@ -238,10 +240,8 @@ def _compile(
     identity = _identity(model, source)
     config, vision = _within_model(model, config, fit_length), None
     family = family_of(model)
-    if family is None and config.max_image_tokens is not None:
-        raise InvalidInputError(
-            f"{type(model).__name__} takes no images; leave --max-image-tokens and --min-image-tokens"
-        )
+    if family is None:
+        _check_takes_no_images(model, config)
     for name, content in _config_files(model, config, writer):
         writer.write_bytes(name, content)
     writer.write_bytes("generation_config.json", generation_settings(model))
@@ -265,7 +265,7 @@ def _compile(
         converted, lowering, before = _network(model, config, source, stages, kv_scales)
     network, contract = converted.network, converted.contract
     report = CompileReport(
-        output, identity, config.backend, lowering, before, len(network.layers), sum(network.weight_bytes().values())
+        output, identity, config, lowering, before, len(network.layers), sum(network.weight_bytes().values())
     )
     report.quantized = quantized
     if vision is not None:
@@ -283,6 +283,18 @@ def _compile(
         writer.commit(identity, config, contract, None if vision is None else vision.contract)
     report.seconds, report.peak_rss_mb = stages.seconds, peak_rss_mb()
     return report
+
+
+def _check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None:
+    """Raise ``InvalidInputError`` for settings of a vision tower that the model does not have."""
+    given = {
+        "--max-image-tokens": config.max_image_tokens is not None,
+        "--min-image-tokens": config.min_image_tokens is not None,
+        "--vision-attention": config.vision_attention is not TowerAttention.NATIVE,
+    }
+    if any(given.values()):
+        options = " and ".join(name for name, is_given in given.items() if is_given)
+        raise InvalidInputError(f"{type(model).__name__} takes no images; leave {options}")
 
 
 def _write_and_build(

@@ -21,9 +21,9 @@ import numpy as np
 
 from tt_edge.errors import CaptureError, EngineError
 from tt_edge.network.ir import Attribute, Layer
-from tt_edge.plugins.edgellm import int4_packing
+from tt_edge.plugins.edgellm import contracts
 from tt_edge.plugins.edgellm.contracts import FieldType
-from tt_edge.plugins.edgellm.library import contract_of
+from tt_edge.plugins.edgellm.library import check_fields, contract_of
 
 KINDS = ("PLUGIN_V2", "PLUGIN_V3")
 
@@ -139,17 +139,13 @@ def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
 
 
 def _check_contract(creator: Any, layer: Layer) -> None:
-    if layer.attributes["plugin"] == int4_packing.NAME:  # one contract in all generations
-        fields = {field.name for field in creator.field_names}
-        if fields != set(int4_packing.FIELDS):
-            raise EngineError(
-                f"the registered {int4_packing.NAME} has the fields {', '.join(sorted(fields)) or 'none'}, not "
-                f"{', '.join(int4_packing.FIELDS)}; install another plugin library, or compile with --int4-gemm ootb"
-            )
+    name = str(layer.attributes["plugin"])
+    if name != contracts.NAME:  # one contract in all generations
+        check_fields(creator, name)
         return
     found, wanted = contract_of(creator), str(layer.attributes["generation"])
     if found.version != wanted:
         raise EngineError(
-            f"the registered {layer.attributes['plugin']} is of generation {found.version}, and layer {layer.name!r} was "
+            f"the registered {name} is of generation {found.version}, and layer {layer.name!r} was "
             f"compiled for {wanted}; compile with --plugin-contract {found.version}, or install the other library"
         )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from tt_edge import cuda
 from tt_edge.bundle.manifest import Part
-from tt_edge.config import Backend
+from tt_edge.config import Backend, TowerAttention
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
+from tt_edge.plugins.edgellm import vit_contract
 from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.runtime.session import Session
 from tt_edge.tensorrt_api import Flavour, installed, load
@@ -138,11 +139,14 @@ def open_vision(bundle: Bundle, runtime: str = "auto", machine: Machine | None =
         if engine is not None:
             flavour = machine.runtime_for(engine)
             assert flavour is not None
+            tensorrt = load(flavour)
+            if bundle.manifest.config.vision_attention is TowerAttention.PLUGIN:  # or TensorRT cannot read the engine
+                load_library(tensorrt.module, name=vit_contract.NAME)
             bundle.check_content(engine.file)
             return TensorRTVision(
                 bundle.path_of(engine.file),
                 contract,
-                load(flavour),
+                tensorrt,
                 weights=bundle.weights(Part.VISION) if engine.stripped else None,
                 holds_host_code=engine.version_compatible,
             )

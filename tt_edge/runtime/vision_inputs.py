@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import CapacityError, InvalidInputError
-from tt_edge.vision_contract import TILES, WINDOWS, VisionContract, VisionGeometry
+from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, VisionContract, VisionGeometry
 
 Feeds = dict[str, np.ndarray]
 Grid = tuple[int, int, int]
@@ -58,20 +58,38 @@ def vision_feeds(contract: VisionContract, pictures: Sequence[Picture]) -> tuple
         )
     least = contract.profiles()[0][contract.inputs[0].name].min[0]
     if units < least:
-        feeds = {name: _padded(name, array, least - units) for name, array in feeds.items()}
+        feeds = {name: _padded(name, array, least - units, geometry) for name, array in feeds.items()}
+    if geometry.ragged:
+        feeds |= _offsets(feeds)
     typed = {t.name: np.ascontiguousarray(feeds[t.name], t.dtype.numpy) for t in contract.inputs}
     return typed, rows
 
 
-def _padded(name: str, array: np.ndarray, more: int) -> np.ndarray:
+def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:
     """``array`` with ``more`` units of nothing, which nothing that counts looks at."""
-    fill = -1 if name == "segment_ids" else 0
-    return np.concatenate([array, np.full((more, *array.shape[1:]), fill, array.dtype)])
+    shape = (more, *array.shape[1:])
+    if name == "window_ids":  # windows of their own, no larger than others
+        fill = np.broadcast_to(-1 - (np.arange(more) // geometry.window_tokens)[:, None], shape)
+    else:
+        fill = np.full(shape, -1 if name == "segment_ids" else 0)
+    return np.concatenate([array, fill.astype(array.dtype)])
+
+
+def _offsets(feeds: Feeds) -> Feeds:
+    """What a ragged tower takes in place of numbers of segments and windows: where each begins, and the end."""
+    if TILE_PIXELS in feeds:
+        return {CU_TILES: np.arange(len(feeds[TILE_PIXELS]) + 1)}
+    found = {}
+    for name, offsets in OFFSETS_OF.items():
+        if name in feeds:
+            ids = feeds[name].reshape(-1)
+            found[offsets] = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
+    return found | {"max_seqlen_carrier": np.zeros(np.diff(found["cu_seqlens"]).max())}
 
 
 def _tiles(pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
     pixels = np.concatenate([picture.pixels for picture in pictures])
-    return {"pixel_values": pixels}, np.arange(sum(picture.tokens for picture in pictures))
+    return {TILE_PIXELS: pixels}, np.arange(sum(picture.tokens for picture in pictures))
 
 
 def _patches(geometry: VisionGeometry, pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
@@ -92,16 +110,21 @@ def _patches(geometry: VisionGeometry, pictures: Sequence[Picture]) -> tuple[Fee
         pairs = [interpolation(grid, merge, geometry.position_table_side) for grid in grids]
         feeds["interpolation_indices"], feeds["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
     by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in feeds.items()}
-    if geometry.unit != WINDOWS:
+    if not geometry.window_tokens:
         return by_token, np.arange(count // block)
-    windows = np.concatenate(list(_windows(grids, merge, geometry.window_tokens)))  # [W, tokens], -1 where empty
-    empty = windows < 0
+    windows = np.concatenate(_windows(grids, merge, geometry.window_tokens))  # [W, tokens], -1 where empty
+    empty, rows = windows < 0, np.empty(count // block, np.int64)
+    if geometry.ragged:
+        order = windows[~empty]
+        rows[order] = np.arange(len(order))
+        numbers = np.broadcast_to(np.arange(len(windows))[:, None], windows.shape)[~empty]
+        arranged = {name: array[order] for name, array in by_token.items()}
+        return arranged | {"window_ids": np.repeat(numbers[:, None], block, axis=1)}, rows
     arranged = {}
     for name, array in by_token.items():
         placed = array[windows]  # [W, tokens, block, …]
         placed[empty] = -1 if name == "segment_ids" else 0
         arranged[name] = placed.reshape(len(windows), -1, *array.shape[2:])
-    rows = np.empty(count // block, np.int64)
     rows[windows[~empty]] = np.flatnonzero(~empty)
     return arranged, rows
 

@@ -13,7 +13,7 @@ from tt_edge.compile.convert import convert_graph
 from tt_edge.compile.semantics import semantic_attention
 from tt_edge.compile.vision.families import VLMFamily
 from tt_edge.compile.vision.tower import GridTower, TileTower, example, tower_of
-from tt_edge.config import CompileConfig
+from tt_edge.config import CompileConfig, TowerAttention
 from tt_edge.contract import IMAGE_FEATURES, Dim, TensorSpec, deepstack_name
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
@@ -50,12 +50,12 @@ def compile_vision(model: PreTrainedModel, family: VLMFamily, config: CompileCon
 
     Raises ``UnsupportedModelError`` when it cannot be traced, and ``InvalidInputError`` for limits that it cannot have.
     """
-    tower, geometry = tower_of(model, family.tower)
+    tower, geometry = tower_of(model, family.tower, ragged=config.vision_attention is TowerAttention.PLUGIN)
     config = _with_limits(config, geometry, family)
     module = _exported(model, tower, example(geometry, _UNITS, next(model.parameters()).dtype))
     context = LoweringContext(config, 0)
-    report = lower(module, vision_passes(), context)
-    contract = _contract(module, geometry, config)
+    report = lower(module, vision_passes(geometry), context)
+    contract = _contract(module, geometry, context)
     ranges = contract.profiles()[0]
     specs = [(spec, ranges[spec.name]) for spec in contract.inputs]
     outputs = [spec.name for spec in contract.outputs]
@@ -96,7 +96,7 @@ def _exported(model: PreTrainedModel, tower: GridTower | TileTower, inputs: dict
     ):
         try:
             program = torch.export.export(
-                tower, tuple(inputs.values()), dynamic_shapes=tuple({0: units} for _ in inputs), strict=False
+                tower, (), kwargs=inputs, dynamic_shapes={name: {0: units} for name in inputs}, strict=False
             )
         except UnsupportedModelError:
             raise
@@ -111,17 +111,18 @@ def _exported(model: PreTrainedModel, tower: GridTower | TileTower, inputs: dict
     return GraphModule(exported, exported.graph)
 
 
-def _contract(module: GraphModule, geometry: VisionGeometry, config: CompileConfig) -> VisionContract:
+def _contract(module: GraphModule, geometry: VisionGeometry, context: LoweringContext) -> VisionContract:
     """Read off a lowered tower's inputs and outputs."""
     inputs = []
     for node in module.graph.find_nodes(op="placeholder"):
         if not node.users:
             module.graph.erase_node(node)
             continue
-        fake = value(node)
+        fake, name = value(node), str(node.target)
         shape: tuple[Dim, ...] = (geometry.unit, *(int(size) for size in fake.shape[1:]))
-        inputs.append(TensorSpec(str(node.target), DType(str(fake.dtype).removeprefix("torch.")), shape))
-    outputs = []
+        shape = context.input_shapes.get(name, shape)
+        inputs.append(TensorSpec(name, DType(str(fake.dtype).removeprefix("torch.")), shape))
+    outputs, config = [], context.config
     for index, node in enumerate(output_values(module.graph)):
         fake = value(node)
         name = IMAGE_FEATURES if index == 0 else deepstack_name(index - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class GridTower(nn.Module):
     """The tower of a Qwen-VL model: patches of images of any size.
 
-    Of Qwen2-VL and Qwen3-VL, inputs are ``[tokens, patches a token, …]``; of Qwen2.5-VL ``[windows, patches a window, …]``, each
-    window filled up with patches of segment -1, and the features are in the order of the windows.
+    Inputs are ``[tokens, patches a token, …]``, but of Qwen2.5-VL ``[windows, patches a window, …]``, each window filled up with
+    patches of segment -1; its features are in the order of the windows. Where the geometry is ragged its inputs are tokens,
+    too, in that order, and ``window_ids`` tell windows apart.
     """
 
     def __init__(self, model: PreTrainedModel, geometry: VisionGeometry) -> None:
@@ -44,8 +46,10 @@ class GridTower(nn.Module):
         segment_ids: Tensor,
         interpolation_indices: Tensor | None = None,
         interpolation_weights: Tensor | None = None,
+        window_ids: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """``patches`` ``[n, p, patch_dim]``; ``patch_positions`` ``[n, p, 2]`` int64, rows and columns; ``segment_ids`` ``[n, p]``.
+        """``patches`` ``[n, p, patch_dim]``; ``patch_positions`` ``[n, p, 2]`` int64, rows and columns; ``segment_ids`` and
+        ``window_ids`` ``[n, p]``.
 
         ``interpolation_*`` ``[n, p, 4]``: entries of the table of positions, and their weights (Qwen3-VL). Returns features
         ``[rows, hidden]``, and those of the deeper levels.
@@ -61,7 +65,7 @@ class GridTower(nn.Module):
             count = segment_ids.shape[0] * segment_ids.shape[1] // 4
             computed |= {
                 "window_index": torch.arange(count),
-                "cu_window_seqlens": segment_ids,
+                "cu_window_seqlens": segment_ids if window_ids is None else window_ids.flatten(),
                 "max_window_seqlen": 1,
             }
         if interpolation_indices is not None:
@@ -122,15 +126,17 @@ def _llava_features(model: Any, pixel_values: Tensor) -> Tensor:
     return features
 
 
-def tower_of(model: PreTrainedModel, kind: str) -> tuple[GridTower | TileTower, VisionGeometry]:
+def tower_of(
+    model: PreTrainedModel, kind: str, *, ragged: bool = False
+) -> tuple[GridTower | TileTower, VisionGeometry]:
     """The tower of ``kind`` (``VLMFamily.tower``), and the sizes that its inputs follow from."""
     if kind == "tiles":
-        return TileTower(model), _tile_geometry(model)
-    geometry = _grid_geometry(model)
+        return TileTower(model), replace(_tile_geometry(model), ragged=ragged)
+    geometry = _grid_geometry(model, ragged)
     return GridTower(model, geometry), geometry
 
 
-def _grid_geometry(model: PreTrainedModel) -> VisionGeometry:
+def _grid_geometry(model: PreTrainedModel, ragged: bool) -> VisionGeometry:
     vision: Any = model.config.vision_config
     merge = int(vision.spatial_merge_size)
     window = 0
@@ -141,12 +147,13 @@ def _grid_geometry(model: PreTrainedModel) -> VisionGeometry:
     table = int(getattr(vision, "num_position_embeddings", 0) or 0)
     return VisionGeometry(
         family=str(model.config.model_type),
-        unit=WINDOWS if window else IMAGE_TOKENS,
-        tokens_a_unit=window or 1,
+        unit=WINDOWS if window and not ragged else IMAGE_TOKENS,
+        tokens_a_unit=1 if ragged else window or 1,
         merge_size=merge,
         patch_dim=patch_dim,
         window_tokens=window,
         position_table_side=int(table**0.5),
+        ragged=ragged,
     )
 
 
@@ -180,4 +187,6 @@ def example(geometry: VisionGeometry, units: int, dtype: torch.dtype) -> dict[st
             "interpolation_indices": torch.zeros(units, patches, 4, dtype=torch.int64),
             "interpolation_weights": torch.zeros(units, patches, 4, dtype=torch.float32),
         }
+    if geometry.ragged and geometry.window_tokens:
+        inputs["window_ids"] = torch.zeros(units, patches, dtype=torch.int32)
     return inputs

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.network.reference.plugin_attention import attention_plugin
 from tt_edge.network.reference.plugin_int4_gemm import int4_groupwise_gemm
+from tt_edge.network.reference.plugin_vit_attention import vit_attention_plugin
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
-from tt_edge.plugins.edgellm import contracts, int4_packing
+from tt_edge.plugins.edgellm import contracts, int4_packing, vit_contract
 
 PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {
     contracts.NAME: attention_plugin,
     int4_packing.NAME: int4_groupwise_gemm,
+    vit_contract.NAME: vit_attention_plugin,
 }
 
 
