@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -25,6 +26,23 @@ def terminal(bundle):
     yield start
     for child in started:
         child.close(force=True)
+
+
+PICTURES = Path(__file__).parents[2] / "examples" / "road_scenes" / "pictures"
+
+
+@pytest.fixture
+def road_chat(tmp_path):
+    """``tt-edge chat`` with the model of examples/road_scenes."""
+    from tt_edge.compile.pipeline import compile_checkpoint
+    from tt_edge.config import CompileConfig, EngineTarget
+
+    config = CompileConfig(max_input_len=128, max_seq_len=224, max_image_tokens=96)
+    compile_checkpoint(str(PICTURES.parent / "checkpoint"), tmp_path / "road.ttedge", config, EngineTarget())
+    argv = ["-m", "tt_edge", "chat", str(tmp_path / "road.ttedge"), "--runtime", "reference", "--max-new-tokens", "24"]
+    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env={**PLAIN, "HOME": str(tmp_path)})
+    yield child
+    child.close(force=True)
 
 
 PLAIN = {"TERM": "dumb", "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "INPUTRC": "/dev/null"}
@@ -128,3 +146,30 @@ def test_too_long_a_conversation_goes_on(tt_edge, bundle, monkeypatch):
 def test_bad_options(tt_edge, bundle):
     tt_edge("chat", bundle, "--temperature", -1).fails_with("temperature is -1.0; it must be a number from 0", 2)
     tt_edge("chat", bundle, "--prefix-cache", "no/such").fails_with("--prefix-cache no/such does not exist", 2)
+
+
+def test_pictures(road_chat):
+    """A picture is attached to the next message, and later turns find it in the cache."""
+    child = road_chat
+    child.expect("> ")
+    child.sendline(f"/image {PICTURES / 'red_light.png'}")
+    child.expect(r"\(attached red_light\.png, \d+ tokens\)")
+    child.sendline("Describe the picture.")
+    child.expect("red light")
+    child.sendline("How many cars are there?")
+    child.expect(r"\(\d+ tokens, .*; [4-9]\d of \d+ were in the cache")
+    child.sendline("/image /no/such/file.png")
+    child.expect("image /no/such/file.png does not exist; give a file")
+    child.sendline("/image")
+    child.expect("no picture is named; give one, /image FILE")
+    child.sendline("/exit")
+    child.expect(pexpect.EOF)
+
+
+def test_a_language_model_takes_no_pictures(terminal):
+    child = terminal()
+    child.expect("> ")
+    child.sendline("/image a.png")
+    child.expect("this model takes no images; chat with a vision-language model's bundle")
+    child.sendline("/exit")
+    child.expect(pexpect.EOF)

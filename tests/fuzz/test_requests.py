@@ -32,6 +32,7 @@ SAMPLING = {
 CHAT = SAMPLING | {
     "messages": [
         {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
         {"role": "assistant", "content": "x"},
     ],
     "max_completion_tokens": 5,
@@ -49,7 +50,9 @@ def test_bodies(chat, mutation):
     with refused(pydantic.ValidationError):
         if chat:
             request = schemas.ChatRequest.model_validate_json(body)
-            assert all(isinstance(message.plain()["content"], str) for message in request.messages)
+            for message in request.messages:
+                assert isinstance(message.plain()["content"], list if message.images else str)
+                assert all(url.startswith("data:") for url in message.images)
             request.config(GenerationConfig(), request.wanted_tokens or 1, request.wanted_logprobs)
         else:
             request = schemas.CompletionRequest.model_validate_json(body)

@@ -13,6 +13,7 @@ import pytest
 from examples.tiny_checkpoint import make_tokenizer
 from tests.runtime.llms import make_llm
 from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.runtime.llm import LLM
 
 pytest.importorskip("transformers")  # which makes the tokenizer
 uvicorn = pytest.importorskip("uvicorn")
@@ -42,7 +43,14 @@ class Served:
 
 @contextmanager
 def serving(folder, max_waiting: int = 8, **settings) -> Iterator[Served]:
-    model = AsyncLLM(make_llm(folder, name=MODEL), max_waiting)
+    """A small language model with random weights; ``folder`` has its tokenizer."""
+    with serving_llm(make_llm(folder, name=MODEL), max_waiting, **settings) as served:
+        yield served
+
+
+@contextmanager
+def serving_llm(llm: LLM, max_waiting: int = 8, **settings) -> Iterator[Served]:
+    model = AsyncLLM(llm, max_waiting)
     config = uvicorn.Config(create_app(model, Settings(**settings)), port=0, log_level="error", lifespan="on")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
@@ -76,3 +84,16 @@ def served(folder):
 def client(served):
     with served.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def road_bundle(tmp_path_factory):
+    """The trained model of examples/road_scenes, two rows."""
+    from examples.road_scenes.evaluate import CHECKPOINT
+    from tt_edge.compile.pipeline import compile_checkpoint
+    from tt_edge.config import CompileConfig, EngineTarget
+
+    config = CompileConfig(max_batch=2, max_input_len=128, max_seq_len=224, max_image_tokens=96)
+    path = tmp_path_factory.mktemp("road") / "road.ttedge"
+    compile_checkpoint(str(CHECKPOINT), path, config, EngineTarget())
+    return path

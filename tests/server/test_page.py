@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.server.conftest import serving
 from tests.server.test_limits import get, slow
+
+PICTURES = Path(__file__).parents[2] / "examples" / "road_scenes" / "pictures"
 
 chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -91,3 +94,98 @@ def test_nothing_is_loaded_from_elsewhere(served):
         status, text = get(served.url + path)
         assert status == 200
         assert "http" not in text.replace("http-equiv", "")
+
+
+class TestPictures:
+    """Of a vision-language model."""
+
+    pytestmark = pytest.mark.xdist_group("road scenes")
+
+    @pytest.fixture(scope="class")
+    def road(self, road_bundle):
+        from tests.server.conftest import serving_llm
+        from tt_edge.runtime.llm import LLM
+
+        with serving_llm(LLM.load(road_bundle, "reference")) as served:
+            yield served
+
+    @pytest.fixture
+    def opened(self, road, page):
+        page.goto(road.url)
+        page.wait_for_selector("#attach:not([hidden])")
+        page.click("summary")
+        page.fill("#max_tokens", "20")
+        page.fill("#temperature", "0")
+        return page
+
+    def test_attach_remove_and_ask(self, opened, errors):
+        opened.set_input_files("#files", [PICTURES / "red_light.png", PICTURES / "night.png"])
+        opened.wait_for_selector("#attached li:nth-child(2)")
+        opened.click("button[aria-label='Remove night.png']")
+        assert opened.locator("#attached li").count() == 1
+        say(opened, "Describe the picture.")
+        opened.wait_for_selector(".note:text('tokens in')")
+        assert "red light" in opened.locator(".assistant").inner_text()
+        assert opened.locator(".user img").get_attribute("alt") == "red_light.png"
+        assert opened.locator("#attached li").count() == 0
+        say(opened, "How many cars are there?")
+        opened.wait_for_selector(".note:text('known from before')")
+        assert errors == []
+
+    def test_a_picture_alone_and_the_same_again(self, opened, errors):
+        for count in (0, 1):
+            opened.set_input_files("#files", [PICTURES / "clear.png"])
+            opened.wait_for_selector("#attached li")
+            opened.press("#text", "Enter")
+            opened.locator(".note").nth(count).wait_for()
+        assert opened.locator(".user img").count() == 2
+        assert errors == []
+
+    def test_pasted_and_dropped(self, opened, errors):
+        content = list((PICTURES / "clear.png").read_bytes())
+        opened.evaluate(
+            """content => {
+                const data = new DataTransfer();
+                data.items.add(new File([new Uint8Array(content)], "clear.png", { type: "image/png" }));
+                data.items.add(new File(["words"], "note.txt", { type: "text/plain" }));
+                const text = document.getElementById("text");
+                text.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+                document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+            }""",
+            content,
+        )
+        opened.wait_for_selector("#attached li:nth-child(2)")
+        assert opened.locator("#attached li").count() == 2
+        assert errors == []
+
+    def test_large_pictures_are_made_smaller(self, opened, tmp_path, errors):
+        from PIL import Image
+
+        Image.new("RGB", (4000, 1000), "green").save(tmp_path / "wide.png")
+        opened.set_input_files("#files", [tmp_path / "wide.png"])
+        opened.wait_for_selector("#attached img")
+        size = opened.locator("#attached img").evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])")
+        assert size == [2048, 512]
+        assert errors == []
+
+    def test_what_is_no_picture(self, opened, tmp_path, errors):
+        (tmp_path / "broken.png").write_text("no picture")
+        opened.set_input_files("#files", [tmp_path / "broken.png"])
+        opened.wait_for_selector("#status:text('broken.png cannot be read as a picture')")
+        assert opened.locator("#attached li").count() == 0
+        assert errors == []
+
+    def test_a_refusal_gives_the_pictures_back(self, opened, errors):
+        opened.set_input_files("#files", [PICTURES / "clear.png"] * 3)
+        opened.wait_for_selector("#attached li:nth-child(3)")
+        say(opened, "How many cars?")
+        opened.wait_for_selector(".error:text('more than max_image_tokens 96')")
+        assert opened.locator("#attached li").count() == 3
+        assert opened.input_value("#text") == "How many cars?"
+        assert errors == []
+
+
+def test_no_button_for_a_language_model(served, page):
+    page.goto(served.url)
+    page.wait_for_selector("#model:text('tiny')")
+    assert page.locator("#attach").is_hidden()

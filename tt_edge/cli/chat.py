@@ -4,14 +4,17 @@ PyTorch."""
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 
 _HELP = """\
+/image FILE    attach a picture to the next message, of a vision-language model; may be repeated
 /reset         start over, with the same system prompt
 /system TEXT   start over with TEXT as the system prompt; without TEXT, with none
 /help          this
@@ -51,8 +54,16 @@ def run(args: argparse.Namespace) -> int:
             precompute(llm, args.system, args.prefix_cache)
         if sys.stdin.isatty():
             print(f"{llm.name}: {llm.session.word}. /help lists the commands.", file=sys.stderr)
+        images: list[str] = []  # of the next message
         while (text := _read()) is not None:
-            _obey(conversation, text) if text.startswith("/") else _answer(conversation, text)
+            if text.split(maxsplit=1)[0] == "/image":
+                _attach(llm, text.removeprefix("/image").strip(), images)
+            elif text.startswith("/"):
+                if _obey(conversation, text):
+                    images.clear()
+            else:
+                _answer(conversation, text, images)
+                images.clear()
             if text in ("/exit", "/quit"):
                 break
     return 0
@@ -82,7 +93,8 @@ def _read() -> str | None:
             lines.clear()
 
 
-def _obey(conversation: object, text: str) -> None:
+def _obey(conversation: object, text: str) -> bool:
+    """Do what a command says; whether a new conversation begins."""
     from tt_edge.runtime.conversation import Conversation
 
     assert isinstance(conversation, Conversation)
@@ -92,11 +104,35 @@ def _obey(conversation: object, text: str) -> None:
         if command == "/system":
             conversation.system = rest.strip() or None
         print("(a new conversation)", file=sys.stderr)
-    elif command not in ("/exit", "/quit"):
+        return True
+    if command not in ("/exit", "/quit"):
         print(_HELP if command == "/help" else f"there is no {command}\n{_HELP}", file=sys.stderr)
+    return False
 
 
-def _answer(conversation: object, text: str) -> None:
+def _attach(llm: object, file: str, images: list[str]) -> None:
+    """Look at a picture now, so that an error stands beside its command."""
+    from tt_edge.errors import TTEdgeError
+    from tt_edge.runtime.llm import LLM
+
+    assert isinstance(llm, LLM)
+    if llm.vision is None:
+        print("tt-edge: this model takes no images; chat with a vision-language model's bundle", file=sys.stderr)
+        return
+    if not file:
+        print("tt-edge: no picture is named; give one, /image FILE", file=sys.stderr)
+        return
+    file = os.path.expanduser(file)
+    try:
+        tokens = llm.vision.process(file).tokens
+    except TTEdgeError as error:
+        print(f"tt-edge: {error}", file=sys.stderr)
+        return
+    images.append(file)
+    print(f"(attached {Path(file).name}, {tokens} tokens)", file=sys.stderr)
+
+
+def _answer(conversation: object, text: str, images: Sequence[str]) -> None:
     """Print the answer as it comes. Ctrl-C ends it, and not the program."""
     from tt_edge.errors import CapacityError, InvalidInputError
     from tt_edge.runtime.conversation import Conversation
@@ -112,7 +148,7 @@ def _answer(conversation: object, text: str) -> None:
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        completion = conversation.say(text, lambda piece: print(piece, end="", flush=True), lambda: stopped)
+        completion = conversation.say(text, lambda piece: print(piece, end="", flush=True), lambda: stopped, images)
     except (CapacityError, InvalidInputError) as error:
         print(f"tt-edge: {error}", file=sys.stderr)
         return

@@ -36,6 +36,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=600.0, metavar="S", help="seconds that an answer may take (600)"
     )
     parser.add_argument(
+        "--max-body-mb",
+        type=int,
+        metavar="N",
+        help="MiB that a request may have (1; 32 where the model takes pictures, which come as data: URLs)",
+    )
+    parser.add_argument(
         "--system", metavar="TEXT", help="compute this system prompt once, for chats that begin with it"
     )
     parser.add_argument(
@@ -71,8 +77,11 @@ def run(args: argparse.Namespace) -> int:
             f"--max-waiting {args.max_waiting}, --timeout {args.timeout} or --port {args.port} is out of range; "
             "give 0 or more, above 0, and 0 to 65535"
         )
+    if args.max_body_mb is not None and args.max_body_mb < 1:
+        raise InvalidInputError(f"--max-body-mb is {args.max_body_mb}; give at least 1")
     hosts = {*_LOOPBACK, "[::1]"} if args.host in _LOOPBACK else None
-    settings = Settings(api_key=key, timeout_s=args.timeout, hosts=hosts)
+    max_body = None if args.max_body_mb is None else args.max_body_mb << 20
+    settings = Settings(api_key=key, timeout_s=args.timeout, hosts=hosts, max_body=max_body)
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         llm.name = args.served_model_name or llm.name
         precompute(llm, args.system, args.prefix_cache)

@@ -112,8 +112,9 @@ def perplexity(llm: LLM, questions: Sequence[Question]) -> float:
     """``exp`` of the mean negative log-likelihood of the right answers' tokens, each given all before it."""
     rows: list[_Row] = []
     for question in questions:
-        prompt, images = llm.encode(question.prompt_of(llm), question.images, add_special_tokens=not question.messages)
-        rows.append((prompt, llm.tokenizer.encode(question.answer, add_special_tokens=False), images))
+        prompt = llm.encode(question.prompt_of(llm), question.images, add_special_tokens=not question.messages)
+        answer = llm.tokenizer.encode(question.answer, add_special_tokens=False)
+        rows.append((list(prompt.ids), answer, prompt.images))
     rows.sort(key=lambda row: len(row[1]))  # rows of a batch end at about the same step
     batch, total, count = llm.session.contract.max_batch, 0.0, 0
     for first in range(0, len(rows), batch):

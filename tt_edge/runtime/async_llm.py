@@ -7,7 +7,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,9 +17,10 @@ from tt_edge.errors import CapacityError, EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.preprocess import ImageSource, images_of
 from tt_edge.runtime.request import Request
 from tt_edge.runtime.scheduler import Stats
-from tt_edge.runtime.text import Completion, Delta, TextRequest
+from tt_edge.runtime.text import Completion, Delta, EncodedPrompt, TextRequest
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +35,12 @@ class TextStream:
     ``cancel()``, or leaving an ``async with`` block, ends it.
     """
 
-    def __init__(self, llm: LLM, prompt: str, config: GenerationConfig | None, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, llm: LLM, prompt: EncodedPrompt, config: GenerationConfig | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()  # None: it is done
         self._ended = False
         config = llm.with_defaults(config)
-        self._text = TextRequest(llm.tokenizer, prompt, prompt_ids, config, self._send, lambda: self._send(None))
+        self._text = TextRequest(llm.tokenizer, prompt, config, self._send, lambda: self._send(None))
 
     @property
     def request(self) -> Request:
@@ -79,7 +82,8 @@ class TextStream:
 class AsyncLLM:
     """Takes requests from any coroutine and runs as many at once as ``llm`` has rows; up to ``max_waiting`` more wait.
 
-    It is then the only user of ``llm``, which it closes. Methods may be called from several event loops.
+    It is then the only user of ``llm``, which it closes. Methods may be called from several event loops. Images are read and
+    encoded in a thread of their own, one prompt after the other.
     """
 
     def __init__(self, llm: LLM, max_waiting: int = 64) -> None:
@@ -89,6 +93,8 @@ class AsyncLLM:
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
+        self._encoding = 0  # prompts with images that are encoded, or wait for it
+        self._pictures = ThreadPoolExecutor(1, "tt-edge-pictures")
         self._thread = threading.Thread(target=self._work, name="tt-edge-scheduler", daemon=True)
         self._thread.start()
 
@@ -100,7 +106,7 @@ class AsyncLLM:
     @property
     def waiting(self) -> int:
         """Requests that have none yet."""
-        return len(self._inbox) + len(self.llm.scheduler.waiting)
+        return self._encoding + len(self._inbox) + len(self.llm.scheduler.waiting)
 
     @property
     def stats(self) -> Stats:
@@ -111,45 +117,68 @@ class AsyncLLM:
         """Whether requests are being served."""
         return self._thread.is_alive() and not self._closing
 
+    async def encode(
+        self, prompt: str, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+    ) -> EncodedPrompt:
+        """As ``LLM.encode``. A prompt with images counts as waiting meanwhile.
+
+        Raises ``QueueFullError`` when too many wait, before any image is read. A coroutine that is cancelled gives up its
+        place; what is being encoded at that moment is finished and thrown away.
+        """
+        if not images:
+            return self.llm.encode(prompt, add_special_tokens=add_special_tokens)
+        with self._wake:
+            self._check_room(1)
+            self._encoding += 1
+        work = partial(self.llm.encode, prompt, images, add_special_tokens=add_special_tokens)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
+        finally:
+            with self._wake:
+                self._encoding -= 1
+
     def stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | EncodedPrompt,
         config: GenerationConfig | None = None,
         *,
         add_special_tokens: bool = True,
     ) -> TextStream:
-        """Start to continue ``prompt``, text or token ids; iterate over what it returns.
+        """Start to continue ``prompt``: text, token ids, or what ``encode`` made of text and images. Iterate over the result.
 
         Raises ``QueueFullError`` when too many wait, and what makes the prompt impossible (``LLM.generate``).
         """
         if isinstance(prompt, str):
-            return self.streams(
-                [(prompt, self.llm.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), config)]
-            )[0]
-        return self.streams([(self.llm.tokenizer.decode(prompt), prompt, config)])[0]
+            prompt = self.llm.encode(prompt, add_special_tokens=add_special_tokens)
+        elif not isinstance(prompt, EncodedPrompt):
+            prompt = EncodedPrompt(self.llm.tokenizer.decode(prompt), prompt)
+        return self.streams([(prompt, config)])[0]
 
-    def streams(self, prompts: Sequence[tuple[str, Sequence[int], GenerationConfig | None]]) -> list[TextStream]:
-        """As ``stream``, for several texts with their token ids: all are taken, or none."""
-        found = [TextStream(self.llm, text, config, ids) for text, ids, config in prompts]
+    def streams(self, prompts: Sequence[tuple[EncodedPrompt, GenerationConfig | None]]) -> list[TextStream]:
+        """As ``stream``, for several: all are taken, or none."""
+        found = [TextStream(self.llm, prompt, config) for prompt, config in prompts]
         for each in found:
             self.llm.scheduler.check(each.request)
         with self._wake:
-            if not self.is_alive:
-                raise EngineError("the model is being shut down; start it again")
-            # Requests for which there is a row do not wait.
-            free = self.llm.session.contract.max_batch - self.running
-            if self.waiting + len(found) > self.max_waiting + max(0, free):
-                raise QueueFullError(f"{self.waiting} requests are waiting, as many as may; try again later")
+            self._check_room(len(found))
             self._inbox.extend(each.request for each in found)
             self._wake.notify()
         return found
 
-    def chat_stream(
+    def _check_room(self, more: int) -> None:
+        if not self.is_alive:
+            raise EngineError("the model is being shut down; start it again")
+        # Requests for which there is a row do not wait.
+        free = self.llm.session.contract.max_batch - self.running
+        if self.waiting + more > self.max_waiting + max(0, free):
+            raise QueueFullError(f"{self.waiting} requests are waiting, as many as may; try again later")
+
+    async def chat_stream(
         self, messages: Sequence[Message], config: GenerationConfig | None = None, **variables: Any
     ) -> TextStream:
         """Start the assistant's answer to ``messages``."""
         prompt = self.llm.apply_chat_template(messages, **variables)
-        return self.stream(prompt, config, add_special_tokens=False)
+        return self.stream(await self.encode(prompt, images_of(messages), add_special_tokens=False), config)
 
     async def generate(
         self,
@@ -157,16 +186,22 @@ class AsyncLLM:
         config: GenerationConfig | None = None,
         *,
         add_special_tokens: bool = True,
+        images: Sequence[ImageSource] = (),
     ) -> Completion:
-        """What follows ``prompt``. A coroutine that is cancelled ends its request."""
-        async with self.stream(prompt, config, add_special_tokens=add_special_tokens) as stream:
+        """What follows ``prompt``, which ``images`` need as text. A coroutine that is cancelled ends its request."""
+        given: Sequence[int] | EncodedPrompt
+        if isinstance(prompt, str):
+            given = await self.encode(prompt, images, add_special_tokens=add_special_tokens)
+        else:
+            given = prompt
+        async with self.stream(given, config) as stream:
             return await stream.completion()
 
     async def chat(
         self, messages: Sequence[Message], config: GenerationConfig | None = None, **variables: Any
     ) -> Completion:
         """The assistant's answer to ``messages``."""
-        async with self.chat_stream(messages, config, **variables) as stream:
+        async with await self.chat_stream(messages, config, **variables) as stream:
             return await stream.completion()
 
     def close(self) -> None:
@@ -175,6 +210,7 @@ class AsyncLLM:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._pictures.shutdown(cancel_futures=True)
         self.llm.close()
 
     def __enter__(self) -> Self:

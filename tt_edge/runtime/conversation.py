@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tt_edge.errors import CapacityError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.preprocess import ImageSource, images_of
 from tt_edge.runtime.text import Completion, Delta
 
 
@@ -31,21 +32,28 @@ class Conversation:
         self.turns.clear()
 
     def say(
-        self, text: str, on_text: Callable[[str], None] | None = None, stopped: Callable[[], bool] = lambda: False
+        self,
+        text: str,
+        on_text: Callable[[str], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+        images: Sequence[ImageSource] = (),
     ) -> Completion:
-        """The answer to ``text``, of at most ``config.max_new_tokens`` or as many as there is room for.
+        """The answer to ``text``, behind ``images``, of at most ``config.max_new_tokens`` or as many as there is room for.
 
         ``stopped`` is asked between tokens whether to end the answer. Raises ``CapacityError`` when there is no room
-        for an answer; then the turn is not taken up.
+        for an answer, and ``InvalidInputError`` for images that cannot be taken; then the turn is not taken up.
         """
-        asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+        asked: list[Message] = [*self.messages, {"role": "user", "content": parts if images else text}]
         prompt = self._llm.apply_chat_template(asked)
 
         def on_delta(delta: Delta) -> None:
             if on_text is not None and delta.text:
                 on_text(delta.text)
 
-        request = self._llm.text_request(prompt, self.config, on_delta, add_special_tokens=False)
+        request = self._llm.text_request(
+            prompt, self.config, on_delta, add_special_tokens=False, images=images_of(asked)
+        )
         room = self._llm.session.contract.max_seq_len - len(request.request.prompt_ids)
         if room < 1:
             raise CapacityError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +19,10 @@ from tt_edge.runtime.generation import Configs, one_each
 from tt_edge.runtime.prefix_cache import common_prefix
 from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
 from tt_edge.runtime.preprocess import ImageSource, images_of
-from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
+from tt_edge.runtime.prompt_images import NO_IMAGES
 from tt_edge.runtime.scheduler import Scheduler
 from tt_edge.runtime.session import Session
-from tt_edge.runtime.text import Completion, Delta, TextRequest
+from tt_edge.runtime.text import Completion, Delta, EncodedPrompt, TextRequest
 from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
 from tt_edge.runtime.vision import VisionEncoder
 
@@ -69,19 +71,24 @@ class LLM:
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
         name = Path(path).resolve().name.removesuffix(".ttedge")
-        vision = None
-        if bundle.manifest.vision is not None:
-            vision = VisionEncoder.from_bundle(bundle, open_vision(bundle, runtime), tokenizer)
         defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
-        return cls(
-            open_session(bundle, runtime),
-            tokenizer,
-            template,
-            name=name,
-            generation_defaults=defaults,
-            model_fingerprint=fingerprint(bundle.manifest),
-            vision=vision,
-        )
+        with ExitStack() as opened:  # closed again where a later step fails
+            session, vision = opened.enter_context(open_session(bundle, runtime)), None
+            if bundle.manifest.vision is not None:
+                tower = open_vision(bundle, runtime)
+                opened.callback(tower.close)
+                vision = VisionEncoder.from_bundle(bundle, tower, tokenizer)
+            llm = cls(
+                session,
+                tokenizer,
+                template,
+                name=name,
+                generation_defaults=defaults,
+                model_fingerprint=fingerprint(bundle.manifest),
+                vision=vision,
+            )
+            opened.pop_all()
+        return llm
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
         """The prompt of a conversation, up to where the assistant speaks.
@@ -90,7 +97,7 @@ class LLM:
         """
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
-        return self.chat_template.render(messages, **variables)
+        return self.chat_template.render([_as_templates_know_it(message) for message in messages], **variables)
 
     def with_defaults(self, config: GenerationConfig | None) -> GenerationConfig:
         """``config`` with the bundle's end-of-sequence ids, unless it has its own."""
@@ -141,12 +148,21 @@ class LLM:
         return self.generate([prompt], config, show, add_special_tokens=False, images=[images_of(messages)])[0]
 
     def stream(
-        self, prompt: str, config: GenerationConfig | None = None, *, add_special_tokens: bool = True
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        add_special_tokens: bool = True,
+        images: Sequence[ImageSource] = (),
     ) -> Iterator[str]:
         """The continuation of ``prompt`` in pieces, as they come; closing the iterator ends the generation."""
         pieces: list[str] = []
         text_request = self.text_request(
-            prompt, config, lambda delta: pieces.append(delta.text), add_special_tokens=add_special_tokens
+            prompt,
+            config,
+            lambda delta: pieces.append(delta.text),
+            add_special_tokens=add_special_tokens,
+            images=images,
         )
         self.scheduler.submit(text_request.request)
         try:
@@ -172,23 +188,24 @@ class LLM:
 
         Raises ``InvalidInputError`` for images that the model or the prompt has no place for.
         """
-        ids, found = self.encode(prompt, images, add_special_tokens=add_special_tokens)
-        config = self.with_defaults(config)
-        return TextRequest(self.tokenizer, prompt, ids, config, on_delta, on_done, found)
+        encoded = self.encode(prompt, images, add_special_tokens=add_special_tokens)
+        return TextRequest(self.tokenizer, encoded, self.with_defaults(config), on_delta, on_done)
 
     def encode(
         self, prompt: str, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
-    ) -> tuple[list[int], PromptImages]:
+    ) -> EncodedPrompt:
         """Token ids of ``prompt``, and its images, encoded. Raises ``InvalidInputError`` as ``text_request`` does."""
+        start = time.perf_counter()
         if self.vision is None:
             if images:
                 raise InvalidInputError(
                     f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
                     "vision-language model"
                 )
-            return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), NO_IMAGES
+            return EncodedPrompt(prompt, self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens))
         ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
-        return ids, self.vision.prompt_images(ids, processed) if processed else NO_IMAGES
+        found = self.vision.prompt_images(ids, processed) if processed else NO_IMAGES
+        return EncodedPrompt(prompt, ids, found, start)
 
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute what every conversation that begins with ``messages`` begins with, and keep it; returns its tokens.
@@ -222,6 +239,15 @@ class LLM:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+
+def _as_templates_know_it(message: Message) -> Message:
+    """With pictures in the form of Hugging Face's templates, where they are in OpenAI's."""
+    content = message.get("content")
+    if not isinstance(content, list | tuple):
+        return message
+    parts = [{"type": "image"} if isinstance(p, Mapping) and p.get("type") == "image_url" else p for p in content]
+    return {**message, "content": parts}
 
 
 def _by_index(on_text: OnText | None, index: int) -> Callable[[Delta], None] | None:

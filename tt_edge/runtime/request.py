@@ -34,8 +34,8 @@ class FinishReason(StrEnum):
 class Timing:
     """Wall times of one row, in seconds. Rows run together, so others may share its prefill.
 
-    ``ttft_s`` counts from when the row was asked for to its first token, so it includes waiting for a free row of the
-    batch; ``prefill_s`` does not. ``decode_s`` runs from the first token to the last.
+    ``ttft_s`` counts from when the row was asked for to its first token, so it includes encoding images and waiting for a
+    free row of the batch; ``prefill_s`` does not. ``decode_s`` runs from the first token to the last.
     """
 
     prefill_s: float

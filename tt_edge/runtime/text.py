@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,21 +48,31 @@ class Completion:
         return {**{k: v for k, v in values.items() if k != "tokens"}, "timing": self.timing.to_dict(), **tokens}
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A prompt as a model takes it: token ids, and its images, encoded. ``asked_at``, of ``perf_counter``, is when that began."""
+
+    text: str
+    ids: Sequence[int]
+    images: PromptImages = NO_IMAGES
+    asked_at: float = field(default_factory=time.perf_counter)
+
+
 class TextRequest:
     """A ``Request`` of text: ``on_delta`` gets the pieces, which join to the completion's text."""
 
     def __init__(
         self,
         tokenizer: BundleTokenizer,
-        prompt: str,
-        prompt_ids: Sequence[int],
+        prompt: EncodedPrompt,
         config: GenerationConfig,
         on_delta: Callable[[Delta], None] | None = None,
         on_done: Callable[[], None] | None = None,
-        images: PromptImages = NO_IMAGES,
     ) -> None:
-        self.prompt = prompt
-        self.request = Request(prompt_ids, config, self._on_token, self._on_done, images)
+        self.prompt = prompt.text
+        self.request = Request(
+            prompt.ids, config, self._on_token, self._on_done, prompt.images, asked_at=prompt.asked_at
+        )
         self._stream = TextStream(tokenizer, config.stop)
         self._on_delta, self._after = on_delta, on_done
         self._pieces: list[str] = []

@@ -29,7 +29,7 @@ async def whole(
 ) -> Response:
     """One JSON body with all answers. The answers end when the client goes away or ``timeout_s`` have passed."""
     work = asyncio.ensure_future(asyncio.gather(*(stream.completion() for stream in streams)))
-    gone = asyncio.ensure_future(_disconnected(request))
+    gone = asyncio.ensure_future(disconnected(request))
     both: set[asyncio.Future[Any]] = {work, gone}
     try:
         await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -39,7 +39,7 @@ async def whole(
             return JSONResponse(reply.whole(completions))
         if gone.done():
             return Response(status_code=499)  # nobody reads it; the logs do
-        raise _timeout(timeout_s)
+        raise timed_out(timeout_s)
     finally:
         for stream in streams:
             stream.cancel()
@@ -47,7 +47,8 @@ async def whole(
         work.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Return when the client goes away. Its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -86,7 +87,7 @@ class Events(StreamingResponse):
         except TTEdgeError as error:
             yield _event(ApiError.of(error).to_dict())
         except TimeoutError:
-            yield _event(_timeout(self._timeout_s).to_dict())
+            yield _event(timed_out(self._timeout_s).to_dict())
         yield "data: [DONE]\n\n"
 
     async def _events(self) -> AsyncIterator[dict[str, Any] | None]:
@@ -147,5 +148,6 @@ def _observe(metrics: Metrics, completions: Sequence[Completion]) -> None:
         metrics.completion(completion)
 
 
-def _timeout(seconds: float) -> ApiError:
+def timed_out(seconds: float) -> ApiError:
+    """The answer to a request that took too long."""
     return ApiError(504, f"the answer took longer than {seconds:g} s; ask for fewer tokens", "timeout")

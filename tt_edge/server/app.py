@@ -20,7 +20,8 @@ from starlette.routing import Route
 
 from tt_edge.errors import CapacityError, TTEdgeError
 from tt_edge.runtime.async_llm import AsyncLLM, TextStream
-from tt_edge.server import answers
+from tt_edge.runtime.text import EncodedPrompt
+from tt_edge.server import answers, pictures
 from tt_edge.server.errors import ApiError, on_api_error
 from tt_edge.server.guard import Guard
 from tt_edge.server.metrics import Counted, Metrics
@@ -41,11 +42,14 @@ _PAGE_POLICY = (
 
 @dataclass(frozen=True)
 class Settings:
-    """``timeout_s`` seconds a request, ``max_body`` bytes; ``hosts`` are the names that the server goes by, ``None`` any."""
+    """``timeout_s`` seconds a request, ``max_body`` bytes; ``hosts`` are the names that the server goes by, ``None`` any.
+
+    Without ``max_body`` it is 1 MiB, or 32 MiB where the model takes pictures.
+    """
 
     api_key: str | None = None
     timeout_s: float = 600.0
-    max_body: int = 1 << 20
+    max_body: int | None = None
     hosts: Collection[str] | None = None
 
 
@@ -83,30 +87,43 @@ class Endpoints:
 
     def __init__(self, model: AsyncLLM, settings: Settings) -> None:
         self._model, self.settings = model, settings
+        self._takes_images = model.llm.vision is not None
+        self._max_body = settings.max_body or (pictures.PICTURE_BODY if self._takes_images else pictures.TEXT_BODY)
+        self._held = pictures.HeldBytes(max(pictures.MAX_HELD, 2 * self._max_body))
         self.metrics = Metrics(model)
         self._started = int(time.time())
 
     async def chat(self, request: Request) -> Response:
         """``/v1/chat/completions``."""
-        body = await self._body(request, ChatRequest)
+        async with self._received(request, ChatRequest) as body:
+            images = [image for message in body.messages for image in message.images]
+            prompt = self._model.llm.apply_chat_template(
+                [message.plain() for message in body.messages], **body.chat_template_kwargs
+            )
+            body.messages.clear()  # the pictures may be large
+            try:
+                encoded = await pictures.encode(
+                    self._model, request, prompt, images, self.settings.timeout_s, self.metrics
+                )
+            except pictures.ClientGoneError:
+                return Response(status_code=499)  # nobody reads it; the logs do
         llm = self._model.llm
-        prompt = llm.apply_chat_template([m.plain() for m in body.messages], **body.chat_template_kwargs)
-        ids = llm.tokenizer.encode(prompt, add_special_tokens=False)
-        new_tokens = body.wanted_tokens or self._room(len(ids))
+        new_tokens = body.wanted_tokens or self._room(len(encoded.ids))
         configs = body.config(llm.generation_defaults, new_tokens, body.wanted_logprobs)
-        streams = self._model.streams([(prompt, ids, config) for config in configs])
+        streams = self._model.streams([(encoded, config) for config in configs])
         return await self._answer(request, body, ChatReply(llm.name, llm.tokenizer, body.n), streams)
 
     async def completions(self, request: Request) -> Response:
         """``/v1/completions``."""
-        body = await self._body(request, CompletionRequest)
+        async with self._received(request, CompletionRequest) as body:
+            pass
         llm = self._model.llm
         configs = body.config(llm.generation_defaults, body.max_tokens, body.logprobs)
-        prompts: list[tuple[str, list[int]]] = [
-            (p, llm.tokenizer.encode(p)) if isinstance(p, str) else (llm.tokenizer.decode(p), p) for p in body.prompts
+        prompts = [
+            llm.encode(p) if isinstance(p, str) else EncodedPrompt(llm.tokenizer.decode(p), p) for p in body.prompts
         ]
-        streams = self._model.streams([(text, ids, config) for text, ids in prompts for config in configs])
-        texts = [text for text, _ in prompts for _ in configs]
+        streams = self._model.streams([(prompt, config) for prompt in prompts for config in configs])
+        texts = [prompt.text for prompt in prompts for _ in configs]
         reply = TextReply(llm.name, llm.tokenizer, body.n, body.echo, prompts=texts)
         return await self._answer(request, body, reply, streams)
 
@@ -149,18 +166,32 @@ class Endpoints:
         usage = body.stream_options is not None and body.stream_options.include_usage
         return answers.Events(reply, streams, timeout, self.metrics, include_usage=usage)
 
-    async def _body(self, request: Request, schema: type[_Body]) -> _Body:
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > self.settings.max_body:
-                raise ApiError(413, f"the body is larger than {self.settings.max_body} bytes; send less")
+    @asynccontextmanager
+    async def _received(self, request: Request, schema: type[_Body]) -> AsyncIterator[_Body]:
+        """The body; it counts among the bytes that are held until the block ends."""
+        chunks, size = [], 0
         try:
-            body = schema.model_validate_json(content)
-        except ValidationError as error:
-            raise ApiError(400, _first(error)) from None
-        self._check_name(body.model)  # type: ignore[attr-defined]
-        return body
+            try:
+                async with asyncio.timeout(self.settings.timeout_s):
+                    async for chunk in request.stream():
+                        self._held.add(len(chunk))
+                        size += len(chunk)
+                        if size > self._max_body:
+                            raise ApiError(413, f"the body is larger than {self._max_body} bytes; send less")
+                        chunks.append(chunk)
+            except TimeoutError:
+                raise ApiError(
+                    408, f"the body did not come in {self.settings.timeout_s:g} s; send it at once"
+                ) from None
+            try:
+                body = schema.model_validate_json(b"".join(chunks))
+            except ValidationError as error:
+                raise ApiError(400, _first(error)) from None
+            chunks.clear()
+            self._check_name(body.model)  # type: ignore[attr-defined]
+            yield body
+        finally:
+            self._held.remove(size)
 
     def _check_name(self, name: str) -> None:
         if name != self._model.llm.name:
@@ -177,8 +208,11 @@ class Endpoints:
 
     def _card(self) -> dict[str, Any]:
         llm = self._model.llm
-        limit = {"max_model_len": llm.session.contract.max_seq_len}
-        return {"id": llm.name, "object": "model", "created": self._started, "owned_by": "tt-edge", **limit}
+        more = {
+            "max_model_len": llm.session.contract.max_seq_len,
+            "input_modalities": ["text", "image"] if self._takes_images else ["text"],
+        }
+        return {"id": llm.name, "object": "model", "created": self._started, "owned_by": "tt-edge", **more}
 
 
 def _first(error: ValidationError) -> str:

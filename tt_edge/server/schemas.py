@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from tt_edge.generation_config import MAX_LOGPROBS, GenerationConfig
 
@@ -88,10 +88,43 @@ class _Sampling(BaseModel):
 
 
 class TextPart(BaseModel):
-    """A part of a message; only text."""
+    """A part of a message: text."""
 
     type: Literal["text"]
     text: str
+
+
+class ImageUrl(BaseModel):
+    """A picture in a ``data:`` URL; ``detail`` and the like are ignored.
+
+    Nothing else is taken: a client must not have the server read its files, or fetch what the client cannot reach itself.
+    """
+
+    url: str
+
+    @field_validator("url")
+    @classmethod
+    def _is_data(cls, url: str) -> str:
+        if not url.startswith("data:"):
+            scheme, colon, _ = url[:64].partition(":")
+            what = f"of scheme {scheme!r}" if colon else "without a scheme"
+            raise ValueError(f"image URLs {what} are not fetched here; send the picture as data:image/…;base64,…")
+        return url
+
+
+class ImagePart(BaseModel):
+    """A part of a message: a picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+#: Told apart before they are validated, so that what is wrong with a part is said and not that a list is no string.
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("parts")],
+    Discriminator(lambda content: "text" if isinstance(content, str) else "parts"),
+]
 
 
 class ChatMessage(BaseModel):
@@ -100,13 +133,27 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Content | None = None
 
-    def plain(self) -> dict[str, str]:
-        """With the parts joined. Chat templates know ``developer`` by its older name ``system``."""
+    @property
+    def images(self) -> list[str]:
+        """Its pictures' URLs, in order."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+
+    def plain(self) -> dict[str, Any]:
+        """For a chat template: text alone as one string, with pictures as parts.
+
+        Chat templates know ``developer`` by its older name ``system``.
+        """
         role = "system" if self.role == "developer" else self.role
-        content = self.content or ""
-        return {"role": role, "content": content if isinstance(content, str) else "".join(p.text for p in content)}
+        parts = self.content or ""
+        if isinstance(parts, str):
+            return {"role": role, "content": parts}
+        if not self.images:
+            return {"role": role, "content": "".join(part.text for part in parts if isinstance(part, TextPart))}
+        shown = [{"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image"} for p in parts]
+        return {"role": role, "content": shown}
 
 
 class ChatRequest(_Sampling):

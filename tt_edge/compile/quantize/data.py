@@ -78,6 +78,10 @@ class Batches(Sequence[Batch]):
     def __init__(self, rows: Sequence[Sequence[tuple[list[int], Sample]]], pictures: Pictures | None) -> None:
         self._rows, self._pictures = rows, pictures
 
+    @property
+    def have_pictures(self) -> bool:
+        return any(sample.images for row in self._rows for _, sample in row)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from transformers import PreTrainedModel
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.prequantized import detect, read_quantized
 from tt_edge.compile.quantize.calibrate import STATISTICS_FILE, calibrate, from_bytes, to_bytes
-from tt_edge.compile.quantize.data import Batch, CalibrationData, load_batches
+from tt_edge.compile.quantize.data import Batch, Batches, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
 from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.compile.quantize.pictures import CalibrationPictures
 from tt_edge.errors import InvalidInputError
 from tt_edge.quant_config import QuantConfig
+
+_LOGGER = logging.getLogger("tt_edge")
 
 #: Quantizes a model in place and writes the statistics into the bundle; the number of linear layers by format.
 QuantizeStage: TypeAlias = Callable[[PreTrainedModel, BundleWriter], dict[str, int]]
@@ -40,10 +43,15 @@ def quantize_checkpoint(
     def stage(model: PreTrainedModel, writer: BundleWriter) -> dict[str, int]:
         from transformers import AutoTokenizer
 
-        batches: Sequence[Batch] = ()
+        batches: Batches | tuple[()] = ()
         if any(format.needs_data for format in recipe.formats):
             pictures = CalibrationPictures.of(model, writer.path)
             batches = load_batches(data, AutoTokenizer.from_pretrained(tokenizer), pictures)
+            if pictures is not None and not batches.have_pictures:
+                _LOGGER.warning(
+                    "the language part is calibrated on text alone, and image tokens have other ranges; give --calib-data with "
+                    "images (docs/vision.md)"
+                )
         return _quantize(model, recipe, batches, data, writer, show)
 
     return stage

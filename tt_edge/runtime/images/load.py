@@ -51,6 +51,9 @@ def load_image(source: str | os.PathLike[str] | bytes, limits: ImageLimits | Non
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except InvalidInputError:
         raise
+    except image_module.UnidentifiedImageError:
+        formats = ", ".join(FORMATS)
+        raise InvalidInputError(f"image {name} cannot be read (its format is unknown); give a {formats} file") from None
     except (image_module.DecompressionBombWarning, image_module.DecompressionBombError) as error:
         raise InvalidInputError(f"image {name} has too many pixels ({_line(error)}); make it smaller") from error
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError) as error:
@@ -88,7 +91,7 @@ def _content(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tup
     path = Path(text)
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
+            what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
             raise InvalidInputError(f"image {text} {what}; give a file")
         size = path.stat().st_size
         if size > limits.max_bytes:
