@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from tests.runtime.images.pictures import photo
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.pytorch_vlm import PyTorchVLM, prepare_frames
+from tt_edge.compile.tokenizer_files import processor_files
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
@@ -20,11 +23,20 @@ NEW = 8
 LIMITS = CompileConfig(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)
 
 
+def ask_for_flash_attention(checkpoint):
+    """As some checkpoints do: in any part of config.json, under any of the names that it has had."""
+    settings = json.loads((checkpoint / "config.json").read_text())
+    for part in (settings, *(settings[name] for name in ("vision_config", "text_config") if name in settings)):
+        part |= {"_attn_implementation": "flash_attention_2", "attn_implementation": "flash_attention_2"}
+        part |= {"use_flash_attn": True}
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+
+
 @pytest.fixture(scope="module", params=TOKENS)
 def both(request, tmp_path_factory):
-    """The compiled model and the one in PyTorch."""
+    """The compiled model and the one in PyTorch. The checkpoint asks for flash-attn, which is not installed."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_checkpoint(request.param, folder / "checkpoint")
+    ask_for_flash_attention(write_checkpoint(request.param, folder / "checkpoint"))
     compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
     with LLM.load(folder / "out.ttedge", "reference") as llm:
         yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32)
@@ -71,6 +83,22 @@ def test_a_batch_that_mixes_prompts(both, files):
         images, more = [[files[0]], [], files[1:]], {"add_special_tokens": False}
     for prompt, own, completion in zip(prompts, images, greedy(llm, prompts, images, **more), strict=True):
         check(llm, theirs, prompt, own, completion, **more)
+
+
+def test_a_template_of_the_older_form(tmp_path):
+    """chat_template.json, as LLaVA 1.5 and Qwen2-VL have it: the processor's template, before the tokenizer's own."""
+    folder = write_checkpoint("llava", tmp_path / "checkpoint")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert dict(processor_files(folder))["chat_template.jinja"].decode() == template
+    (folder / "chat_template.jinja").write_text("newer")
+    assert "chat_template.jinja" not in dict(processor_files(folder))
+    (folder / "chat_template.jinja").unlink()
+    for content in ("{}", "[1]", '{"chat_template": ["a"]}', "{"):
+        (folder / "chat_template.json").write_text(content)
+        with pytest.raises(InvalidInputError, match=r"chat_template\.json of .* holds no chat template .*download"):
+            dict(processor_files(folder))
 
 
 def test_a_chat(both, files):

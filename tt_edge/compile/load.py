@@ -45,6 +45,7 @@ def load_model(source: str | os.PathLike[str], precision: Precision) -> PreTrain
             model, found = load_eagle2(_local_folder(name), raw, TORCH_DTYPES[precision])
             return _checked(name, model, found)
         config = AutoConfig.from_pretrained(name)
+        config._attn_implementation = None  # of all parts: one that asks for flash-attn loads where it is not installed
         mappings = [AutoModelForCausalLM, *_vision_models(config)]
         make = next((auto for auto in mappings if type(config) in auto._model_mapping), None)
         if make is None:

@@ -145,7 +145,8 @@ def compile_checkpoint(
     stages = Stages(progress)
     with BundleWriter(output, overwrite=overwrite) as writer:
         targets = _targets(target, config, plugin_path)  # before the slow part: a bad target is seen at once
-        for name, content in (*tokenizer_files(tokenizer or source), *processor_files(source)):
+        # A processor's chat template goes before its tokenizer's.
+        for name, content in (dict(tokenizer_files(tokenizer or source)) | dict(processor_files(source))).items():
             writer.write_bytes(name, content)
 
         def load() -> PreTrainedModel:

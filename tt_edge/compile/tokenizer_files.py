@@ -14,8 +14,9 @@ from tt_edge.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_TEMPLATE, _OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 #: Files that the runtime reads, where the checkpoint has them.
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", _TEMPLATE)
 #: What a vision-language model's preprocessing is made from.
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
@@ -39,16 +40,35 @@ def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes
 
 
 def processor_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of a checkpoint's image processor settings, of which a language model has none."""
+    """Name and content of a checkpoint's image processor settings, of which a language model has none.
+
+    Older ones have the processor's chat template as ``chat_template.json``; it becomes ``chat_template.jinja``.
+    """
+    for name in _PROCESSOR_FILES:
+        if (content := _content(source, name)) is not None:
+            yield name, content
+    old = _content(source, _OLD_TEMPLATE)
+    if old is not None and _content(source, _TEMPLATE) is None:
+        try:
+            template = json.loads(old)["chat_template"]
+            if not isinstance(template, str):
+                raise TypeError(f"chat_template is a {type(template).__name__}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(
+                f"{_OLD_TEMPLATE} of {source} holds no chat template ({error}); download the checkpoint again"
+            ) from error
+        yield _TEMPLATE, template.encode()
+
+
+def _content(source: str | os.PathLike[str], name: str) -> bytes | None:
+    """A file of a checkpoint, where it has one of that name."""
     from tt_edge.compile.load import check_source
 
     checked = check_source(source)
-    for name in _PROCESSOR_FILES:
-        file: Path | None = Path(checked) / name
-        if not Path(checked).is_dir():
-            file = _from_hub(checked, name)
-        if file is not None and file.is_file():
-            yield name, file.read_bytes()
+    file: Path | None = Path(checked) / name
+    if not Path(checked).is_dir():
+        file = _from_hub(checked, name)
+    return file.read_bytes() if file is not None and file.is_file() else None
 
 
 def _from_hub(source: str, name: str) -> Path | None:

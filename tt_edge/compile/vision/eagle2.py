@@ -196,9 +196,11 @@ def _config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
 
 def load_eagle2(folder: str, settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model, and transformers' loading information."""
+    config = _config(settings, Path(folder))
+    config._attn_implementation = None  # as in ``load_model``
     model, found = Eagle2ForConditionalGeneration.from_pretrained(
         folder,
-        config=_config(settings, Path(folder)),
+        config=config,
         dtype=dtype,
         key_mapping=KEY_MAPPING,
         output_loading_info=True,
