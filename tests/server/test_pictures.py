@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -270,6 +271,23 @@ def test_bytes_that_are_held_are_bounded(road_bundle, monkeypatch):
         assert sorted(status for status, _, _ in answers) == [200, 200, 429]
         assert next(a for s, a, _ in answers if s == 429)["error"]["code"] == "overloaded"
         assert post(f"{served.url}/v1/chat/completions", body_of("clear"))[0] == 200, "nothing is held for ever"
+
+
+def test_the_first_tokens_time_has_the_tower_in_it(road_bundle, monkeypatch):
+    with LLM.load(road_bundle, "reference") as llm:
+        run = llm.vision.session.run
+        monkeypatch.setattr(llm.vision.session, "run", lambda feeds: time.sleep(0.3) or run(feeds))
+        asked = [llm.chat([user(image("clear"), text(QUESTION))], CONFIG) for _ in range(2)]
+    assert asked[0].timing.ttft_s > 0.3 > asked[1].timing.ttft_s, "the second time its features are kept"
+
+
+def test_a_bundle_whose_tower_does_not_open_leaves_no_session(road_bundle, monkeypatch):
+    closed = []
+    monkeypatch.setattr("tt_edge.runtime.reference_session.ReferenceSession.close", lambda self: closed.append(self))
+    monkeypatch.setattr("tt_edge.runtime.llm.open_vision", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        LLM.load(road_bundle, "reference")
+    assert len(closed) == 1
 
 
 def test_openais_client_has_the_cause(client):

@@ -64,7 +64,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calib-data",
         metavar="PATH",
-        help="text to calibrate on: .txt, .jsonl, or a folder of `datasets`; without it a small built-in set",
+        help="what to calibrate on: .txt, .jsonl (with pictures, too), or a folder of `datasets`; without it a small built-in text",
     )
     group.add_argument("--calib-samples", type=int, default=64, metavar="N", help="samples at most (default 64)")
     group.add_argument("--calib-length", type=int, default=256, metavar="N", help="tokens of a sample (default 256)")
