@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from tests.tiny_vlms import VLMS, tiny_vlm
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.network import compile_vision
 from tt_edge.config import CompileConfig
+from tt_edge.contract import ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
 from tt_edge.network.reference import ReferenceEvaluator
@@ -165,8 +167,6 @@ def test_windows_are_offsets():
 
 def test_a_picture_smaller_than_the_least(monkeypatch):
     """Room that is left stands in segments and windows of its own, and changes nothing."""
-    from dataclasses import replace
-
     model, _, contract, evaluator, _ = compiled("qwen2_5_vl", attention="plugin")
     wide = replace(contract, min_image_tokens=50)
     given = picture(contract, (1, 4, 6))
@@ -205,3 +205,25 @@ def test_what_the_plugin_has_not():
         compiled("qwen2_vl", attention="plugin", head=16)
     with pytest.raises(UnsupportedModelError, match=r"ViTAttentionPlugin has no bf16; give --precision fp16, or use"):
         compiled("internvl", "bf16", "plugin")
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "blip-2"])
+def test_all_but_the_plugin_is_built(tensorrt, family):
+    """No builder here takes the plugin. With inputs in place of its results and outputs in place of its operands, one takes the rest."""
+    _, network, contract, _, _ = compiled(family, "fp16", "plugin")
+    plugins = [layer for layer in network.layers if layer.kind == "PLUGIN_V3"]
+    others = [layer for layer in network.layers if layer.kind != "PLUGIN_V3"]
+    made = {name for layer in others if layer.kind != "CONSTANT" for name in layer.outputs}
+    taken = {name for layer in others for name in layer.inputs}
+    outputs = [*network.outputs, *(name for plugin in plugins for name in plugin.inputs if name in made)]
+    (ranges,) = contract.profiles()
+    profile = {name: ranges[name] for name in network.inputs if name in taken}
+    units = next(iter(ranges.values()))
+    for plugin in plugins:
+        result = plugin.outputs[0]
+        carrier = network.tensors[plugin.inputs[4]].shape  # of tiles, as many as a tile has tokens
+        tokens = carrier[0] if contract.geometry.tile_size else contract.geometry.merge_size**2
+        sizes = (shape[0] * tokens for shape in (units.min, units.opt, units.max))
+        profile[result] = ShapeRange(*((size, *network.tensors[result].shape[1:]) for size in sizes))
+    rest = replace(network, inputs=list(profile), outputs=list(dict.fromkeys(outputs)), layers=others)
+    assert build_engine(tensorrt, rest, (profile,), "sm89", io.BytesIO()).bytes
