@@ -209,7 +209,7 @@ def test_what_the_plugin_has_not():
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "blip-2"])
 def test_all_but_the_plugin_is_built(tensorrt, family):
-    """No builder here takes the plugin. With inputs in place of its results and outputs in place of its operands, one takes the rest."""
+    """No builder here takes the plugin. One takes the rest, with inputs in place of its results and its operands as outputs."""
     _, network, contract, _, _ = compiled(family, "fp16", "plugin")
     plugins = [layer for layer in network.layers if layer.kind == "PLUGIN_V3"]
     others = [layer for layer in network.layers if layer.kind != "PLUGIN_V3"]
