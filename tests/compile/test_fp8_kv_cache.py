@@ -21,6 +21,7 @@ from tt_edge.runtime.reference_session import ReferenceSession
 WIDE = {"hidden_size": 256, "intermediate_size": 256}
 LIMITS = {"backend": "plugin", "max_batch": 2, "max_input_len": 64, "max_seq_len": 128}
 BATCHES = [torch.arange(3, 67).reshape(2, 32), torch.arange(100, 140)[None]]
+INPUTS = [{"input_ids": ids} for ids in BATCHES]
 
 
 def model():
@@ -31,11 +32,11 @@ def test_scales_are_the_largest_magnitudes():
     source, seen = model(), []
     attention = source.model.layers[0].self_attn
     handle = attention.v_proj.register_forward_hook(lambda _m, _a, out: seen.append(float(out.abs().max())))
-    scales = calibrate_kv_cache(source, BATCHES)
+    scales = calibrate_kv_cache(source, INPUTS)
     handle.remove()
     assert len(scales) == 2
     assert scales[0][2] == pytest.approx(max(seen) / 448)
-    assert calibrate_kv_cache(source, BATCHES) == scales
+    assert calibrate_kv_cache(source, INPUTS) == scales
     assert source.config._attn_implementation == "sdpa"  # as it was
 
 
@@ -49,7 +50,7 @@ def test_a_bundle_computes_what_pytorch_does_with_rounded_keys_and_values(tmp_pa
     layers = [layer for layer in bundle.network().layers if layer.kind == "PLUGIN_V3"]
     fields = [plugin_fields(layer) for layer in layers]
     assert [int(f["enable_fp8_kv_cache"][1][0]) for f in fields] == [1, 1]
-    wanted = calibrate_kv_cache(model(), BATCHES)
+    wanted = calibrate_kv_cache(model(), INPUTS)
     assert [f["qkv_scales"][1].tolist() for f in fields] == [pytest.approx(scales) for scales in wanted]
 
 
@@ -73,7 +74,7 @@ def test_rounding_is_real(tmp_path):
     session.reset(1)
     ours = torch.from_numpy(session.forward(ids.numpy(), [ids.shape[1]]).copy())
     plain = source(ids).logits[:, -1].float()
-    with rounded_kv_cache(source, calibrate_kv_cache(source, BATCHES)):
+    with rounded_kv_cache(source, calibrate_kv_cache(source, INPUTS)):
         rounded = source(ids).logits[:, -1].float()
     assert (ours - rounded).norm() < 0.3 * (ours - plain).norm()
 
