@@ -58,8 +58,11 @@ class VisionPluginAttention(LoweringPass):
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         attentions = list(calls(module.graph, ops.segment_attention.default, ops.attention.default))
         chosen = [node for node in attentions if _is_of_one_length(node)]
-        for node in chosen:  # all are checked before anything changes
-            _check(node, context)
+        for node in attentions:  # all are checked before anything changes
+            if node.target is ops.attention.default:
+                operands_of(node)
+            if node in chosen:
+                _check(node, context)
         if not chosen:
             raise UnsupportedModelError(
                 f"the vision tower has no attention that {NAME} computes; use --vision-attention native"
@@ -84,8 +87,6 @@ def _is_of_one_length(node: Node) -> bool:
 
 
 def _check(node: Node, context: LoweringContext) -> None:
-    if node.target is ops.attention.default:
-        operands_of(node)
     head_size = int(shape(node.args[0])[3])  # type: ignore[arg-type]
     if head_size not in HEAD_SIZES:
         sizes = ", ".join(map(str, HEAD_SIZES))

@@ -87,6 +87,10 @@ class VisionContract:
         return self.geometry.units(self.max_image_tokens)
 
     @property
+    def min_units(self) -> int:
+        return min(self.max_units, max(1, self.min_image_tokens // self.geometry.tokens_a_unit))
+
+    @property
     def largest(self) -> dict[str, int]:
         """The largest size of every symbolic dimension."""
         units = self.max_units
@@ -103,8 +107,7 @@ class VisionContract:
     def _ranges(self) -> dict[str, tuple[int, int, int]]:
         """Least, usual and largest size of every symbolic dimension of the inputs."""
         geometry = self.geometry
-        most = self.max_units
-        least = min(most, max(1, self.min_image_tokens // geometry.tokens_a_unit))
+        least, most = self.min_units, self.max_units
         usual = max(least, most // 2)
         ranges = {geometry.unit: (least, usual, most)}
         if not geometry.ragged:

@@ -56,9 +56,8 @@ def vision_feeds(contract: VisionContract, pictures: Sequence[Picture]) -> tuple
             f"the images' edges leave {units} {geometry.unit} partly empty, and the compiled model takes {contract.max_units}; "
             "give fewer or less elongated images, or compile with a larger --max-image-tokens"
         )
-    least = contract.profiles()[0][contract.inputs[0].name].min[0]
-    if units < least:
-        feeds = {name: _padded(name, array, least - units, geometry) for name, array in feeds.items()}
+    if (more := contract.min_units - units) > 0:
+        feeds = {name: _padded(name, array, more, geometry) for name, array in feeds.items()}
     if geometry.ragged:
         feeds |= _offsets(feeds)
     typed = {t.name: np.ascontiguousarray(feeds[t.name], t.dtype.numpy) for t in contract.inputs}
