@@ -96,15 +96,8 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """``/v1/chat/completions``."""
         async with self._received(request, ChatRequest) as body:
-            images = [image for message in body.messages for image in message.images]
-            prompt = self._model.llm.apply_chat_template(
-                [message.plain() for message in body.messages], **body.chat_template_kwargs
-            )
-            body.messages.clear()  # the pictures may be large
             try:
-                encoded = await pictures.encode(
-                    self._model, request, prompt, images, self.settings.timeout_s, self.metrics
-                )
+                encoded = await self._encoded(request, body)
             except pictures.ClientGoneError:
                 return Response(status_code=499)  # nobody reads it; the logs do
         llm = self._model.llm
@@ -112,6 +105,14 @@ class Endpoints:
         configs = body.config(llm.generation_defaults, new_tokens, body.wanted_logprobs)
         streams = self._model.streams([(encoded, config) for config in configs])
         return await self._answer(request, body, ChatReply(llm.name, llm.tokenizer, body.n), streams)
+
+    async def _encoded(self, request: Request, body: ChatRequest) -> EncodedPrompt:
+        """The conversation as the model takes it. Its messages are let go: pictures may be large."""
+        images = [image for message in body.messages for image in message.images]
+        messages = [message.plain() for message in body.messages]
+        body.messages.clear()
+        prompt = self._model.llm.apply_chat_template(messages, **body.chat_template_kwargs)
+        return await pictures.encode(self._model, request, prompt, images, self.settings.timeout_s, self.metrics)
 
     async def completions(self, request: Request) -> Response:
         """``/v1/completions``."""
