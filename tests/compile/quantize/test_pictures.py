@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from tests.runtime.images.pictures import photo
-from tests.vlm_checkpoints import PLACEHOLDERS, TOKENS, write_checkpoint
+from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.load import load_model
 from tt_edge.compile.pipeline import compile_checkpoint
@@ -109,6 +109,23 @@ def test_pictures_count(checkpoint, data, tmp_path):
     assert any(
         abs(float(a.input_amax / b.input_amax) - 1) > 0.05 for a, b in zip(*map(dict.values, found), strict=True)
     )
+
+
+def test_the_built_in_set_has_pictures(checkpoint):
+    """One for each passage, the same every time; of families with tiles, one tile each."""
+    family, folder = checkpoint
+    model = load_model(folder, Precision.FP32)
+    pictures = CalibrationPictures.of(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    one, two = (load_batches(CalibrationData(samples=6, max_length=8), tokenizer, pictures) for _ in range(2))
+    with_pictures = [batch for batch in one if "pixel_values" in batch]
+    assert sum(len(batch["input_ids"]) for batch in with_pictures) == 3
+    assert sum(len(batch["input_ids"]) for batch in one) == 6
+    if family not in QWEN:
+        assert all(len(b["pixel_values"]) == len(b["input_ids"]) for b in with_pictures)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert calibrate(model, QuantConfig("fp8"), one, device="cpu")
 
 
 def test_an_fp8_cache_is_calibrated_on_pictures(data):

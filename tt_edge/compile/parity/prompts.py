@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compile.vision.drawing import drawn
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
@@ -90,15 +91,6 @@ def default_pictures(encoder: VisionEncoder) -> list[NDArray[np.uint8]]:
         if max(encoder.process(picture).tokens for picture in found) <= most:
             break
     return found
-
-
-def drawn(height: int, width: int, seed: int) -> NDArray[np.uint8]:
-    """A colour gradient with stripes and noise, ``[H, W, 3]``."""
-    y, x = np.mgrid[:height, :width]
-    base = np.stack([255 * x / width, 255 * y / height, 255 - 255 * x / width], axis=-1)
-    base[(x + (seed + 1) * y) % 16 < 5] *= 0.4
-    noise = np.random.default_rng(seed).normal(0, 12, base.shape)
-    return np.clip(base + noise, 0, 255).astype(np.uint8)
 
 
 def _room(contract: EngineContract, new_tokens: int) -> int:

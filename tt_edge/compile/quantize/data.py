@@ -29,7 +29,8 @@ class CalibrationData:
 
     ``source`` is a text file (a sample a paragraph), a JSONL file (``text``, ``prompt`` and ``answer``, or ``messages``
     of a chat; of a vision-language model with ``images``, as for ``tt-edge eval``), a folder that ``datasets`` saved, or
-    ``None`` for the built-in passages. ``cache`` is a folder to keep results in.
+    ``None`` for the built-in passages, of a vision-language model with and without a picture that is drawn for each.
+    ``cache`` is a folder to keep results in.
     """
 
     source: Path | None = None
@@ -71,6 +72,9 @@ class Pictures(Protocol):
     def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
         """What the model takes for samples of equally many tokens."""
 
+    def illustrated(self, text: str, number: int) -> Sample:
+        """``text`` behind the picture of that number, which is drawn."""
+
 
 class Batches(Sequence[Batch]):
     """Batches that are made each time they are asked for, so that pictures do not fill the memory."""
@@ -102,7 +106,7 @@ def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | Non
     and are never cut. Raises ``InvalidInputError`` for data without text, and for pictures that the model does not take.
     """
     found: list[tuple[list[int], Sample]] = []
-    for sample in _samples(data.source, tokenizer):
+    for sample in _samples(data.source, tokenizer, pictures):
         if len(found) == data.samples:
             break
         if not sample.images:
@@ -129,9 +133,12 @@ def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | Non
     return Batches(rows, pictures)
 
 
-def _samples(source: Path | None, tokenizer: Any) -> Iterator[Sample]:
+def _samples(source: Path | None, tokenizer: Any, pictures: Pictures | None) -> Iterator[Sample]:
     if source is None:
-        yield from map(Sample, PASSAGES)
+        for number, text in enumerate(PASSAGES):
+            if pictures is not None:
+                yield pictures.illustrated(text, number)
+            yield Sample(text, where="a built-in passage")
     elif source.is_dir():
         yield from _dataset(source, tokenizer)
     elif source.suffix in (".jsonl", ".json"):

@@ -9,12 +9,18 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.pytorch_vlm import model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
+from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
+from tt_edge.runtime.chat_template import ChatTemplate
 from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.preprocess import Preprocessor, read_processor
 from tt_edge.runtime.tokenizer import BundleTokenizer
+
+#: Heights and widths of drawn pictures; where pictures are cut into tiles, those of one tile.
+_SIZES = ((168, 224), (150, 210), (196, 140), (112, 280))
+_TILE_SIZES = ((196, 196),)
 
 
 class _Folder:
@@ -37,7 +43,9 @@ class CalibrationPictures:
         files = _Folder(folder)
         self._model = model
         self._tokenizer = BundleTokenizer.from_bundle(files)
+        self._template = ChatTemplate.from_bundle(files, self._tokenizer.special_tokens)
         _, geometry = tower_of(model, kind)
+        self._sizes = _SIZES if geometry.tile_size is None else _TILE_SIZES
         self._preprocessor = Preprocessor(*read_processor(files, geometry, self._tokenizer))
 
     @classmethod
@@ -55,6 +63,18 @@ class CalibrationPictures:
         images = [image for sample in samples for image in self._read(sample)[1]]
         inputs, dtype = model_inputs(self._model, ids, images), self._model.dtype
         return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+    def illustrated(self, text: str, number: int) -> Sample:
+        """``text`` behind the picture of that number, which is drawn: a user's turn, where there is a chat template."""
+        picture = drawn(*self._sizes[number % len(self._sizes)], number)
+        placeholders = self._preprocessor.processor.placeholders
+        if self._template is not None:
+            parts = [{"type": "image"}, {"type": "text", "text": text}]
+            prompt = self._template.render([{"role": "user", "content": parts}])
+        else:
+            prompt = text if placeholders.leading else f"{placeholders.image} {text}"
+        is_chat = self._template is not None
+        return Sample(prompt, (picture,), "a built-in picture", is_chat)
 
     def _read(self, sample: Sample) -> tuple[list[int], list[ProcessedImage]]:
         try:
