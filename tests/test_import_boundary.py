@@ -51,3 +51,10 @@ def test_the_runtime_loads_nothing_heavy(module):
         *HOST_ONLY,
     }
     assert loaded_after(f"import {module}") & heavy == set()
+
+
+def test_a_language_model_needs_no_pillow():
+    """Pillow comes with the extra vlm alone: compiling, quantizing and verifying language models go without."""
+    modules = ("pipeline", "parity", "quantize.stage", "accuracy")
+    block = "import sys\nfor name in ('PIL', 'torchvision', 'qwen_vl_utils'): sys.modules[name] = None\n"
+    loaded_after(block + "\n".join(f"import tt_edge.compile.{name}" for name in modules))

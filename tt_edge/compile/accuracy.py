@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from tt_edge.compile.pytorch_vlm import model_inputs
+from tt_edge.compile.pytorch_vlm import cast, model_inputs
 from tt_edge.runtime.accuracy import MAX_ANSWER, Accuracy, Question
 from tt_edge.runtime.images import ProcessedImage
 from tt_edge.runtime.llm import LLM
@@ -31,7 +31,7 @@ def measure_pytorch(model: PreTrainedModel, llm: LLM, questions: Sequence[Questi
     for group in _equally_long(rows, batch):
         ids = [prompt for prompt, _, _ in group]
         new = model.generate(
-            **_cast(model, model_inputs(model, ids, [image for _, images, _ in group for image in images])),
+            **cast(model_inputs(model, ids, [image for _, images, _ in group for image in images]), model.dtype),
             max_new_tokens=MAX_ANSWER,
             do_sample=False,
             num_beams=1,
@@ -59,7 +59,7 @@ def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
 def _answer_losses(
     model: PreTrainedModel, prompt: list[int], images: Sequence[ProcessedImage], answer: list[int]
 ) -> Tensor:
-    inputs = _cast(model, model_inputs(model, [prompt + answer], images))
+    inputs = cast(model_inputs(model, [prompt + answer], images), model.dtype)
     logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     return cross_entropy(logits, torch.tensor(answer), reduction="none")
 
@@ -69,7 +69,3 @@ def _encoded(llm: LLM, question: Question) -> tuple[list[int], list[ProcessedIma
     if llm.vision is None:
         return llm.tokenizer.encode(prompt, add_special_tokens=special), []
     return llm.vision.tokenize(llm.tokenizer, prompt, question.images, add_special_tokens=special)
-
-
-def _cast(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for n, tensor in inputs.items()}

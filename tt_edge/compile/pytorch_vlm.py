@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tt_edge.compile.load import check_source
@@ -129,6 +128,8 @@ def processor_inputs(
     processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
 ) -> Inputs:
     """What the checkpoint's own processor makes of a prompt with its placeholders, and its images in order."""
+    from PIL import Image  # of the extra vlm, which language models do without
+
     pictures = [Image.fromarray(pixels_of(image)) for image in images if not isinstance(image, Video)]
     videos = [image for image in images if isinstance(image, Video)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
@@ -181,6 +182,11 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     return inputs
 
 
+def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
+    """``inputs`` with their floats in ``dtype``."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+
 def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
     """A video of picture files, resized as ``qwen-vl-utils`` does: the host's convention for the Qwen-VL models."""
     try:
@@ -189,6 +195,8 @@ def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) ->
         raise MissingDependencyError(
             "videos are prepared with qwen-vl-utils; pip install 'tt-edge[vlm-host]'"
         ) from error
+    from PIL import Image
+
     pictures = [Image.fromarray(load_image(frame)) for frame in frames]
     messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": fps}]}]
     _, (video,), _ = process_vision_info(messages, return_video_kwargs=True, image_patch_size=patch_size)

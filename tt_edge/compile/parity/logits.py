@@ -13,8 +13,8 @@ from torch import Tensor
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
-from tt_edge.compile.parity.vision import cast, compare_features
-from tt_edge.compile.pytorch_vlm import model_inputs
+from tt_edge.compile.parity.vision import compare_features
+from tt_edge.compile.pytorch_vlm import cast, model_inputs
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network
 from tt_edge.runtime.images import ProcessedImage

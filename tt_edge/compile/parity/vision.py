@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
-from tt_edge.compile.pytorch_vlm import model_inputs, processor_inputs, processor_of
+from tt_edge.compile.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
 from tt_edge.contract import IMAGE_FEATURES, deepstack_name
 from tt_edge.errors import MissingDependencyError
 from tt_edge.runtime.images import ProcessedImage
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from tt_edge.runtime.preprocess import Preprocessor
     from tt_edge.runtime.tokenizer import BundleTokenizer
     from tt_edge.runtime.vision import VisionEncoder
-
-
-def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """``inputs`` with their floats in ``dtype``."""
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
 def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> dict[str, np.ndarray]:

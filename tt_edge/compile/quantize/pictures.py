@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from tt_edge.compile.pytorch_vlm import model_inputs
+from tt_edge.compile.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
 from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import family_of
@@ -61,8 +61,7 @@ class CalibrationPictures:
     def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
         """What the model takes, floats in its type."""
         images = [image for sample in samples for image in self._read(sample)[1]]
-        inputs, dtype = model_inputs(self._model, ids, images), self._model.dtype
-        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+        return cast(model_inputs(self._model, ids, images), self._model.dtype)
 
     def illustrated(self, text: str, number: int) -> Sample:
         """``text`` behind the picture of that number, which is drawn: a user's turn, where there is a chat template."""
