@@ -9,8 +9,8 @@ captured network, on any machine. --check fails where exact answers fall by more
 nvfp4).
 
 --pictures is the same of the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part is
-calibrated on pictures of the training split. --calibrate-on text calibrates it on the questions' words alone, to see what
-pictures are worth. --check also fails below 90 % of exact answers.
+calibrated on pictures of the training split. To see what pictures are worth, --calibrate-on text calibrates it on the questions'
+words alone, built-in on the built-in set, and passages on the text of that set alone. --check also fails below 90 % of exact answers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.quant_config import QuantFormat
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,9 @@ def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]
             call("examples.driving_qa.questions", "--write-jsonl", str(found[-1]), *options, quiet=True)
     if args.pictures and args.calibrate_on == "text":
         found[0] = without_pictures(found[0])
+    if args.pictures and args.calibrate_on == "passages":
+        found[0] = folder / "passages.jsonl"
+        found[0].write_text("".join(json.dumps({"text": text}) + "\n" for text in PASSAGES), "utf-8")
     return found[0], found[1]
 
 
@@ -74,7 +78,12 @@ def main() -> int:
     parser.add_argument("--calibration", type=int, default=512, help="questions to calibrate on (default 512)")
     parser.add_argument("--formats", nargs="*", choices=list(QuantFormat))
     parser.add_argument("--pictures", action="store_true", help="the vision-language model of examples/road_scenes")
-    parser.add_argument("--calibrate-on", choices=["pictures", "text"], default="pictures", help="with --pictures")
+    parser.add_argument(
+        "--calibrate-on",
+        choices=["pictures", "text", "built-in", "passages"],
+        default="pictures",
+        help="with --pictures",
+    )
     parser.add_argument("--check", action="store_true", help="fail where a format misses its bar")
     args = parser.parse_args()
     formats = args.formats or list(QuantFormat)
@@ -88,7 +97,7 @@ def main() -> int:
         for name in ("fp16", *formats):
             bundle = str(folder / f"{name}.ttedge")
             quant = [] if name == "fp16" else ["--quant", name]
-            if quant:
+            if quant and not (args.pictures and args.calibrate_on == "built-in"):
                 quant += ["--calib-data", str(training), "--calib-samples", str(args.calibration)]
             call("tt_edge", "compile", checkpoint, "-o", bundle, *limits, *quant, quiet=True)
             bundles.append(bundle)

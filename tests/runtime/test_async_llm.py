@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.runtime.llms import make_llm
-from tt_edge.errors import CapacityError, EngineError
+from tt_edge.errors import CapacityError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.async_llm import AsyncLLM, QueueFullError
 
@@ -54,6 +54,17 @@ def test_token_ids_and_chats(model):
         assert by_ids.new_token_ids == by_text.new_token_ids
         answer = await model.chat([{"role": "user", "content": "Go?"}], GenerationConfig(3))
         assert answer.prompt == "<|user|>Go?<|end|><|assistant|>"
+
+    asyncio.run(main())
+
+
+def test_images_beside_token_ids_are_not_passed_over(model):
+    async def main():
+        with pytest.raises(InvalidInputError, match="the prompt is token ids, and has 1 images; give it as text"):
+            await model.generate([5, 6], CONFIG, images=["a.png"])
+        with pytest.raises(InvalidInputError, match="a language model, which takes no images, and there are 1"):
+            await model.generate(PROMPTS[0], CONFIG, images=["a.png"])
+        assert model.waiting == 0
 
     asyncio.run(main())
 

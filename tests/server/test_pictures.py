@@ -176,6 +176,18 @@ def test_refused(served, parts, message):
     assert (served.model.waiting, served.model.running) == (0, 0)
 
 
+def test_pictures_that_are_refused_are_not_counted(served):
+    def count():
+        return next(
+            line for line in get(f"{served.url}/metrics")[1].splitlines() if line.startswith("tt_edge_pictures_total")
+        )
+
+    before = count()
+    body = {"model": "road", "messages": [user({"type": "image_url", "image_url": {"url": url_of(b"hello")}})]}
+    assert post(f"{served.url}/v1/chat/completions", body)[0] == 400
+    assert count() == before
+
+
 def test_a_language_model_takes_no_pictures(folder):
     from tests.server.conftest import MODEL, serving
 

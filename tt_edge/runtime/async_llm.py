@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from tt_edge.errors import CapacityError, EngineError, TTEdgeError
+from tt_edge.errors import CapacityError, EngineError, InvalidInputError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
@@ -188,10 +188,15 @@ class AsyncLLM:
         add_special_tokens: bool = True,
         images: Sequence[ImageSource] = (),
     ) -> Completion:
-        """What follows ``prompt``, which ``images`` need as text. A coroutine that is cancelled ends its request."""
+        """What follows ``prompt``. A coroutine that is cancelled ends its request.
+
+        Raises ``InvalidInputError`` for ``images`` beside token ids: only a text's placeholders become as long as they are.
+        """
         given: Sequence[int] | EncodedPrompt
         if isinstance(prompt, str):
             given = await self.encode(prompt, images, add_special_tokens=add_special_tokens)
+        elif images:
+            raise InvalidInputError(f"the prompt is token ids, and has {len(images)} images; give it as text")
         else:
             given = prompt
         async with self.stream(given, config) as stream:

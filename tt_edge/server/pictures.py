@@ -64,8 +64,9 @@ async def encode(
     try:
         await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
+            encoded = work.result()
             metrics.pictures(len(images), time.perf_counter() - start)
-            return work.result()
+            return encoded
         if gone.done():
             raise ClientGoneError
         raise answers.timed_out(timeout_s)

@@ -1,4 +1,4 @@
-"""What to calibrate on: text and pictures of the user's, or a small set of text that comes with tt-edge."""
+"""What to calibrate on: text and pictures of the user's, or a small set that comes with tt-edge."""
 
 from __future__ import annotations
 
@@ -178,12 +178,12 @@ def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sa
             messages.append({"role": "assistant", "content": row["answer"]})
         try:
             text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-            return Sample(text, images or tuple(images_of(messages)), where, is_chat=True)
         except Exception as error:  # Jinja's errors, and transformers' for a tokenizer without a template
             reason = str(error).splitlines()[0]
             raise InvalidInputError(
                 f"{where}: its messages do not fit the chat template ({reason}); give text"
             ) from error
+        return Sample(text, images or tuple(images_of(messages)), where, is_chat=True)
     for keys in (("text",), ("prompt", "answer"), ("prompt", "completion"), ("article",), ("content",)):
         if all(isinstance(row.get(key), str) for key in keys):
             return Sample("\n".join(row[key] for key in keys), images, where)
