@@ -10,7 +10,8 @@ nvfp4).
 
 --pictures is the same of the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part is
 calibrated on pictures of the training split. To see what pictures are worth, --calibrate-on text calibrates it on the questions'
-words alone, built-in on the built-in set, and passages on the text of that set alone. --check also fails below 90 % of exact answers.
+words alone, built-in on the built-in set, and passages on the text of that set alone. --check also fails below 90 % of exact
+answers.
 """
 
 from __future__ import annotations
