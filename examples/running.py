@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
     add("--quant_format", choices=list(QUANTIZATION), help="quantize the linear layers (default: not at all)")
     add("--quant_algo", choices=["max", "smoothquant", "awq_lite"], help="of --quant_format (default: its usual one)")
     add("--weight_only", action="store_true", help="with --quant_format int8 or int4: leave activations as they are")
-    add("--calib_data", metavar="PATH", help="text to calibrate --quant_format on (default: a small built-in set)")
+    add("--calib_data", metavar="PATH", help="what to calibrate --quant_format on (default: a small built-in set)")
     add("--kv_cache", choices=["fp16", "bf16", "fp8"], help="KV cache type; fp8 with --backend plugin")
     add("--cudagraph", action="store_true", help="accepted: how steps are launched is the runtime's choice")
     add("--min_block_size", type=int, default=1, help="accepted: the model is always one engine, never cut into blocks")
