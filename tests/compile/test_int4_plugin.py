@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from tests.compile import quantized_checkpoints as packing
-from tests.compile.quantized_checkpoints import write_model
+from tests.compile.prequantized import packing
+from tests.compile.prequantized.packing import write_model
 from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.export import export_decoder

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.compile import quantized_checkpoints as packing
 from tests.compile.compiling import compiled
-from tests.compile.quantized_checkpoints import write_model
+from tests.compile.prequantized import packing
+from tests.compile.prequantized.packing import write_model
 from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
