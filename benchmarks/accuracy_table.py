@@ -41,8 +41,8 @@ def call(*arguments: str, quiet: bool = False) -> str:
     return done.stdout
 
 
-def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
-    """Held-out questions, and those of the training split to calibrate on."""
+def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path | None, Path]:
+    """What to calibrate on (``None``: the built-in set), and held-out questions."""
     found = []
     for split, count in (("train", args.calibration), ("test", args.count)):
         options = ("--split", split, "--count", str(count))
@@ -52,25 +52,29 @@ def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]
         else:
             found.append(folder / f"{split}.jsonl")
             call("examples.driving_qa.questions", "--write-jsonl", str(found[-1]), *options, quiet=True)
-    if args.pictures and args.calibrate_on == "text":
-        found[0] = without_pictures(found[0])
-    if args.pictures and args.calibrate_on == "passages":
-        found[0] = folder / "passages.jsonl"
-        found[0].write_text("".join(json.dumps({"text": text}) + "\n" for text in PASSAGES), "utf-8")
-    return found[0], found[1]
+    training, held_out = found
+    if args.calibrate_on == "built-in":
+        return None, held_out
+    if args.calibrate_on == "text":
+        return write_lines(folder / "text.jsonl", without_pictures(training)), held_out
+    if args.calibrate_on == "passages":
+        return write_lines(folder / "passages.jsonl", [{"text": text} for text in PASSAGES]), held_out
+    return training, held_out
 
 
-def without_pictures(questions: Path) -> Path:
+def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def without_pictures(questions: Path) -> list[dict[str, str]]:
     """The same questions and answers as plain text."""
     rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
-    texts = [
+    return [
         {"prompt": "\n".join(p["text"] for m in row["messages"] for p in m["content"] if p["type"] == "text"),
          "answer": row["answer"]}
         for row in rows
     ]  # fmt: skip
-    result = questions.with_name("text.jsonl")
-    result.write_text("".join(json.dumps(text) + "\n" for text in texts), "utf-8")
-    return result
 
 
 def main() -> int:
@@ -82,11 +86,12 @@ def main() -> int:
     parser.add_argument(
         "--calibrate-on",
         choices=["pictures", "text", "built-in", "passages"],
-        default="pictures",
-        help="with --pictures",
+        help="with --pictures (default: pictures)",
     )
     parser.add_argument("--check", action="store_true", help="fail where a format misses its bar")
     args = parser.parse_args()
+    if args.calibrate_on and not args.pictures:
+        parser.error("--calibrate-on is of --pictures; add it")
     formats = args.formats or list(QuantFormat)
     checkpoint = str(ROAD_SCENES if args.pictures else CHECKPOINT)
     limits = ["--max-batch", "64", "--max-input-len", "128", "--max-seq-len", "192"]
@@ -98,7 +103,7 @@ def main() -> int:
         for name in ("fp16", *formats):
             bundle = str(folder / f"{name}.ttedge")
             quant = [] if name == "fp16" else ["--quant", name]
-            if quant and not (args.pictures and args.calibrate_on == "built-in"):
+            if quant and training is not None:
                 quant += ["--calib-data", str(training), "--calib-samples", str(args.calibration)]
             call("tt_edge", "compile", checkpoint, "-o", bundle, *limits, *quant, quiet=True)
             bundles.append(bundle)

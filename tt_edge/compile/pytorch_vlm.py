@@ -16,8 +16,8 @@ from tt_edge.compile.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark import PeakMemory, check_counts
-from tt_edge.runtime.images import ProcessedImage, load_image
-from tt_edge.runtime.preprocess import ImageFile, ImageSource, Video
+from tt_edge.runtime.images import ProcessedImage, load_image, pixels_of
+from tt_edge.runtime.preprocess import ImageSource, Video
 from tt_edge.runtime.request import Timing
 from tt_edge.runtime.vision_benchmark import VisionSpeed, vision_speed
 
@@ -157,11 +157,6 @@ _USED = {
     "second_per_grid_ts",
     "mm_token_type_ids",
 }
-
-
-def pixels_of(image: ImageFile) -> np.ndarray:
-    """``[H, W, 3]`` uint8. Raises ``InvalidInputError`` for an image that cannot be read."""
-    return image if isinstance(image, np.ndarray) else load_image(image)
 
 
 def _metadata(video: Video) -> dict[str, Any]:

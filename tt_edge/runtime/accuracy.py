@@ -14,7 +14,7 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.preprocess import ImageSource, images_of
+from tt_edge.runtime.preprocess import ImageSource, images_of_row
 from tt_edge.runtime.prompt_images import PromptImages, place_images
 
 #: Answers longer than this count as wrong.
@@ -81,13 +81,15 @@ def _question(line: str, where: str, folder: Path) -> Question:
         answer = row["answer"]
         if not isinstance(answer, str):
             raise TypeError("answer is no string")
-        images = tuple(str(folder / name) for name in row.get("images", ()))
+        images = images_of_row(row, folder)
         if "messages" in row:
             messages = tuple(dict(message) for message in row["messages"])
-            return Question(answer, messages=messages, images=images or tuple(images_of(messages)))
+            return Question(answer, messages=messages, images=images)
         if not isinstance(row["prompt"], str):
             raise TypeError("prompt is no string")
         return Question(answer, prompt=row["prompt"], images=images)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInputError(
             f"{where} is no question ({type(error).__name__}: {error}); give messages or prompt, and answer"

@@ -243,7 +243,7 @@ class LLM:
 
 def _as_templates_know_it(message: Message) -> Message:
     """With pictures in the form of Hugging Face's templates, where they are in OpenAI's."""
-    content = message.get("content")
+    content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list | tuple):
         return message
     parts = [{"type": "image"} if isinstance(p, Mapping) and p.get("type") == "image_url" else p for p in content]

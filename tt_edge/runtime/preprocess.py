@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.images import ImageProcessor, ProcessedImage, image_processor_for, load_image, read_settings
+from tt_edge.runtime.images import (
+    ImageFile,
+    ImageProcessor,
+    ProcessedImage,
+    image_processor_for,
+    pixels_of,
+    read_settings,
+)
 from tt_edge.runtime.tokenizer import BundleTokenizer, Files, read_json
 from tt_edge.vision_contract import VisionGeometry
-
-#: A path, a ``data:image/…;base64,`` URL, a file's content, or pixels ``[H, W, 3]`` uint8.
-ImageFile: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +55,11 @@ class Preprocessor:
     def process(self, source: ImageSource) -> ProcessedImage:
         """Read and preprocess an image or a video. Raises ``InvalidInputError`` for one that cannot be read."""
         if not isinstance(source, Video):
-            return self.processor.process(source if isinstance(source, np.ndarray) else load_image(source))
+            return self.processor.process(pixels_of(source))
         take = getattr(self.processor, "process_video", None)
         if take is None:
             raise UnsupportedModelError("this model takes no videos; give its frames as images")
-        frames = [frame if isinstance(frame, np.ndarray) else load_image(frame) for frame in source.frames]
-        processed: ProcessedImage = take(frames, source.fps)
+        processed: ProcessedImage = take([pixels_of(frame) for frame in source.frames], source.fps)
         return processed
 
 
@@ -83,23 +84,41 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
     """The images and videos of a conversation, in order.
 
     Parts ``{"type": "image", "image": …}``, OpenAI's ``image_url``, and ``{"type": "video", "video": [frame, …], "fps": 2}``.
-    Raises ``InvalidInputError`` for a video that is not a list of frames.
+    Raises ``InvalidInputError`` for a video that is not a list of frames and their rate. What is no message, the chat template
+    refuses.
     """
-    found: list[ImageSource] = []
+    found: list[Any] = []  # of another type: refused when it is read
     for message in messages:
-        content = message.get("content")
+        content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list) else []:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "image":
-                found.append(part.get("image", part.get("path", part.get("url", ""))))
+                found.append(part.get("image", part.get("path", part.get("url"))))
             elif kind == "image_url":
                 url = part.get("image_url")
-                found.append(url.get("url", "") if isinstance(url, dict) else str(url))
+                found.append(url.get("url") if isinstance(url, dict) else url)
             elif kind == "video":
                 frames = part.get("video")
                 if not isinstance(frames, list | tuple):
                     raise InvalidInputError(
                         f"video {frames!r} is no list; video files are not read, give a list of frames"
                     )
-                found.append(Video(tuple(frames), float(part.get("sample_fps", part.get("fps", Video.fps)))))
+                fps = part.get("sample_fps", part.get("fps", Video.fps))
+                if not isinstance(fps, int | float):
+                    raise InvalidInputError(f"a video's fps is {fps!r}; give its frames a second")
+                found.append(Video(tuple(frames), fps))
     return found
+
+
+def images_of_row(row: Mapping[str, Any], folder: Path) -> tuple[ImageSource, ...]:
+    """The images of a line of a JSONL file in ``folder``: the files that ``images`` names there, or else its ``messages``' own.
+
+    Raises ``InvalidInputError`` where ``images`` is no list of names, and as ``images_of`` does.
+    """
+    given = row.get("images", [])
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InvalidInputError(f"images is {given!r}; give a list of file names")
+    if given:
+        return tuple(str(folder / name) for name in given)
+    messages = row.get("messages")
+    return tuple(images_of(messages)) if isinstance(messages, list) else ()

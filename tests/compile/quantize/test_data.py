@@ -65,6 +65,11 @@ def test_the_built_in_text_is_the_same_every_time(tokenizer):
         ("a.jsonl", '{"question": "?"}\n', r"a\.jsonl:1 has none of text, .* \(it has question\)"),
         ("a.txt", "\n\n \n", r"a\.txt has no text"),
         ("a.jsonl", '{"text": "a", "images": ["b.png"]}\n', r"a\.jsonl:1 has pictures, which the model does not take"),
+        (
+            "a.jsonl",
+            '{"messages": [{"content": [{"type": "video", "video": "a.mp4"}]}]}',
+            r"a\.jsonl:1: video 'a.mp4' is no",
+        ),
         ("a.jsonl", '{"text": "a", "images": "b.png"}\n', r"a\.jsonl:1: images is 'b.png'; give a list of file names"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.images import ImageLimits, load_image
+from tt_edge.runtime.images import ImageLimits, load_image, pixels_of
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
@@ -93,11 +93,25 @@ def test_refused(tmp_path, content, message):
         ("data:text/plain;base64,AAAA", "must begin with data:image"),
         ("data:image/png;base64,!!!", "is not base64"),
         ("a\0b.png", "cannot be read|does not exist"),
+        (None, "image None is no file; give a path, a data: URL, a file's content or pixels"),
+        ({"url": "a.png"}, "image {'url': 'a.png'} is no file"),
     ],
 )
 def test_no_file(source, message):
     with pytest.raises(InvalidInputError, match=message):
         load_image(source)
+
+
+def test_pixels(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    assert pixels_of(PICTURE) is PICTURE
+    assert np.array_equal(pixels_of(tmp_path / "a.png"), PICTURE)
+
+
+@pytest.mark.parametrize("pixels", [PICTURE / 255, PICTURE[..., 0], PICTURE[..., :2], PICTURE[:0]])
+def test_pixels_of_another_kind(pixels):
+    with pytest.raises(InvalidInputError, match=r"an image is an array .*; give uint8 \[height, width, 3\]"):
+        pixels_of(pixels)
 
 
 def test_limits(tmp_path):

@@ -12,12 +12,11 @@ from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.prompts import default_pictures
 from tt_edge.compile.parity.report import ParityReport
 from tt_edge.compile.parity.vision import compare_preprocessing
-from tt_edge.compile.pytorch_vlm import pixels_of
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, ParityError
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import KINDS, plugin_fields
-from tt_edge.runtime.preprocess import ImageFile
+from tt_edge.runtime.images import ImageFile, pixels_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

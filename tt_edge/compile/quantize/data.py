@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.errors import InvalidInputError, MissingDependencyError
-from tt_edge.runtime.preprocess import ImageSource, images_of
+from tt_edge.runtime.preprocess import ImageSource, images_of_row
 
 #: What a model takes, by name: ``input_ids`` int64 ``[B, S]`` and, of pictures, what its family has for them.
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -168,10 +168,10 @@ def _parse(source: Path, number: int, line: str) -> dict[str, Any]:
 
 def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sample:
     """One row, in whichever of the usual forms it has. Pictures are ``images``, files in ``folder``, or the messages' own."""
-    given = row.get("images", [])
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        raise InvalidInputError(f"{where}: images is {given!r}; give a list of file names")
-    images = tuple(str(folder / name) for name in given)
+    try:
+        images = images_of_row(row, folder)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from error
     if isinstance(row.get("messages"), list):
         messages = list(row["messages"])
         if isinstance(row.get("answer"), str):
@@ -183,7 +183,7 @@ def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sa
             raise InvalidInputError(
                 f"{where}: its messages do not fit the chat template ({reason}); give text"
             ) from error
-        return Sample(text, images or tuple(images_of(messages)), where, is_chat=True)
+        return Sample(text, images, where, is_chat=True)
     for keys in (("text",), ("prompt", "answer"), ("prompt", "completion"), ("article",), ("content",)):
         if all(isinstance(row.get(key), str) for key in keys):
             return Sample("\n".join(row[key] for key in keys), images, where)

@@ -1,6 +1,6 @@
 """From picture files to what a vision network is fed: NumPy and Pillow, no PyTorch."""
 
-from tt_edge.runtime.images.load import ImageLimits, load_image
+from tt_edge.runtime.images.load import ImageFile, ImageLimits, load_image, pixels_of
 from tt_edge.runtime.images.placeholders import Placeholders
 from tt_edge.runtime.images.processed import ProcessedImage
 from tt_edge.runtime.images.processor import ImageProcessor, image_processor_for, read_settings
@@ -8,11 +8,13 @@ from tt_edge.runtime.images.settings import CheckpointSettings
 
 __all__ = [
     "CheckpointSettings",
+    "ImageFile",
     "ImageLimits",
     "ImageProcessor",
     "Placeholders",
     "ProcessedImage",
     "image_processor_for",
     "load_image",
+    "pixels_of",
     "read_settings",
 ]

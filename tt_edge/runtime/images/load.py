@@ -10,11 +10,15 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import InvalidInputError, MissingDependencyError
+
+#: A path, a ``data:image/…;base64,`` URL, a file's content, or pixels ``[H, W, 3]`` uint8.
+ImageFile: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray
 
 #: Pillow's names of the formats that are read. Of animations it is the first frame.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -26,6 +30,17 @@ class ImageLimits:
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64 << 20
+
+
+def pixels_of(image: ImageFile) -> NDArray[np.uint8]:
+    """``[H, W, 3]``. Raises ``InvalidInputError`` as ``load_image`` does, and for pixels of another type or shape."""
+    if not isinstance(image, np.ndarray):
+        return load_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InvalidInputError(
+            f"an image is an array {image.dtype} {list(image.shape)}; give uint8 [height, width, 3]"
+        )
+    return image
 
 
 def load_image(source: str | os.PathLike[str] | bytes, limits: ImageLimits | None = None) -> NDArray[np.uint8]:
@@ -75,6 +90,8 @@ def _content(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tup
     """A name for messages, and the file's bytes."""
     if isinstance(source, bytes):
         return _checked("given as bytes", source, limits)
+    if not isinstance(source, str | os.PathLike):
+        raise InvalidInputError(f"image {source!r} is no file; give a path, a data: URL, a file's content or pixels")
     text = os.fspath(source)
     if text.startswith("data:"):
         head, comma, data = text.partition(",")

@@ -20,6 +20,9 @@ from tt_edge.runtime.images.square import MEAN, STD
 #: Longest side by shortest, at most (transformers, ``smart_resize``).
 _MAX_RATIO = 200
 
+#: Frames a second of a video: one in a quarter of an hour, to a fast camera's. Beyond, positions overflow.
+MIN_FPS, MAX_FPS = 0.001, 1000
+
 PLACEHOLDERS = Placeholders("<|image_pad|>", "<|video_pad|>")
 
 
@@ -98,11 +101,12 @@ class QwenVLProcessor:
     def process_video(self, frames: Sequence[NDArray[np.uint8]], fps: float) -> ProcessedImage:
         """Preprocess frames ``[H, W, 3]`` of one size, ``fps`` of them a second; the last is repeated to fill a patch.
 
-        Raises ``InvalidInputError`` for no frames, or frames of several sizes.
+        Raises ``InvalidInputError`` for no frames, frames of several sizes, or a rate that no video has.
         """
-        if not frames or fps <= 0:
+        if not frames or not MIN_FPS <= fps <= MAX_FPS:
             raise InvalidInputError(
-                f"a video of {len(frames)} frames at {fps} a second is none; give frames and their rate"
+                f"a video of {len(frames)} frames at {fps} a second is none; give frames and their rate, {MIN_FPS} to "
+                f"{MAX_FPS}"
             )
         if len(sizes := {frame.shape for frame in frames}) > 1:
             raise InvalidInputError(
