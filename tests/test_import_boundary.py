@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import tt_edge
+from examples.driving_qa.evaluate import CHECKPOINT
 
 HOST_ONLY = ("torch", "transformers", "torch_tensorrt", "modelopt", "accelerate")
 TARGET_PACKAGES = ("tt_edge.network", "tt_edge.bundle", "tt_edge.runtime", "tt_edge.server", "tt_edge.cli")
@@ -53,8 +54,18 @@ def test_the_runtime_loads_nothing_heavy(module):
     assert loaded_after(f"import {module}") & heavy == set()
 
 
-def test_a_language_model_needs_no_pillow():
-    """Pillow comes with the extra vlm alone: compiling, quantizing and verifying language models go without."""
-    modules = ("pipeline", "parity", "quantize.stage", "accuracy")
+def test_language_models_need_no_pillow(tmp_path):
+    """Pillow comes with the extra vlm alone: compiling, quantizing, verifying and evaluating language models go without."""
+    bundle, questions = str(tmp_path / "a.ttedge"), tmp_path / "a.jsonl"
+    questions.write_text('{"prompt": "Is it red?", "answer": "Yes."}\n')
+    commands = [
+        ["compile", str(CHECKPOINT), "-o", bundle, "--quant", "fp8", "--calib-samples", "4"],
+        ["verify", bundle, "--model", str(CHECKPOINT), "--new-tokens", "2"],
+        ["eval", bundle, "--data", str(questions), "--model", str(CHECKPOINT)],
+    ]
     block = "import sys\nfor name in ('PIL', 'torchvision', 'qwen_vl_utils'): sys.modules[name] = None\n"
-    loaded_after(block + "\n".join(f"import tt_edge.compile.{name}" for name in modules))
+    loaded = loaded_after(
+        f"{block}from tt_edge.cli import main\nfor command in {commands!r}: assert main(command) == 0"
+    )
+    assert "modelopt" in loaded
+    assert {name for name in loaded if name.startswith("PIL.")} == set()
