@@ -15,6 +15,7 @@ from tests.vlm_checkpoints import TOKENS, write_checkpoint
 
 ROAD = ["--model", str(CHECKPOINT)]
 PICTURES = CHECKPOINT.parent / "pictures"
+NIGHT = str(PICTURES / "night.png")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_frames_of_a_video(tmp_path, capsys, picture):
 
 def test_a_bundle_is_kept_and_measured(tmp_path, capsys):
     bundle = str(tmp_path / "kept.ttedge")
-    asked = ["--prompt", "Is it day or night?", "--image_path", str(PICTURES / "night.png"), "--num_tokens", "4"]
+    asked = ["--prompt", "Is it day or night?", "--image_path", NIGHT, "--num_tokens", "4"]
     assert run_vlm.main([*ROAD, *asked, "--output", bundle, "--engine", "sm89"]) == 0
     assert "sm89" in capsys.readouterr().out
     sizes = ["--isl", "40", "--image_tokens", "20", "--num_tokens", "3", "--iterations", "2"]
@@ -97,6 +98,11 @@ def test_a_bundle_is_kept_and_measured(tmp_path, capsys):
         ([], "nothing to run; give --model or --from_bundle"),
         ([*ROAD, "--image_path", "nowhere.png"], "image nowhere.png does not exist; give a file"),
         ([*ROAD, "--num_tokens", "0"], "--num_tokens and --isl must be at least 1"),
+        (
+            [*ROAD, "--video_frames", NIGHT, NIGHT, "--fps", "0"],
+            "a video's fps is 0.0; give its frames a second, a number from 0.001 to 1000",
+        ),
+        ([*ROAD, "--video_frames", __file__], "cannot be read (its format is unknown); give a BMP"),
         ([*ROAD, "--cache", "static_v1"], "--cache is the sdpa backend's, not native's"),
         ([*ROAD, "--benchmark", "--isl", "8", "--image_tokens", "8"], "8 input tokens have no room for 8 image tokens"),
         (["--model", "/nowhere/model", "--prompt", "x"], "checkpoint /nowhere/model does not exist"),
@@ -107,13 +113,18 @@ def test_bad_input(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def test_frames_of_several_sizes(capsys, picture):
+    assert run_vlm.main([*ROAD, "--video_frames", picture, NIGHT]) == 2
+    assert "give frames of one size" in capsys.readouterr().err
+
+
 def test_pictures_larger_than_the_limit(capsys):
-    asked = ["--image_path", str(PICTURES / "night.png"), "--max_image_tokens", "4"]
+    asked = ["--image_path", NIGHT, "--max_image_tokens", "4"]
     assert run_vlm.main([*ROAD, *asked]) == 1
     assert "more than max_image_tokens 4; give fewer or smaller images" in capsys.readouterr().err
 
 
 def test_a_language_model(tmp_path, capsys):
     make_checkpoint(tmp_path / "tiny", steps=0)
-    assert run_vlm.main(["--model", str(tmp_path / "tiny"), "--image_path", str(PICTURES / "night.png")]) == 2
+    assert run_vlm.main(["--model", str(tmp_path / "tiny"), "--image_path", NIGHT]) == 2
     assert "has no image processor, as vision-language models have; give one of these" in capsys.readouterr().err

@@ -35,13 +35,22 @@ def test_videos(given, fps):
     ("part", "message"),
     [
         ({"video": "a.mp4"}, "video 'a.mp4' is no list; video files are not read, give a list of frames"),
-        ({"video": ["a.png"], "fps": "fast"}, "a video's fps is 'fast'; give its frames a second"),
-        ({"video": ["a.png"], "fps": None}, "a video's fps is None; give its frames a second"),
+        (
+            {"video": ["a.png"], "fps": None},
+            r"a video's fps is None; give its frames a second, a number from 0\.001 to 1000",
+        ),
     ],
 )
 def test_videos_that_are_none(part, message):
     with pytest.raises(InvalidInputError, match=message):
         images_of([user({"type": "video", **part})])
+
+
+@pytest.mark.parametrize("fps", ["2", None, [2], 0, -1, 1e-30, float("inf"), float("nan")])
+def test_rates_that_no_video_has(fps):
+    """A rate near nothing made positions overflow, and NaN passed through to them."""
+    with pytest.raises(InvalidInputError, match=r"a video's fps is .*; give its frames a second"):
+        Video(["a.png"], fps)
 
 
 @pytest.mark.parametrize("message", [None, 5, "hello", {"role": "user"}, user(5, None)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from tt_edge.compile.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark import PeakMemory, check_counts
-from tt_edge.runtime.images import ProcessedImage, load_image, pixels_of
+from tt_edge.runtime.images import ProcessedImage, pixels_of
+from tt_edge.runtime.images.qwen_vl import check_frames
 from tt_edge.runtime.preprocess import ImageSource, Video
 from tt_edge.runtime.request import Timing
 from tt_edge.runtime.vision_benchmark import VisionSpeed, vision_speed
@@ -183,7 +185,10 @@ def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
 
 
 def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
-    """A video of picture files, resized as ``qwen-vl-utils`` does: the host's convention for the Qwen-VL models."""
+    """A video of picture files, resized as ``qwen-vl-utils`` does: the host's convention for the Qwen-VL models.
+
+    Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and a rate that no video has.
+    """
     try:
         from qwen_vl_utils import process_vision_info
     except ImportError as error:
@@ -192,8 +197,11 @@ def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) ->
         ) from error
     from PIL import Image
 
-    pictures = [Image.fromarray(load_image(frame)) for frame in frames]
-    messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": fps}]}]
+    given = Video(frames, fps)
+    pixels = [pixels_of(frame) for frame in given.frames]
+    check_frames(pixels)
+    pictures = [Image.fromarray(frame) for frame in pixels]
+    messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": given.fps}]}]
     _, (video,), _ = process_vision_info(messages, return_video_kwargs=True, image_patch_size=patch_size)
     arrays = video.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return Video(tuple(arrays), fps)
+    return replace(given, frames=tuple(arrays))

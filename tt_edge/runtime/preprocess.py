@@ -19,13 +19,25 @@ from tt_edge.runtime.images import (
 from tt_edge.runtime.tokenizer import BundleTokenizer, Files, read_json
 from tt_edge.vision_contract import VisionGeometry
 
+#: Frames a second of a video: from one in a quarter of an hour to a fast camera's. Far beyond, positions overflow.
+MIN_FPS, MAX_FPS = 0.001, 1000
+
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """Frames of a video, already chosen, ``fps`` of them a second. 2 is what the Qwen-VL models are trained at."""
+    """Frames of a video, already chosen, ``fps`` of them a second. 2 is what the Qwen-VL models are trained at.
+
+    Raises ``InvalidInputError`` for a rate that no video has.
+    """
 
     frames: Sequence[ImageFile]
     fps: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fps, int | float) or not MIN_FPS <= self.fps <= MAX_FPS:
+            raise InvalidInputError(
+                f"a video's fps is {self.fps!r}; give its frames a second, a number from {MIN_FPS} to {MAX_FPS}"
+            )
 
 
 ImageSource: TypeAlias = ImageFile | Video
@@ -103,10 +115,7 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
                     raise InvalidInputError(
                         f"video {frames!r} is no list; video files are not read, give a list of frames"
                     )
-                fps = part.get("sample_fps", part.get("fps", Video.fps))
-                if not isinstance(fps, int | float):
-                    raise InvalidInputError(f"a video's fps is {fps!r}; give its frames a second")
-                found.append(Video(tuple(frames), fps))
+                found.append(Video(tuple(frames), part.get("sample_fps", part.get("fps", Video.fps))))
     return found
 
 

@@ -20,9 +20,6 @@ from tt_edge.runtime.images.square import MEAN, STD
 #: Longest side by shortest, at most (transformers, ``smart_resize``).
 _MAX_RATIO = 200
 
-#: Frames a second of a video: one in a quarter of an hour, to a fast camera's. Beyond, positions overflow.
-MIN_FPS, MAX_FPS = 0.001, 1000
-
 PLACEHOLDERS = Placeholders("<|image_pad|>", "<|video_pad|>")
 
 
@@ -42,6 +39,14 @@ class PixelBounds:
         least = settings.get("min_pixels") or size.get("shortest_edge") or least
         most = settings.get("max_pixels") or size.get("longest_edge") or most
         return cls(int(least), int(most), of_all_frames)
+
+
+def check_frames(frames: Sequence[NDArray[np.uint8]]) -> None:
+    """Raises ``InvalidInputError`` for no frames ``[H, W, 3]``, or frames of several sizes."""
+    if not frames:
+        raise InvalidInputError("a video of 0 frames is none; give its frames")
+    if len(sizes := {frame.shape for frame in frames}) > 1:
+        raise InvalidInputError(f"a video has frames of sizes {sorted(s[:2] for s in sizes)}; give frames of one size")
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,9 @@ class QwenVLProcessor:
     def process_video(self, frames: Sequence[NDArray[np.uint8]], fps: float) -> ProcessedImage:
         """Preprocess frames ``[H, W, 3]`` of one size, ``fps`` of them a second; the last is repeated to fill a patch.
 
-        Raises ``InvalidInputError`` for no frames, frames of several sizes, or a rate that no video has.
+        Raises ``InvalidInputError`` for no frames, or frames of several sizes.
         """
-        if not frames or not MIN_FPS <= fps <= MAX_FPS:
-            raise InvalidInputError(
-                f"a video of {len(frames)} frames at {fps} a second is none; give frames and their rate, {MIN_FPS} to "
-                f"{MAX_FPS}"
-            )
-        if len(sizes := {frame.shape for frame in frames}) > 1:
-            raise InvalidInputError(
-                f"a video has frames of sizes {sorted(s[:2] for s in sizes)}; give frames of one size"
-            )
+        check_frames(frames)
         depth = self.temporal_patch_size
         if self.timed and len(frames) < depth:
             raise InvalidInputError(f"a video of {len(frames)} frames is too short; give {depth} or more")
