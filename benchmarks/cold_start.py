@@ -52,7 +52,7 @@ def measure(code: str, repeat: int, *arguments: str) -> tuple[float, float, floa
 def write_bundle(path: Path, mib: int) -> None:
     """A bundle whose network is one constant of random bytes."""
     from tests.bundle.making import CONFIG, IDENTITY
-    from tests.runtime.decoders import compiled
+    from tests.decoders import compiled
     from tt_edge.bundle import BundleWriter
     from tt_edge.dtypes import DType
     from tt_edge.network.ir import Layer, Network, Tensor

@@ -46,8 +46,8 @@ def child(format: str, folder: Path) -> None:
     import torch
 
     from tt_edge.compile import convert, pipeline  # noqa: F401
+    from tt_edge.compile.checkpoint.load import load_model
     from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
-    from tt_edge.compile.load import load_model
     from tt_edge.compile.stages import Stages
     from tt_edge.config import CompileConfig, EngineTarget, Precision
     from tt_edge.quant_config import QuantConfig

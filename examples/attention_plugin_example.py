@@ -20,8 +20,8 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.canonicalize import Canonicalize
-from tt_edge.lowering.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.pipeline import lower
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.plugins.edgellm.contracts import GENERATIONS, PAGE_TOKENS

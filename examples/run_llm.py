@@ -50,7 +50,7 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 def count_tokens(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
-    from tt_edge.compile.load import check_source
+    from tt_edge.compile.checkpoint.load import check_source
 
     source = check_source(args.tokenizer or args.model)
     try:
@@ -77,7 +77,7 @@ def compare(args: argparse.Namespace, llm) -> int:
     [ours] = llm.generate([args.prompt], GenerationConfig(max_new_tokens=args.num_tokens))
     theirs = None
     if args.enable_pytorch_run:
-        from tt_edge.compile.pytorch_baseline import PyTorchBaseline
+        from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
         theirs = baseline.generate(ours.input_ids, args.num_tokens)
@@ -88,12 +88,12 @@ def compare(args: argparse.Namespace, llm) -> int:
 
 def benchmark(args: argparse.Namespace, llm) -> int:
     """Speed on random tokens; a table."""
-    from tt_edge.runtime.benchmark import measure, random_prompts, table
+    from tt_edge.runtime.benchmark.llm import measure, random_prompts, table
 
     prompts = random_prompts(llm.session.contract.vocab_size, args.batch_size, args.isl)
     speeds = []
     if args.enable_pytorch_run:
-        from tt_edge.compile.pytorch_baseline import PyTorchBaseline
+        from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
         speeds.append(baseline.measure(prompts, args.num_tokens, args.iterations))

@@ -22,7 +22,7 @@ from examples import running
 from tt_edge.config import Precision, TowerAttention
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.preprocess import ImageSource
+from tt_edge.runtime.multimodal.preprocess import ImageSource
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
@@ -69,7 +69,7 @@ def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]
     """The pictures of the prompt, and the video as qwen-vl-utils prepares it."""
     found: list[ImageSource] = list(args.image_path)
     if args.video_frames:
-        from tt_edge.compile.pytorch_vlm import prepare_frames
+        from tt_edge.compile.parity.pytorch_vlm import prepare_frames
 
         found.append(prepare_frames(args.video_frames, args.fps, patch_size))
     return found
@@ -92,7 +92,7 @@ def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
     """Tokens of the prompt, and how many of them are images', as the checkpoint's own processor has it."""
     from transformers import AutoTokenizer
 
-    from tt_edge.compile.pytorch_vlm import processor_inputs, processor_of
+    from tt_edge.compile.parity.pytorch_vlm import processor_inputs, processor_of
 
     processor = processor_of(args.model)
     if processor is None:  # of Eagle 2, which has thirteen tiles at most
@@ -134,7 +134,7 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
     [ours] = llm.generate([prompt], config, add_special_tokens=not chat, images=[images])
     theirs = None
     if args.enable_pytorch_run:
-        from tt_edge.compile.pytorch_vlm import PyTorchVLM
+        from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
         inputs = baseline.inputs(llm, prompt, images, add_special_tokens=not chat)
@@ -150,7 +150,7 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
 
 def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     """Speed on a random picture in random text; a table."""
-    from tt_edge.runtime.vision_benchmark import measure, random_picture, random_prompt, vision_table
+    from tt_edge.runtime.benchmark.vision import measure, random_picture, random_prompt, vision_table
 
     assert llm.vision is not None
     contract = llm.vision.session.contract
@@ -162,7 +162,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     ids = random_prompt(llm, args.isl, tokens)
     speeds = []
     if args.enable_pytorch_run:
-        from tt_edge.compile.pytorch_vlm import PyTorchVLM, model_inputs
+        from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
         speeds.append(

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
-import tt_edge.plugins.native  # noqa: F401  (defines the tt_edge operators)
+import tt_edge.plugins.ops.native  # noqa: F401  (defines the tt_edge operators)
 from tt_edge.config import CompileConfig
 from tt_edge.contract import Dim
 from tt_edge.errors import LoweringError

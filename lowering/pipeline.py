@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from tt_edge.config import Backend, CompileConfig, Int4Gemm, Layout
-from tt_edge.lowering.align_constants import AlignConstants
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
-from tt_edge.lowering.canonicalize import Canonicalize
-from tt_edge.lowering.embedding_input import EmbeddingInput
-from tt_edge.lowering.fold_constants import FoldConstants
-from tt_edge.lowering.fuse_shuffles import FuseShuffles
-from tt_edge.lowering.int4_plugin import Int4Plugin
-from tt_edge.lowering.last_token_logits import LastTokenLogits
-from tt_edge.lowering.native_attention import NativeAttention
-from tt_edge.lowering.patch_linear import PatchLinear
-from tt_edge.lowering.plugin_attention import PluginAttention
-from tt_edge.lowering.rms_norm import FuseRmsNorm
-from tt_edge.lowering.rotary_arithmetic import RotaryArithmetic
-from tt_edge.lowering.rotary_tables import RotaryTables
-from tt_edge.lowering.static_cache import StaticCache
-from tt_edge.lowering.tokens_apart import TokensApart
-from tt_edge.lowering.vision_attention import VisionAttention
-from tt_edge.lowering.vision_plugin_attention import VisionPluginAttention
+from tt_edge.lowering.checks.tokens_apart import TokensApart
+from tt_edge.lowering.cleanup.align_constants import AlignConstants
+from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.fold_constants import FoldConstants
+from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.cleanup.rms_norm import FuseRmsNorm
+from tt_edge.lowering.decoder.embedding_input import EmbeddingInput
+from tt_edge.lowering.decoder.last_token_logits import LastTokenLogits
+from tt_edge.lowering.decoder.native_attention import NativeAttention
+from tt_edge.lowering.decoder.rotary_arithmetic import RotaryArithmetic
+from tt_edge.lowering.decoder.rotary_tables import RotaryTables
+from tt_edge.lowering.decoder.static_cache import StaticCache
+from tt_edge.lowering.plugin.int4_plugin import Int4Plugin
+from tt_edge.lowering.plugin.plugin_attention import PluginAttention
+from tt_edge.lowering.plugin.vision_plugin_attention import VisionPluginAttention
+from tt_edge.lowering.vision.patch_linear import PatchLinear
+from tt_edge.lowering.vision.vision_attention import VisionAttention
 from tt_edge.vision_contract import VisionGeometry
 
 

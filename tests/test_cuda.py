@@ -21,13 +21,13 @@ from tt_edge import cuda
 from tt_edge.contract import IMAGE_FEATURES
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.generation import generate
-from tt_edge.runtime.images import ProcessedImage
-from tt_edge.runtime.prompt_images import NO_IMAGES
-from tt_edge.runtime.request import Request
-from tt_edge.runtime.scheduler import Scheduler
-from tt_edge.runtime.vision import VisionEncoder
-from tt_edge.runtime.vision_inputs import vision_feeds
+from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
+from tt_edge.runtime.multimodal.vision_inputs import vision_feeds
+from tt_edge.runtime.scheduling.generation import generate
+from tt_edge.runtime.scheduling.request import Request
+from tt_edge.runtime.scheduling.scheduler import Scheduler
 
 #: The token that stands for an image.
 IMAGE = 3

@@ -31,12 +31,12 @@ def loaded_after(statements: str) -> set[str]:
 
 def test_target_modules_import_where_torch_is_blocked():
     modules = target_modules()
-    assert "tt_edge.runtime.tensorrt_session" in modules
+    assert "tt_edge.runtime.engine.tensorrt_session" in modules
     block = f"import sys\nfor name in {HOST_ONLY!r}: sys.modules[name] = None\n"  # importing it raises ImportError
     loaded_after(block + "\n".join(f"import {name}" for name in modules))
 
 
-@pytest.mark.parametrize("module", ["tt_edge.runtime", "tt_edge.runtime.tensorrt_session"])
+@pytest.mark.parametrize("module", ["tt_edge.runtime", "tt_edge.runtime.engine.tensorrt_session"])
 def test_the_runtime_loads_nothing_heavy(module):
     heavy = {
         "tokenizers",

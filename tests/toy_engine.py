@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime import fake_tensorrt
+from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, EngineContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
-from tt_edge.runtime.tensorrt_session import TensorRTSession
-from tt_edge.runtime.vision_session import TensorRTVision
+from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
+from tt_edge.runtime.engine.vision_session import TensorRTVision
 from tt_edge.tensorrt_api import Flavour, TensorRT
 from tt_edge.vision_contract import IMAGE_TOKENS, VisionContract, VisionGeometry
 

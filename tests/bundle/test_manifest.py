@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bundle.making import CONFIG, ENGINE, IDENTITY
-from tests.runtime.decoders import compiled
+from tests.decoders import compiled
 from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word, check_name
 from tt_edge.errors import BundleError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundle.making import CONFIG, IDENTITY, sha256_of, write_bundle
-from tests.runtime.decoders import compiled
+from tests.decoders import compiled
 from tt_edge.bundle import Bundle, BundleWriter, writer
 from tt_edge.bundle.writer import HashingFile, exchange
 from tt_edge.errors import BundleError, InvalidInputError

@@ -50,7 +50,7 @@ PLAIN = {"TERM": "dumb", "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "INPU
 
 def answers(bundle, *messages: str, system: str | None = None) -> list[str]:
     """What the Python API answers, turn by turn."""
-    from tt_edge.runtime.conversation import Conversation
+    from tt_edge.runtime.text.conversation import Conversation
 
     with LLM.load(bundle, "reference") as llm:
         conversation = Conversation(llm, system, llm.generation_defaults)
@@ -88,7 +88,7 @@ def test_turns_commands_and_the_end(terminal, bundle):
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(bundle):
-    slow = "import time, tt_edge.runtime.session as s; f = s.Session.forward\n"
+    slow = "import time, tt_edge.runtime.engine.session as s; f = s.Session.forward\n"
     slow += "def forward(*a):\n    time.sleep(0.1)\n    return f(*a)\ns.Session.forward = forward\n"
     slow += "import sys; from tt_edge.cli import main; sys.exit(main())"
     argv = ["-c", slow, "chat", str(bundle), "--runtime", "reference", "--temperature", "5", "--seed", "3"]

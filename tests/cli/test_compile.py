@@ -189,7 +189,7 @@ def test_an_interrupt_leaves_nothing(tt_edge, checkpoint, out, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tt_edge.compile.load.load_model", interrupted)
+    monkeypatch.setattr("tt_edge.compile.checkpoint.load.load_model", interrupted)
     result = tt_edge("compile", checkpoint, "-o", out)
     assert (result.status, result.out, result.err) == (130, "", "tt-edge: interrupted\n")
     assert list(out.parent.iterdir()) == []

@@ -11,7 +11,7 @@ from examples.driving_qa.questions import examples
 from examples.road_scenes import evaluate as road_scenes
 from tt_edge.cli import main
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.accuracy import read_questions
+from tt_edge.runtime.benchmark.accuracy import read_questions
 
 LIMITS = ["--max-batch", "16", "--max-input-len", "128", "--max-seq-len", "192"]
 

@@ -135,7 +135,7 @@ def test_a_missing_package_of_the_host(tt_edge, checkpoint, out, monkeypatch, pa
     def missing(*_, **__):
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
-    monkeypatch.setattr("tt_edge.compile.load.load_model", missing)
+    monkeypatch.setattr("tt_edge.compile.checkpoint.load.load_model", missing)
     tt_edge("compile", checkpoint, "-o", out).fails_with(
         f'{package} is not installed, which `tt-edge compile` needs; pip install "tt-edge[compile,rtx]"', 1
     )

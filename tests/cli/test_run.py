@@ -8,7 +8,7 @@ import pytest
 
 from tests.bundle.making import edit_manifest, flip_byte
 from tests.cli.conftest import MAX_INPUT_LEN, MAX_SEQ_LEN
-from tt_edge.runtime.choose import Machine
+from tt_edge.runtime.engine.choose import Machine
 
 pytestmark = pytest.mark.xdist_group("cli")
 

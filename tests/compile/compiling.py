@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from tt_edge.compile.convert import Converted, convert
-from tt_edge.compile.export import export_decoder
+from tt_edge.compile.export.decoder import export_decoder
 from tt_edge.config import CompileConfig, Precision
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.pipeline import lower, passes_for

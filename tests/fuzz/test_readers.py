@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 
 from examples.tiny_checkpoint import make_tokenizer
 from tests.bundle.making import write_bundle
+from tests.decoders import compiled
 from tests.fuzz import test_requests
 from tests.fuzz.conftest import FUZZ, FUZZERS, refused
 from tests.fuzz.mutations import byte_mutations, mutated, mutated_bytes, mutations
-from tests.runtime.decoders import compiled
-from tests.runtime.test_chat_template import CHAT, TEMPLATES, TOOLS
-from tests.runtime.test_template_sandbox import EXPRESSIONS, STATEMENTS
+from tests.runtime.text.test_chat_template import CHAT, TEMPLATES, TOOLS
+from tests.runtime.text.test_template_sandbox import EXPRESSIONS, STATEMENTS
 from tt_edge import strict_json
 from tt_edge.bundle import Bundle, Manifest
 from tt_edge.errors import TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network, read_weights
-from tt_edge.runtime.chat_template import ChatTemplate
-from tt_edge.runtime.kv_rows import KVPrefix, region
-from tt_edge.runtime.prefix_cache import PrefixCache
-from tt_edge.runtime.prefix_file import load_prefixes, save_prefixes
-from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
+from tt_edge.runtime.engine.kv_rows import KVPrefix, region
+from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
+from tt_edge.runtime.scheduling.prefix_file import load_prefixes, save_prefixes
+from tt_edge.runtime.text.chat_template import ChatTemplate
+from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
 COMPILED = compiled()
 GENERATION = {"eos_token_id": [1, 2], "do_sample": True, "temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1}

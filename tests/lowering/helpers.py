@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from tt_edge.config import CompileConfig
 from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.canonicalize import Canonicalize
 
 
 class Function(nn.Module):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch._decomp import core_aten_decompositions
 
-import tt_edge.plugins.semantic  # noqa: F401
+import tt_edge.plugins.ops.semantic  # noqa: F401
 from tests.lowering.helpers import Function, attention_module, canonical, context, export, ops, query_key_value
 from tt_edge.errors import LoweringError, UnsupportedModelError
-from tt_edge.lowering.align_constants import AlignConstants
-from tt_edge.lowering.canonicalize import Canonicalize
-from tt_edge.lowering.decompose import Decompose
-from tt_edge.lowering.fuse_shuffles import FuseShuffles
-from tt_edge.lowering.last_token_logits import LastTokenLogits
-from tt_edge.lowering.native_attention import NativeAttention
-from tt_edge.lowering.rms_norm import FuseRmsNorm
-from tt_edge.lowering.rotary_tables import RotaryTables
+from tt_edge.lowering.cleanup.align_constants import AlignConstants
+from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.decompose import Decompose
+from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.cleanup.rms_norm import FuseRmsNorm
+from tt_edge.lowering.decoder.last_token_logits import LastTokenLogits
+from tt_edge.lowering.decoder.native_attention import NativeAttention
+from tt_edge.lowering.decoder.rotary_tables import RotaryTables
 
 BS = {0: {0: "batch", 1: "sequence"}}
 

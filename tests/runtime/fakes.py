@@ -6,8 +6,8 @@ import numpy as np
 
 from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
-from tt_edge.runtime.kv_rows import Region
-from tt_edge.runtime.session import Feeds, Session
+from tt_edge.runtime.engine.kv_rows import Region
+from tt_edge.runtime.engine.session import Feeds, Session
 
 VOCAB = 97
 

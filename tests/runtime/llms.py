@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.decoders import compiled
 from tests.network.reference.building import DecoderShape
 from tests.runtime.conftest import Folder
-from tests.runtime.decoders import compiled
-from tt_edge.runtime.chat_template import ChatTemplate
+from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.reference_session import ReferenceSession
-from tt_edge.runtime.tokenizer import BundleTokenizer
+from tt_edge.runtime.text.chat_template import ChatTemplate
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 CAPACITY = 80
 

@@ -7,7 +7,7 @@ import pytest
 from tests.runtime.llms import make_llm
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.tokenizer import BundleTokenizer
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 PROMPTS = ["The light ahead", "Die Ampel ist grün", "A pedestrian waits on the left, so the car"]
 

@@ -295,7 +295,9 @@ def test_the_first_tokens_time_has_the_tower_in_it(road_bundle, monkeypatch):
 
 def test_a_bundle_whose_tower_does_not_open_leaves_no_session(road_bundle, monkeypatch):
     closed = []
-    monkeypatch.setattr("tt_edge.runtime.reference_session.ReferenceSession.close", lambda self: closed.append(self))
+    monkeypatch.setattr(
+        "tt_edge.runtime.engine.reference_session.ReferenceSession.close", lambda self: closed.append(self)
+    )
     monkeypatch.setattr("tt_edge.runtime.llm.open_vision", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         LLM.load(road_bundle, "reference")

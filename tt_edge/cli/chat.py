@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from tt_edge.cli.serve import precompute
-    from tt_edge.runtime.conversation import Conversation
     from tt_edge.runtime.llm import LLM
+    from tt_edge.runtime.text.conversation import Conversation
 
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         config = dataclasses.replace(llm.generation_defaults, max_new_tokens=args.max_new_tokens, **sampling_of(args))
@@ -95,7 +95,7 @@ def _read() -> str | None:
 
 def _obey(conversation: object, text: str) -> bool:
     """Do what a command says; whether a new conversation begins."""
-    from tt_edge.runtime.conversation import Conversation
+    from tt_edge.runtime.text.conversation import Conversation
 
     assert isinstance(conversation, Conversation)
     command, _, rest = text.partition(" ")
@@ -135,7 +135,7 @@ def _attach(llm: object, file: str, images: list[str]) -> None:
 def _answer(conversation: object, text: str, images: Sequence[str]) -> None:
     """Print the answer as it comes. Ctrl-C ends it, and not the program."""
     from tt_edge.errors import CapacityError, InvalidInputError
-    from tt_edge.runtime.conversation import Conversation
+    from tt_edge.runtime.text.conversation import Conversation
 
     assert isinstance(conversation, Conversation)
     stopped = False

@@ -11,7 +11,7 @@ from tt_edge.cli.options import add_require_signature
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
-    from tt_edge.runtime.accuracy import Accuracy, Question
+    from tt_edge.runtime.benchmark.accuracy import Accuracy, Question
     from tt_edge.runtime.llm import LLM
 
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tt_edge.bundle import Bundle
     from tt_edge.errors import InvalidInputError
-    from tt_edge.runtime.accuracy import measure_accuracy, read_questions
+    from tt_edge.runtime.benchmark.accuracy import measure_accuracy, read_questions
     from tt_edge.runtime.llm import LLM
 
     if args.count is not None and args.count < 1:
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pytorch(source: str, bundle: Bundle, llm: LLM, questions: list[Question]) -> Accuracy:
-    from tt_edge.compile.accuracy import measure_pytorch
-    from tt_edge.compile.load import load_model
+    from tt_edge.compile.checkpoint.load import load_model
+    from tt_edge.compile.parity.accuracy import measure_pytorch
 
     config = bundle.manifest.config
     model = load_model(source, config.precision)

@@ -43,7 +43,7 @@ def collect(bundle: Bundle) -> dict[str, Any]:
     from dataclasses import asdict
 
     from tt_edge.network.inspection import decode_cost, kv_bytes_per_token, parameters_by_dtype
-    from tt_edge.runtime.choose import Machine
+    from tt_edge.runtime.engine.choose import Machine
 
     manifest = bundle.manifest
     contract, machine = manifest.contract, Machine.detect()

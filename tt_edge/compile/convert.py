@@ -17,8 +17,8 @@ from tt_edge.contract import BATCH, SEQUENCE, Dim, EngineContract, KVPair, Shape
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import LoweringContext, output_values, value
-from tt_edge.lowering.decompose import Decompose
-from tt_edge.lowering.embedding_input import NAME as EMBEDS
+from tt_edge.lowering.cleanup.decompose import Decompose
+from tt_edge.lowering.decoder.embedding_input import NAME as EMBEDS
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import recording
@@ -101,10 +101,10 @@ def convert_graph(
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
         from torch_tensorrt.dynamo.lowering import get_decompositions
 
-        import tt_edge.plugins.edgellm.converters
-        import tt_edge.plugins.native_converters
-        import tt_edge.plugins.quantization_converters
-        import tt_edge.plugins.sdpa_converters  # noqa: F401  (registers the converters, as do the three above)
+        import tt_edge.plugins.converters.edgellm
+        import tt_edge.plugins.converters.native
+        import tt_edge.plugins.converters.quantization
+        import tt_edge.plugins.converters.sdpa  # noqa: F401  (registers the converters, as do the three above)
 
         settings = CompilationSettings(immutable_weights=True)
         DYNAMO_CONVERTERS.set_compilation_settings(settings)

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from tt_edge.config import CompileConfig
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.chat_template import ChatTemplate
+from tt_edge.runtime.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

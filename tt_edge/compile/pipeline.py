@@ -69,8 +69,8 @@ def compile_checkpoint(
     ``calibration`` is what ``config.quant`` is calibrated on (default: the built-in text). Raises the errors of
     ``tt_edge.errors``.
     """
-    from tt_edge.compile.load import load_model
-    from tt_edge.compile.tokenizer_files import processor_files, tokenizer_files
+    from tt_edge.compile.checkpoint.load import load_model
+    from tt_edge.compile.checkpoint.tokenizer_files import processor_files, tokenizer_files
 
     stages = Stages(progress)
     with BundleWriter(output, overwrite=overwrite) as writer:
@@ -163,7 +163,7 @@ def _compile(
     quantize: QuantizeStage | None = None,
     kv_cache: KVCacheStage | None = None,
 ) -> CompileReport:
-    from tt_edge.compile.tokenizer_files import generation_settings
+    from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
     from tt_edge.compile.vision.families import family_of
     from tt_edge.compile.vision.network import compile_vision
 
@@ -257,7 +257,7 @@ def _write_and_build(
 
 def _quantized_already(model: PreTrainedModel, targets: list[str | None]) -> dict[str, int]:
     """Linear layers by format of a quantized checkpoint; raises ``EngineError`` for a target that lacks the type."""
-    from tt_edge.compile.load_quantized import quantized_layers
+    from tt_edge.compile.checkpoint.load_quantized import quantized_layers
     from tt_edge.quant_config import check_capability
 
     formats = [str(layer.format) for layer in quantized_layers(model)]
@@ -274,8 +274,8 @@ def _config_files(model: PreTrainedModel, config: CompileConfig, writer: BundleW
         yield "config.json", (model.config.to_json_string(use_diff=False) + "\n").encode()
         return
     from tt_edge.compile.edge_llm_layout import edge_llm_files
-    from tt_edge.runtime.chat_template import ChatTemplate
-    from tt_edge.runtime.tokenizer import special_tokens_of
+    from tt_edge.runtime.text.chat_template import ChatTemplate
+    from tt_edge.runtime.text.tokenizer import special_tokens_of
 
     template, settings = (writer.path / name for name in ("chat_template.jinja", "tokenizer_config.json"))
     tokens = special_tokens_of(json.loads(settings.read_bytes())) if settings.is_file() else {}
@@ -292,7 +292,7 @@ def _network(
 ) -> tuple[Converted, LoweringReport, int]:
     """Export, lower, convert, capture and tidy; the last result is the number of layers before tidying."""
     from tt_edge.compile.convert import convert
-    from tt_edge.compile.export import export_decoder
+    from tt_edge.compile.export.decoder import export_decoder
     from tt_edge.lowering.base import LoweringContext
     from tt_edge.lowering.pipeline import lower, passes_for
     from tt_edge.network.simplify import simplify
@@ -327,8 +327,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _identity(model: PreTrainedModel, source: str) -> ModelIdentity:
-    from tt_edge.compile.load_quantized import parameter_count
-    from tt_edge.compile.prequantized import detect
+    from tt_edge.compile.checkpoint.load_quantized import parameter_count
+    from tt_edge.compile.checkpoint.prequantized import detect
 
     found = detect(source) if os.path.isdir(source) else None
     quantization = str(found) if found is not None else ""

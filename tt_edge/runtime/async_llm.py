@@ -15,12 +15,12 @@ from typing import Any, Self
 
 from tt_edge.errors import CapacityError, EngineError, InvalidInputError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.chat_template import Message
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.preprocess import ImageSource, images_of
-from tt_edge.runtime.request import Request
-from tt_edge.runtime.scheduler import Stats
-from tt_edge.runtime.text import Completion, Delta, EncodedPrompt, TextRequest
+from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
+from tt_edge.runtime.scheduling.request import Request
+from tt_edge.runtime.scheduling.scheduler import Stats
+from tt_edge.runtime.text.chat_template import Message
+from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
 
 _log = logging.getLogger(__name__)
 

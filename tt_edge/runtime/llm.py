@@ -13,18 +13,18 @@ from typing import Any, Self
 
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.chat_template import ChatTemplate, Message
-from tt_edge.runtime.choose import open_session, open_vision
-from tt_edge.runtime.generation import Configs, one_each
-from tt_edge.runtime.prefix_cache import common_prefix
-from tt_edge.runtime.prefix_file import fingerprint, load_prefixes, save_prefixes
-from tt_edge.runtime.preprocess import ImageSource, images_of
-from tt_edge.runtime.prompt_images import NO_IMAGES
-from tt_edge.runtime.scheduler import Scheduler
-from tt_edge.runtime.session import Session
-from tt_edge.runtime.text import Completion, Delta, EncodedPrompt, TextRequest
-from tt_edge.runtime.tokenizer import BundleTokenizer, read_json
-from tt_edge.runtime.vision import VisionEncoder
+from tt_edge.runtime.engine.choose import open_session, open_vision
+from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
+from tt_edge.runtime.scheduling.generation import Configs, one_each
+from tt_edge.runtime.scheduling.prefix_cache import common_prefix
+from tt_edge.runtime.scheduling.prefix_file import fingerprint, load_prefixes, save_prefixes
+from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.text.chat_template import ChatTemplate, Message
+from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
+from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
 #: Called with the prompt's index and each new piece of text.
 OnText = Callable[[int, str], None]

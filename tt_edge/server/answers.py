@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from tt_edge.errors import TTEdgeError
 from tt_edge.runtime.async_llm import TextStream
-from tt_edge.runtime.text import Completion, Delta
+from tt_edge.runtime.text.completion import Completion, Delta
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
 from tt_edge.server.replies import ChatReply, TextReply

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from tt_edge.errors import CapacityError, TTEdgeError
 from tt_edge.runtime.async_llm import AsyncLLM, TextStream
-from tt_edge.runtime.text import EncodedPrompt
+from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers, pictures
 from tt_edge.server.errors import ApiError, on_api_error
 from tt_edge.server.guard import Guard

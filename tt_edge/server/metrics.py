@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import tt_edge
 from tt_edge.runtime.async_llm import AsyncLLM
-from tt_edge.runtime.text import Completion
+from tt_edge.runtime.text.completion import Completion
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tt_edge.runtime.async_llm import AsyncLLM
-from tt_edge.runtime.text import EncodedPrompt
+from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from tt_edge.runtime.request import FinishReason
-from tt_edge.runtime.sampling import Token
-from tt_edge.runtime.text import Completion
-from tt_edge.runtime.tokenizer import BundleTokenizer
+from tt_edge.runtime.scheduling.request import FinishReason
+from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.text.completion import Completion
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 Json = dict[str, Any]
 

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer
 
-from tests.runtime.images.pictures import photo
+from tests.runtime.multimodal.images.pictures import photo
 from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
-from tt_edge.compile.load import load_model
+from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
-from tt_edge.compile.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.quantize import STATISTICS_FILE, CalibrationData, calibrate, from_bytes, load_batches
 from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache
 from tt_edge.compile.quantize.pictures import CalibrationPictures

@@ -16,7 +16,7 @@ from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, ParityError
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import KINDS, plugin_fields
-from tt_edge.runtime.images import ImageFile, pixels_of
+from tt_edge.runtime.multimodal.images import ImageFile, pixels_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,8 +42,8 @@ def verify_bundle(
     well, and prompts with pictures: ``images``, or two that are made up. Raises ``ParityError`` when the checkpoint is not
     the bundle's model at all.
     """
-    from tt_edge.compile.load import load_model
-    from tt_edge.compile.load_quantized import parameter_count
+    from tt_edge.compile.checkpoint.load import load_model
+    from tt_edge.compile.checkpoint.load_quantized import parameter_count
 
     manifest = bundle.manifest
     if images and manifest.vision is None:
@@ -84,10 +84,10 @@ def _with_pictures(
     seed: int,
     images: Sequence[ImageFile],
 ) -> ParityReport:
-    from tt_edge.runtime.chat_template import ChatTemplate
-    from tt_edge.runtime.choose import Runtime, open_vision
-    from tt_edge.runtime.tokenizer import BundleTokenizer
-    from tt_edge.runtime.vision import VisionEncoder
+    from tt_edge.runtime.engine.choose import Runtime, open_vision
+    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.text.chat_template import ChatTemplate
+    from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
     tokenizer = BundleTokenizer.from_bundle(bundle)
     encoder = VisionEncoder.from_bundle(bundle, open_vision(bundle, Runtime.REFERENCE), tokenizer)

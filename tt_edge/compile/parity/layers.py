@@ -10,7 +10,7 @@ import torch
 
 from tt_edge.network.ir import Network
 from tt_edge.network.reference.evaluator import ReferenceEvaluator
-from tt_edge.runtime.feeds import Step, feeds
+from tt_edge.runtime.engine.feeds import Step, feeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

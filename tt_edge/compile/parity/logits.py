@@ -12,20 +12,20 @@ from torch import Tensor
 
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
+from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
 from tt_edge.compile.parity.vision import compare_features
-from tt_edge.compile.pytorch_vlm import cast, model_inputs
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network
-from tt_edge.runtime.images import ProcessedImage
-from tt_edge.runtime.prompt_images import place_images
-from tt_edge.runtime.reference_session import ReferenceSession
+from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.prompt_images import place_images
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tt_edge.contract import EngineContract
-    from tt_edge.runtime.vision import VisionEncoder
+    from tt_edge.runtime.multimodal.encoder import VisionEncoder
 
 #: Greedy tokens of Hugging Face, and the logits ``[new_tokens, V]`` that chose them: its own, and in fp32.
 _Reference = tuple[list[int], np.ndarray, np.ndarray]

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from tt_edge.compile.vision.drawing import drawn
 from tt_edge.errors import CapacityError, InvalidInputError
-from tt_edge.runtime.images import ProcessedImage
-from tt_edge.runtime.prompt_images import NO_IMAGES, PromptImages
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 
 if TYPE_CHECKING:
     from tt_edge.contract import EngineContract
-    from tt_edge.runtime.vision import VisionEncoder
+    from tt_edge.runtime.multimodal.encoder import VisionEncoder
 
 #: Heights and widths of the pictures that are made where none are given: odd ones and, where those are too large, small ones.
 _SIZES = (((118, 157), (201, 75)), ((60, 81), (45, 31)))

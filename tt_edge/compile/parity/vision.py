@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
-from tt_edge.compile.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
 from tt_edge.contract import IMAGE_FEATURES, deepstack_name
 from tt_edge.errors import MissingDependencyError
-from tt_edge.runtime.images import ProcessedImage
+from tt_edge.runtime.multimodal.images import ProcessedImage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tt_edge.runtime.chat_template import ChatTemplate
-    from tt_edge.runtime.preprocess import Preprocessor
-    from tt_edge.runtime.tokenizer import BundleTokenizer
-    from tt_edge.runtime.vision import VisionEncoder
+    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.multimodal.preprocess import Preprocessor
+    from tt_edge.runtime.text.chat_template import ChatTemplate
+    from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 
 def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> dict[str, np.ndarray]:

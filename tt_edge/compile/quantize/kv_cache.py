@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from tt_edge.compile.prequantized import KVScales
+from tt_edge.compile.checkpoint.prequantized import KVScales
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.quantization import FP8_MAX, fake_quantize
+from tt_edge.plugins.ops.quantization import FP8_MAX, fake_quantize
 
 #: For each attention layer: scales of queries, keys and values, as AttentionPlugin's ``qkv_scales`` has them.
 QKVScales = tuple[float, float, float]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tt_edge.compile.memory import release_memory
-from tt_edge.compile.nibbles import pack_nibbles
-from tt_edge.compile.quantized_linear import QuantizedLinear
-from tt_edge.compile.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
+from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
+from tt_edge.compile.quantize.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
 from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.quantization import FP4_MAX, FP8_MAX, INT8_MAX, e2m1_codes
+from tt_edge.plugins.ops.nibbles import pack_nibbles
+from tt_edge.plugins.ops.quantization import FP4_MAX, FP8_MAX, INT8_MAX, e2m1_codes
 from tt_edge.quant_config import QuantConfig, QuantFormat
 
 _INT4_MAX = 7.0

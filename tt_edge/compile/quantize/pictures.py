@@ -7,16 +7,16 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from tt_edge.compile.pytorch_vlm import cast, model_inputs
+from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
 from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
-from tt_edge.runtime.chat_template import ChatTemplate
-from tt_edge.runtime.images import ProcessedImage
-from tt_edge.runtime.preprocess import Preprocessor, read_processor
-from tt_edge.runtime.tokenizer import BundleTokenizer
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.preprocess import Preprocessor, read_processor
+from tt_edge.runtime.text.chat_template import ChatTemplate
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 #: Heights and widths of drawn pictures; where pictures are cut into tiles, those of one tile.
 _SIZES = ((168, 224), (150, 210), (196, 140), (112, 280))

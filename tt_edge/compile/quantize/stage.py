@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tt_edge.bundle.writer import BundleWriter
-from tt_edge.compile.prequantized import detect, read_quantized
+from tt_edge.compile.checkpoint.prequantized import detect, read_quantized
 from tt_edge.compile.quantize.calibrate import STATISTICS_FILE, calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.data import Batch, Batches, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
@@ -34,7 +34,7 @@ def quantize_checkpoint(
 
     Raises ``InvalidInputError`` now for a checkpoint that is quantized already.
     """
-    from tt_edge.compile.prequantized import check_not_quantized
+    from tt_edge.compile.checkpoint.prequantized import check_not_quantized
 
     if Path(source).is_dir():
         check_not_quantized(source, str(recipe.format or "with rules"))

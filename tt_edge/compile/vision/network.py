@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from tt_edge.compile.convert import convert_graph
-from tt_edge.compile.semantics import semantic_attention
+from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.families import VLMFamily
 from tt_edge.compile.vision.tower import GridTower, TileTower, example, tower_of
 from tt_edge.config import CompileConfig, TowerAttention

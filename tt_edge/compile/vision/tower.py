@@ -1,7 +1,7 @@
 """The vision part of a vision-language model as one module: pictures in, one feature row an image token out.
 
 What depends on the images' sizes (positions, segments, windows) is an input, computed by the host
-(``tt_edge.runtime.vision_inputs``), so that one network takes images of any size, several at once.
+(``tt_edge.runtime.multimodal.vision_inputs``), so that one network takes images of any size, several at once.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Passes that check a graph and change nothing."""

@@ -1,0 +1,1 @@
+"""Passes that give a decoder its KV cache, attention, RoPE and head."""

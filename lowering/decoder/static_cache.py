@@ -1,0 +1,126 @@
+"""Attention for the ``sdpa`` backend: without a cache, or with one that goes in and out of the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+import tt_edge.plugins.ops.sdpa  # noqa: F401  (defines the operators)
+from tt_edge.config import Cache
+from tt_edge.contract import END, START
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.base import (
+    LoweringContext,
+    LoweringPass,
+    add_placeholder,
+    aten,
+    calls,
+    emit,
+    output_values,
+    placeholder,
+    set_outputs,
+    shape,
+    value,
+)
+
+ops = torch.ops.tt_edge
+
+
+class StaticCache(LoweringPass):
+    """Give every attention its mask and, with ``CompileConfig.cache`` ``static_v1`` or ``static_v2``, its KV cache.
+
+    Before::
+
+        1. y = tt_edge.attention(q, k, v, scale)
+
+    After, ``static_v1``::
+
+        1. mask = tt_edge.causal_mask(input_ids, start_idx, end_idx, window)      once for each window
+        2. K = tt_edge.static_cache_update(past_key_0, k, start_idx, end_idx)     also an output, present_key_0
+        3. V = tt_edge.static_cache_update(past_value_0, v, start_idx, end_idx)   also an output, present_value_0
+        4. y = tt_edge.masked_attention(aten.mul(q, scale), K[:, :, :end_idx], V[:, :, :end_idx], mask)
+
+    ``static_v2`` attends to ``cat(past[:, :, :start_idx], k)`` in place of 4's prefix, which does not wait for the new
+    cache. Without a cache attention is over ``k`` and ``v`` themselves.
+
+    Graph inputs are, in order: those of the model, ``start_idx``, ``end_idx``, and for each layer ``past_key_i``,
+    ``past_value_i``, ``[B, Hkv, max_seq_len, D]``; outputs: the logits, and ``present_key_i``, ``present_value_i`` for
+    each layer. Heads are not repeated in the cache. The mask is causal at any ``start_idx``: chunks of a prompt and
+    later turns see what they may.
+    """
+
+    name = "static_cache"
+
+    def expected(self, context: LoweringContext) -> int | None:
+        return context.decoder_layers
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        graph = module.graph
+        attentions = list(calls(graph, ops.attention.default))
+        if not attentions:
+            return 0
+        cache = _Cache(graph, context)
+        presents: list[Node] = []
+        for index, node in enumerate(attentions):
+            arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
+            query, key, val, scale, causal, window, softcap, sinks = arguments
+            _check(causal, sinks)
+            with graph.inserting_before(node):
+                mask = cache.mask(window)
+                keys = cache.extend("key", index, key, node, presents)
+                values = cache.extend("value", index, val, node, presents)
+                scaled = emit(graph, aten.mul.Tensor, query, scale, like=query, origin=node)
+                if softcap:
+                    capped = ops.capped_attention.default
+                    attended = emit(graph, capped, scaled, keys, values, mask, softcap, like=node)
+                else:
+                    attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=node)
+            node.replace_all_uses_with(attended)
+            graph.erase_node(node)
+        set_outputs(graph, [*output_values(graph), *presents])
+        return len(attentions)
+
+
+class _Cache:
+    """The cache's inputs and outputs, layer by layer, and the masks that the layers share."""
+
+    def __init__(self, graph: Graph, context: LoweringContext) -> None:
+        self.graph, self.context = graph, context
+        self.version = context.config.cache
+        self.tokens = placeholder(graph, "input_ids")
+        self.masks: dict[int, Node] = {}
+        self.start: Node | None = None
+        self.end: Node | None = None
+        if self.version is not Cache.NONE:
+            self.start, self.end = (add_placeholder(graph, name, (1,), torch.int64) for name in (START, END))
+
+    def mask(self, window: int) -> Node:
+        window = window if 0 < window < self.context.config.max_seq_len else 0
+        if window not in self.masks:
+            mask = ops.causal_mask.default
+            self.masks[window] = emit(self.graph, mask, self.tokens, self.start, self.end, window)
+        return self.masks[window]
+
+    def extend(self, kind: str, index: int, update: Node, origin: Node, presents: list[Node]) -> Node:
+        """All keys, or values, that the layer attends to; the new cache is added to ``presents``."""
+        if self.version is Cache.NONE:
+            return update
+        past, present = f"past_{kind}_{index}", f"present_{kind}_{index}"
+        batch, heads, _, dim = shape(update)
+        sizes = (batch, heads, self.context.config.max_seq_len, dim)
+        cache = add_placeholder(self.graph, past, sizes, value(update).dtype)
+        self.context.kv_cache.append((past, present))
+        new = emit(self.graph, ops.static_cache_update.default, cache, update, self.start, self.end, origin=origin)
+        presents.append(new)
+        if self.version is Cache.STATIC_V1:
+            return emit(self.graph, ops.cache_prefix.default, new, self.end, origin=origin)
+        return emit(self.graph, ops.append_to_prefix.default, cache, update, self.start, origin=origin)
+
+
+def _check(causal: bool, sinks: Any) -> None:
+    if not causal:
+        raise UnsupportedModelError("the model has non-causal attention; the sdpa backend compiles causal decoders")
+    if sinks is not None:
+        raise UnsupportedModelError("the model has attention sinks, which the sdpa backend cannot express")

@@ -1,0 +1,1 @@
+"""Passes that put plugin layers in the graph."""

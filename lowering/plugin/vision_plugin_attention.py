@@ -1,0 +1,169 @@
+"""Attention of vision towers as ViTAttentionPlugin layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+import tt_edge.plugins.ops.vit_attention_plugin  # noqa: F401  (defines the operator)
+from tt_edge.config import Precision
+from tt_edge.contract import Dim
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.base import (
+    LoweringContext,
+    LoweringPass,
+    add_constant,
+    add_placeholder,
+    aten,
+    calls,
+    emit,
+    shape,
+)
+from tt_edge.lowering.vision.vision_attention import full_attention, operands_of
+from tt_edge.plugins.edgellm.vit_contract import HEAD_SIZES, NAME
+from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, RAGGED_INPUTS, VisionGeometry
+
+ops = torch.ops.tt_edge
+
+
+class VisionPluginAttention(LoweringPass):
+    """Replace attention among a segment's tokens by ``tt_edge.vit_attention_plugin``.
+
+    Before::
+
+        1. y = tt_edge.segment_attention(q, k, v, aten.view(segment_ids, [-1]), scale)   on [1, H, N, D]; window_ids likewise
+        2. z = tt_edge.attention(q, k, v, scale, causal=False)                           on [tiles, H, L, D]
+        3. w = tt_edge.attention(q, k, v, scale, causal=False)                           with other keys than queries
+
+    After, ``q``, ``k``, ``v`` and the results shuffled to ``[T, H, D]`` and back::
+
+        1. y = tt_edge.vit_attention_plugin(q, k, v, cu_seqlens, max_seqlen_carrier, scale)
+        2. z = tt_edge.vit_attention_plugin(q, k, v, aten.mul(cu_tiles, L), zeros(L), scale)
+        3. w = tt_edge.full_attention(aten.mul(q, scale), k, v)                          TensorRT's own: BLIP-2's Q-Former
+
+    ``cu_seqlens`` (``cu_window_seqlens`` for windows), ``max_seqlen_carrier`` and ``cu_tiles`` are inputs; the numbers of segments
+    and windows, which they take the place of, are none any more. A window's size is known, so its carrier is a constant.
+
+    The plugin computes in float16. Float32 graphs are lowered too, for parity checks by the reference evaluator; what is
+    compiled for deployment must be float16 (``tt_edge.compile.pipeline``).
+    """
+
+    name = "vision_plugin_attention"
+
+    def __init__(self, geometry: VisionGeometry) -> None:
+        self._geometry = geometry
+
+    def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
+        attentions = list(calls(module.graph, ops.segment_attention.default, ops.attention.default))
+        chosen = [node for node in attentions if _is_of_one_length(node)]
+        for node in attentions:  # all are checked before anything changes
+            if node.target is ops.attention.default:
+                operands_of(node)
+            if node in chosen:
+                _check(node, context)
+        if not chosen:
+            raise UnsupportedModelError(
+                f"the vision tower has no attention that {NAME} computes; use --vision-attention native"
+            )
+        inputs = _Inputs(module, context, self._geometry)
+        for node in attentions:
+            with module.graph.inserting_before(node):
+                if node not in chosen:
+                    out = full_attention(module.graph, node)
+                elif node.target is ops.segment_attention.default:
+                    out = _segments(inputs, node)
+                else:
+                    out = _tiles(inputs, node)
+            node.replace_all_uses_with(out)
+            module.graph.erase_node(node)
+        return len(chosen)
+
+
+def _is_of_one_length(node: Node) -> bool:
+    query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
+    return bool(query[1] == key[1]) and (node.target is ops.segment_attention.default or bool(query[2] == key[2]))
+
+
+def _check(node: Node, context: LoweringContext) -> None:
+    head_size = int(shape(node.args[0])[3])  # type: ignore[arg-type]
+    if head_size not in HEAD_SIZES:
+        sizes = ", ".join(map(str, HEAD_SIZES))
+        raise UnsupportedModelError(
+            f"the vision tower's head_size {head_size} is not supported by {NAME} ({sizes}); use --vision-attention native"
+        )
+    if context.config.precision is Precision.BF16:
+        raise UnsupportedModelError(f"{NAME} has no bf16; give --precision fp16, or use --vision-attention native")
+
+
+class _Inputs:
+    """What the plugin takes beside activations: shared by the layers that have the same segments."""
+
+    def __init__(self, module: GraphModule, context: LoweringContext, geometry: VisionGeometry) -> None:
+        self.module, self.graph, self._context, self._geometry = module, module.graph, context, geometry
+        first = next(iter(module.graph.find_nodes(op="placeholder")))
+        self._units = shape(first)[0]
+        self._carriers: dict[int, Node] = {}
+        self._tiles: dict[int, Node] = {}
+        self._added: dict[str, Node] = {}
+
+    def added(self, name: str) -> Node:
+        """The input ``name``, a vector."""
+        if name not in self._added:
+            # Its length follows from no other input's; the contract carries its name.
+            self._added[name] = add_placeholder(self.graph, name, [self._units], torch.int32)
+            dims: tuple[Dim, ...] = (RAGGED_INPUTS[name],)
+            self._context.input_shapes[name] = dims
+        return self._added[name]
+
+    def segments(self, ids: Node) -> tuple[Node, Node]:
+        """Offsets and carrier in place of the numbers of segments or windows."""
+        source = ids
+        while source.op != "placeholder":
+            (source, *_) = source.all_input_nodes
+        name = str(source.target)
+        if name == "window_ids":
+            return self.added(OFFSETS_OF[name]), self.carrier(self._geometry.window_patches)
+        return self.added(OFFSETS_OF[name]), self.added("max_seqlen_carrier")
+
+    def tiles(self, length: int) -> tuple[Node, Node]:
+        """Offsets and carrier of tiles of ``length`` tokens."""
+        if length not in self._tiles:
+            self._tiles[length] = emit(self.graph, aten.mul.Tensor, self.added(CU_TILES), length)
+        return self._tiles[length], self.carrier(length)
+
+    def carrier(self, length: int) -> Node:
+        """A constant that has its length to say."""
+        if length not in self._carriers:
+            zeros = torch.zeros(length, dtype=torch.int32)
+            self._carriers[length] = add_constant(self.module, "max_seqlen_carrier", zeros)
+        return self._carriers[length]
+
+
+def _segments(inputs: _Inputs, node: Node) -> Node:
+    """``[1, H, N, D]`` as ``[N, H, D]``, and back."""
+    arguments: Any = node.args
+    query, key, value, segments, scale = arguments
+
+    def add(target: Any, *args: Any) -> Node:
+        return emit(inputs.graph, target, *args, origin=node)
+
+    rows = [add(aten.permute.default, add(aten.squeeze.dim, t, 0), [1, 0, 2]) for t in (query, key, value)]
+    out = add(ops.vit_attention_plugin.default, *rows, *inputs.segments(segments), scale)
+    return add(aten.unsqueeze.default, add(aten.permute.default, out, [1, 0, 2]), 0)
+
+
+def _tiles(inputs: _Inputs, node: Node) -> Node:
+    """``[tiles, H, L, D]`` as ``[tiles * L, H, D]``, and back."""
+    query, key, value, scale = operands_of(node)
+    heads, length, size = (int(dim) for dim in shape(query)[1:])
+
+    def add(target: Any, *args: Any) -> Node:
+        return emit(inputs.graph, target, *args, origin=node)
+
+    apart = [add(aten.permute.default, t, [0, 2, 1, 3]) for t in (query, key, value)]
+    rows = [add(aten.reshape.default, t, [-1, heads, size]) for t in apart]
+    out = add(ops.vit_attention_plugin.default, *rows, *inputs.tiles(length), scale)
+    out = add(aten.reshape.default, out, [-1, length, heads, size])
+    return add(aten.permute.default, out, [0, 2, 1, 3])

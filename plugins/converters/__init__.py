@@ -1,0 +1,1 @@
+"""Converters of our operators to TensorRT layers."""

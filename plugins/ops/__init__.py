@@ -1,0 +1,1 @@
+"""Semantic and backend operators, as PyTorch math on any device."""

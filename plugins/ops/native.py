@@ -1,0 +1,202 @@
+"""Operators that stand for TensorRT layers, or tight groups of them, in a lowered graph.
+
+Lowering passes emit them; ``plugins.native_converters`` turns each into network layers. Each has the layer's own
+semantics as real PyTorch math, so a lowered graph can be run and compared with the exported one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tt_edge.plugins.ops.semantic import grouped_attention, rotate
+
+
+@torch.library.custom_op("tt_edge::rotary_from_table", mutates_args=())
+def rotary_from_table(
+    x: Tensor, cos_table: Tensor, sin_table: Tensor, position_ids: Tensor, interleaved: bool = False
+) -> Tensor:
+    """``IRotaryEmbeddingLayer``: ``x`` ``[B, H, S, D]``, tables ``[max_positions, R / 2]``, positions ``[B, S]`` int64."""
+    cos, sin = (table[position_ids].unsqueeze(1) for table in (cos_table, sin_table))
+    return rotate(x, cos, sin, interleaved).contiguous()
+
+
+@rotary_from_table.register_fake
+def _(x: Tensor, cos_table: Tensor, sin_table: Tensor, position_ids: Tensor, interleaved: bool = False) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("tt_edge::axis_rows", mutates_args=())
+def axis_rows(table: Tensor, position_ids: Tensor, axes: Sequence[int]) -> Tensor:
+    """Rows of a table by positions of several axes: column ``c`` of the result is that of axis ``axes[c]``'s position.
+
+    ``table`` ``[max_positions, R]``, ``position_ids`` ``[A, B, S]`` int64, ``axes`` R numbers below A; ``[B, S, R]``.
+    """
+    rows = table[position_ids]  # [A, B, S, R]
+    return rows[list(axes), ..., list(range(table.shape[1]))].movedim(0, -1).contiguous()
+
+
+@axis_rows.register_fake
+def _(table: Tensor, position_ids: Tensor, axes: Sequence[int]) -> Tensor:
+    return table.new_empty(*position_ids.shape[1:], table.shape[1])
+
+
+@torch.library.custom_op("tt_edge::rotary_from_rows", mutates_args=())
+def rotary_from_rows(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """``IRotaryEmbeddingLayer`` without position ids: ``x`` ``[B, H, S, D]``, ``cos`` and ``sin`` ``[B, S, R / 2]``."""
+    return rotate(x, cos.unsqueeze(1), sin.unsqueeze(1), interleaved).contiguous()
+
+
+@rotary_from_rows.register_fake
+def _(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("tt_edge::kv_cache_update", mutates_args=())
+def kv_cache_update(cache: Tensor, update: Tensor, write_indices: Tensor) -> Tensor:
+    """``IKVCacheUpdateLayer`` in linear mode: row ``b`` of ``update`` goes to ``cache[b, :, write_indices[b]:]``.
+
+    ``cache`` ``[B, H, capacity, D]``, ``update`` ``[B, H, S, D]``, ``write_indices`` ``[B]`` int32. TensorRT updates in
+    place; this operator returns a new cache. Like TensorRT, it drops what falls past the capacity.
+    """
+    out = cache.clone()
+    for row, start in enumerate(write_indices.tolist()):
+        stop = min(start + update.shape[2], cache.shape[2])
+        out[row, :, start:stop] = update[row, :, : stop - start]
+    return out
+
+
+@kv_cache_update.register_fake
+def _(cache: Tensor, update: Tensor, write_indices: Tensor) -> Tensor:
+    return torch.empty_like(cache)
+
+
+@torch.library.custom_op("tt_edge::kv_lengths", mutates_args=())
+def kv_lengths(write_indices: Tensor, tokens: Tensor) -> Tensor:
+    """Valid cache length of each row after this call: ``write_indices`` ``[B]`` plus the ``S`` of ``tokens`` ``[B, S, …]``."""
+    return write_indices + tokens.shape[1]
+
+
+@kv_lengths.register_fake
+def _(write_indices: Tensor, tokens: Tensor) -> Tensor:
+    return torch.empty_like(write_indices)
+
+
+@torch.library.custom_op("tt_edge::sliding_window_mask", mutates_args=())
+def sliding_window_mask(write_indices: Tensor, tokens: Tensor, capacity: int, window: int) -> Tensor:
+    """Boolean ``[B, 1, S, capacity]``: query ``i`` of row ``b``, at ``p = write_indices[b] + i``, sees ``p - window < j <= p``."""
+    at = write_indices[:, None, None, None] + torch.arange(tokens.shape[1], device=tokens.device)[:, None]
+    keys = torch.arange(capacity, device=tokens.device)
+    return (keys <= at) & (keys > at - window)
+
+
+@sliding_window_mask.register_fake
+def _(write_indices: Tensor, tokens: Tensor, capacity: int, window: int) -> Tensor:
+    return tokens.new_empty(write_indices.shape[0], 1, tokens.shape[1], capacity, dtype=torch.bool)
+
+
+@torch.library.custom_op("tt_edge::causal_attention", mutates_args=())
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor) -> Tensor:
+    """``IAttention``, causal with its diagonal at the lower right, over a padded cache.
+
+    ``query`` ``[B, Hq, S, D]``, already scaled; ``key`` and ``value`` ``[B, Hkv, capacity, D]``, of which row ``b`` has
+    ``key_value_lengths[b]`` valid positions. Query ``i`` sees ``j <= key_value_lengths[b] - S + i``.
+    """
+    positions = torch.arange(query.shape[2], device=query.device)[:, None]
+    limit = key_value_lengths[:, None, None, None] - query.shape[2] + positions
+    allowed = torch.arange(key.shape[2], device=query.device) <= limit
+    return grouped_attention(query, key, value, scale=1.0, allowed=allowed)
+
+
+@causal_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::masked_attention", mutates_args=())
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """``IAttention`` with a boolean mask ``[B, 1, S, T]`` (True is seen); ``query`` is already scaled."""
+    return grouped_attention(query, key, value, scale=1.0, allowed=mask)
+
+
+@masked_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::full_attention", mutates_args=())
+def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``IAttention`` in which every query sees every key; ``query`` is already scaled."""
+    return grouped_attention(query, key, value, scale=1.0)
+
+
+@full_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::capped_attention", mutates_args=())
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
+    """As ``masked_attention``, with scores bounded to ``softcap * tanh(score / softcap)`` (Gemma 2).
+
+    ``IAttention`` has no place for this, so it becomes matrix multiplies around a softmax.
+    """
+    return grouped_attention(query, key, value, scale=1.0, softcap=softcap, allowed=mask)
+
+
+@capped_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::rms_normalize", mutates_args=())
+def rms_normalize(x: Tensor, eps: float) -> Tensor:
+    """``x / sqrt(mean(x²) + eps)`` over the last dimension, in the type of ``x``; the core of every RMSNorm."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+@rms_normalize.register_fake
+def _(x: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tt_edge::linear", mutates_args=())
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``: ``[..., K]``, ``[N, K]`` and ``[N]`` to ``[..., N]``, as one matrix multiply."""
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("tt_edge::gather_last_token", mutates_args=())
+def gather_last_token(x: Tensor, last_token_indices: Tensor) -> Tensor:
+    """Row ``b``'s element ``last_token_indices[b]``: ``[B, S, H]`` and ``[B]`` int64 to ``[B, H]``."""
+    return x[torch.arange(x.shape[0], device=x.device), last_token_indices]
+
+
+@gather_last_token.register_fake
+def _(x: Tensor, last_token_indices: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[2])
+
+
+@torch.library.custom_op("tt_edge::shuffle", mutates_args=())
+def shuffle(x: Tensor, first: Sequence[int], dims: Sequence[int], second: Sequence[int]) -> Tensor:
+    """``IShuffleLayer``: permute by ``first``, reshape to ``dims``, permute by ``second``.
+
+    In ``dims`` 0 copies the dimension at the same index and one -1 takes what is left, as in TensorRT.
+    """
+    x = x.permute(*first)
+    x = x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(dims)])
+    return x.permute(*second).clone(memory_format=torch.contiguous_format)
+
+
+@shuffle.register_fake
+def _(x: Tensor, first: Sequence[int], dims: Sequence[int], second: Sequence[int]) -> Tensor:
+    x = x.permute(*first)
+    x = x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(dims)])
+    return torch.empty_like(x.permute(*second), memory_format=torch.contiguous_format)

@@ -1,0 +1,76 @@
+"""The masks that a model asks for decide what its attention sees; nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, masking_utils
+
+from tests.tiny_models import tiny_model
+from tt_edge.compile.export.decoder import export_decoder
+from tt_edge.compile.export.masks import Visibility, visible_masks
+from tt_edge.compile.export.semantics import ATTENTION_NAME, _attention_function
+from tt_edge.errors import UnsupportedModelError
+
+
+def asked(make, /, settings=None, **arguments):
+    """What ``make``, one of transformers' mask functions, gives to the semantic attention."""
+    config = LlamaConfig(**{"sliding_window": 8, "attention_chunk_size": 8, **(settings or {})})
+    config._attn_implementation = ATTENTION_NAME
+    with visible_masks(ATTENTION_NAME):
+        return make(config, torch.zeros(2, 5, 16), None, None, **arguments)
+
+
+def test_causal_and_sliding_masks_are_recognised():
+    assert asked(masking_utils.create_causal_mask) == Visibility(True)
+    assert asked(masking_utils.create_sliding_window_causal_mask) == Visibility(True, 8)
+    assert asked(masking_utils.create_sliding_window_causal_mask, {"sliding_window": 4096}) == Visibility(True, 4096)
+    assert asked(masking_utils.create_bidirectional_mask) == Visibility(False)
+
+
+def test_positions_that_start_again_are_not_taken_for_documents():
+    positions = torch.tensor([[0, 1, 2, 0, 1]] * 2)
+    assert asked(masking_utils.create_causal_mask, position_ids=positions) == Visibility(True)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (masking_utils.create_chunked_causal_mask, {}),
+        (masking_utils.create_causal_mask, {"or_mask_function": lambda b, h, q, k: k < 4}),
+        (masking_utils.create_causal_mask, {"and_mask_function": lambda b, h, q, k: k > 0}),
+        (masking_utils.create_sliding_window_causal_mask, {"or_mask_function": lambda b, h, q, k: k < 1}),
+        (masking_utils.create_causal_mask, {"block_sequence_ids": torch.zeros(2, 5, dtype=torch.int64)}),
+        (masking_utils.create_bidirectional_sliding_window_mask, {}),
+    ],
+    ids=["chunks", "prefix", "no first token", "first token", "blocks", "two-sided window"],
+)
+def test_any_other_mask_is_refused(make, arguments):
+    with pytest.raises(UnsupportedModelError, match=r"mask.* is neither causal nor a sliding window"):
+        asked(make, **arguments)
+
+
+def test_attention_follows_the_mask_not_the_hint_beside_it():
+    """PyTorch's attention ignores ``sliding_window``; a module that forgets to pass it still slides."""
+    query = torch.randn(1, 2, 20, 8)
+    key, value = torch.randn(2, 1, 2, 20, 8)
+    module = torch.nn.Module()
+    for mask, hint in ((Visibility(True, 3), None), (Visibility(True), 3)):
+        got, _ = _attention_function(module, query, key, value, mask, sliding_window=hint)
+        want = torch.ops.tt_edge.attention(query, key, value, 8**-0.5, True, mask.window)
+        torch.testing.assert_close(got, want.transpose(1, 2))
+
+
+def test_swaps_are_undone():
+    before = (
+        dict(masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping),
+        masking_utils.find_packed_sequence_indices,
+    )
+    export_decoder(tiny_model("mistral"), 64)
+    mapping = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
+    assert (dict(mapping), masking_utils.find_packed_sequence_indices) == before
+
+
+def test_a_model_with_another_mask_is_refused_by_name():
+    with pytest.raises(UnsupportedModelError, match="neither causal nor a sliding window"):
+        export_decoder(tiny_model("gemma3", use_bidirectional_attention=True), 64)

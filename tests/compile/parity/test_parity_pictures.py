@@ -1,0 +1,126 @@
+"""The parity check of vision-language models: preprocessing, tower and prompts with pictures; and that it finds faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.multimodal.images.pictures import photo
+from tests.vlm_checkpoints import TOKENS, write_checkpoint
+from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import Part
+from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.parity import verify_bundle
+from tt_edge.compile.parity.report import PreprocessingParity
+from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.errors import CapacityError, InvalidInputError
+
+LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 160, "max_image_tokens": 64}
+
+
+def compiled(family, folder, precision="fp32", sizes=None, **more):
+    checkpoint = write_checkpoint(family, folder / "checkpoint", **(sizes or {}))
+    config = CompileConfig(precision=precision, **{**LIMITS, **more})
+    compile_checkpoint(str(checkpoint), folder / "out.ttedge", config, EngineTarget())
+    return Bundle.open(folder / "out.ttedge"), checkpoint
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return compiled("qwen2_5_vl", tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("family", TOKENS)
+def test_every_family(family, precision, tmp_path):
+    bundle, checkpoint = compiled(family, tmp_path, precision)
+    report = verify_bundle(bundle, checkpoint, new_tokens=6)
+    assert report.passed, report.render()
+    assert {row.pictures for row in report.rows} == ({1} if family == "blip-2" else {0, 1, 2})
+    assert len(report.features) == (3 if family == "qwen3_vl" else 1)
+    if family == "eagle2":
+        assert report.preprocessing == "its processor is code of the checkpoint"
+    else:
+        assert isinstance(report.preprocessing, PreprocessingParity)
+    if precision == "fp32":
+        assert report.relative_error < 2e-5
+        assert not any(row.ties for row in report.rows)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_towers_with_the_plugin(family, tmp_path):
+    """ViTAttentionPlugin in the tower, beside TensorRT's own attention in the language part."""
+    bundle, checkpoint = compiled(family, tmp_path, "fp16", {"tower_head": 64}, vision_attention="plugin")
+    assert bundle.network(Part.VISION).kinds()["PLUGIN_V3"]
+    assert "PLUGIN_V3" not in bundle.network().kinds()
+    report = verify_bundle(bundle, checkpoint, new_tokens=6)
+    assert report.passed, report.render()
+
+
+def test_a_batch_of_one(tmp_path):
+    bundle, checkpoint = compiled("qwen2_vl", tmp_path, max_batch=1)
+    report = verify_bundle(bundle, checkpoint, new_tokens=4)
+    assert report.passed
+    assert [row.pictures for row in report.rows] == [0, 1, 2]
+
+
+def test_pictures_of_the_users(qwen, tmp_path):
+    bundle, checkpoint = qwen
+    Image.fromarray(photo(57, 93)).save(tmp_path / "a.png")
+    report = verify_bundle(bundle, checkpoint, new_tokens=4, images=[str(tmp_path / "a.png")])
+    assert report.passed
+    assert {row.pictures for row in report.rows} == {0, 1}
+    with pytest.raises(InvalidInputError, match=r"missing.png does not exist"):
+        verify_bundle(bundle, checkpoint, images=[str(tmp_path / "missing.png")])
+
+
+def test_pictures_that_do_not_fit(tmp_path):
+    bundle, checkpoint = compiled("qwen2_5_vl", tmp_path, max_input_len=16, max_image_tokens=12)
+    with pytest.raises(
+        CapacityError, match=r"a prompt with a picture has \d+ tokens and 4 new ones, .* takes 16 in one call"
+    ):
+        verify_bundle(bundle, checkpoint, new_tokens=4)
+
+
+def test_another_tower(qwen):
+    """The language part may be right and the tower wrong; the report says which."""
+    bundle, checkpoint = qwen
+    model = load_model(checkpoint, Precision.FP32)
+    weight = model.model.visual.blocks[1].mlp.down_proj.weight
+    weight.data = weight.data * 1.5
+    report = verify_bundle(bundle, model, new_tokens=4)
+    assert (report.passed, report.features_passed) == (False, False)
+    assert "vision tower   image_features of 2 pictures" in report.render()
+    assert "NO MATCH" in report.render()
+    words = {e.claim: (e.word, e.detail.partition(" Hugging")[0]) for e in report.evidence()}
+    assert words["vision network"] == ("not executed", "does NOT match")
+    assert report.preprocessing is None, "a model in memory has no processor"
+
+
+def test_another_preprocessing(qwen, tmp_path):
+    bundle, checkpoint = qwen
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    for file in other.glob("*processor_config.json"):
+        settings = json.loads(file.read_text())
+        images = settings.get("image_processor", settings)
+        images["image_mean"] = [0.2, 0.2, 0.2]
+        file.write_text(json.dumps(settings))
+    report = verify_bundle(bundle, other, new_tokens=4)
+    assert (report.logits_passed, report.features_passed, report.preprocessing_passed) == (True, True, False)
+    assert "NO MATCH" in report.render()
+
+
+def test_a_number_that_is_none(qwen):
+    """The largest of numbers with a NaN among them may be any; every row counts."""
+    from dataclasses import replace
+
+    bundle, checkpoint = qwen
+    report = verify_bundle(bundle, checkpoint, new_tokens=2)
+    rows = (*report.rows[:-1], replace(report.rows[-1], relative_error=float("nan")))
+    assert not replace(report, rows=rows).passed
+    assert np.isfinite(report.relative_error)

@@ -1,0 +1,193 @@
+"""Vision-language models end to end: the tokens of ``generate()`` with no image, one, several, and in a mixed batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
+from tt_edge.bundle import Bundle
+from tt_edge.compile.pipeline import compile_model
+from tt_edge.compile.quantize.layers import quantize_model
+from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.dtypes import DType
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.quant_config import QuantConfig
+from tt_edge.runtime.engine.choose import open_session, open_vision
+from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.images.processed import Span
+from tt_edge.runtime.scheduling.request import Request
+from tt_edge.runtime.scheduling.scheduler import Scheduler
+
+GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NEW = 12
+BACKENDS = {
+    "native": {"backend": "native"},
+    "sdpa": {"backend": "sdpa", "cache": "none"},
+    "static_v1": {"backend": "sdpa", "cache": "static_v1"},
+}
+
+
+class Picture(SimpleNamespace):
+    """What preprocessing would give: random pixels."""
+
+    @property
+    def digest(self):
+        return str((self.grid, self.seed))
+
+    @property
+    def spans(self):
+        return [] if self.grid is None else [Span(self.grid)]
+
+
+def picture(contract, seed, grid=(1, 4, 6)):
+    geometry, generator = contract.geometry, np.random.default_rng(seed)
+    if geometry.tile_size is not None:
+        pixels = generator.standard_normal((1, 3, *geometry.tile_size)).astype(np.float32)
+        return Picture(pixels=pixels, grid=None, tokens=geometry.tokens_a_unit, seed=seed)
+    pixels = generator.standard_normal((int(np.prod(grid)), geometry.patch_dim)).astype(np.float32)
+    return Picture(pixels=pixels, grid=grid, tokens=int(np.prod(grid)) // 4, seed=seed)
+
+
+def prompt(seed, *pictures):
+    """Text, and the pictures in the middle of it."""
+    generator = np.random.default_rng(100 + seed)
+
+    def text():
+        return generator.integers(3, 290, generator.integers(2, 7)).tolist()
+
+    ids = text()
+    for given in pictures:
+        ids += [VISION_START, *[IMAGE] * given.tokens, VISION_END, *text()]
+    return ids
+
+
+def reference(model, ids, pictures):
+    inputs = {"input_ids": torch.tensor([ids])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if pictures:
+        inputs["pixel_values"] = torch.from_numpy(np.concatenate([p.pixels for p in pictures]))
+    if model.config.model_type in GRID:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
+        if pictures:
+            inputs["image_grid_thw"] = torch.tensor([p.grid for p in pictures])
+    out = model.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return out[0, -NEW:].tolist()
+
+
+def compiled(family, path, heads_of_64=False, **settings):
+    limits = {"precision": "fp32", "max_batch": 3, "max_input_len": 64, "max_seq_len": 96, "max_image_tokens": 48}
+    config = CompileConfig(**{**limits, **settings})
+    make = lambda: tiny_vlm(family, getattr(torch, config.precision.dtype.value), heads_of_64=heads_of_64)  # noqa: E731
+    compile_model(make, path, config, EngineTarget())
+    bundle = Bundle.open(path)
+    session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
+    encoder = VisionEncoder(vision, None, [IMAGE], bundle.manifest.contract.position_axes)
+    return Scheduler(session), encoder, bundle
+
+
+def asked(encoder, ids, pictures):
+    config = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
+    images = {"images": encoder.prompt_images(ids, pictures)} if pictures else {}
+    return Request(ids, config, **images)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", VLMS)
+def test_tokens_equal_generate(tmp_path, family, backend):
+    if family == "blip-2" and backend != "native":
+        pytest.skip("the language part is OPT, whose backends test_families has")
+    scheduler, encoder, bundle = compiled(family, tmp_path / "out.ttedge", **BACKENDS[backend])
+    model, vision = tiny_vlm(family), bundle.manifest.vision
+    one, two, three = picture(vision, 1), picture(vision, 2, (1, 2, 8)), picture(vision, 3, (1, 6, 2))
+    cases = [[one], [], [two, one, three]]
+    if family == "blip-2":  # whose generate() wants the image in front, and one at least
+        cases = [[one], [two]]
+    asks = [(prompt(i, *pictures), pictures) for i, pictures in enumerate(cases)]
+    requests = [asked(encoder, ids, pictures) for ids, pictures in asks]
+    for request in requests:  # a batch that mixes them
+        scheduler.submit(request)
+    scheduler.run(requests)
+    for request, (ids, pictures) in zip(requests, asks, strict=True):
+        assert [token.id for token in request.tokens] == reference(model, ids, pictures)
+
+
+def test_a_conversation_computes_the_image_once(tmp_path):
+    """A second turn finds image and answer in the cache; another image in the same place does not pass for it."""
+    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
+    vision, model = bundle.manifest.vision, tiny_vlm("qwen2_5_vl")
+    one, other = picture(vision, 1, (1, 6, 8)), picture(vision, 2, (1, 6, 8))
+    first = prompt(0, one)
+    request = asked(encoder, first, [one])
+    scheduler.submit(request)
+    scheduler.run([request])
+    second = [*first, *[token.id for token in request.tokens], 7, 8, 9]
+    for given, reused in ((one, len(first) + NEW - 1), (other, first.index(IMAGE))):
+        request = asked(encoder, second, [given])
+        scheduler.submit(request)
+        scheduler.run([request])
+        assert request.reused == reused
+        assert [token.id for token in request.tokens] == reference(model, second, [given])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_the_plugin_backend(tmp_path, family):
+    """AttentionPlugin is float16, so its logits are compared: no further from the fp32 truth than twice PyTorch's own."""
+    scheduler, encoder, bundle = compiled(
+        family, tmp_path / "out.ttedge", heads_of_64=True, backend="plugin", precision="fp16"
+    )
+    assert bundle.network().kinds()["PLUGIN_V3"] == 2
+    given = picture(bundle.manifest.vision, 1)
+    ids = prompt(0, given)
+    request = asked(encoder, ids, [given])
+    rows = []
+    forward = scheduler.session.forward
+    scheduler.session.forward = lambda *a: rows.append(forward(*a).copy()) or rows[-1]
+    scheduler.submit(request)
+    scheduler.step()
+    inputs = {"input_ids": torch.tensor([ids])}
+    if family in GRID:
+        inputs |= {
+            "mm_token_type_ids": (inputs["input_ids"] == IMAGE).int(),
+            "image_grid_thw": torch.tensor([given.grid]),
+        }
+    pixels = torch.from_numpy(given.pixels)
+    with torch.no_grad():
+        exact = tiny_vlm(family, heads_of_64=True)(pixel_values=pixels, **inputs).logits[0, -1].numpy()
+        own = tiny_vlm(family, torch.float16, heads_of_64=True)(pixel_values=pixels.half(), **inputs).logits[0, -1]
+    bar = 2 * np.linalg.norm(own.float().numpy() - exact)
+    assert np.linalg.norm(rows[0][0] - exact) < bar + 1e-3 * np.linalg.norm(exact)
+
+
+def test_older_plugins_have_no_m_rope(tmp_path):
+    with pytest.raises(UnsupportedModelError, match=r"AttentionPlugin 0\.9\.1 looks up .*give --plugin-contract 0\.11"):
+        compiled(
+            "qwen2_vl",
+            tmp_path / "out.ttedge",
+            heads_of_64=True,
+            backend="plugin",
+            precision="fp16",
+            plugin_contract="0.9.1",
+        )
+
+
+@pytest.mark.parametrize("quant", ["int8_wo", "int4_wo"])
+def test_the_language_part_is_quantized(tmp_path, quant):
+    """And nothing else: the tower's features are those of the model as it was."""
+    recipe = QuantConfig(quant, group_size=32)
+    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", quant=recipe)
+    model = tiny_vlm("qwen2_5_vl")
+    found = quantize_model(model, recipe, {})
+    assert len(found) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in found)
+    given = picture(bundle.manifest.vision, 1)
+    ids = prompt(0, given)
+    request = asked(encoder, ids, [given])
+    scheduler.submit(request)
+    scheduler.run([request])
+    assert [token.id for token in request.tokens] == reference(model, ids, [given])
+    assert DType.INT8 in bundle.network().weight_bytes() or DType.INT4 in bundle.network().weight_bytes()

@@ -1,0 +1,89 @@
+"""The sdpa backend's passes: operators before and after, the match count, and the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.lowering.helpers import Function, attention_module, context, export, ops, query_key_value
+from tt_edge.errors import LoweringError, UnsupportedModelError
+from tt_edge.lowering.decoder.rotary_arithmetic import RotaryArithmetic
+from tt_edge.lowering.decoder.static_cache import StaticCache
+
+CAPACITY = 64
+
+
+def lowered(cache: str, **attention):
+    module, ctx = attention_module(**attention), context(backend="sdpa", cache=cache)
+    record = StaticCache()(module, ctx)
+    module.recompile()
+    assert record.matches == 1
+    return module, ctx
+
+
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("cache", ["static_v1", "static_v2"])
+def test_chunks_over_the_cache_equal_one_whole_pass(cache, window):
+    module, ctx = lowered(cache, sliding_window=window)
+    names = [n.target for n in module.graph.find_nodes(op="placeholder")]
+    assert names[4:] == ["start_idx", "end_idx", "past_key_0", "past_value_0"]
+    assert ctx.kv_cache == [("past_key_0", "present_key_0"), ("past_value_0", "present_value_0")]
+    q, k, v = query_key_value(11, seed=1)
+    want = torch.ops.tt_edge.attention(q, k, v, 0.25, True, window)
+    past = [torch.full((2, 2, CAPACITY, 8), float("nan"))] * 2  # what is not written yet must not be seen
+    start, got = 0, []
+    for size in (6, 1, 3, 1):
+        part = slice(start, start + size)
+        ids, bounds = torch.zeros(2, size, dtype=torch.int64), (torch.tensor([start]), torch.tensor([start + size]))
+        out, *past = module(ids, q[:, :, part], k[:, :, part], v[:, :, part], *bounds, *past)
+        got.append(out)
+        start += size
+    torch.testing.assert_close(torch.cat(got, dim=2), want)
+    assert past[0].shape == (2, 2, CAPACITY, 8)
+    torch.testing.assert_close(past[0][:, :, :11], k)
+    counts = ops(module)
+    assert counts["tt_edge.masked_attention.default"] == counts["tt_edge.causal_mask.default"] == 1
+    assert counts["tt_edge.static_cache_update.default"] == 2
+    assert counts["tt_edge.cache_prefix.default"] == (2 if cache == "static_v1" else 0)
+    assert counts["tt_edge.append_to_prefix.default"] == (2 if cache == "static_v2" else 0)
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_without_a_cache(window):
+    module, ctx = lowered("none", sliding_window=window)
+    q, k, v = query_key_value(11, seed=1)
+    out = module(torch.zeros(2, 11, dtype=torch.int64), q, k, v)[0]
+    torch.testing.assert_close(out, torch.ops.tt_edge.attention(q, k, v, 0.25, True, window))
+    assert len(list(module.graph.find_nodes(op="placeholder"))) == 4
+    assert ctx.kv_cache == []
+
+
+def test_a_missing_attention_is_fatal():
+    with pytest.raises(LoweringError, match="matched 1 times where the model has 2 decoder layers"):
+        StaticCache()(attention_module(), context(layers=2, backend="sdpa"))
+
+
+def test_what_attention_layers_cannot_express_is_refused():
+    with pytest.raises(UnsupportedModelError, match="non-causal"):
+        StaticCache()(attention_module(causal=False), context(backend="sdpa"))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary_dim", [8, 4])
+def test_rotary_arithmetic_is_the_rotation(interleaved, rotary_dim):
+    def rotate(self, positions, x, y):
+        rotary = torch.ops.tt_edge.rotary_from_table
+        return tuple(rotary(t, self.cos, self.sin, positions, interleaved) for t in (x, y))
+
+    angles = torch.randn(CAPACITY, rotary_dim // 2)
+    model = Function(rotate, cos=angles.cos(), sin=angles.sin())
+    x, y = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
+    positions = torch.randint(0, CAPACITY, (2, 5))
+    module = export(model, positions, x, y, dynamic={0: {0: "b", 1: "s"}, 1: {0: "b", 2: "s"}, 2: {0: "b", 2: "s"}})
+    record = RotaryArithmetic()(module, context())
+    module.recompile()
+    assert record.matches == 2
+    assert ops(module)["aten.embedding.default"] == 2  # each table once for both tensors
+    assert not any("rotary" in name for name in ops(module))
+    for got, want in zip(module(positions, x, y), model(positions, x, y), strict=True):
+        torch.testing.assert_close(got, want)

@@ -1,0 +1,44 @@
+"""Pictures to preprocess, and comparison with what transformers makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders
+from tt_edge.vision_contract import TILES, VisionGeometry
+
+#: Heights and widths: of cameras, odd, tiny, upright, and a strip.
+SIZES = [(140, 196), (480, 640), (333, 517), (28, 28), (5, 900), (1080, 1920), (61, 59), (900, 200)]
+
+
+def photo(height, width, seed=0):
+    """A gradient with edges, letters and noise, ``[H, W, 3]``."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    base = np.stack([255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1), 128 + 100 * np.sin(x / 3)], axis=-1)
+    base[(y // 5 + x // 7) % 3 == 0] //= 2
+    picture = Image.fromarray(np.clip(base + generator.normal(0, 8, base.shape), 0, 255).astype(np.uint8))
+    ImageDraw.Draw(picture).text((width // 8, height // 3), "STOP 25 m", fill=(255, 255, 255))
+    return np.array(picture)
+
+
+def steps_apart(got, want, std, channel_axis=1):
+    """Differences of normalised pixels in steps of 255, of every pixel. ``std`` of three channels."""
+    shape = [1] * got.ndim
+    shape[channel_axis] = -1
+    return np.abs(np.asarray(got) - np.asarray(want)) * np.asarray(std).reshape(shape) * 255
+
+
+def assert_same_pixels(got, want, std, channel_axis=1):
+    """transformers resizes with torchvision, tt-edge with Pillow: one step of 255 apart, two in a pixel of 50,000."""
+    assert np.shape(got) == np.shape(want)
+    steps = steps_apart(got, want, std, channel_axis)
+    assert steps.max() <= 2.01
+    assert (steps > 1.01).mean() <= 2e-5
+
+
+def tiled_settings(model_type, image, tile, tokens=4, **placeholders):
+    """Settings of a checkpoint whose vision network takes tiles."""
+    geometry = VisionGeometry(model_type, TILES, tokens, tile_size=tile)
+    return CheckpointSettings(image, {"model_type": model_type}, geometry, Placeholders("<image>", **placeholders))

@@ -1,0 +1,122 @@
+"""Pictures of all kinds are read, and whatever is none is refused in a line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images import ImageLimits, load_image, pixels_of
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+
+
+def encoded(mode="RGB", format="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).convert(mode).save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_colours_of_every_kind(mode):
+    if mode == "I;16":
+        file = io.BytesIO()
+        Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 256).save(file, "PNG")
+        content = file.getvalue()
+    else:
+        content = encoded(mode)
+    image = load_image(content)
+    assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
+    if mode in ("RGB", "RGBA"):
+        assert np.array_equal(image, PICTURE)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "BMP", "GIF"])
+def test_formats(format):
+    assert load_image(encoded(format=format)).shape == (6, 9, 3)
+
+
+def test_exif_turns_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    (tmp_path / "a.png").write_bytes(encoded(exif=exif))
+    assert np.array_equal(load_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
+
+
+def test_data_url():
+    url = "data:image/png;base64," + base64.b64encode(encoded()).decode()
+    assert np.array_equal(load_image(url), PICTURE)
+
+
+def bomb():
+    """A PNG that says it is 100,000 x 100,000."""
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + head
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    parts = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"plain text", "cannot be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read"),
+        (encoded()[:60], "cannot be read"),
+        (encoded(format="JPEG")[:200], "cannot be read"),
+        (bomb(), "100000 x 100000 pixels|too many pixels"),
+        (encoded(format="TIFF"), "cannot be read"),
+    ],
+    ids=["empty", "text", "svg", "cut png", "cut jpeg", "bomb", "tiff"],
+)
+def test_refused(tmp_path, content, message):
+    (tmp_path / "a.png").write_bytes(content)
+    for source in (content, tmp_path / "a.png"):
+        with pytest.raises(InvalidInputError, match=message) as caught:
+            load_image(source)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("missing.png", "does not exist"),
+        (".", "is a folder"),
+        ("https://example.com/a.png", "nothing is downloaded here"),
+        ("data:text/plain;base64,AAAA", "must begin with data:image"),
+        ("data:image/png;base64,!!!", "is not base64"),
+        ("a\0b.png", "cannot be read|does not exist"),
+        (None, "image None is no file; give a path, a data: URL, a file's content or pixels"),
+        ({"url": "a.png"}, "image {'url': 'a.png'} is no file"),
+    ],
+)
+def test_no_file(source, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_image(source)
+
+
+def test_pixels(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    assert pixels_of(PICTURE) is PICTURE
+    assert np.array_equal(pixels_of(tmp_path / "a.png"), PICTURE)
+
+
+@pytest.mark.parametrize("pixels", [PICTURE / 255, PICTURE[..., 0], PICTURE[..., :2], PICTURE[:0]])
+def test_pixels_of_another_kind(pixels):
+    with pytest.raises(InvalidInputError, match=r"an image is an array .*; give uint8 \[height, width, 3\]"):
+        pixels_of(pixels)
+
+
+def test_limits(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    with pytest.raises(InvalidInputError, match="9 x 6 pixels, more than 50; make it smaller"):
+        load_image(tmp_path / "a.png", ImageLimits(max_pixels=50))
+    with pytest.raises(InvalidInputError, match="bytes, more than 50; make it smaller"):
+        load_image(tmp_path / "a.png", ImageLimits(max_bytes=50))

@@ -1,0 +1,192 @@
+"""Continuous batching gives every request what it gets alone, and computes no prefix twice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runtime.fakes import VOCAB, FakeSession, continuation, contract
+from tt_edge.errors import CapacityError, EngineError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.scheduling.request import FinishReason, Request
+from tt_edge.runtime.scheduling.scheduler import Scheduler
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
+
+
+def request(prompt, new=5, **settings) -> Request:
+    return Request(prompt, GenerationConfig(new, **settings))
+
+
+def ids_of(done: Request) -> list[int]:
+    return [token.id for token in done.tokens]
+
+
+def scheduler(**limits) -> Scheduler:
+    return Scheduler(FakeSession(contract(**{"max_seq_len": 64, **limits})))
+
+
+def fed(scheduler: Scheduler) -> int:
+    """How many ids all steps took, padding included."""
+    return sum(feeds["input_ids"].size for feeds in scheduler.session.calls)
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=24), st.integers(1, 8), st.integers(0, 6)),
+        min_size=1,
+        max_size=10,
+    ),
+    max_batch=st.integers(1, 4),
+    max_input_len=st.integers(1, 24),
+)
+@settings(deadline=None, max_examples=100)
+def test_requests_that_come_at_any_time(jobs, max_batch, max_input_len):
+    """Prompts of few different tokens, so that many begin alike; the capacity is the least that is accepted."""
+    capacity = max([len(prompt) + new for prompt, new, _ in jobs] + [max_input_len])
+    run = scheduler(max_batch=max_batch, max_input_len=max_input_len, max_seq_len=capacity)
+    requests = []
+    for prompt, new, steps in jobs:
+        requests.append(request(prompt, new))
+        run.submit(requests[-1])
+        for _ in range(steps):
+            run.step()
+    run.run(requests)
+    assert [ids_of(r) for r in requests] == [continuation(prompt, new) for prompt, new, _ in jobs]
+    assert run.stats.new_tokens == sum(new for _, new, _ in jobs)
+    assert run.running == 0
+
+
+def test_a_row_that_falls_free_is_taken_at_once():
+    run = scheduler(max_batch=2)
+    requests = [request([1], 2), request([2], 6), request([3], 4)]
+    for r in requests:
+        run.submit(r)
+    run.run(requests)
+    assert run.stats.steps == 6  # the third runs in the place of the first
+
+
+def test_the_next_turn_computes_new_tokens_alone():
+    run = scheduler(max_batch=1)
+    first = request(PROMPT)
+    run.submit(first)
+    run.run([first])
+    before = fed(run)
+    second = request([*PROMPT, *ids_of(first), 7, 7])
+    run.submit(second)
+    run.run([second])
+    # All but the last token of the answer are there.
+    assert second.reused == len(PROMPT) + 4
+    assert fed(run) - before == 3 + 4
+    assert ids_of(second) == continuation([*PROMPT, *ids_of(first), 7, 7], 5)
+
+
+def test_a_prefix_comes_from_another_row():
+    run = scheduler(max_batch=3, max_input_len=32)
+    first = request(PROMPT, 12)
+    run.submit(first)
+    run.step()
+    others = [request([*PROMPT, n], 5) for n in (1, 2)]
+    for r in others:
+        run.submit(r)
+    run.run([first, *others])
+    assert [r.reused for r in others] == [len(PROMPT)] * 2
+    assert [ids_of(r) for r in others] == [continuation([*PROMPT, n], 5) for n in (1, 2)]
+    assert ids_of(first) == continuation(PROMPT, 12)
+
+
+def test_the_same_prompt_again_feeds_its_last_token():
+    run = scheduler(max_batch=1)
+    for _ in range(2):
+        again = request(PROMPT)
+        run.submit(again)
+        run.run([again])
+        assert ids_of(again) == continuation(PROMPT, 5)
+    assert again.reused == len(PROMPT) - 1
+
+
+def test_precomputed_prefixes_survive_the_rows():
+    run = scheduler(max_batch=1)
+    run.precompute(PROMPT)
+    steps = run.stats.steps
+    run.precompute(PROMPT[:18])  # it is there
+    assert run.stats.steps == steps
+    for prompt in ([9] * 30, [*PROMPT, 5]):
+        last = request(prompt)
+        run.submit(last)
+        run.run([last])
+        assert ids_of(last) == continuation(prompt, 5)
+    assert last.reused == len(PROMPT)
+
+
+def test_cancel():
+    run = scheduler(max_batch=1)
+    requests = [request([1], 30), request([2], 30), request([3], 3)]
+    for r in requests:
+        run.submit(r)
+    run.step()
+    requests[0].cancel()
+    requests[1].cancel()
+    run.run(requests[2:])
+    assert [r.finish_reason for r in requests] == [FinishReason.CANCELLED] * 2 + [FinishReason.LENGTH]
+    assert [len(r.tokens) for r in requests] == [1, 0, 3]
+
+
+def test_on_token_can_stop_its_row_and_on_done_is_called_once():
+    run, done = scheduler(), []
+    stopped = Request([1], GenerationConfig(30), lambda _: len(stopped.tokens) == 3, lambda: done.append(1))
+    run.submit(stopped)
+    run.run([stopped])
+    assert (len(stopped.tokens), stopped.finish_reason, done) == (3, FinishReason.STOP, [1])
+
+
+def test_stop_token_ids():
+    run, stop = scheduler(), continuation([1], 4)[3]
+    ended = request([1], 20, stop_token_ids=(stop,))
+    run.submit(ended)
+    run.run([ended])
+    assert (ids_of(ended)[-1], ended.finish_reason) == (stop, FinishReason.STOP)
+
+
+def test_one_rows_overflow_is_its_own(monkeypatch):
+    session = FakeSession(contract())
+    run = Scheduler(session)
+    execute = session._execute
+
+    def overflow(feeds, rows):
+        logits = execute(feeds, rows)
+        logits[0] = float("nan")
+        return logits
+
+    monkeypatch.setattr(session, "_execute", overflow)
+    bad, good = request([1]), request([2])
+    run.submit(bad)
+    run.submit(good)
+    with pytest.raises(EngineError, match="logits hold nan"):
+        run.run([bad, good])
+    assert ids_of(good) == continuation([2], 5)
+
+
+def test_a_failed_step_can_be_aborted(monkeypatch):
+    run = scheduler()
+    failed = request([1])
+    run.submit(failed)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.session, "_execute", lambda *_: (_ for _ in ()).throw(EngineError("out of order")))
+        with pytest.raises(EngineError):
+            run.step()
+        run.abort(EngineError("out of order"))
+    assert isinstance(failed.error, EngineError)
+    after = request([1])
+    run.submit(after)
+    run.run([after])
+    assert ids_of(after) == continuation([1], 5)
+
+
+def test_what_can_never_run_is_refused():
+    run = scheduler()
+    with pytest.raises(CapacityError, match="the prompt has 60 tokens, and 5 new ones make 65"):
+        run.submit(request([1] * 60))
+    assert not run.waiting
+    assert max(PROMPT) < VOCAB

@@ -1,0 +1,52 @@
+"""Stop strings in a stream; whole characters are in test_tokenizer.py."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tt_edge.runtime.text.streaming import StopStrings, TextStream
+
+SHORT = st.text("ab", max_size=12)
+
+
+@given(pieces=st.lists(SHORT), stop=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_any_pieces_give_the_text_before_the_first_stop_string(pieces, stop):
+    """``found`` is the one that is complete first, as the pieces come; the text ends where it begins."""
+    stream, shown = StopStrings(stop), ""
+    for count, piece in enumerate(pieces, 1):
+        shown += stream.push(piece)
+        so_far = "".join(pieces[:count])
+        assert so_far.startswith(shown)
+        if stream.found is not None:
+            break
+        assert not any(s in so_far for s in stop)
+    shown += stream.flush()
+    text = "".join(pieces)
+    if stream.found is None:
+        assert shown == text
+    else:
+        assert text.startswith(shown + stream.found)
+        assert not any(s in shown for s in stop)
+        assert stream.push("a") == stream.flush() == ""
+
+
+def test_what_cannot_become_a_stop_string_is_shown_at_once():
+    stream = StopStrings(["\n\n", "END"])
+    assert [stream.push(piece) for piece in ("one", "\n", "two E", "N", "D!")] == ["one", "", "\ntwo ", "", ""]
+    assert stream.found == "END"
+
+
+class Letters:
+    """Token ids are code points."""
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+@pytest.mark.parametrize(("stop", "text"), [((), "abcd"), (("cd",), "ab"), (("x",), "abcd"), (("dx",), "abcd")])
+def test_text_stream(stop, text):
+    stream = TextStream(Letters(), stop)
+    assert "".join([*(stream.push(ord(c)) for c in "abcd"), stream.flush()]) == text
+    assert stream.stopped_by == ("cd" if stop == ("cd",) else None)

@@ -1,0 +1,1 @@
+"""Reading Hugging Face checkpoints: weights, quantized or not, tokenizer and processor files."""

@@ -1,0 +1,1 @@
+"""Tracing Hugging Face modules with torch.export, attention and RoPE kept whole."""

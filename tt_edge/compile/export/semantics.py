@@ -1,0 +1,193 @@
+"""Reversible swaps that make a Hugging Face model emit semantic operators while it is exported.
+
+Attention goes through transformers' own ``AttentionInterface``. RoPE is a function of the modeling module; it is
+replaced only after it has been compared with the semantic operator on random numbers, so a family with another rotary
+layout is traced as its own arithmetic and never mistranslated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+from transformers import AttentionInterface, PreTrainedModel
+
+from tt_edge.compile.export.masks import Visibility, visible_masks
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.plugins.ops import semantic
+
+ATTENTION_NAME = "tt_edge"
+
+#: Keyword arguments of attention functions that change nothing in a traced decoder pass.
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+
+def _attention_function(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | Visibility | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in place of SDPA: K and V un-repeated, result ``[B, S, Hq, D]``."""
+    segments = kwargs.pop("cu_seq_lens_q", None)
+    if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.tower`` passes segments in its place
+        scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        return torch.ops.tt_edge.segment_attention(query, key, value, segments, scale).transpose(1, 2), None
+    if isinstance(attention_mask, Tensor):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} builds its own attention mask, which tt-edge does not translate; "
+            "only causal and sliding-window attention is supported"
+        )
+    if extra := sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} passes {', '.join(extra)} to attention, which tt-edge does not translate"
+        )
+    if attention_mask is None:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        attention_mask = Visibility(bool(causal), int(sliding_window or 0))
+    out = torch.ops.tt_edge.attention(
+        query,
+        key,
+        value,
+        float(query.shape[-1] ** -0.5 if scaling is None else scaling),
+        attention_mask.causal,
+        attention_mask.window,
+        float(softcap or 0.0),
+        s_aux,
+    )
+    return out.transpose(1, 2), None
+
+
+@contextmanager
+def semantic_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through ``tt_edge::attention`` for the duration of the block; masks are read, not traced."""
+    AttentionInterface.register(ATTENTION_NAME, _attention_function)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION_NAME)
+    try:
+        with visible_masks(ATTENTION_NAME):
+            yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _modeling_modules(model: nn.Module) -> list[ModuleType]:
+    """Modules whose global ``apply_rotary_pos_emb`` the model's layers call."""
+    names = {type(layer).__module__ for layer in model.modules()}
+    modules = (sys.modules[name] for name in sorted(names) if name in sys.modules)
+    return [m for m in modules if callable(getattr(m, "apply_rotary_pos_emb", None))]
+
+
+def _matching_layout(original: Callable[..., tuple[Tensor, Tensor]], head_dim: int, rotary_dim: int) -> bool | None:
+    """Which pairing the model's rotary function uses: False for halves, True for neighbours, ``None`` for another."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 2, 3, head_dim, generator=generator, dtype=torch.float64)
+    angles = torch.randn(1, 3, rotary_dim // 2, generator=generator, dtype=torch.float64)
+    cos, sin = (torch.cat([t, t], dim=-1) for t in (angles.cos(), angles.sin()))
+    try:
+        want = original(query, key, cos, sin)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    for interleaved in (False, True):
+        got = tuple(semantic.rotary_embedding(t, cos, sin, interleaved) for t in (query, key))
+        if all(w.shape == g.shape and torch.allclose(w, g, atol=1e-9) for w, g in zip(want, got, strict=True)):
+            return interleaved
+    return None
+
+
+def _semantic_rotary(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A stand-in for a modeling module's ``apply_rotary_pos_emb`` that emits the semantic operator where it may."""
+    signature = inspect.signature(original)
+    layouts: dict[tuple[int, int], bool | None] = {}
+
+    def apply_rotary_pos_emb(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        query, key, cos, sin = (bound.arguments[name] for name in ("q", "k", "cos", "sin"))
+        plain = cos.ndim == 3 and query.ndim == 4 and bound.arguments.get("unsqueeze_dim", 1) == 1
+        if not plain:
+            return original(*args, **kwargs)
+        dims = int(query.shape[-1]), int(cos.shape[-1])
+        if dims not in layouts:
+            with _disable_current_modes():  # real numbers, not the exporter's fake tensors
+                layouts[dims] = _matching_layout(original, *dims)
+        interleaved = layouts[dims]
+        if interleaved is None:
+            return original(*args, **kwargs)
+        rotary = torch.ops.tt_edge.rotary_embedding
+        return rotary(query, cos, sin, interleaved), rotary(key, cos, sin, interleaved)
+
+    return apply_rotary_pos_emb
+
+
+@contextmanager
+def semantic_rotary(model: nn.Module) -> Iterator[None]:
+    """Make the model's rotary function emit ``tt_edge::rotary_embedding`` for the duration of the block."""
+    with ExitStack() as stack:
+        for module in _modeling_modules(model):
+            original = module.apply_rotary_pos_emb
+            if not {"q", "k", "cos", "sin"} <= set(inspect.signature(original).parameters):
+                continue
+            stack.enter_context(patch.object(module, "apply_rotary_pos_emb", _semantic_rotary(original)))
+        yield
+
+
+@contextmanager
+def constant_rope(model: PreTrainedModel, max_seq_len: int) -> Iterator[None]:
+    """Hold the rotary frequencies of length-dependent RoPE types at their short-sequence values.
+
+    ``dynamic`` and ``longrope`` change every position's frequencies once a sequence outgrows the original context
+    (transformers, ``dynamic_rope_update``), which a table in an engine cannot follow: keys already in the cache would
+    have to be rotated again. Up to that length the frequencies are constant and the result is exact, so a model
+    compiled for no more than that is accepted and any other refused.
+    """
+    modules = [m for m in model.modules() if isinstance(getattr(m, "rope_type", None), str | dict)]
+    with ExitStack() as stack:
+        for module in modules:
+            kinds = module.rope_type.values() if isinstance(module.rope_type, dict) else [module.rope_type]
+            varying = sorted({k for k in kinds if "dynamic" in k or k == "longrope"})
+            if not varying:
+                continue
+            limit = _original_context(module, model)
+            if max_seq_len > limit:
+                raise UnsupportedModelError(
+                    f"RoPE type {varying[0]!r} changes its frequencies past {limit} tokens, which an engine's table cannot "
+                    f"follow, and max_seq_len is {max_seq_len}; compile with --max-seq-len {limit} or less"
+                )
+            fixed = dict.fromkeys(module.rope_type, "default") if isinstance(module.rope_type, dict) else "default"
+            stack.enter_context(patch.object(module, "rope_type", fixed))
+        yield
+
+
+def _original_context(module: nn.Module, model: PreTrainedModel) -> int:
+    config = getattr(module, "config", model.config)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    original = parameters.get("original_max_position_embeddings") if isinstance(parameters, dict) else None
+    return int(original or config.max_position_embeddings)

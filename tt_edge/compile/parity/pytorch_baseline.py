@@ -1,0 +1,67 @@
+"""What Hugging Face does with the same prompts: the other half of every comparison."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.config import Precision
+from tt_edge.runtime.benchmark.llm import PeakMemory, Speed, check_counts, speed
+from tt_edge.runtime.scheduling.request import Timing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PyTorchBaseline:
+    """A checkpoint in PyTorch, on the GPU where there is one."""
+
+    def __init__(self, source: str | os.PathLike[str], precision: Precision) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: PreTrainedModel = load_model(source, precision).to(self.device)  # type: ignore[arg-type]
+
+    @property
+    def word(self) -> str:
+        """What ran, for reports."""
+        where = torch.cuda.get_device_name() if self.device == "cuda" else "the CPU"
+        return f"PyTorch {torch.__version__.partition('+')[0]} on {where}"
+
+    def generate(self, input_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids."""
+        ids = torch.tensor([list(input_ids)], device=self.device)
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+        if self.model.generation_config.pad_token_id is None:
+            settings["pad_token_id"] = 0  # one row needs no padding; this keeps transformers from saying so
+        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        new: list[int] = out[0, ids.shape[1] :].tolist()
+        return new
+
+    def measure(self, prompts: np.ndarray, new_tokens: int, iterations: int) -> Speed:
+        """As ``tt_edge.runtime.benchmark.llm.measure``: prefill and decode with transformers' dynamic cache."""
+        check_counts(new_tokens, iterations)
+        peak = PeakMemory()
+        ids = torch.from_numpy(prompts).to(self.device)
+        timings = [self._timed(ids, new_tokens) for _ in range(iterations + 1)][1:]
+        return speed(self.word, timings, len(prompts), *peak.read())
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @torch.no_grad()
+    def _timed(self, ids: torch.Tensor, new_tokens: int) -> Timing:
+        start = self._now()
+        out = self.model(ids, use_cache=True, logits_to_keep=1)
+        token = out.logits[:, -1:].argmax(-1)
+        first = self._now()
+        for _ in range(new_tokens - 1):
+            out = self.model(token, past_key_values=out.past_key_values, use_cache=True)
+            token = out.logits[:, -1:].argmax(-1)
+        return Timing(first - start, first - start, self._now() - first, new_tokens)

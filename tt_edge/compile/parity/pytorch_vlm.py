@@ -1,0 +1,207 @@
+"""What Hugging Face does with the same prompts and pictures: the other half of every comparison of a vision-language model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tt_edge.compile.checkpoint.load import check_source
+from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
+from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
+from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
+from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
+from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
+from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
+from tt_edge.runtime.multimodal.preprocess import ImageSource, Video
+from tt_edge.runtime.scheduling.request import Timing
+
+if TYPE_CHECKING:
+    from tt_edge.config import Precision
+    from tt_edge.runtime.llm import LLM
+
+Inputs = dict[str, Tensor]
+
+
+class PyTorchVLM(PyTorchBaseline):
+    """A vision-language checkpoint in PyTorch with its own processor, on the GPU where there is one."""
+
+    def __init__(self, source: str | os.PathLike[str], precision: Precision) -> None:
+        super().__init__(source, precision)
+        self.processor = processor_of(source)
+
+    def inputs(
+        self, llm: LLM, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
+    ) -> Inputs:
+        """What ``generate()`` takes, from the checkpoint's processor; of Eagle 2, which has none here, from ``llm``'s."""
+        if self.processor is not None:
+            return processor_inputs(self.processor, prompt, images, add_special_tokens=add_special_tokens)
+        assert llm.vision is not None
+        ids, processed = llm.vision.tokenize(llm.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
+        return model_inputs(self.model, [ids], processed)
+
+    def continue_greedily(
+        self, inputs: Inputs, max_new_tokens: int, streamer: Any = None, **settings: Any
+    ) -> list[int]:
+        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids."""
+        options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, **settings}
+        if self.model.generation_config.pad_token_id is None:
+            options["pad_token_id"] = 0
+        moved = {
+            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in inputs.items()
+        }
+        with torch.no_grad():
+            out = self.model.generate(**moved, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+        prompt: list[int] = inputs["input_ids"][0].tolist()
+        ids: list[int] = out[0].tolist()
+        return ids[len(prompt) :] if ids[: len(prompt)] == prompt else ids
+
+    def measure_pictures(self, inputs: Inputs, new_tokens: int, iterations: int) -> VisionSpeed:
+        """As ``vision_benchmark.measure``: the tower alone, then ``generate()`` with everything."""
+        check_counts(new_tokens, iterations)
+        peak = PeakMemory()
+        rows = [self._pictures_timed(inputs, new_tokens) for _ in range(iterations + 1)][1:]
+        return vision_speed(self.word, [row[0] for row in rows], [row[1] for row in rows], *peak.read())
+
+    def _pictures_timed(self, inputs: Inputs, new_tokens: int) -> tuple[float, Timing]:
+        vision = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+        start = self._now()
+        if vision:
+            pixels = vision.pop("pixel_values").to(self.device, self.model.dtype)
+            with torch.no_grad():
+                self.model.get_image_features(pixels, **{k: v.to(self.device) for k, v in vision.items()})
+        seconds = self._now() - start
+        clock = _Clock(self)
+        start = self._now()
+        self.continue_greedily(inputs, new_tokens, clock, min_new_tokens=new_tokens)
+        first = clock.times[0] - start
+        return seconds, Timing(max(first - seconds, 0.0), first, clock.times[-1] - clock.times[0], new_tokens)
+
+
+class _Clock:
+    """A streamer of ``generate()``: when each new token came."""
+
+    def __init__(self, baseline: PyTorchVLM) -> None:
+        self._baseline, self._prompt_seen = baseline, False
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt_seen and value.ndim > 1:
+            self._prompt_seen = True
+            return
+        self.times.append(self._baseline._now())
+
+    def end(self) -> None:
+        """Nothing is buffered."""
+
+
+def processor_of(source: str | os.PathLike[str]) -> Any:
+    """The checkpoint's processor; ``None`` of Eagle 2, whose own is code of its checkpoint.
+
+    Raises ``InvalidInputError`` for a checkpoint without one, and ``MissingDependencyError`` without torchvision.
+    """
+    from transformers import AutoProcessor, PreTrainedConfig
+
+    raw, _ = PreTrainedConfig.get_config_dict(check_source(source))
+    if isinstance(raw, dict) and raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
+        return None
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"transformers' image processors need torchvision ({error}); pip install 'tt-edge[vlm-host]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"the processor of {source} does not load ({error}); download it again") from error
+    if not hasattr(processor, "image_processor"):  # transformers gives a language model's tokenizer
+        raise InvalidInputError(f"{source} has no image processor, as vision-language models have; give one of these")
+    return processor
+
+
+def processor_inputs(
+    processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
+) -> Inputs:
+    """What the checkpoint's own processor makes of a prompt with its placeholders, and its images in order."""
+    from PIL import Image  # of the extra vlm, which language models do without
+
+    pictures = [Image.fromarray(pixels_of(image)) for image in images if not isinstance(image, Video)]
+    videos = [image for image in images if isinstance(image, Video)]
+    more: dict[str, Any] = {"images": pictures} if pictures else {}
+    if videos:
+        more |= {
+            "videos": [np.stack([pixels_of(frame) for frame in video.frames]).transpose(0, 3, 1, 2) for video in videos]
+        }
+        more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
+    out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
+    return {
+        name: value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in out.items()
+        if name in _USED
+    }
+
+
+#: Of a processor's results, what models take.
+_USED = {
+    "input_ids",
+    "attention_mask",
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "mm_token_type_ids",
+}
+
+
+def _metadata(video: Video) -> dict[str, Any]:
+    count = len(video.frames)
+    return {"fps": video.fps, "total_num_frames": count, "frames_indices": list(range(count))}
+
+
+def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Inputs:
+    """What a model takes, of rows of equally many token ids and of their images, preprocessed already, in order; no videos."""
+    inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if images:
+        inputs["pixel_values"] = torch.from_numpy(np.concatenate([image.pixels for image in images]))
+    if hasattr(getattr(model.config, "vision_config", None), "spatial_merge_size"):
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+        if images:
+            inputs["image_grid_thw"] = torch.tensor([image.grid for image in images])
+    return inputs
+
+
+def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
+    """``inputs`` with their floats in ``dtype``."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+
+def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
+    """A video of picture files, resized as ``qwen-vl-utils`` does: the host's convention for the Qwen-VL models.
+
+    Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and a rate that no video has.
+    """
+    try:
+        from qwen_vl_utils import process_vision_info
+    except ImportError as error:
+        raise MissingDependencyError(
+            "videos are prepared with qwen-vl-utils; pip install 'tt-edge[vlm-host]'"
+        ) from error
+    from PIL import Image
+
+    given = Video(frames, fps)
+    pixels = [pixels_of(frame) for frame in given.frames]
+    check_frames(pixels)
+    pictures = [Image.fromarray(frame) for frame in pixels]
+    messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": given.fps}]}]
+    _, (video,), _ = process_vision_info(messages, return_video_kwargs=True, image_patch_size=patch_size)
+    arrays = video.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return replace(given, frames=tuple(arrays))

@@ -1,0 +1,1 @@
+"""Timing and accuracy of a loaded bundle. Torch-free."""

@@ -1,0 +1,50 @@
+"""Running the captured network in NumPy: slow, exact in meaning, and possible on any machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tt_edge.contract import BATCH, EngineContract
+from tt_edge.network.ir import Network
+from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.runtime.engine.feeds import Feeds
+from tt_edge.runtime.engine.kv_rows import Bytes, Region
+from tt_edge.runtime.engine.session import Session
+
+
+class ReferenceSession(Session):
+    """Evaluates ``network`` with TensorRT's semantics. No TensorRT, no GPU."""
+
+    def __init__(self, network: Network, contract: EngineContract) -> None:
+        super().__init__(contract)
+        self._evaluator = ReferenceEvaluator(network)
+        self._cache: Feeds = {}
+        self._tables = {t.name: np.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
+
+    @property
+    def word(self) -> str:
+        return "evaluated by the reference session"
+
+    def _allocate(self, batch: int) -> None:
+        specs = [self.contract.input(pair.past) for pair in self.contract.kv_cache]
+        # Zeros rather than empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
+        self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
+
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+        # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
+        pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
+        caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}
+        out = self._evaluator.run({**feeds, **caches, **self._tables})
+        if not self.contract.kv_in_place:
+            for pair in self.contract.kv_cache:
+                self._cache[pair.past][rows] = out[pair.present]
+        return out["logits"]
+
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        self._tables[name][first : first + len(rows)] = rows
+
+    def _read_row(self, name: str, region: Region, length: int) -> Bytes:
+        return region.view(self._cache[name], length).copy()
+
+    def _write_row(self, name: str, region: Region, data: Bytes) -> None:
+        region.view(self._cache[name], data.shape[1])[...] = data

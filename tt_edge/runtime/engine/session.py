@@ -1,0 +1,274 @@
+"""What every way of running a compiled decoder has in common: the feeds, the limits, the place in the cache."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.contract import EngineContract
+from tt_edge.errors import BundleError, CapacityError, InvalidInputError
+from tt_edge.runtime.engine.feeds import FEEDS, Feeds, Step, feeds
+from tt_edge.runtime.engine.kv_rows import Bytes, KVPrefix, Region, region
+from tt_edge.runtime.engine.tokens import Tokens
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+class Session(ABC):
+    """A batch of rows, each with its own past in a KV cache of ``contract.max_seq_len`` tokens.
+
+    Rows of one call may add different numbers of tokens: ids are right-padded to a common width S and ``lengths`` says
+    how many count. Padding is written to the cache behind a row's valid tokens, where the row's next call overwrites
+    it; no valid query ever sees it. Hence every row, one that adds nothing included, needs S free places in its cache:
+    TensorRT ignores writes past the capacity silently, but does not define RoPE and attention there (key lengths
+    beyond the cache), so such a call is refused before it runs. ``generate()`` never makes one.
+
+    The contract decides how a call becomes steps of the network. With a cache that is updated in place, all rows make
+    one step. With one that goes through the network (``start_idx``, ``end_idx``), rows of equal length do, and others make
+    one each. Without a cache, the session keeps each row's tokens and gives the network the whole sequences.
+
+    Subclasses run the network in ``_execute`` and make room for a batch in ``_allocate``.
+    """
+
+    def __init__(self, contract: EngineContract) -> None:
+        self.contract = contract
+        self._past = np.zeros(0, np.int32)
+        tables = {table.name for table in contract.feature_tables}
+        known = {*FEEDS, *contract.cache_names, *tables}
+        unknown = [t.name for t in contract.inputs if t.name not in known]
+        if "inputs_embeds" in unknown:
+            raise InvalidInputError(
+                "the bundle is laid out for NVIDIA's Edge-LLM runtime, which looks up embeddings by itself; run it there, or "
+                "compile without --layout edge-llm"
+            )
+        if unknown:
+            raise BundleError(
+                f"the compiled model needs an input {unknown[0]!r}, which this runtime cannot give "
+                f"({', '.join(FEEDS)}); update tt-edge"
+            )
+        self._full_logits = len(contract.output("logits").shape) == 3
+        self._history: list[Tokens] = []
+
+    @property
+    @abstractmethod
+    def word(self) -> str:
+        """What produced the tokens, for reports: e.g. ``evaluated by the reference session``."""
+
+    @property
+    def past_lengths(self) -> NDArray[np.int32]:
+        """Tokens in each row's cache, int32 ``[B]`` (a copy)."""
+        return self._past.copy()
+
+    def reset(self, batch: int) -> None:
+        """Start over with ``batch`` empty rows. Raises ``CapacityError`` for more than ``contract.max_batch``."""
+        if not 1 <= batch <= self.contract.max_batch:
+            raise CapacityError(
+                f"a batch of {batch} rows does not fit the compiled model (1 to {self.contract.max_batch}); "
+                "run fewer prompts at once or compile with a larger --max-batch"
+            )
+        self._allocate(batch)
+        self._past = np.zeros(batch, np.int32)
+        self._history = [Tokens.text((), self.contract.position_axes)] * batch
+
+    def truncate(self, lengths: NDArray[np.integer] | list[int]) -> None:
+        """Rewind each row to its first ``lengths`` tokens (``[B]``, none longer than the row's past)."""
+        wanted = np.asarray(lengths, np.int32)
+        if wanted.shape != self._past.shape or (wanted < 0).any() or (wanted > self._past).any():
+            raise InvalidInputError(
+                f"cannot rewind rows of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the row's length"
+            )
+        self._past = wanted.copy()
+        self._history = [tokens.first(length) for tokens, length in zip(self._history, wanted, strict=True)]
+
+    def forward(
+        self,
+        input_ids: Ids,
+        lengths: NDArray[np.integer],
+        positions: NDArray[np.int64] | None = None,
+        image_indices: NDArray[np.int32] | None = None,
+    ) -> Logits:
+        """Add tokens to every row and return the logits of each row's last one.
+
+        ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
+        ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; where they are not given, a token's
+        place in its row. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
+        Returns float32 ``[B, V]``, which the next call may write over. A row of length 0 keeps its past, and its logits
+        mean nothing. B may be fewer rows than there are, the first ones, where ``takes_fewer_rows``: the others are not
+        touched. Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
+        anything runs.
+        """
+        input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
+        self._check(input_ids, lengths)
+        tokens = self._tokens(input_ids, positions, image_indices)
+        if not self.contract.kv_cache:
+            logits = self._whole_sequences(tokens, lengths)
+        elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
+            rows = [slice(row, row + 1) for row in range(len(lengths))]
+            steps = (self._step(r, tokens.at(r, max(lengths[r.start], 1)), lengths[r]) for r in rows)
+            logits = np.concatenate([logits.copy() for logits in steps])  # the next step writes over them
+        else:
+            logits = self._step(slice(0, len(lengths)), tokens, lengths)
+        self._advance()
+        self._past[: len(lengths)] += lengths.astype(np.int32)
+        return logits.astype(np.float32, copy=False)
+
+    def _tokens(self, ids: Ids, positions: NDArray[np.int64] | None, image_indices: NDArray[np.int32] | None) -> Tokens:
+        """The tokens of a call, with positions and indices where none were given."""
+        axes, past = self.contract.position_axes, self._past[: len(ids)]
+        if positions is None:
+            positions = np.broadcast_to(past[:, None] + np.arange(ids.shape[1]), (axes, *ids.shape))
+        elif positions.shape != (axes, *ids.shape) or (image_indices is not None and image_indices.shape != ids.shape):
+            raise InvalidInputError(
+                f"positions {positions.shape} do not fit input_ids {ids.shape}; pass {[axes, *ids.shape]}"
+            )
+        elif positions.min() < 0 or positions.max() >= self.contract.max_seq_len:
+            raise CapacityError(
+                f"positions {positions.min()} to {positions.max()} exceed the compiled model's, 0 to "
+                f"{self.contract.max_seq_len - 1}; shorten the prompt or compile with a larger --max-seq-len"
+            )
+        if image_indices is None:
+            image_indices = np.full(ids.shape, -1, np.int32)
+        return Tokens(ids, positions, image_indices)
+
+    def _step(
+        self, rows: slice, tokens: Tokens, lengths: NDArray[np.integer], past: np.ndarray | None = None
+    ) -> Logits:
+        """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
+        past = self._past[rows].copy() if past is None else past
+        step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices)
+        logits = self._execute(feeds(step), rows)
+        if self._full_logits:  # [B, S, V]
+            logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        return logits
+
+    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer]) -> Logits:
+        """A step without a cache: every row's tokens so far and its new ones, right-padded."""
+        extended = [
+            old.followed_by(tokens.row(row, length))
+            for row, (old, length) in enumerate(zip(self._history, lengths, strict=False))
+        ]
+        totals = np.array([len(row.ids) for row in extended])
+        padded = Tokens.padded(extended, max(int(totals.max()), 1))
+        logits = self._step(slice(0, len(totals)), padded, totals, np.zeros(len(totals), np.int32))
+        self._history[: len(extended)] = extended
+        return logits
+
+    @property
+    def takes_fewer_rows(self) -> bool:
+        """Whether ``forward`` takes the first rows alone: not where a step replaces the whole cache."""
+        return not self.contract.kv_cache or self.contract.kv_in_place
+
+    def read_kv(self, row: int, token_ids: Sequence[int]) -> KVPrefix:
+        """Copy the keys and values of a row's first tokens, which the caller knows to be ``token_ids``, to the host."""
+        if len(token_ids) > self._past[row]:
+            raise InvalidInputError(
+                f"row {row} has {self._past[row]} tokens, not {len(token_ids)}; read as many or fewer"
+            )
+        tensors = {
+            pair.past: self._read_row(pair.past, self._region(pair.past, row), len(token_ids))
+            for pair in self.contract.kv_cache
+        }
+        return KVPrefix(tuple(token_ids), tensors)
+
+    def write_kv(self, row: int, prefix: KVPrefix) -> None:
+        """Make ``prefix``, read from a session of the same contract, the past of ``row``."""
+        if len(prefix.token_ids) > self.contract.max_seq_len:
+            raise CapacityError(f"{len(prefix.token_ids)} tokens exceed max_seq_len {self.contract.max_seq_len}")
+        for pair in self.contract.kv_cache:
+            self._write_row(pair.past, self._region(pair.past, row), prefix.tensors[pair.past])
+        self._past[row] = len(prefix.token_ids)
+        self._history[row] = Tokens.text(prefix.token_ids, self.contract.position_axes)
+
+    def write_features(self, row: int, features: Mapping[str, np.ndarray]) -> None:
+        """Put the features of a row's images, ``[n, hidden]`` by table, in the row's part of the feature tables.
+
+        That begins at ``row * contract.max_image_tokens``. Raises ``CapacityError`` for more than fit.
+        """
+        limit = self.contract.max_image_tokens
+        for table in self.contract.feature_tables:
+            array = features[table.name]
+            if array.ndim != 2 or array.shape[1] != table.shape[1]:
+                raise InvalidInputError(f"{table.name} has shape {array.shape}; pass [n, {table.shape[1]}]")
+            if len(array) > limit:
+                raise CapacityError(
+                    f"{len(array)} image tokens exceed the compiled model's {limit}; give fewer or smaller images, or "
+                    "compile with a larger --max-image-tokens"
+                )
+            self._write_table(table.name, row * limit, np.ascontiguousarray(array, table.dtype.numpy))
+
+    def _region(self, name: str, row: int) -> Region:
+        return region(self.contract.input(name), self.contract, row)
+
+    def close(self) -> None:  # noqa: B027 (sessions without device memory have nothing to do)
+        """Release what the session holds. Closing twice is harmless."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def _allocate(self, batch: int) -> None:
+        """Make ready a KV cache for ``batch`` rows. What it holds is of no account: nothing reads unwritten places."""
+
+    @abstractmethod
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+        """Run the network on the contract's inputs other than the cache, for some rows of the batch, and update theirs.
+
+        Returns the contract's ``logits`` of these rows, ``[B, V]`` or ``[B, S, V]``; the next call may write over them.
+        """
+
+    @abstractmethod
+    def _read_row(self, name: str, region: Region, length: int) -> Bytes:
+        """A copy of the first ``length`` tokens of a row of the cache ``name``: ``[runs, length, token_bytes]``."""
+
+    @abstractmethod
+    def _write_row(self, name: str, region: Region, data: Bytes) -> None:
+        """The reverse of ``_read_row``."""
+
+    @abstractmethod
+    def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Replace the rows of a feature table from ``first`` on."""
+
+    def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
+        """All rows have made their step: where the new cache lies elsewhere, it becomes the past."""
+
+    def _check(self, input_ids: np.ndarray, lengths: np.ndarray) -> None:
+        contract, batch = self.contract, len(self._past)
+        if not batch:
+            raise InvalidInputError("the session has no rows; call reset(batch) first")
+        if self.takes_fewer_rows and 1 <= len(input_ids) < batch:
+            batch = len(input_ids)
+        if input_ids.ndim != 2 or len(input_ids) != batch or lengths.shape != (batch,):
+            raise InvalidInputError(
+                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} rows; "
+                f"pass [{batch}, S] and [{batch}], or reset the session"
+            )
+        width = input_ids.shape[1]
+        if not width or (lengths < 0).any() or (lengths > width).any():
+            raise InvalidInputError(
+                f"lengths {lengths.tolist()} do not fit input_ids of width {width}; give 0 to width"
+            )
+        if width > contract.max_input_len:
+            raise CapacityError(
+                f"{width} new tokens a row exceed max_input_len {contract.max_input_len}; "
+                "feed them in pieces or compile with a larger --max-input-len"
+            )
+        for row, past in enumerate(self._past[:batch].tolist()):
+            if past + lengths[row] > contract.max_seq_len:
+                raise CapacityError(
+                    f"row {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "
+                    "shorten it or compile with a larger --max-seq-len"
+                )
+            if past + width > contract.max_seq_len:
+                raise CapacityError(
+                    f"row {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
+                    "feed fewer tokens a call or compile with a larger --max-seq-len"
+                )

@@ -1,0 +1,1 @@
+"""Images of prompts: preprocessing, placement and encoding. Torch-free."""

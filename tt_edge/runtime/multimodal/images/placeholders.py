@@ -1,0 +1,82 @@
+"""How images stand in a prompt, before and after they are known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """What a family writes for an image.
+
+    ``image`` (``video``) is the token that stands once for it in a prompt, and once a row of features in what the model
+    reads; ``start`` and ``end`` are put around those. ``numbered``: prompts have ``<image-1>``, ``<image-2>`` in its place.
+    ``leading``: prompts have nothing, and one image's tokens stand before everything.
+    """
+
+    image: str
+    video: str | None = None
+    start: str = ""
+    end: str = ""
+    numbered: bool = False
+    leading: bool = False
+
+    def are_in(self, prompt: str) -> bool:
+        """Whether ``prompt`` says where its images stand."""
+        return self.leading or any(True for _ in self._found(prompt))
+
+    def expand(self, prompt: str, images: Sequence[ProcessedImage]) -> tuple[str, int, list[ProcessedImage]]:
+        """``prompt`` with every placeholder as long as its image is, as the Hugging Face processors write it.
+
+        Also how many image tokens stand before the prompt's first token, and the images in the order of their tokens.
+        Raises ``InvalidInputError`` unless there are as many placeholders as images.
+        """
+        if self.leading:
+            if len(images) > 1:
+                raise InvalidInputError(f"this model takes one image a prompt, and there are {len(images)}; give one")
+            return prompt, sum(image.tokens for image in images), list(images)
+        found = list(self._found(prompt))
+        if len(found) != len(images):
+            what = "<image-N>" if self.numbered else self.image
+            raise InvalidInputError(
+                f"the prompt has {len(found)} placeholders {what} for {len(images)} images; give one for each, or a chat, "
+                "whose template places them"
+            )
+        parts, ordered, end = [], [], 0
+        for place, match in enumerate(found):
+            number = self._number(match, len(images)) if self.numbered else place
+            image = images[number]
+            if image.is_video != (match[0] == self.video):
+                kinds = ("a video", "an image") if image.is_video else ("an image", "a video")
+                raise InvalidInputError(f"placeholder {place + 1} is for {kinds[1]}, and is given {kinds[0]}")
+            parts += [prompt[end : match.start()], self._written(image, number + 1)]
+            ordered.append(image)
+            end = match.end()
+        return "".join([*parts, prompt[end:]]), 0, ordered
+
+    def _found(self, prompt: str) -> list[re.Match[str]]:
+        pattern = (
+            r"<image-(\d+)>" if self.numbered else "|".join(map(re.escape, filter(None, (self.image, self.video))))
+        )
+        return list(re.finditer(pattern, prompt))
+
+    @staticmethod
+    def _number(match: re.Match[str], images: int) -> int:
+        number = int(match[1])
+        if not 1 <= number <= images:
+            raise InvalidInputError(f"the prompt has {match[0]}, and there are {images} images; count from 1")
+        return number - 1
+
+    def _written(self, image: ProcessedImage, number: int) -> str:
+        token = self.video if image.is_video and self.video else self.image
+        if image.timestamps:
+            each = token * (image.tokens // len(image.timestamps))
+            return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)
+        before = f"<image {number}>" if self.numbered else ""
+        start, end = ("", "") if image.grid is not None else (self.start, self.end)
+        return f"{before}{start}{token * image.tokens}{end}"

@@ -1,0 +1,168 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of nearly their own size, and videos, in patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, numbers
+from tt_edge.runtime.multimodal.images.square import MEAN, STD
+
+#: Longest side by shortest, at most (transformers, ``smart_resize``).
+_MAX_RATIO = 200
+
+PLACEHOLDERS = Placeholders("<|image_pad|>", "<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class PixelBounds:
+    """The least and most pixels of a picture; of all frames together where ``of_all_frames``."""
+
+    least: int
+    most: int
+    of_all_frames: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], least: int, most: int, *, of_all_frames: bool = False) -> Self:
+        """From a processor's settings, or else the numbers given."""
+        size = settings.get("size") or {}
+        # Like transformers: the older names win where both are there.
+        least = settings.get("min_pixels") or size.get("shortest_edge") or least
+        most = settings.get("max_pixels") or size.get("longest_edge") or most
+        return cls(int(least), int(most), of_all_frames)
+
+
+def check_frames(frames: Sequence[NDArray[np.uint8]]) -> None:
+    """Raises ``InvalidInputError`` for no frames ``[H, W, 3]``, or frames of several sizes."""
+    if not frames:
+        raise InvalidInputError("a video of 0 frames is none; give its frames")
+    if len(sizes := {frame.shape for frame in frames}) > 1:
+        raise InvalidInputError(f"a video has frames of sizes {sorted(s[:2] for s in sizes)}; give frames of one size")
+
+
+@dataclass(frozen=True)
+class QwenVLProcessor:
+    """As ``Qwen2VLImageProcessor`` and the video processors: sides to multiples of a token's, pixels between two bounds.
+
+    A picture is two equal frames. ``tokens_per_second``, of Qwen2.5-VL, is how many positions a second of video takes;
+    ``timed``, of Qwen3-VL, has the time in the prompt before each frame.
+    """
+
+    placeholders: Placeholders = PLACEHOLDERS
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    bounds: PixelBounds = PixelBounds(56 * 56, 28 * 28 * 1280)
+    video_bounds: PixelBounds = PixelBounds(128 * 28 * 28, 768 * 28 * 28)
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    video_mean: tuple[float, ...] = MEAN
+    video_std: tuple[float, ...] = STD
+    resample: int = 3
+    tokens_per_second: float | None = None
+    timed: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: CheckpointSettings) -> Self:
+        """Raises ``BundleError`` for settings that are malformed."""
+        image, video, timed = settings.image, settings.video, settings.model_type == "qwen3_vl"
+        with settings.reading():
+            patch = int(image.get("patch_size", cls.patch_size))
+            token = (patch * int(image.get("merge_size", cls.merge_size))) ** 2
+            vision = settings.model.get("vision_config") or {}
+            rate = vision.get("tokens_per_second", 2) if settings.model_type == "qwen2_5_vl" else None
+            mean, std = numbers(image.get("image_mean", MEAN)), numbers(image.get("image_std", STD))
+            return cls(
+                placeholders=settings.placeholders,
+                patch_size=patch,
+                merge_size=int(image.get("merge_size", cls.merge_size)),
+                temporal_patch_size=int(image.get("temporal_patch_size", cls.temporal_patch_size)),
+                bounds=PixelBounds.of(image, cls.bounds.least, cls.bounds.most),
+                video_bounds=PixelBounds.of(video, 128 * token, 768 * token, of_all_frames=timed),
+                mean=mean,
+                std=std,
+                video_mean=numbers(video.get("image_mean", mean)),
+                video_std=numbers(video.get("image_std", std)),
+                resample=int(image.get("resample", cls.resample)),
+                tokens_per_second=None if rate is None else float(rate),
+                timed=timed,
+            )
+
+    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
+        """Preprocess a picture ``[H, W, 3]``."""
+        height, width = self.size_of(*image.shape[:2])
+        pixels = normalize(resize(image, height, width, self.resample), self.mean, self.std)  # [3, H, W]
+        return self._patches(np.broadcast_to(pixels, (self.temporal_patch_size, *pixels.shape)))
+
+    def process_video(self, frames: Sequence[NDArray[np.uint8]], fps: float) -> ProcessedImage:
+        """Preprocess frames ``[H, W, 3]`` of one size, ``fps`` of them a second; the last is repeated to fill a patch.
+
+        Raises ``InvalidInputError`` for no frames, or frames of several sizes.
+        """
+        check_frames(frames)
+        depth = self.temporal_patch_size
+        if self.timed and len(frames) < depth:
+            raise InvalidInputError(f"a video of {len(frames)} frames is too short; give {depth} or more")
+        height, width, _ = frames[0].shape
+        height, width = self.size_of(height, width, self.video_bounds, len(frames))
+        resized = [resize(frame, height, width, self.resample) for frame in frames]
+        resized += [resized[-1]] * (-len(frames) % depth)
+        found = self._patches(np.stack([normalize(frame, self.video_mean, self.video_std) for frame in resized]))
+        assert found.grid is not None
+        times = [min(place, len(frames) - 1) / fps for place in range(len(resized))]
+        middles = [(times[at] + times[at + depth - 1]) / 2 for at in range(0, len(resized), depth)]
+        return replace(
+            found,
+            is_video=True,
+            interval=1.0 if self.tokens_per_second is None else self.tokens_per_second * depth / fps,
+            timestamps=tuple(middles) if self.timed else (),
+        )
+
+    def size_of(self, height: int, width: int, bounds: PixelBounds | None = None, frames: int = 1) -> tuple[int, int]:
+        """The size, in pixels, that a picture is made: multiples of a token's side, the number of pixels within ``bounds``.
+
+        Where those are of all ``frames``, frames are counted as the patches hold them, and small ones enlarged first.
+        """
+        factor, bounds = self.patch_size * self.merge_size, bounds or self.bounds
+        count = whole_count = 1
+        if bounds.of_all_frames:
+            count = frames
+            whole_count = round(frames / self.temporal_patch_size) * self.temporal_patch_size
+            if min(height, width) < factor:
+                scale = max(factor / height, factor / width)
+                height, width = int(height * scale), int(width * scale)
+        ratio = max(height, width) / min(height, width)
+        if ratio > _MAX_RATIO:
+            raise InvalidInputError(
+                f"an image of {width} x {height} pixels is longer than {_MAX_RATIO} times its width; crop it"
+            )
+        rows, columns = (max(1, round(side / factor)) * factor for side in (height, width))
+        whole = whole_count * round(height / factor) * round(width / factor) * factor**2
+        if whole > bounds.most:
+            shrink = math.sqrt(count * height * width / bounds.most)
+            rows, columns = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+        elif whole < bounds.least:
+            grow = math.sqrt(bounds.least / (count * height * width))
+            rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
+        return rows, columns
+
+    def _patches(self, frames: NDArray[np.float32]) -> ProcessedImage:
+        """``[t * temporal_patch_size, 3, H, W]`` in patches, block by block of those that become one token."""
+        patch, merge, depth = self.patch_size, self.merge_size, self.temporal_patch_size
+        count, channels, height, width = frames.shape
+        grid = count // depth, height // patch, width // patch
+        apart = frames.reshape(
+            grid[0], depth, channels, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch
+        )  # t, depth, channel, row, row in block, y, column, column in block, x
+        ordered = apart.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        pixels = np.ascontiguousarray(ordered).reshape(math.prod(grid), channels * depth * patch * patch)
+        return ProcessedImage(pixels, grid, math.prod(grid) // merge**2)

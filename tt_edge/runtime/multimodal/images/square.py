@@ -1,0 +1,102 @@
+"""LLaVA and BLIP-2: a picture in one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.runtime.multimodal.images.load import ImageLimits
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, height_and_width, numbers
+
+#: OpenAI's, of CLIP.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class SquareProcessor:
+    """As ``CLIPImageProcessor``, ``LlavaImageProcessor`` and ``BlipImageProcessor``.
+
+    ``shortest_edge`` keeps proportions, and the middle of ``tile_size`` is cut out; without it the picture is stretched.
+    ``pad`` makes it a square before, with the mean colour around it.
+    """
+
+    placeholders: Placeholders
+    tokens: int
+    tile_size: tuple[int, int]
+    shortest_edge: int | None = None
+    pad: bool = False
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    resample: int = 3
+
+    @classmethod
+    def from_settings(cls, settings: CheckpointSettings) -> Self:
+        """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
+        image, geometry = settings.image, settings.geometry
+        with settings.reading():
+            size = image.get("size", 224)
+            edge = size.get("shortest_edge") if isinstance(size, dict) else None
+            crop = image.get("do_center_crop", settings.model_type == "llava")
+            tile = height_and_width(image.get("crop_size", edge) if crop else size)
+            found = cls(
+                placeholders=settings.placeholders,
+                tokens=geometry.tokens_a_unit,
+                tile_size=tile,
+                shortest_edge=None if edge is None else int(edge),
+                pad=bool(image.get("do_pad", False)),
+                mean=numbers(image.get("image_mean", MEAN)),
+                std=numbers(image.get("image_std", STD)),
+                resample=int(image.get("resample", 3)),
+            )
+        if found.tile_size != geometry.tile_size:
+            raise BundleError(
+                f"the image processor makes pictures of {tile}, and the vision network takes {geometry.tile_size}; correct "
+                "preprocessor_config.json and compile again"
+            )
+        return found
+
+    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
+        """Preprocess a picture ``[H, W, 3]``. Raises ``InvalidInputError`` for one that is much longer than wide."""
+        if self.pad:
+            image = _padded_to_square(image, tuple(int(255 * part) for part in self.mean))
+        if self.shortest_edge is None:
+            cut = resize(image, *self.tile_size, self.resample)
+        else:
+            cut = _middle(resize(image, *self._with_shortest_edge(*image.shape[:2]), self.resample), *self.tile_size)
+        return ProcessedImage(normalize(cut, self.mean, self.std)[None], None, self.tokens)
+
+    def _with_shortest_edge(self, height: int, width: int) -> tuple[int, int]:
+        assert self.shortest_edge is not None
+        longer = int(self.shortest_edge * max(height, width) / min(height, width))
+        if longer * self.shortest_edge > ImageLimits.max_pixels:
+            raise InvalidInputError(
+                f"an image of {width} x {height} pixels would be resized to {longer} x {self.shortest_edge}; crop it"
+            )
+        return (self.shortest_edge, longer) if height <= width else (longer, self.shortest_edge)
+
+
+def _padded_to_square(image: NDArray[np.uint8], colour: tuple[int, ...]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    side = max(height, width)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = colour
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def _middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """``height`` x ``width`` pixels of the middle; black around a picture that is smaller."""
+    missing = [max(0, wanted - have) for wanted, have in zip((height, width), image.shape, strict=False)]
+    if any(missing):
+        image = np.pad(image, [*((more // 2, more - more // 2) for more in missing), (0, 0)])
+    top, left = (int((have - wanted) / 2) for wanted, have in zip((height, width), image.shape, strict=False))
+    return image[top : top + height, left : left + width]

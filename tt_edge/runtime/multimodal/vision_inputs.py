@@ -1,0 +1,191 @@
+"""What a vision network is fed for some pictures: everything about it that depends on their sizes. Torch-free.
+
+The computations are those of transformers' ``vision_utils``, for one picture after the other; the order of patches is that of the
+processors: block by block of ``merge_size`` squared patches, which become one token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, VisionContract, VisionGeometry
+
+Feeds = dict[str, np.ndarray]
+Grid = tuple[int, int, int]
+Rows = NDArray[np.int64]
+
+
+class Picture(Protocol):
+    """A preprocessed image or video: ``tt_edge.runtime.multimodal.images``."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Patches ``[N, patch_dim]``, or tiles ``[n, 3, H, W]``."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Frames (after merging pairs of them), rows and columns of patches; ``None`` for tiles."""
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens in the prompt."""
+
+
+def vision_feeds(contract: VisionContract, pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
+    """Inputs of one call for ``pictures``, and which row of its result is which image token, in their order.
+
+    Raises ``CapacityError`` for more than the network takes, before anything is computed.
+    """
+    tokens = sum(picture.tokens for picture in pictures)
+    if tokens > contract.max_image_tokens:
+        raise CapacityError(
+            f"{len(pictures)} images have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give "
+            "fewer or smaller images, or compile with a larger --max-image-tokens"
+        )
+    geometry = contract.geometry
+    feeds, rows = _tiles(pictures) if geometry.unit == TILES else _patches(geometry, pictures)
+    units = len(next(iter(feeds.values())))
+    if units > contract.max_units:
+        raise CapacityError(
+            f"the images' edges leave {units} {geometry.unit} partly empty, and the compiled model takes {contract.max_units}; "
+            "give fewer or less elongated images, or compile with a larger --max-image-tokens"
+        )
+    if (more := contract.min_units - units) > 0:
+        feeds = {name: _padded(name, array, more, geometry) for name, array in feeds.items()}
+    if geometry.ragged:
+        feeds |= _offsets(feeds)
+    typed = {t.name: np.ascontiguousarray(feeds[t.name], t.dtype.numpy) for t in contract.inputs}
+    return typed, rows
+
+
+def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:
+    """``array`` with ``more`` units of nothing, which nothing that counts looks at."""
+    shape = (more, *array.shape[1:])
+    if name == "window_ids":  # windows of their own, no larger than others
+        fill = np.broadcast_to(-1 - (np.arange(more) // geometry.window_tokens)[:, None], shape)
+    else:
+        fill = np.full(shape, -1 if name == "segment_ids" else 0)
+    return np.concatenate([array, fill.astype(array.dtype)])
+
+
+def _offsets(feeds: Feeds) -> Feeds:
+    """What a ragged tower takes in place of numbers of segments and windows: where each begins, and the end."""
+    if TILE_PIXELS in feeds:
+        return {CU_TILES: np.arange(len(feeds[TILE_PIXELS]) + 1)}
+    found = {}
+    for name, offsets in OFFSETS_OF.items():
+        if name in feeds:
+            ids = feeds[name].reshape(-1)
+            found[offsets] = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
+    return found | {"max_seqlen_carrier": np.zeros(np.diff(found["cu_seqlens"]).max())}
+
+
+def _tiles(pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
+    pixels = np.concatenate([picture.pixels for picture in pictures])
+    return {TILE_PIXELS: pixels}, np.arange(sum(picture.tokens for picture in pictures))
+
+
+def _patches(geometry: VisionGeometry, pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
+    merge, block = geometry.merge_size, geometry.merge_size**2
+    grids = [_grid(picture, merge) for picture in pictures]
+    patches = np.concatenate([picture.pixels for picture in pictures])
+    count = sum(math.prod(grid) for grid in grids)
+    if patches.shape != (count, geometry.patch_dim):
+        raise InvalidInputError(
+            f"patches {patches.shape} do not fit grids {grids}; pass [{count}, {geometry.patch_dim}] in all"
+        )
+    feeds: Feeds = {
+        "patches": patches,
+        "patch_positions": np.concatenate([patch_positions(grid, merge) for grid in grids]),
+        "segment_ids": _segments(grids),
+    }
+    if geometry.position_table_side:
+        pairs = [interpolation(grid, merge, geometry.position_table_side) for grid in grids]
+        feeds["interpolation_indices"], feeds["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
+    by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in feeds.items()}
+    if not geometry.window_tokens:
+        return by_token, np.arange(count // block)
+    windows = np.concatenate(_windows(grids, merge, geometry.window_tokens))  # [W, tokens], -1 where empty
+    empty, rows = windows < 0, np.empty(count // block, np.int64)
+    if geometry.ragged:
+        order = windows[~empty]
+        rows[order] = np.arange(len(order))
+        numbers = np.broadcast_to(np.arange(len(windows))[:, None], windows.shape)[~empty]
+        arranged = {name: array[order] for name, array in by_token.items()}
+        return arranged | {"window_ids": np.repeat(numbers[:, None], block, axis=1)}, rows
+    arranged = {}
+    for name, array in by_token.items():
+        placed = array[windows]  # [W, tokens, block, …]
+        placed[empty] = -1 if name == "segment_ids" else 0
+        arranged[name] = placed.reshape(len(windows), -1, *array.shape[2:])
+    rows[windows[~empty]] = np.flatnonzero(~empty)
+    return arranged, rows
+
+
+def _grid(picture: Picture, merge: int) -> Grid:
+    grid = picture.grid
+    if grid is None or min(grid) < 1 or grid[1] % merge or grid[2] % merge:
+        raise InvalidInputError(f"an image has the grid {grid}; its rows and columns must be multiples of {merge}")
+    return grid
+
+
+def _in_blocks(plane: np.ndarray, merge: int) -> np.ndarray:
+    """A plane ``[rows, columns]`` of patches in the order of the processors, flat."""
+    rows, columns = plane.shape
+    return plane.reshape(rows // merge, merge, columns // merge, merge).swapaxes(1, 2).reshape(-1)
+
+
+def patch_positions(grid: Grid, merge: int) -> Rows:
+    """Row and column of every patch, ``[t * h * w, 2]``."""
+    frames, height, width = grid
+    rows, columns = np.mgrid[:height, :width]
+    plane = np.stack([_in_blocks(rows, merge), _in_blocks(columns, merge)], axis=-1)
+    return np.tile(plane, (frames, 1)).astype(np.int64)
+
+
+def _segments(grids: Sequence[Grid]) -> NDArray[np.int32]:
+    """A number for every patch that says which frame of which image it is of: patches of one frame attend to each other."""
+    sizes = [height * width for frames, height, width in grids for _ in range(frames)]
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+
+def _windows(grids: Sequence[Grid], merge: int, window_tokens: int) -> list[Rows]:
+    """For each image, the tokens of each window ``[W, window_tokens]``, -1 where a window reaches over the edge."""
+    side, found, first = math.isqrt(window_tokens), [], 0
+    for frames, height, width in grids:
+        rows, columns = height // merge, width // merge
+        tokens = first + np.arange(frames * rows * columns).reshape(frames, rows, columns)
+        padding = ((0, 0), (0, -rows % side), (0, -columns % side))
+        padded = np.pad(tokens, padding, constant_values=-1)
+        apart = padded.reshape(frames, padded.shape[1] // side, side, padded.shape[2] // side, side)
+        found.append(apart.transpose(0, 1, 3, 2, 4).reshape(-1, window_tokens))
+        first += tokens.size
+    return found
+
+
+def interpolation(grid: Grid, merge: int, side: int) -> tuple[Rows, NDArray[np.float32]]:
+    """For every patch, the four entries of a square table of positions around it and their weights, ``[t * h * w, 4]`` each.
+
+    Bilinear, with the corners of the table at the corners of the image (``align_corners``).
+    """
+    frames, height, width = grid
+
+    def taps(count: int) -> tuple[np.ndarray, np.ndarray]:
+        at = np.arange(count, dtype=np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
+        low = np.floor(at)
+        part = (at - low).astype(np.float32)
+        indices = np.stack([low, np.minimum(low + 1, side - 1)], axis=-1).astype(np.int64)
+        return indices, np.stack([1 - part, part], axis=-1)
+
+    (rows, row_weights), (columns, column_weights) = taps(height), taps(width)
+    indices = rows[:, None, :, None] * side + columns[None, :, None, :]  # [h, w, 2, 2]
+    weights = row_weights[:, None, :, None] * column_weights[None, :, None, :]
+    order = _in_blocks(np.arange(height * width).reshape(height, width), merge)
+    flat = [array.reshape(-1, 4)[order] for array in (indices, weights)]
+    return np.tile(flat[0], (frames, 1)), np.tile(flat[1], (frames, 1)).astype(np.float32)

@@ -1,0 +1,114 @@
+"""Text on its way through a scheduler: tokens to pieces of text, stop strings, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
+from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
+from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.text.streaming import TextStream
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a completion: whole characters, and the tokens since the last piece."""
+
+    text: str
+    tokens: list[Token]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What followed one prompt. ``text`` leaves out special tokens, and a stop string, which ``new_token_ids`` hold.
+
+    ``cached_tokens`` of the prompt were not computed again. ``tokens`` have log-probabilities if they were asked for.
+    """
+
+    prompt: str
+    text: str
+    input_ids: list[int]
+    new_token_ids: list[int]
+    finish_reason: FinishReason
+    timing: Timing
+    cached_tokens: int = 0
+    stopped_by: str | None = None
+    tokens: list[Token] = field(default_factory=list, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        has_logprobs = any(token.logprob is not None for token in self.tokens)
+        tokens = {"tokens": [dataclasses.asdict(token) for token in self.tokens]} if has_logprobs else {}
+        return {**{k: v for k, v in values.items() if k != "tokens"}, "timing": self.timing.to_dict(), **tokens}
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A prompt as a model takes it: token ids, and its images, encoded. ``asked_at``, of ``perf_counter``, is when that began."""
+
+    text: str
+    ids: Sequence[int]
+    images: PromptImages = NO_IMAGES
+    asked_at: float = field(default_factory=time.perf_counter)
+
+
+class TextRequest:
+    """A ``Request`` of text: ``on_delta`` gets the pieces, which join to the completion's text."""
+
+    def __init__(
+        self,
+        tokenizer: BundleTokenizer,
+        prompt: EncodedPrompt,
+        config: GenerationConfig,
+        on_delta: Callable[[Delta], None] | None = None,
+        on_done: Callable[[], None] | None = None,
+    ) -> None:
+        self.prompt = prompt.text
+        self.request = Request(
+            prompt.ids, config, self._on_token, self._on_done, prompt.images, asked_at=prompt.asked_at
+        )
+        self._stream = TextStream(tokenizer, config.stop)
+        self._on_delta, self._after = on_delta, on_done
+        self._pieces: list[str] = []
+        self._unsent: list[Token] = []
+
+    def _on_token(self, token: Token) -> bool:
+        self._unsent.append(token)
+        self._send(self._stream.push(token.id))
+        return self._stream.stopped_by is not None
+
+    def _on_done(self) -> None:
+        self._send(self._stream.flush(), last=True)
+        if self._after is not None:
+            self._after()
+
+    def _send(self, text: str, *, last: bool = False) -> None:
+        self._pieces.append(text)
+        if self._on_delta is not None and (text or (last and self._unsent)):
+            tokens, self._unsent = self._unsent, []
+            self._on_delta(Delta(text, tokens))
+
+    def completion(self) -> Completion:
+        """What came of it, once it is done. Raises its error, if it has one."""
+        request = self.request
+        if request.error is not None:
+            raise request.error
+        assert request.finish_reason is not None
+        stopped_at_flush = self._stream.stopped_by is not None and request.finish_reason is not FinishReason.CANCELLED
+        return Completion(
+            prompt=self.prompt,
+            text="".join(self._pieces),
+            input_ids=list(request.prompt_ids),
+            new_token_ids=[token.id for token in request.tokens],
+            finish_reason=FinishReason.STOP if stopped_at_flush else request.finish_reason,
+            timing=request.timing,
+            cached_tokens=request.reused,
+            stopped_by=self._stream.stopped_by,
+            tokens=request.tokens,
+        )
