@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Worker processes for the tests; each holds torch and a model of a few MB.
 JOBS ?= 2
 
-.PHONY: demo test lint types install bench clean
+.PHONY: demo test lint types package docs install bench clean
 
 # One install for demo and tests, again only when what it depends on changed. It takes about two minutes and 6 GB:
 # libtorchtrt links CUDA's libraries, so the CPU build of torch does not do, GPU or not.
@@ -21,19 +21,24 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install lint types
+test: install lint types docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy sees the package as it is installed, where `lowering` and `plugins` are parts of it.
-types: install
-	rm -rf build/types && mkdir -p build/types
-	cp -r tt_edge build/types/tt_edge
-	cp -r lowering build/types/tt_edge/lowering && cp -r plugins build/types/tt_edge/plugins
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p tt_edge
+# The package as it is installed, where `lowering` and `plugins` are parts of it, for mypy and the Python reference.
+package:
+	rm -rf build/package && mkdir -p build/package
+	cp -r tt_edge build/package/tt_edge
+	cp -r lowering build/package/tt_edge/lowering && cp -r plugins build/package/tt_edge/plugins
+
+types: install package
+	cd build/package && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p tt_edge
+
+docs: install package
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: install
 	$(BIN)/python benchmarks/compile_cost.py
