@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tt_edge.compile.convert import convert_graph
+from tt_edge.compile.convert import convert_graph, converters
 from tt_edge.config import CompileConfig
 from tt_edge.contract import ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.pipeline import lower
 from tt_edge.network.reference import ReferenceEvaluator
@@ -81,8 +82,8 @@ def main() -> None:
     graph = program.module(check_guards=False)
     graph = torch.fx.GraphModule(graph, graph.graph)
     config = CompileConfig(backend="plugin", max_batch=BATCH, max_input_len=CAPACITY, max_seq_len=CAPACITY)
-    context = LoweringContext(config, decoder_layers=1)
-    print(lower(graph, [Canonicalize(), FuseShuffles()], context).render())
+    context = LoweringContext(config, decoder_layers=1, converters=converters())
+    print(lower(graph, [Canonicalize(), FuseShuffles(), DecomposeUnsupported()], context).render())
 
     specs = []
     for name, tensor in zip(names, prompt, strict=True):
@@ -92,7 +93,7 @@ def main() -> None:
         dims = ("batch", "sequence", HIDDEN) if name == "hidden" else tuple(tensor.shape)
         dtype = DType(str(tensor.dtype).removeprefix("torch."))
         specs.append((TensorSpec(name, dtype, dims), ShapeRange(*sizes)))
-    network, _memory = convert_graph(graph, context, specs, ["out", "present"], "attention")
+    network, _memory = convert_graph(graph, specs, ["out", "present"], "attention")
     [plugin] = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
     print(f"\n{len(network.layers)} layers, one of them {plugin.kind}: {plugin.attributes}\n")
 

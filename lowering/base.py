@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -22,6 +22,18 @@ aten = torch.ops.aten
 Operator = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Converters:
+    """What the conversion after lowering can do.
+
+    ``supports`` says whether a call has a converter to TensorRT layers. ``decompositions`` spell out operators in others, as
+    in ``torch._decomp``.
+    """
+
+    supports: Callable[[Node], bool]
+    decompositions: Mapping[Any, Callable[..., Any]]
+
+
 @dataclass
 class LoweringContext:
     """What passes know beside the graph, and what they leave behind for the engine contract.
@@ -29,7 +41,7 @@ class LoweringContext:
     ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
     placeholder and output name of every cache tensor, K then V, layer by layer. ``input_shapes`` are those of inputs
     whose dimensions are not batch and sequence. ``kv_scales`` are those of an FP8 cache, layer by layer: of queries,
-    keys and values.
+    keys and values. ``converters`` belong to the conversion that follows; without them, nothing is decomposed for it.
     """
 
     config: CompileConfig
@@ -37,6 +49,7 @@ class LoweringContext:
     kv_cache: list[tuple[str, str]] = field(default_factory=list)
     input_shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
     kv_scales: Sequence[tuple[float, float, float]] = ()
+    converters: Converters | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.checks.tokens_apart import TokensApart
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
 from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fold_constants import FoldConstants
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.cleanup.rms_norm import FuseRmsNorm
@@ -47,6 +48,7 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         *([EmbeddingInput()] if config.layout is Layout.EDGE_LLM else []),
         FuseShuffles(),
         AlignConstants(),
+        DecomposeUnsupported(),
     ]
 
 
@@ -60,6 +62,7 @@ def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
         VisionPluginAttention(geometry) if geometry.ragged else VisionAttention(),
         FuseShuffles(),
         AlignConstants(),
+        DecomposeUnsupported(),
     ]
 
 

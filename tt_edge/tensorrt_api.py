@@ -18,7 +18,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from tt_edge.errors import EngineError, MissingDependencyError
+from tt_edge.errors import MissingDependencyError
 
 _LOGGER = logging.getLogger("tt_edge.tensorrt")
 
@@ -65,20 +65,6 @@ class TensorRT:
     def has_timing_cache(self) -> bool:
         """Whether builds reuse timings of earlier ones (TensorRT-RTX times nothing: it compiles when it runs)."""
         return self.can_build and self.flavour is Flavour.STANDARD
-
-    def require_native_attention(self) -> None:
-        """Raise ``EngineError`` unless the network API has attention, RoPE and KV-cache layers."""
-        network = getattr(self.module, "INetworkDefinition", None)
-        missing = [
-            call
-            for call in ("add_attention_v2", "add_rotary_embedding", "add_kv_cache_update")
-            if not hasattr(network, call)
-        ]
-        if missing:
-            raise EngineError(
-                f"{self.flavour} {self.version} lacks {', '.join(missing)}; the native backend needs TensorRT >= 10.16 "
-                "or TensorRT-RTX >= 1.6"
-            )
 
     @property
     def platform(self) -> str:

@@ -11,9 +11,10 @@ from torch._decomp import core_aten_decompositions
 import tt_edge.plugins.ops.semantic  # noqa: F401
 from tests.lowering.helpers import Function, attention_module, canonical, context, export, ops, query_key_value
 from tt_edge.errors import LoweringError, UnsupportedModelError
+from tt_edge.lowering.base import Converters
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
 from tt_edge.lowering.cleanup.canonicalize import Canonicalize
-from tt_edge.lowering.cleanup.decompose import Decompose
+from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.cleanup.rms_norm import FuseRmsNorm
 from tt_edge.lowering.decoder.last_token_logits import LastTokenLogits
@@ -311,6 +312,12 @@ class TestNativeAttention:
             run(NativeAttention(), attention_module(causal=False))
 
 
+def context_with(supports, table):
+    ctx = context()
+    ctx.converters = Converters(supports, table)
+    return ctx
+
+
 class TestDecompose:
     def test_only_what_lacks_a_converter(self):
         def f(_, x):
@@ -321,7 +328,9 @@ class TestDecompose:
         want = module(x)
         canonical(module)
         missing = {torch.ops.aten.addcmul.default}
-        record = run(Decompose(lambda n: n.target not in missing, core_aten_decompositions()), module)
+        record = run(
+            DecomposeUnsupported(), module, context_with(lambda n: n.target not in missing, core_aten_decompositions())
+        )
         assert record.matches == 1
         assert "aten.addcmul.default" not in ops(module)
         assert ops(module)["aten.relu.default"] == 1
@@ -331,13 +340,13 @@ class TestDecompose:
         x = torch.randn(3, 3)
         module = canonical(export(Function(lambda _, x: torch.linalg.det(x)), x))
         with pytest.raises(UnsupportedModelError, match="linalg"):
-            run(Decompose(lambda n: n.target is operator.getitem, {}), module)
+            run(DecomposeUnsupported(), module, context_with(lambda n: n.target is operator.getitem, {}))
 
     def test_results_of_an_operator_with_several_stay_with_it(self):
         x = torch.randn(2, 6)
         module = canonical(export(Function(lambda _, x: torch.mul(*x.chunk(2, dim=-1))), x))
         want = module(x)
         converted = (torch.ops.aten.mul.Tensor, torch.ops.aten.split_with_sizes.default)
-        run(Decompose(lambda n: n.target in converted, core_aten_decompositions()), module)
+        run(DecomposeUnsupported(), module, context_with(lambda n: n.target in converted, core_aten_decompositions()))
         assert [n.target for n in module.graph.nodes].count(operator.getitem) == 2
         torch.testing.assert_close(module(x), want)

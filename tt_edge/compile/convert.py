@@ -16,13 +16,14 @@ from tt_edge.config import Cache
 from tt_edge.contract import BATCH, SEQUENCE, Dim, EngineContract, KVPair, ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
-from tt_edge.lowering.base import LoweringContext, output_values, value
-from tt_edge.lowering.cleanup.decompose import Decompose
+from tt_edge.lowering.base import Converters, LoweringContext, output_values, value
 from tt_edge.lowering.decoder.embedding_input import NAME as EMBEDS
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import recording
 from tt_edge.tensorrt_api import TensorRT
+
+_SETTINGS = {"immutable_weights": True}
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,17 @@ def convert(module: GraphModule, context: LoweringContext, name: str) -> Convert
             module.graph.erase_node(node)  # e.g. the positions of a model without position embeddings
     contract = engine_contract(module, context)
     inputs = [(spec, contract.profiles()[0][spec.name]) for spec in contract.inputs]
-    network, keep_alive = convert_graph(module, context, inputs, [spec.name for spec in contract.outputs], name)
+    network, keep_alive = convert_graph(module, inputs, [spec.name for spec in contract.outputs], name)
     return Converted(network, contract, keep_alive)
 
 
-def convert_graph(
-    module: GraphModule,
-    context: LoweringContext,
-    inputs: Sequence[tuple[TensorSpec, ShapeRange]],
-    outputs: Sequence[str],
-    name: str,
-) -> tuple[Network, object]:
-    """Convert any lowered graph to a captured network; the second result owns the memory of its weights.
+def converters() -> Converters:
+    """What ``convert_graph`` has converters for, for the ``LoweringContext`` of a graph that is to be converted.
 
-    ``inputs`` describe the graph's placeholders in order, ``outputs`` name what it returns. torch_tensorrt's interpreter
-    walks the graph and calls its converters and ours; the steps after network construction (building, deserializing) are
-    not used, because they need a GPU. Raises ``LoweringError`` as ``convert`` does.
+    The first call imports torch_tensorrt, which takes about a second.
     """
-    with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
+    with torch_tensorrt_on_this_host():
         from torch_tensorrt.dynamo._settings import CompilationSettings
-        from torch_tensorrt.dynamo.conversion import _TRTInterpreter
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_CONVERTERS
         from torch_tensorrt.dynamo.lowering import get_decompositions
 
@@ -106,16 +98,33 @@ def convert_graph(
         import tt_edge.plugins.converters.quantization
         import tt_edge.plugins.converters.sdpa  # noqa: F401  (registers the converters, as do the three above)
 
-        settings = CompilationSettings(immutable_weights=True)
-        DYNAMO_CONVERTERS.set_compilation_settings(settings)
-        decompose = Decompose(lambda node: DYNAMO_CONVERTERS.get(node) is not None, get_decompositions(False, False))
-        decompose(module, context)
+        DYNAMO_CONVERTERS.set_compilation_settings(CompilationSettings(**_SETTINGS))
+        return Converters(lambda node: DYNAMO_CONVERTERS.get(node) is not None, get_decompositions(False, False))
+
+
+def convert_graph(
+    module: GraphModule,
+    inputs: Sequence[tuple[TensorSpec, ShapeRange]],
+    outputs: Sequence[str],
+    name: str,
+) -> tuple[Network, object]:
+    """Convert any lowered graph to a captured network; the second result owns the memory of its weights.
+
+    The graph was lowered with ``converters()``. ``inputs`` describe its placeholders in order, ``outputs`` name what it
+    returns. torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
+    construction (building, deserializing) are not used, because they
+    need a GPU. Raises ``LoweringError`` as ``convert`` does.
+    """
+    with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
+        from torch_tensorrt.dynamo._settings import CompilationSettings
+        from torch_tensorrt.dynamo.conversion import _TRTInterpreter
+
         tensorrt = _bound_tensorrt()
         with patch.object(_TRTInterpreter, "TRT_LOGGER", tensorrt.logger):  # TensorRT has room for one logger only
             interpreter = _TRTInterpreter.TRTInterpreter(
                 module,
                 [_input(torch_tensorrt, spec, shapes) for spec, shapes in inputs],
-                compilation_settings=settings,
+                compilation_settings=CompilationSettings(**_SETTINGS),
                 input_binding_names=[spec.name for spec, _ in inputs],
                 output_binding_names=list(outputs),
             )

@@ -291,7 +291,7 @@ def _network(
     kv_scales: Sequence[tuple[float, float, float]] = (),
 ) -> tuple[Converted, LoweringReport, int]:
     """Export, lower, convert, capture and tidy; the last result is the number of layers before tidying."""
-    from tt_edge.compile.convert import convert
+    from tt_edge.compile.convert import convert, converters
     from tt_edge.compile.export.decoder import export_decoder
     from tt_edge.lowering.base import LoweringContext
     from tt_edge.lowering.pipeline import lower, passes_for
@@ -299,7 +299,10 @@ def _network(
 
     with stages.stage("export"):
         module = export_decoder(model, config.max_seq_len, config.max_batch * (config.max_image_tokens or 0))
-    context = LoweringContext(config, int(model.config.get_text_config().num_hidden_layers), kv_scales=kv_scales)
+    with stages.stage("load"):  # torch_tensorrt, which knows what it converts
+        known = converters()
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    context = LoweringContext(config, layers, kv_scales=kv_scales, converters=known)
     with stages.stage("lower"):
         lowering = lower(module, passes_for(config), context)
     with stages.stage("convert"):

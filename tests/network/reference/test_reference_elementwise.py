@@ -144,15 +144,6 @@ def test_unknown_enum_names_layer_attribute_and_value():
         evaluate("ACTIVATION", np.zeros(3, np.float32), type="MISH")
 
 
-def test_parametric_relu(normal):
-    x, slope = normal(2, 3, 4), normal(1, 3, 1)
-    wide = to_torch(x, True)
-    assert_rounded(
-        evaluate("PARAMETRIC_RELU", x, slope, constants=(1,)),
-        torch.where(wide >= 0, wide, wide * to_torch(slope, True)),
-    )
-
-
 def test_select_broadcasts(rng, normal, dtype):
     condition, a, b = rng.random((1, 1, 5, 9)) < 0.5, normal(1, 1, 5, 9), normal(1, 3, 1, 9)
     value = evaluate("SELECT", condition, a, b, dtype=dtype)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch.fx import GraphModule
 
-from tt_edge.compile.convert import convert_graph
+from tt_edge.compile.convert import convert_graph, converters
 from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.families import VLMFamily
 from tt_edge.compile.vision.tower import GridTower, TileTower, example, tower_of
@@ -53,13 +53,13 @@ def compile_vision(model: PreTrainedModel, family: VLMFamily, config: CompileCon
     tower, geometry = tower_of(model, family.tower, ragged=config.vision_attention is TowerAttention.PLUGIN)
     config = _with_limits(config, geometry, family)
     module = _exported(model, tower, example(geometry, _UNITS, next(model.parameters()).dtype))
-    context = LoweringContext(config, 0)
+    context = LoweringContext(config, 0, converters=converters())
     report = lower(module, vision_passes(geometry), context)
     contract = _contract(module, geometry, context)
     ranges = contract.profiles()[0]
     specs = [(spec, ranges[spec.name]) for spec in contract.inputs]
     outputs = [spec.name for spec in contract.outputs]
-    network, keep_alive = convert_graph(module, context, specs, outputs, f"{name}-vision")
+    network, keep_alive = convert_graph(module, specs, outputs, f"{name}-vision")
     simplify(network)
     return CompiledVision(network, contract, config, report, keep_alive)
 

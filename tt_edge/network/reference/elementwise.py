@@ -1,4 +1,4 @@
-"""ELEMENTWISE, UNARY, ACTIVATION, SELECT, CAST, IDENTITY and PARAMETRIC_RELU: one output element per input position."""
+"""ELEMENTWISE, UNARY, ACTIVATION, SELECT, CAST and IDENTITY: one output element per input position."""
 
 from __future__ import annotations
 
@@ -146,18 +146,6 @@ def activation(layer: BoundLayer) -> Compute:
     """The activation ``type`` of input 0, with ``alpha`` and ``beta`` where it has parameters."""
     alpha, beta = np.float32(layer.number("alpha", 0.0)), np.float32(layer.number("beta", 0.0))
     return _float_function(layer, layer.choose("type", _activations(alpha, beta)))
-
-
-@kernel("PARAMETRIC_RELU")
-def parametric_relu(layer: BoundLayer) -> Compute:
-    """``x if x >= 0 else slope * x`` with the slopes of input 1, broadcast to input 0."""
-    read_x, read_slope, write = layer.reader(0), layer.reader(1), layer.writer()
-
-    def compute(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        wide = read_x(x)
-        return write(np.where(wide >= 0, wide, read_slope(slope) * wide))
-
-    return compute
 
 
 @kernel("SELECT")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import LoweringContext, LoweringPass, fake_mode, value
 
 
-class Decompose(LoweringPass):
-    """Decompose only what the converters lack, node by node.
+class DecomposeUnsupported(LoweringPass):
+    """Decompose only what the converters lack, node by node; nothing where the context has no converters.
 
     ``ExportedProgram.run_decompositions`` traces the whole graph again to the same end; on a 24-layer decoder that took
     6.5 s of a 44 s compile. Here, one node is traced.
@@ -30,24 +30,23 @@ class Decompose(LoweringPass):
         2. y = aten.add(a, t)
     """
 
-    name = "decompose"
-
-    def __init__(self, has_converter: Callable[[Node], bool], table: dict[Any, Callable[..., Any]]) -> None:
-        self.has_converter, self.table = has_converter, table
+    name = "decompose_unsupported"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
-        matches = 0
+        if (converters := context.converters) is None:
+            return 0
+        matches, table = 0, converters.decompositions
         waiting = [node for node in module.graph.nodes if node.op == "call_function"]
         while waiting:
             node = waiting.pop()
-            if node.target is operator.getitem or self.has_converter(node):
+            if node.target is operator.getitem or converters.supports(node):
                 continue  # one result of several goes with the operator that gives them
-            if node.target not in self.table and not _is_composite(node.target):
+            if node.target not in table and not _is_composite(node.target):
                 raise UnsupportedModelError(
                     f"operator {node.target} has neither a TensorRT converter nor a decomposition; "
                     "please report the model type"
                 )
-            waiting += _inline(module, node, self.table)
+            waiting += _inline(module, node, table)
             matches += 1
         return matches
 
@@ -56,7 +55,7 @@ def _is_composite(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._can_decompose()
 
 
-def _inline(module: GraphModule, node: Node, table: dict[Any, Callable[..., Any]]) -> list[Node]:
+def _inline(module: GraphModule, node: Node, table: Mapping[Any, Callable[..., Any]]) -> list[Node]:
     """Replace ``node`` by the trace of its decomposition; return the calls that took its place."""
     graph = module.graph
     inputs = list(node.all_input_nodes)
@@ -67,7 +66,7 @@ def _inline(module: GraphModule, node: Node, table: dict[Any, Callable[..., Any]
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     with fake_mode(graph):
-        traced = make_fx(call, decomposition_table=table, pre_dispatch=False)(*[value(n) for n in inputs])
+        traced = make_fx(call, decomposition_table=dict(table), pre_dispatch=False)(*[value(n) for n in inputs])
     mapping = dict(zip(traced.graph.find_nodes(op="placeholder"), inputs, strict=True))
     with graph.inserting_before(node):
         for inner in traced.graph.nodes:
