@@ -219,7 +219,7 @@ class FakeEngine:
         return (4096, 512)[profile]
 
     def create_execution_context(self, strategy):
-        assert strategy == FakeModule.ExecutionContextAllocationStrategy.USER_MANAGED
+        assert int(strategy) == FakeModule.ExecutionContextAllocationStrategy.USER_MANAGED
         assert not self.missing
         return FakeContext(self)
 

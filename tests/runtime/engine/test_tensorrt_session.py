@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.bindings.surface import Call, Recorder
 from tests.compile.compiling import compiled as compiled_model
 from tests.decoders import compiled
 from tests.runtime.engine import fake_tensorrt
-from tests.runtime.engine.surface import Call, Recorder
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.bindings.surface import Recorder
 from tests.compile.vision.test_vision_network import GRIDS, compiled, picture
 from tests.runtime.engine import fake_tensorrt
-from tests.runtime.engine.surface import Recorder
 from tt_edge import cuda
 from tt_edge.errors import EngineError
 from tt_edge.runtime.engine.vision_session import ReferenceVision, TensorRTVision
