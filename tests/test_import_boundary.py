@@ -13,7 +13,14 @@ import tt_edge
 from examples.driving_qa.evaluate import CHECKPOINT
 
 HOST_ONLY = ("torch", "transformers", "torch_tensorrt", "modelopt", "accelerate")
-TARGET_PACKAGES = ("tt_edge.network", "tt_edge.bundle", "tt_edge.runtime", "tt_edge.server", "tt_edge.cli")
+TARGET_PACKAGES = (
+    "tt_edge.network",
+    "tt_edge.bundle",
+    "tt_edge.runtime",
+    "tt_edge.server",
+    "tt_edge.doctor",
+    "tt_edge.cli",
+)
 
 
 def target_modules() -> list[str]:

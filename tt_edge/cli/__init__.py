@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
     "plugin": "look at the attention plugin's library",
+    "doctor": "look at this machine, and at what a bundle needs of it",
 }
 
 # Packages of the host side: what to install when one is missing.

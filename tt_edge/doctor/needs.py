@@ -1,0 +1,117 @@
+"""What a bundle needs of a machine: an engine that fits or a TensorRT to build one with, memory, disk, a plugin library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tt_edge.bundle.manifest import EngineRecord, Part
+from tt_edge.doctor.examine import Facts, trap_findings
+from tt_edge.doctor.findings import Finding, size
+from tt_edge.doctor.gpu import Gpu
+from tt_edge.network.storage import WEIGHTS_FILE
+from tt_edge.runtime.engine.choose import Machine
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle
+
+#: From this size on, an engine is large: its file is mapped and read once, page by page.
+_LARGE = 4 << 30
+
+
+def bundle_findings(facts: Facts, bundle: Bundle, machine: Machine | None = None) -> Iterator[Finding]:
+    """What follows for ``bundle`` on ``machine`` (default: this one), known faults included."""
+    manifest = bundle.manifest
+    machine = machine or Machine.detect()
+    fitting: list[EngineRecord] = []
+    for part in manifest.parts:
+        engines = manifest.engines_of(part)
+        here = [engine for engine in engines if machine.misfit(engine) is None]
+        fitting += here[:1]
+        if here:
+            yield Finding("ok", f"{part} engine", f"{here[0].file} runs here ({here[0].bytes / 1e6:,.1f} MB)")
+        else:
+            why = "; ".join(f"{e.file}: {machine.misfit(e)}" for e in engines) or "the bundle has none"
+            yield _without_engine(facts, bundle, part, why)
+    yield from _plugins(facts, bundle)
+    yield from _memory(facts, bundle, fitting)
+    quant = manifest.config.quant
+    largest = max((engine.bytes for engine in fitting), default=max(_weights(bundle)))
+    yield from trap_findings(
+        facts,
+        max_batch=manifest.contract.max_batch,
+        quantization=str(quant.format.value) if quant is not None and quant.format is not None else "",
+        largest=largest,
+    )
+
+
+def _without_engine(facts: Facts, bundle: Bundle, part: Part, why: str) -> Finding:
+    """No engine of ``part`` runs here: whether one can be built, or the reference evaluates the network."""
+    topic, text = f"{part} engine", f"no {part} engine runs here ({why})"
+    if not bundle.has_network:
+        return Finding("wrong", topic, text, "it ships engines only: build one from the bundle that it was made from")
+    if isinstance(facts.gpu, Gpu) and facts.usable:
+        return Finding("warning", topic, text, f"build one with `tt-edge build {bundle.path}`")
+    if facts.system.is_device:
+        return Finding("wrong", topic, text, "see what is said of GPU and TensorRT, then run `tt-edge build`")
+    return Finding("note", topic, text, "the reference session evaluates the network, slowly")
+
+
+def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
+    config, library = bundle.manifest.config, facts.library
+    if not config.needs_plugins:
+        return
+    wanted = f"the bundle needs a plugin library of contract {config.plugin_contract}"
+    if library is None:
+        yield Finding("wrong", "plugins", f"{wanted}, and none is installed", "pip install tensorrt-edgellm")
+    elif library.contract and library.contract != config.plugin_contract:
+        yield Finding("wrong", "plugins", f"{wanted}; {library.path} is of contract {library.contract}")
+
+
+def _memory(facts: Facts, bundle: Bundle, fitting: Sequence[EngineRecord]) -> Iterator[Finding]:
+    """Whether engines, or weights, and the KV cache fit; activations come on top, and only TensorRT knows them."""
+    contract, parts = bundle.manifest.contract, bundle.manifest.parts
+    cache = contract.kv_bytes(contract.max_batch) * (1 if contract.kv_in_place else 2)
+    tables = sum(t.dtype.nbytes(math.prod(t.resolve(**contract.largest))) for t in contract.feature_tables)
+    complete = len(fitting) == len(parts)
+    held = sum(engine.bytes for engine in fitting) if complete else sum(_weights(bundle))
+    needed = held + cache + tables
+    what = "engines" if complete else "weights"
+    text = f"{what} {size(held)}, KV cache {size(cache)} at {contract.max_batch} x {contract.max_seq_len:,} tokens"
+    if tables:
+        text += f", image features {size(tables)}"
+    gpu = facts.gpu
+    free = gpu.memory_free if isinstance(gpu, Gpu) and not gpu.integrated else facts.memory.available
+    if not free:
+        yield Finding("note", "memory needed", f"{text}, and activations")
+    elif needed > free:
+        lower = "compile with a smaller --max-batch or --max-seq-len, quantize, or free memory"
+        yield Finding("wrong", "memory needed", f"{text}; {size(free)} are free", lower)
+    else:
+        yield Finding("ok", "memory needed", f"{text}, and activations; {size(free)} are free")
+    if not complete and bundle.has_network and isinstance(gpu, Gpu):
+        peak = 2 * max(_weights(bundle)) + (1 << 30)  # docs/architecture.md: nearly two copies, and the libraries
+        level = "ok" if peak <= facts.memory.available + facts.memory.swap_free else "warning"
+        yield Finding(level, "memory to build", f"about {size(peak)} while TensorRT builds")  # type: ignore[arg-type]
+        if facts.disk_free < 2 * max(_weights(bundle)):
+            yield Finding(
+                "wrong", "disk", f"{size(facts.disk_free)} free where an engine of {size(held)} is to be written"
+            )
+    if held >= _LARGE and facts.system.kind in ("jetson", "drive") and facts.memory.transparent == "never":
+        yield Finding(
+            "note",
+            "huge pages",
+            f"transparent huge pages are off, and {what} of {size(held)} are mapped in small pages",
+            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
+        )
+
+
+def _weights(bundle: Bundle) -> list[int]:
+    """Bytes of the weights of each part; of its largest engine where the bundle has no network."""
+    manifest = bundle.manifest
+    sizes = []
+    for part in manifest.parts:
+        record = manifest.files.get(part.file(WEIGHTS_FILE))
+        sizes.append(record.size if record else max((e.bytes for e in manifest.engines_of(part)), default=0))
+    return sizes
