@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import BinaryIO
 
 from tt_edge import tensorrt_api
@@ -9,11 +10,11 @@ from tt_edge.bundle.manifest import EngineRecord, Evidence, Part, Word
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.update import NewEngine
 from tt_edge.config import Layout
-from tt_edge.contract import EngineContract
+from tt_edge.contract import EngineContract, ShapeRange
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.build import build_engine, check_target
 from tt_edge.network.build_io import ProgressBars
-from tt_edge.network.build_options import BuildOptions
+from tt_edge.network.build_options import BuildOptions, least_profile_batch
 from tt_edge.network.ir import Network
 from tt_edge.vision_contract import VisionContract
 
@@ -57,7 +58,7 @@ def build_record(
         built = build_engine(
             tensorrt,
             network,
-            contract.profiles(),
+            _profiles(contract, tensorrt, capability),
             target,
             destination,
             progress=bars,
@@ -79,6 +80,16 @@ def build_record(
         part=part.value,
     )
     return record, built.layers
+
+
+def _profiles(
+    contract: EngineContract | VisionContract, tensorrt: tensorrt_api.TensorRT, capability: str
+) -> tuple[dict[str, ShapeRange], ...]:
+    """The contract's optimization profiles, with a larger batch where this TensorRT computes a smaller one wrongly."""
+    if isinstance(contract, EngineContract):
+        least = least_profile_batch(tensorrt, capability)
+        contract = replace(contract, max_batch=max(contract.max_batch, least))
+    return contract.profiles()
 
 
 def add_engine(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tt_edge.doctor.findings import Finding, Level
-from tt_edge.tensorrt_api import Flavour
+from tt_edge.network.build_options import least_profile_batch
+from tt_edge.tensorrt_api import Flavour, TensorRT
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Situation:
     def is_standard(self) -> bool:
         return self.flavour == Flavour.STANDARD.value
 
+    @property
+    def fuses_wrongly_at_batch_1(self) -> bool:
+        """Whether ``tt-edge build`` gives profiles a larger batch than the bundle's, because this release needs it."""
+        flavour = Flavour(self.flavour) if self.flavour else Flavour.LEAN
+        return least_profile_batch(TensorRT(flavour, None, self.version), self.compute_capability) > 1
+
 
 @dataclass(frozen=True)
 class Trap:
@@ -59,15 +66,6 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)) or (0,)
 
 
-def fuses_horizontally_wrong(flavour: str, version: str, compute_capability: str) -> bool:
-    """Whether this TensorRT is known to compute q/k/v and gate/up wrongly for a profile whose largest batch is 1.
-
-    Reported for 10.13.3 on Thor. From 10.15 on, NVIDIA's own builder (Edge-LLM's ``llmBuilder.cpp``) turns the fusion off
-    at a largest batch of 1, so those releases are treated alike.
-    """
-    return flavour == Flavour.STANDARD.value and compute_capability == "sm110" and numbers(version) >= (10, 13)
-
-
 #: Compute capabilities that TensorRT-RTX 1.x executes on; it refuses others when an engine is loaded.
 _RTX_EXECUTES = ("sm80", "sm86", "sm89", "sm120", "sm121")
 
@@ -75,7 +73,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "horizontal fusion at batch 1",
         "note",
-        lambda s: fuses_horizontally_wrong(s.flavour, s.version, s.compute_capability) and s.max_batch in (None, 1),
+        lambda s: s.fuses_wrongly_at_batch_1 and s.max_batch in (None, 1),
         "TensorRT 10.13.3 on Thor computes q/k/v and gate/up wrongly where a profile's largest batch is 1 (a fusion of products "
         "that share an input)",
         "`tt-edge build` avoids it: there it gives profiles a largest batch of 2; rebuild engines that came from elsewhere, and "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tt_edge import cuda
 from tt_edge.errors import EngineError, InvalidInputError
-from tt_edge.tensorrt_api import TensorRT
+from tt_edge.tensorrt_api import Flavour, TensorRT
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class BuildOptions:
             notes.append(f"{name} strips weights only where there is a GPU, so the engine holds its weights")
             fitting = replace(fitting, strip_weights=False)
         return fitting, notes
+
+
+def least_profile_batch(tensorrt: TensorRT, compute_capability: str) -> int:
+    """The smallest largest batch that an optimization profile may have here; 1 where any is right.
+
+    TensorRT 10.13.3 on Thor computes products that share an input (q/k/v, gate/up) wrongly where a profile's largest batch
+    is 1 (NVIDIA/TensorRT-Edge-LLM#151, #105). NVIDIA's own builder turns that fusion off at batch 1 from 10.15 on, so later
+    releases are treated alike.
+    """
+    release = tuple(int(number) for number in re.findall(r"\d+", tensorrt.version)[:2])
+    affected = tensorrt.flavour is Flavour.STANDARD and compute_capability == "sm110" and release >= (10, 13)
+    return 2 if affected else 1
 
 
 class TimingCache:
