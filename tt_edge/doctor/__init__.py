@@ -4,7 +4,7 @@
 ``needs``, ``traps``). Files are read below a ``root``, so that recorded trees of real devices are examined in the same way.
 """
 
-from tt_edge.doctor.examine import Report, examine
 from tt_edge.doctor.findings import Finding, Level
+from tt_edge.doctor.report import Report, examine
 
 __all__ = ["Finding", "Level", "Report", "examine"]

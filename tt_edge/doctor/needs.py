@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.manifest import EngineRecord, Part
-from tt_edge.doctor.examine import Facts, trap_findings
 from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
+from tt_edge.doctor.report import Facts, trap_findings
 from tt_edge.network.storage import WEIGHTS_FILE
 from tt_edge.runtime.engine.choose import Machine
 

@@ -65,10 +65,14 @@ def _package(flavour: tensorrt_api.Flavour) -> Package:
         tensorrt = tensorrt_api.load(flavour)
     except TTEdgeError as error:
         return Package(flavour.value, error=one_line(error))
-    present, missing = [], []
-    for feature, there in features_of(tensorrt.module):
-        (present if there else missing).append(feature)
-    return Package(flavour.value, tensorrt.version, tuple(present), tuple(missing), tensorrt.builds_ahead_of_time)
+    features = dict(features_of(tensorrt.module))
+    return Package(
+        flavour.value,
+        tensorrt.version,
+        features=tuple(name for name, there in features.items() if there),
+        missing=tuple(name for name, there in features.items() if not there),
+        builds_ahead_of_time=tensorrt.builds_ahead_of_time,
+    )
 
 
 def features_of(module: Any) -> Iterator[tuple[str, bool]]:

@@ -11,9 +11,9 @@ from tests.bundle.making import ENGINE, edit_manifest, write_bundle
 from tests.doctor.trees import plant
 from tt_edge.bundle import Bundle
 from tt_edge.doctor import Report, examine
-from tt_edge.doctor.examine import Facts, gather, machine_findings, trap_findings
 from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.needs import bundle_findings
+from tt_edge.doctor.report import Facts, gather, machine_findings, trap_findings
 from tt_edge.doctor.software import Library, Package
 from tt_edge.runtime.engine.choose import Machine
 
