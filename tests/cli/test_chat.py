@@ -161,7 +161,7 @@ def test_pictures(road_chat):
     child.sendline("/image /no/such/file.png")
     child.expect("image /no/such/file.png does not exist; give a file")
     child.sendline("/image")
-    child.expect("no picture is named; give one, /image FILE")
+    child.expect("no image is named; give one, /image FILE")
     child.sendline("/exit")
     child.expect(pexpect.EOF)
 

@@ -62,10 +62,10 @@ def test_the_table(bundles, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"messages": [], "answer": 3}', "answer is no string"),
+        ('{"messages": [], "answer": 3}', "answer is not a string"),
         ('{"answer": "x"}', "KeyError: 'prompt'"),
-        ('{"prompt": 7, "answer": "x"}', "prompt is no string"),
-        ("not json", "is no question"),
+        ('{"prompt": 7, "answer": "x"}', "prompt is not a string"),
+        ("not json", "is not a question"),
         ('{"prompt": "a", "answer": "b", "images": "c.png"}', "jsonl:1: images is 'c.png'; give a list of file names"),
         ("", "has no questions"),
     ],

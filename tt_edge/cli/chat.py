@@ -1,5 +1,5 @@
-"""Talk with a bundle in the terminal. What was said stays in the KV cache, so a turn costs what is new in it. Needs no
-PyTorch."""
+"""Talk with a bundle in the terminal. Earlier turns stay in the KV cache, so each turn computes only what is new in it.
+Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 
 _HELP = """\
-/image FILE    attach a picture to the next message, of a vision-language model; may be repeated
+/image FILE    attach an image to the next message (vision-language models); may be repeated
 /reset         start over, with the same system prompt
 /system TEXT   start over with TEXT as the system prompt; without TEXT, with none
 /help          this
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         config = dataclasses.replace(llm.generation_defaults, max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
-        llm.apply_chat_template([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any
+        llm.render_chat([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any
         if args.prefix_cache is not None:
             precompute(llm, args.system, args.prefix_cache)
         if sys.stdin.isatty():
@@ -111,7 +111,7 @@ def _obey(conversation: object, text: str) -> bool:
 
 
 def _attach(llm: object, file: str, images: list[str]) -> None:
-    """Look at a picture now, so that an error stands beside its command."""
+    """Read an image now, so that an error stands beside its command."""
     from tt_edge.errors import TTEdgeError
     from tt_edge.runtime.llm import LLM
 
@@ -120,7 +120,7 @@ def _attach(llm: object, file: str, images: list[str]) -> None:
         print("tt-edge: this model takes no images; chat with a vision-language model's bundle", file=sys.stderr)
         return
     if not file:
-        print("tt-edge: no picture is named; give one, /image FILE", file=sys.stderr)
+        print("tt-edge: no image is named; give one, /image FILE", file=sys.stderr)
         return
     file = os.path.expanduser(file)
     try:

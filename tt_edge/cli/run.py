@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 
@@ -18,7 +19,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="of a vision-language model: a picture for the prompt, before its text; may be repeated; implies --chat",
+        help="for a vision-language model: an image for the prompt, before its text; may be repeated; implies --chat",
     )
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most this many (default 64)")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
@@ -49,19 +50,18 @@ def run(args: argparse.Namespace) -> int:
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         placed = llm.vision is not None and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
-        prompts = [_chat_prompt(llm, p, args.system, len(args.image)) for p in args.prompt] if chat else args.prompt
+        prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else args.prompt
         images = [args.image] * len(prompts) if args.image else None
         streaming = len(prompts) == 1 and not args.json
 
-        shown = "" if chat else prompts[0]  # with the first token: before that, an error would stand on its line
+        shown = "" if chat else args.prompt[0]  # with the first token: before that, an error would stand on its line
 
-        def show(_row: int, text: str) -> None:
+        def show(_index: int, text: str) -> None:
             nonlocal shown
             print(shown + text, end="", flush=True)
             shown = ""
 
-        on_text = show if streaming else None
-        results = llm.generate(prompts, config, on_text, add_special_tokens=not chat, images=images)
+        results = llm.generate(prompts, config, show if streaming else None, images=images)
         word = llm.session.word
     if args.json:
         import json
@@ -83,10 +83,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chat_prompt(llm: object, prompt: str, system: str | None, images: int = 0) -> str:
-    from tt_edge.runtime import LLM
-
-    assert isinstance(llm, LLM)
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    parts = [*[{"type": "image"}] * images, {"type": "text", "text": prompt}]
-    return llm.apply_chat_template([*messages, {"role": "user", "content": parts if images else prompt}])
+def _messages(prompt: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The chat that ``--system``, ``--image`` and one ``--prompt`` make."""
+    system = [] if args.system is None else [{"role": "system", "content": args.system}]
+    parts = [*({"type": "image", "image": file} for file in args.image), {"type": "text", "text": prompt}]
+    return [*system, {"role": "user", "content": parts if args.image else prompt}]

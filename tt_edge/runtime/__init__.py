@@ -6,7 +6,7 @@ Importing this loads neither TensorRT, CUDA, ``tokenizers`` nor Jinja; each is l
 from tt_edge.runtime.engine.choose import Runtime, open_session
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.scheduling.generation import Generation, generate
+from tt_edge.runtime.scheduling.generation import GeneratedTokens, generate
 from tt_edge.runtime.scheduling.request import FinishReason, Timing
 from tt_edge.runtime.text.completion import Completion
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
@@ -16,7 +16,7 @@ __all__ = [
     "BundleTokenizer",
     "Completion",
     "FinishReason",
-    "Generation",
+    "GeneratedTokens",
     "Runtime",
     "Session",
     "Timing",

@@ -1,11 +1,9 @@
-"""An LLM for many callers at once: a thread of its own runs the scheduler; callers are coroutines."""
+"""An LLM for many callers at once: a thread of its own steps the scheduler; callers are coroutines."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,24 +11,23 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from tt_edge.errors import CapacityError, EngineError, InvalidInputError, TTEdgeError
+from tt_edge.errors import CapacityError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
+from tt_edge.runtime.llm import LLM, Prompt
+from tt_edge.runtime.multimodal.preprocess import ImageSource
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Stats
+from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.chat_template import Message
-from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
-
-_log = logging.getLogger(__name__)
+from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt
 
 
 class QueueFullError(CapacityError):
-    """More requests wait than are allowed to; try again later."""
+    """As many requests are waiting as may; try again later."""
 
 
-class TextStream:
-    """One request on its way: iterate over its pieces, then ask for ``completion()``; or ask at once, and wait.
+class CompletionStream:
+    """One running request: iterate over its pieces, then ask for ``completion()``; or ask at once, and wait.
 
     ``cancel()``, or leaving an ``async with`` block, ends it.
     """
@@ -39,8 +36,7 @@ class TextStream:
         self._loop = asyncio.get_running_loop()
         self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()  # None: it is done
         self._ended = False
-        config = llm.with_defaults(config)
-        self._text = TextRequest(llm.tokenizer, prompt, config, self._send, lambda: self._send(None))
+        self._text = llm.text_request(prompt, config, self._send, lambda: self._send(None))
 
     @property
     def request(self) -> Request:
@@ -51,7 +47,7 @@ class TextStream:
         self.request.cancel()
 
     async def completion(self) -> Completion:
-        """What came of it, when it is done; pieces that nobody has taken are passed over. Raises its error."""
+        """The completion, when the request is done; pieces not yet taken are dropped. Raises the request's error."""
         async for _ in self:
             pass
         return self._text.completion()
@@ -80,33 +76,32 @@ class TextStream:
 
 
 class AsyncLLM:
-    """Takes requests from any coroutine and runs as many at once as ``llm`` has rows; up to ``max_waiting`` more wait.
+    """Takes requests from any coroutine and runs as many at once as ``llm`` has slots; up to ``max_waiting`` more wait.
 
-    It is then the only user of ``llm``, which it closes. Methods may be called from several event loops. Images are read and
-    encoded in a thread of their own, one prompt after the other.
+    It closes ``llm`` in the end. Methods may be called from several event loops. Text is tokenized in a thread of its own, and
+    images are read and encoded in another, one prompt after the other.
     """
 
     def __init__(self, llm: LLM, max_waiting: int = 64) -> None:
         self.llm = llm
         self.max_waiting = max_waiting
-        self._inbox: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._busy = False
-        self._encoding = 0  # prompts with images that are encoded, or wait for it
-        self._pictures = ThreadPoolExecutor(1, "tt-edge-pictures")
+        self._encoding = 0  # prompts that are encoded, or wait for it
+        self._texts = ThreadPoolExecutor(1, "tt-edge-texts")
+        self._images = ThreadPoolExecutor(1, "tt-edge-images")
         self._thread = threading.Thread(target=self._work, name="tt-edge-scheduler", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> int:
-        """Requests that have a row."""
+        """Requests that have a slot."""
         return self.llm.scheduler.running
 
     @property
     def waiting(self) -> int:
         """Requests that have none yet."""
-        return self._encoding + len(self._inbox) + len(self.llm.scheduler.waiting)
+        return self._encoding + self.llm.scheduler.waiting
 
     @property
     def stats(self) -> Stats:
@@ -118,21 +113,21 @@ class AsyncLLM:
         return self._thread.is_alive() and not self._closing
 
     async def encode(
-        self, prompt: str, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+        self, prompt: Prompt, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
     ) -> EncodedPrompt:
-        """As ``LLM.encode``. A prompt with images counts as waiting meanwhile.
+        """As ``LLM.encode``, off the event loop. A prompt counts as waiting meanwhile.
 
-        Raises ``QueueFullError`` when too many wait, before any image is read. A coroutine that is cancelled gives up its
-        place; what is being encoded at that moment is finished and thrown away.
+        Raises ``QueueFullError`` when too many wait, before any work. A coroutine that is cancelled gives up its place; the
+        work of that moment is finished and thrown away.
         """
-        if not images:
-            return self.llm.encode(prompt, add_special_tokens=add_special_tokens)
         with self._wake:
             self._check_room(1)
             self._encoding += 1
         work = partial(self.llm.encode, prompt, images, add_special_tokens=add_special_tokens)
+        has_images = bool(prompt.images if isinstance(prompt, RenderedChat) else images)
+        pool = self._images if has_images else self._texts
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
         finally:
             with self._wake:
                 self._encoding -= 1
@@ -143,42 +138,44 @@ class AsyncLLM:
         config: GenerationConfig | None = None,
         *,
         add_special_tokens: bool = True,
-    ) -> TextStream:
-        """Start to continue ``prompt``: text, token ids, or what ``encode`` made of text and images. Iterate over the result.
+    ) -> CompletionStream:
+        """Start to continue ``prompt``: text, token ids, or what ``encode`` returned. Iterate over the result.
 
-        Raises ``QueueFullError`` when too many wait, and what makes the prompt impossible (``LLM.generate``).
+        Text is tokenized at once, in the caller's thread; ``await encode(…)`` first where it may be long. Raises
+        ``QueueFullError`` when too many wait, and what makes the prompt impossible (``LLM.generate``).
         """
         if isinstance(prompt, str):
             prompt = self.llm.encode(prompt, add_special_tokens=add_special_tokens)
         elif not isinstance(prompt, EncodedPrompt):
-            prompt = EncodedPrompt(self.llm.tokenizer.decode(prompt), prompt)
+            prompt = self.llm.encoded_ids(prompt)
         return self.streams([(prompt, config)])[0]
 
-    def streams(self, prompts: Sequence[tuple[EncodedPrompt, GenerationConfig | None]]) -> list[TextStream]:
+    def streams(self, prompts: Sequence[tuple[EncodedPrompt, GenerationConfig | None]]) -> list[CompletionStream]:
         """As ``stream``, for several: all are taken, or none."""
-        found = [TextStream(self.llm, prompt, config) for prompt, config in prompts]
-        for each in found:
-            self.llm.scheduler.check(each.request)
+        found = [CompletionStream(self.llm, prompt, config) for prompt, config in prompts]
         with self._wake:
             self._check_room(len(found))
-            self._inbox.extend(each.request for each in found)
+            self.llm.scheduler.submit(*(each.request for each in found))
             self._wake.notify()
         return found
 
     def _check_room(self, more: int) -> None:
         if not self.is_alive:
             raise EngineError("the model is being shut down; start it again")
-        # Requests for which there is a row do not wait.
-        free = self.llm.session.contract.max_batch - self.running
-        if self.waiting + more > self.max_waiting + max(0, free):
+        slots = self.llm.session.contract.max_batch
+        if more > self.max_waiting + slots:
+            raise InvalidInputError(
+                f"{more} answers at once can never run: {slots} run and {self.max_waiting} may wait; ask for fewer"
+            )
+        # Requests for which there is a slot do not wait.
+        if self.waiting + more > self.max_waiting + max(0, slots - self.running):
             raise QueueFullError(f"{self.waiting} requests are waiting, as many as may; try again later")
 
     async def chat_stream(
         self, messages: Sequence[Message], config: GenerationConfig | None = None, **variables: Any
-    ) -> TextStream:
+    ) -> CompletionStream:
         """Start the assistant's answer to ``messages``."""
-        prompt = self.llm.apply_chat_template(messages, **variables)
-        return self.stream(await self.encode(prompt, images_of(messages), add_special_tokens=False), config)
+        return self.stream(await self.encode(self.llm.render_chat(messages, **variables)), config)
 
     async def generate(
         self,
@@ -188,9 +185,9 @@ class AsyncLLM:
         add_special_tokens: bool = True,
         images: Sequence[ImageSource] = (),
     ) -> Completion:
-        """What follows ``prompt``. A coroutine that is cancelled ends its request.
+        """The continuation of ``prompt``. A coroutine that is cancelled ends its request.
 
-        Raises ``InvalidInputError`` for ``images`` beside token ids: only a text's placeholders become as long as they are.
+        Raises ``InvalidInputError`` for ``images`` beside token ids: images need a text with placeholders.
         """
         given: Sequence[int] | EncodedPrompt
         if isinstance(prompt, str):
@@ -215,7 +212,8 @@ class AsyncLLM:
             self._closing = True
             self._wake.notify()
         self._thread.join()
-        self._pictures.shutdown(cancel_futures=True)
+        for pool in (self._texts, self._images):
+            pool.shutdown(cancel_futures=True)
         self.llm.close()
 
     def __enter__(self) -> Self:
@@ -225,19 +223,13 @@ class AsyncLLM:
         self.close()
 
     def _work(self) -> None:
+        for _ in self.llm.scheduler.steps(until=self._closed_while_idle):
+            pass
+        self.llm.scheduler.abort(EngineError("the model is being shut down; start it again"))
+
+    def _closed_while_idle(self) -> bool:
+        """Wait until there is something to do; whether that is to close."""
         scheduler = self.llm.scheduler
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._busy or self._inbox)
-                scheduler.waiting.extend(self._inbox)
-                self._inbox.clear()
-                if self._closing:
-                    break
-            try:
-                self._busy = scheduler.step()
-            except TTEdgeError as error:
-                scheduler.abort(error)
-            except Exception as error:  # a defect: the requests must not wait for ever
-                _log.exception("a step of the scheduler failed")
-                scheduler.abort(EngineError(f"internal error ({type(error).__name__}: {error})"))
-        scheduler.abort(EngineError("the model is being shut down; start it again"))
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing or scheduler.running or scheduler.waiting)
+            return self._closing

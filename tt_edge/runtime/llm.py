@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_session, open_vision
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
-from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
+from tt_edge.runtime.multimodal.preprocess import ImageSource
+from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
 from tt_edge.runtime.scheduling.prefix_file import fingerprint, load_prefixes, save_prefixes
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.text.chat import RenderedChat, render_chat
 from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
+#: Text, or a chat from ``LLM.render_chat``.
+Prompt: TypeAlias = str | RenderedChat
 #: Called with the prompt's index and each new piece of text.
-OnText = Callable[[int, str], None]
+OnText: TypeAlias = Callable[[int, str], None]
 
 
 class LLM:
     """A session with its tokenizer and chat template; use it as a context manager to free device memory.
 
     Keys and values stay in the cache between calls: a prompt that begins, token by token, like an earlier prompt and
-    its answer is computed from where they part. Not thread-safe; ``AsyncLLM`` is.
+    its answer is computed from where they part. Thread-safe: the requests of several threads share the batch.
     """
 
     def __init__(
@@ -51,12 +57,13 @@ class LLM:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        #: What encodes images, of a vision-language model.
+        #: Encodes the images of a vision-language model.
         self.vision = vision
         self.name = name
         #: What the checkpoint recommends; for chats, not for ``generate``, which is greedy unless it is told otherwise.
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
+        self._vision_turn = threading.Lock()
         self._fingerprint = model_fingerprint
 
     @classmethod
@@ -90,14 +97,18 @@ class LLM:
             opened.pop_all()
         return llm
 
-    def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
-        """The prompt of a conversation, up to where the assistant speaks.
+    def render_chat(self, messages: Sequence[Message], **variables: Any) -> RenderedChat:
+        """The prompt of a conversation, up to where the assistant speaks, with its images; ``variables`` are the template's.
 
-        Pass it to ``generate(…, add_special_tokens=False)``: it holds its special tokens already.
+        Raises ``BundleError`` without a chat template, and ``InvalidInputError`` for messages that cannot be rendered.
         """
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
-        return self.chat_template.render([_as_templates_know_it(message) for message in messages], **variables)
+        return render_chat(self.chat_template, messages, **variables)
+
+    def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The text of ``render_chat``. To generate from it, pass what ``render_chat`` returns: it knows how to tokenize it."""
+        return self.render_chat(messages, **variables).text
 
     def with_defaults(self, config: GenerationConfig | None) -> GenerationConfig:
         """``config`` with the bundle's end-of-sequence ids, unless it has its own."""
@@ -108,31 +119,32 @@ class LLM:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         config: Configs | None = None,
         on_text: OnText | None = None,
         *,
         add_special_tokens: bool = True,
         images: Sequence[Sequence[ImageSource]] | None = None,
     ) -> list[Completion]:
-        """Continue each prompt; ``config`` is one for all, or one for each; ``images`` are each prompt's, in the order of
-        its placeholders.
+        """Continue each prompt: text, or a chat from ``render_chat``.
 
-        Without ``config.eos_token_ids`` a row ends with the bundle's own. ``on_text`` gets the text as it comes, in
-        whole characters; a row's pieces join to its completion's ``text``.
+        ``config`` is one for all, or one for each; without ``config.eos_token_ids`` a prompt ends with the bundle's own.
+        ``images`` are those of each text, in the order of its placeholders. ``on_text`` gets the text as it comes, in
+        whole characters; the pieces of a prompt join to its completion's ``text``.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        configs = [self.with_defaults(c) for c in one_each(config or GenerationConfig(), len(prompts))]
-        pictures = [()] * len(prompts) if images is None else images
+        configs = one_each(config or GenerationConfig(), len(prompts))
+        given = [()] * len(prompts) if images is None else images
         requests = [
-            self.text_request(prompt, c, _by_index(on_text, i), add_special_tokens=add_special_tokens, images=own)
-            for i, (prompt, c, own) in enumerate(zip(prompts, configs, pictures, strict=True))
+            self.text_request(prompt, its_config, add_special_tokens=add_special_tokens, images=its_images)
+            for prompt, its_config, its_images in zip(prompts, configs, given, strict=True)
         ]
         for index, text_request in enumerate(requests):
             self.scheduler.check(text_request.request, f"prompt {index}")
-        for text_request in requests:
-            self.scheduler.submit(text_request.request)
-        self.scheduler.run([text_request.request for text_request in requests])
+        for deltas in self.run(requests):
+            for index, delta in deltas:
+                if on_text is not None and delta.text:
+                    on_text(index, delta.text)
         return [text_request.completion() for text_request in requests]
 
     def chat(
@@ -143,40 +155,41 @@ class LLM:
         **variables: Any,
     ) -> Completion:
         """The assistant's answer to ``messages``, dicts with ``role`` and ``content``; ``variables`` are the template's."""
-        prompt = self.apply_chat_template(messages, **variables)
-        show = None if on_text is None else lambda _row, text: on_text(text)
-        return self.generate([prompt], config, show, add_special_tokens=False, images=[images_of(messages)])[0]
+        show = None if on_text is None else lambda _index, text: on_text(text)
+        return self.generate([self.render_chat(messages, **variables)], config, show)[0]
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         config: GenerationConfig | None = None,
         *,
         add_special_tokens: bool = True,
         images: Sequence[ImageSource] = (),
     ) -> Iterator[str]:
         """The continuation of ``prompt`` in pieces, as they come; closing the iterator ends the generation."""
-        pieces: list[str] = []
-        text_request = self.text_request(
-            prompt,
-            config,
-            lambda delta: pieces.append(delta.text),
-            add_special_tokens=add_special_tokens,
-            images=images,
-        )
-        self.scheduler.submit(text_request.request)
-        try:
-            while not text_request.request.is_done:
-                self.scheduler.step()
-                yield from pieces
-                pieces.clear()
+        request = self.text_request(prompt, config, add_special_tokens=add_special_tokens, images=images)
+        for deltas in self.run([request]):
+            yield from (delta.text for _, delta in deltas)
+
+    def run(self, requests: Sequence[TextRequest]) -> Iterator[list[tuple[int, Delta]]]:
+        """Run ``requests`` together. Yields after every step the pieces that it gave, each with its request's index.
+
+        Leaving the iterator cancels the requests. Raises the first one's error when all are done.
+        """
+        pieces: deque[tuple[int, Delta]] = deque()  # filled by whichever thread steps, emptied by this one
+        for index, text_request in enumerate(requests):
+            text_request.on_delta = partial(_keep, pieces, index)
+        inner = [text_request.request for text_request in requests]
+        self.scheduler.submit(*inner)
+        for _ in self.scheduler.steps_for(inner):
+            yield [pieces.popleft() for _ in range(len(pieces))]
+        yield list(pieces)
+        for text_request in requests:
             text_request.completion()  # raises its error
-        finally:
-            text_request.request.cancel()
 
     def text_request(
         self,
-        prompt: str,
+        prompt: Prompt | EncodedPrompt,
         config: GenerationConfig | None = None,
         on_delta: Callable[[Delta], None] | None = None,
         on_done: Callable[[], None] | None = None,
@@ -184,36 +197,48 @@ class LLM:
         add_special_tokens: bool = True,
         images: Sequence[ImageSource] = (),
     ) -> TextRequest:
-        """What a scheduler takes, of ``prompt``.
-
-        Raises ``InvalidInputError`` for images that the model or the prompt has no place for.
-        """
-        encoded = self.encode(prompt, images, add_special_tokens=add_special_tokens)
-        return TextRequest(self.tokenizer, encoded, self.with_defaults(config), on_delta, on_done)
+        """Build the scheduler request for ``prompt``. Raises what ``encode`` raises."""
+        if not isinstance(prompt, EncodedPrompt):
+            prompt = self.encode(prompt, images, add_special_tokens=add_special_tokens)
+        return TextRequest(self.tokenizer, prompt, self.with_defaults(config), on_delta, on_done)
 
     def encode(
-        self, prompt: str, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+        self, prompt: Prompt, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
     ) -> EncodedPrompt:
-        """Token ids of ``prompt``, and its images, encoded. Raises ``InvalidInputError`` as ``text_request`` does."""
+        """Token ids of ``prompt``, and its images, encoded. A chat from ``render_chat`` brings its own images and settings.
+
+        Raises ``InvalidInputError`` for images that the model or the prompt has no place for. Thread-safe.
+        """
         start = time.perf_counter()
+        if isinstance(prompt, RenderedChat):
+            images, add_special_tokens, prompt = prompt.images, prompt.add_special_tokens, prompt.text
         if self.vision is None:
             if images:
                 raise InvalidInputError(
                     f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
                     "vision-language model"
                 )
-            return EncodedPrompt(prompt, self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens))
+            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            return EncodedPrompt(prompt, ids, asked_at=start)
         ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
-        found = self.vision.prompt_images(ids, processed) if processed else NO_IMAGES
+        if not processed:
+            return EncodedPrompt(prompt, ids, asked_at=start)
+        with self._vision_turn:
+            found = self.vision.prompt_images(ids, processed)
         return EncodedPrompt(prompt, ids, found, start)
 
-    def precompute(self, messages: Sequence[Message]) -> int:
-        """Compute what every conversation that begins with ``messages`` begins with, and keep it; returns its tokens.
+    def encoded_ids(self, token_ids: Sequence[int]) -> EncodedPrompt:
+        """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary."""
+        check_ids("the prompt", token_ids, self.session.contract.vocab_size)
+        return EncodedPrompt(self.tokenizer.decode(token_ids), token_ids)
 
-        Not for while something is being generated.
+    def precompute(self, messages: Sequence[Message]) -> int:
+        """Compute the common beginning of all conversations that begin with ``messages``, and keep it; returns its tokens.
+
+        Only while nothing is being generated.
         """
-        asked = [self.apply_chat_template([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
-        one, other = (self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in asked)
+        asked = [self.render_chat([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
+        one, other = (self.encode(chat).ids for chat in asked)
         length = common_prefix(one, other)
         self.scheduler.precompute(one[:length])
         return length
@@ -241,21 +266,5 @@ class LLM:
         self.close()
 
 
-def _as_templates_know_it(message: Message) -> Message:
-    """With pictures in the form of Hugging Face's templates, where they are in OpenAI's."""
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(content, list | tuple):
-        return message
-    parts = [{"type": "image"} if isinstance(p, Mapping) and p.get("type") == "image_url" else p for p in content]
-    return {**message, "content": parts}
-
-
-def _by_index(on_text: OnText | None, index: int) -> Callable[[Delta], None] | None:
-    if on_text is None:
-        return None
-
-    def on_delta(delta: Delta) -> None:
-        if delta.text:
-            on_text(index, delta.text)
-
-    return on_delta
+def _keep(pieces: deque[tuple[int, Delta]], index: int, delta: Delta) -> None:
+    pieces.append((index, delta))

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tt_edge.errors import TTEdgeError
-from tt_edge.runtime.async_llm import TextStream
+from tt_edge.runtime.async_llm import CompletionStream
 from tt_edge.runtime.text.completion import Completion, Delta
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
@@ -25,7 +25,7 @@ KEEP_ALIVE_S = 15.0
 
 
 async def whole(
-    request: Request, reply: Reply, streams: Sequence[TextStream], timeout_s: float, metrics: Metrics
+    request: Request, reply: Reply, streams: Sequence[CompletionStream], timeout_s: float, metrics: Metrics
 ) -> Response:
     """One JSON body with all answers. The answers end when the client goes away or ``timeout_s`` have passed."""
     work = asyncio.ensure_future(asyncio.gather(*(stream.completion() for stream in streams)))
@@ -59,7 +59,7 @@ class Events(StreamingResponse):
     def __init__(
         self,
         reply: Reply,
-        streams: Sequence[TextStream],
+        streams: Sequence[CompletionStream],
         timeout_s: float,
         metrics: Metrics,
         *,
@@ -109,11 +109,11 @@ class Events(StreamingResponse):
             yield reply.usage(done)
 
 
-async def _merged(streams: Sequence[TextStream]) -> AsyncIterator[tuple[int, Delta | Completion | None]]:
+async def _merged(streams: Sequence[CompletionStream]) -> AsyncIterator[tuple[int, Delta | Completion | None]]:
     """The pieces of all streams, each with its index and its completion as the last; None after long silence."""
     queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]] = asyncio.Queue()
 
-    async def pump(index: int, stream: TextStream) -> None:
+    async def pump(index: int, stream: CompletionStream) -> None:
         try:
             async for delta in stream:
                 queue.put_nowait((index, delta))

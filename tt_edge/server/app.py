@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tt_edge.errors import CapacityError, TTEdgeError
-from tt_edge.runtime.async_llm import AsyncLLM, TextStream
+from tt_edge.runtime.async_llm import AsyncLLM, CompletionStream
 from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers, pictures
 from tt_edge.server.errors import ApiError, on_api_error
@@ -159,7 +159,11 @@ class Endpoints:
         return Response(content, media_type=kind, headers=headers)
 
     async def _answer(
-        self, request: Request, body: ChatRequest | CompletionRequest, reply: answers.Reply, streams: list[TextStream]
+        self,
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        reply: answers.Reply,
+        streams: list[CompletionStream],
     ) -> Response:
         timeout = self.settings.timeout_s
         if not body.stream:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.runtime.conftest import Folder
 from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.runtime.text.streaming import StreamDecoder
+from tt_edge.runtime.text.detokenizer import IncrementalDecoder
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 TEXTS = (
@@ -74,7 +74,7 @@ def test_unusable_files_are_named(saved, tmp_path):
 
 
 def stream(tokenizer: BundleTokenizer, ids: list[int]) -> list[str]:
-    decoder = StreamDecoder(tokenizer)
+    decoder = IncrementalDecoder(tokenizer)
     return [*(decoder.push(token) for token in ids), decoder.flush()]
 
 
@@ -106,7 +106,7 @@ def test_nothing_is_lost_when_the_stream_ends_inside_a_character(saved):
 
 def test_any_tokens_stream_to_their_decoded_text(saved):
     if saved[0].bos_token == "<s>":
-        pytest.skip("byte fallback decodes a run of bytes as a whole; see StreamDecoder")
+        pytest.skip("byte fallback decodes a run of bytes as a whole; see IncrementalDecoder")
     ours = BundleTokenizer.from_bundle(saved[1])
     draw = random.Random(0)
     for _ in range(300):

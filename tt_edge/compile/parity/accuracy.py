@@ -65,7 +65,8 @@ def _answer_losses(
 
 
 def _encoded(llm: LLM, question: Question) -> tuple[list[int], list[ProcessedImage]]:
-    prompt, special = question.prompt_of(llm), not question.messages
+    prompt = question.prompt_of(llm)
     if llm.vision is None:
-        return llm.tokenizer.encode(prompt, add_special_tokens=special), []
-    return llm.vision.tokenize(llm.tokenizer, prompt, question.images, add_special_tokens=special)
+        return llm.tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens), []
+    special = prompt.add_special_tokens
+    return llm.vision.tokenize(llm.tokenizer, prompt.text, prompt.images, add_special_tokens=special)

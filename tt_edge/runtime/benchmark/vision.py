@@ -78,7 +78,7 @@ def measure(
             llm.vision.forget()
             given = llm.vision.prompt_images(ids, images)
         seconds = time.perf_counter() - start
-        scheduler, request = Scheduler(llm.session, rows=1), Request(list(ids), config, images=given)
+        scheduler, request = Scheduler(llm.session, slots=1), Request(list(ids), config, images=given)
         scheduler.submit(request)
         scheduler.run([request])
         rows.append((seconds, request.timing))

@@ -9,7 +9,8 @@ from functools import partial
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.session import Session
-from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing, check_prompt
+from tt_edge.runtime.scheduling.admission import check_prompt
+from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
 from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
 
@@ -18,8 +19,8 @@ Configs = GenerationConfig | Sequence[GenerationConfig]
 
 
 @dataclass(frozen=True)
-class Generation:
-    """The tokens of one row; where ``finish_reason`` is ``eos``, the last of ``new_token_ids`` is that token."""
+class GeneratedTokens:
+    """The tokens of one prompt; where ``finish_reason`` is ``eos``, the last of ``new_token_ids`` is that token."""
 
     input_ids: list[int]
     new_token_ids: list[int]
@@ -32,11 +33,11 @@ def generate(
     prompts_ids: Sequence[Sequence[int]],
     config: Configs,
     on_token: Callable[[int, Token], bool | None] | None = None,
-) -> list[Generation]:
+) -> list[GeneratedTokens]:
     """Continue each prompt; with greedy parameters, as Hugging Face ``generate(do_sample=False)`` does.
 
-    Prompts may differ in length and parameters; those beyond ``max_batch`` start as rows fall free. ``on_token`` is called
-    with the prompt's index and each new token, and may return ``True`` to end that row.
+    Prompts may differ in length and parameters; those beyond ``max_batch`` start as slots fall free. ``on_token`` is called
+    with the prompt's index and each new token, and may return ``True`` to end that one.
     Raises ``InvalidInputError`` for an empty prompt or an id outside the vocabulary and ``CapacityError`` for a prompt
     that leaves too little room, before anything runs.
     """
@@ -45,16 +46,15 @@ def generate(
     configs = one_each(config, len(prompts_ids))
     for index, (ids, its_config) in enumerate(zip(prompts_ids, configs, strict=True)):
         check_prompt(f"prompt {index}", ids, its_config, session.contract)
-    scheduler = Scheduler(session, rows=min(len(prompts_ids), session.contract.max_batch))
+    scheduler = Scheduler(session, slots=min(len(prompts_ids), session.contract.max_batch))
     requests = [
         Request(list(ids), its_config, partial(on_token, index) if on_token else None)
         for index, (ids, its_config) in enumerate(zip(prompts_ids, configs, strict=True))
     ]
-    for request in requests:
-        scheduler.submit(request)
+    scheduler.submit(*requests)
     scheduler.run(requests)
     return [
-        Generation(
+        GeneratedTokens(
             input_ids=list(request.prompt_ids),
             new_token_ids=[token.id for token in request.tokens],
             finish_reason=request.finish_reason or FinishReason.CANCELLED,

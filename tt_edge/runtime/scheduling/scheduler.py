@@ -1,24 +1,23 @@
-"""Continuous batching: requests take the rows of a session as they fall free, and keep what a row knows already."""
+"""Continuous batching: requests take the slots of a session as they fall free, and reuse what a slot has cached."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.runtime.engine.session import Session
-from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
-from tt_edge.runtime.scheduling.prefix_cache import PrefixCache, common_prefix
-from tt_edge.runtime.scheduling.request import FinishReason, Request, check_prompt
+from tt_edge.runtime.scheduling.admission import check_prompt
+from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
+from tt_edge.runtime.scheduling.request import FinishReason, Request
 from tt_edge.runtime.scheduling.sampling import Sampler, Scores
+from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
 
-#: Fewer tokens than this are computed again rather than copied from another row or from the host.
-WORTH_COPYING = 16
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,233 +30,189 @@ class Stats:
     new_tokens: int = 0
 
 
-@dataclass(eq=False)
-class _Row:
-    """A row of the session: the tokens in its cache, which stay when its request ends, and those to feed next.
-
-    ``ids`` are keys: for a token of an image, a number that stands for the image and the place in it.
-    """
-
-    index: int
-    ids: list[int] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
-    request: Request | None = None
-    sampler: Sampler | None = None
-
-    @property
-    def images(self) -> PromptImages:
-        return NO_IMAGES if self.request is None else self.request.images
-
-
 class Scheduler:
-    """Runs requests on the rows of ``session``, of which it is then the only user. Not thread-safe.
+    """Runs requests on the slots of ``session``, of which it is then the only user.
 
-    A step feeds every busy row at once: a piece of its prompt, or its last token. (The rows of a step are as wide as the
-    widest, so a row that decodes beside one that prefills costs nothing more.) A new request takes the row whose cache
-    begins with most of its prompt, token by token, and computes the rest alone; a longer beginning is copied from
-    another row, or from ``prefixes``.
+    A step feeds every busy slot at once: a piece of its prompt, or its last token. (The rows of a step are as wide as the
+    widest, so a slot that decodes beside one that prefills costs nothing more.) A new request takes the free slot whose
+    cache begins with most of its prompt, token by token, and computes only the rest; a longer prefix is copied from
+    another slot, or from ``prefixes``.
+
+    Thread-safe: requests may be submitted from any thread at any time, and several threads may step; they take turns,
+    and each step advances the requests of all.
     """
 
-    def __init__(self, session: Session, rows: int | None = None, prefixes: PrefixCache | None = None) -> None:
+    def __init__(self, session: Session, slots: int | None = None, prefixes: PrefixCache | None = None) -> None:
         self.session = session
         self.prefixes = prefixes or PrefixCache()
         self.stats = Stats()
-        self.waiting: deque[Request] = deque()
-        self._rows: list[_Row] = []
-        self._reset(rows or session.contract.max_batch)
+        self._inbox: deque[Request] = deque()  # filled by any thread, emptied by a step
+        self._waiting: deque[Request] = deque()
+        self._turn = threading.RLock()
+        self._slots = BatchSlots(session, slots or session.contract.max_batch, self.prefixes)
 
     @property
     def running(self) -> int:
-        """Requests that have a row."""
-        return len(self._busy())
+        """Requests that have a slot."""
+        return len(self._slots.busy)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have none yet."""
+        return len(self._inbox) + len(self._waiting)
 
     def check(self, request: Request, what: str = "the prompt") -> None:
         """Raise ``InvalidInputError`` or ``CapacityError`` if ``request``, called ``what``, can never run."""
         check_prompt(what, request.prompt_ids, request.config, self.session.contract, request.images)
 
-    def submit(self, request: Request) -> None:
-        """Queue ``request``; raises what ``check`` raises."""
-        self.check(request)
-        self.waiting.append(request)
+    def submit(self, *requests: Request) -> None:
+        """Queue ``requests``, all or none; raises what ``check`` raises. Never waits for a step."""
+        for request in requests:
+            self.check(request)
+        self._inbox.extend(requests)
 
     def run(self, requests: Sequence[Request]) -> None:
-        """Step until ``requests`` are done; raises the first one's error. They are cancelled when this is interrupted."""
-        try:
-            while not all(request.is_done for request in requests):
-                self.step()
-        finally:
-            for request in requests:
-                request.cancel()
+        """Step until ``requests``, which were submitted, are done; raises the first one's error."""
+        for _ in self.steps_for(requests):
+            pass
         for request in requests:
             if request.error is not None:
                 raise request.error
 
-    def forget(self) -> None:
-        """Take all rows as empty: somebody else has used the session. Not for while something is being generated."""
-        self._reset(len(self._rows))
+    def steps_for(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Step until ``requests`` are done, yielding after each step. Leaving the iterator cancels them."""
+        try:
+            yield from self.steps(lambda: all(request.is_done for request in requests))
+        finally:
+            for request in requests:
+                request.cancel()
 
-    def step(self) -> bool:
-        """Admit what fits, feed all busy rows once, and choose a token in those whose prompt is through.
+    def steps(self, until: Callable[[], bool]) -> Iterator[None]:
+        """The driver loop: step, and yield, until ``until()``. A step that fails ends all requests with its error."""
+        while not until():
+            with self._turn:
+                try:
+                    self.step()
+                except TTEdgeError as error:
+                    self.abort(error)
+                except Exception as error:  # a defect: nobody must wait for ever
+                    _log.exception("a step of the scheduler failed")
+                    self.abort(_internal(error))
+            yield
 
-        Returns whether requests remain. When the session raises, the requests are as they were.
+    def step(self) -> None:
+        """Admit what fits, feed all busy slots once, and choose a token in those whose prompt is through.
+
+        When the session raises, the requests are as they were.
         """
-        self._drop_cancelled()
-        self._admit()
-        if busy := self._busy():
-            logits = self._feed(busy)
-            for row in busy:
-                if not row.pending:
-                    self._choose(row, logits[row.index])
-        return bool(self.waiting or self._busy())
+        with self._turn:
+            while self._inbox:
+                self._waiting.append(self._inbox.popleft())
+            self._drop_cancelled()
+            self._admit()
+            if busy := self._slots.busy:
+                logits = self._slots.feed(busy)
+                self.stats.steps += 1
+                for slot in busy:
+                    if not slot.pending:
+                        self._choose(slot, logits[slot.index])
+
+    def forget(self) -> None:
+        """Take all slots as empty: somebody else has used the session. Only while nothing is being generated."""
+        with self._turn:
+            self._slots.reset(len(self._slots))
 
     def abort(self, error: TTEdgeError) -> None:
-        """End all requests with ``error`` and forget what the rows hold: after a failed step."""
-        requests = [*(row.request for row in self._busy() if row.request), *self.waiting]
-        self.waiting.clear()
-        self._reset(len(self._rows))
-        for request in requests:
-            request.finish(None, error)
+        """End all requests with ``error`` and forget what the slots hold."""
+        with self._turn:
+            requests = [*(slot.request for slot in self._slots.busy if slot.request), *self._waiting]
+            self._waiting.clear()
+            while self._inbox:
+                requests.append(self._inbox.popleft())
+            self._slots.reset(len(self._slots))
+            for request in requests:
+                request.finish(None, error)
 
     def precompute(self, token_ids: Sequence[int]) -> None:
-        """Make sure that ``prefixes`` hold ``token_ids``, computing what no row has. For when nothing is running."""
-        if self.prefixes.find(token_ids)[1] == len(token_ids):
-            return
-        row = max(self._rows, key=lambda row: common_prefix(row.ids, token_ids))
-        self._prepare(row, token_ids)
-        row.pending = list(token_ids[len(row.ids) :])
-        while row.pending:
-            self._feed([row])
-        self.prefixes.add(self.session.read_kv(row.index, token_ids))
-
-    def _busy(self) -> list[_Row]:
-        return [row for row in self._rows if row.request is not None]
-
-    def _reset(self, rows: int) -> None:
-        self.session.reset(rows)
-        self._rows = [_Row(index) for index in range(rows)]
+        """Make sure that ``prefixes`` hold ``token_ids``, computing what no slot has. Only while nothing is running."""
+        with self._turn:
+            if self.prefixes.find(token_ids)[1] == len(token_ids):
+                return
+            slot = max(self._slots.slots, key=lambda slot: slot.shared(token_ids))
+            self._slots.prepare(slot, token_ids)
+            slot.pending = list(token_ids[len(slot.keys) :])
+            while slot.pending:
+                self._slots.feed([slot])
+                self.stats.steps += 1
+            self.prefixes.add(self.session.read_kv(slot.index, token_ids))
 
     def _drop_cancelled(self) -> None:
-        for row in self._busy():
-            assert row.request is not None
-            if row.request.cancelled:
-                self._end(row, FinishReason.CANCELLED)
-        if any(request.cancelled for request in self.waiting):
-            waiting, self.waiting = self.waiting, deque(r for r in self.waiting if not r.cancelled)
+        for slot in self._slots.busy:
+            if slot.request is not None and slot.request.cancelled:
+                _end(slot, FinishReason.CANCELLED)
+        if any(request.cancelled for request in self._waiting):
+            waiting, self._waiting = self._waiting, deque(r for r in self._waiting if not r.cancelled)
             for request in waiting:
                 if request.cancelled:
                     request.finish(FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        if not self.session.takes_fewer_rows and self.waiting and not self._busy():
+        if not self.session.takes_fewer_rows and self._waiting and not self._slots.busy:
             # Such a session runs all its rows in every step, and together only while they are equally long.
-            rows = min(len(self.waiting), self.session.contract.max_batch)
-            if rows != len(self._rows) or rows > 1:
-                self._reset(rows)
-        free = [row for row in self._rows if row.request is None]
-        while self.waiting and free:
-            request = self.waiting.popleft()
+            count = min(len(self._waiting), self.session.contract.max_batch)
+            if count != len(self._slots) or count > 1:
+                self._slots.reset(count)
+        free = self._slots.free
+        while self._waiting and free:
+            request = self._waiting.popleft()
             keys = request.prompt_keys
-            row = max(free, key=lambda r: (common_prefix(r.ids, keys), -len(r.ids), -r.index))
-            free.remove(row)
+            slot = max(free, key=lambda s: (s.shared(keys), -len(s.keys), -s.index))
+            free.remove(slot)
             request.admitted_at = time.perf_counter()
             # The last token is always fed: its logits are the first to be chosen from.
-            self._prepare(row, keys[:-1])
-            row.pending = list(request.prompt_ids[len(row.ids) :])
-            row.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
-            row.request, request.reused = request, len(row.ids)
-            self._write_features(row)
+            self._slots.prepare(slot, keys[:-1])
+            slot.pending = list(request.prompt_ids[len(slot.keys) :])
+            slot.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
+            slot.request, request.reused = request, len(slot.keys)
+            self._slots.write_features(slot)
             self.stats.prompt_tokens += len(request.prompt_ids)
-            self.stats.reused_tokens += len(row.ids)
+            self.stats.reused_tokens += len(slot.keys)
 
-    def _write_features(self, row: _Row) -> None:
-        """Put the features of the row's images where the network finds them, if any of their tokens will be computed."""
-        contract, images = self.session.contract, row.images
-        start = len(row.ids) if contract.kv_cache else 0
-        if (images.indices[start:] >= 0).any():
-            self.session.write_features(row.index, images.features)
-
-    def _prepare(self, row: _Row, ids: Sequence[int]) -> None:
-        """Leave in ``row`` as long a beginning of ``ids`` as is to be had."""
-        own = common_prefix(row.ids, ids)
-        if not self.session.contract.kv_cache:  # there is nothing to copy
-            row.ids = row.ids[:own]
-            return self._rewind()
-        stored, length = self.prefixes.find(ids)
-        donor = max(self._rows, key=lambda r: common_prefix(r.ids, ids))
-        from_donor = common_prefix(donor.ids, ids)
-        if max(length, from_donor) >= own + WORTH_COPYING:
-            found = stored.first(length) if stored and length >= from_donor else None
-            prefix = found or self.session.read_kv(donor.index, ids[:from_donor])
-            self.session.write_kv(row.index, prefix)
-            row.ids = list(prefix.token_ids)
-        else:
-            row.ids = row.ids[:own]
-        return self._rewind()
-
-    def _feed(self, busy: Sequence[_Row]) -> Scores:
-        """One step of the session; returns its logits ``[B, V]``. Padding goes behind what each row has."""
-        contract = self.session.contract
-        room = contract.max_seq_len - max(len(row.ids) for row in busy)
-        width = min(contract.max_input_len, room, max(len(row.pending) for row in busy))
-        rows = self._rows[: busy[-1].index + 1] if self.session.takes_fewer_rows else self._rows
-        for row in rows:
-            if row.request is None and row not in busy:
-                row.ids = row.ids[: contract.max_seq_len - width]
-        self._rewind()
-        ids = np.zeros((len(rows), width), np.int64)
-        lengths = np.zeros(len(rows), np.int32)
-        for row in busy:
-            piece = row.pending[:width]
-            ids[row.index, : len(piece)] = piece
-            lengths[row.index] = len(piece)
-        more = self._about_images(busy, ids, lengths) if contract.takes_images else ()
-        logits = self.session.forward(ids, lengths, *more)
-        self.stats.steps += 1
-        for row in busy:
-            row.ids += row.images.keys_at(len(row.ids), row.pending[:width])
-            row.pending = row.pending[width:]
-        return logits
-
-    def _about_images(
-        self, busy: Sequence[_Row], ids: NDArray[np.int64], lengths: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of what is about to be fed."""
-        rows = [(row.index, len(row.ids), int(lengths[row.index]), row.images) for row in busy]
-        return place_images(self.session.contract, ids.shape, rows)
-
-    def _rewind(self) -> None:
-        """Let the session forget what the rows no longer have."""
-        lengths = [len(row.ids) for row in self._rows]
-        if lengths != self.session.past_lengths.tolist():
-            self.session.truncate(lengths)
-
-    def _choose(self, row: _Row, logits: Scores) -> None:
-        request, sampler = row.request, row.sampler
+    def _choose(self, slot: Slot, logits: Scores) -> None:
+        """Choose the next token of a slot and end its request where it ends. What fails here is that request's own."""
+        request, sampler = slot.request, slot.sampler
         assert request is not None
         assert sampler is not None
         try:
             token = sampler.choose(logits)
-        except EngineError as error:
-            return self._end(row, None, error)
-        request.last_at = time.perf_counter()
-        request.first_at = request.first_at or request.last_at
-        request.tokens.append(token)
-        row.pending = [token.id]
-        self.stats.new_tokens += 1
-        config, reason = request.config, None
-        if token.id in config.eos_token_ids and not config.ignore_eos:
-            reason = FinishReason.EOS
-        elif token.id in config.stop_token_ids:
-            reason = FinishReason.STOP
-        elif len(request.tokens) >= config.max_new_tokens:
-            reason = FinishReason.LENGTH
-        if request.on_token is not None and request.on_token(token):
-            reason = FinishReason.STOP
+        except TTEdgeError as error:
+            return _end(slot, None, error)
+        except Exception as error:  # a defect, which must not end the requests of others
+            _log.exception("choosing a token failed")
+            return _end(slot, None, _internal(error))
+        try:
+            request.last_at = time.perf_counter()
+            request.first_at = request.first_at or request.last_at
+            request.tokens.append(token)
+            slot.pending = [token.id]
+            self.stats.new_tokens += 1
+            reason = request.reason_to_end(token)
+            if request.on_token is not None and request.on_token(token):
+                reason = FinishReason.STOP
+        except Exception as error:
+            return _end(slot, None, error)
         if reason is not None:
-            self._end(row, reason)
+            _end(slot, reason)
         return None
 
-    def _end(self, row: _Row, reason: FinishReason | None, error: TTEdgeError | None = None) -> None:
-        request, row.request, row.sampler, row.pending = row.request, None, None, []
-        assert request is not None
-        request.finish(reason, error)
+
+def _internal(error: Exception) -> EngineError:
+    internal = EngineError(f"internal error ({type(error).__name__}: {error}); please report it")
+    internal.__cause__ = error
+    return internal
+
+
+def _end(slot: Slot, reason: FinishReason | None, error: Exception | None = None) -> None:
+    request, slot.request, slot.sampler, slot.pending = slot.request, None, None, []
+    assert request is not None
+    request.finish(reason, error)

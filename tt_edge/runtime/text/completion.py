@@ -1,4 +1,4 @@
-"""Text on its way through a scheduler: tokens to pieces of text, stop strings, and what came of it."""
+"""Requests of text: from a scheduler's tokens to pieces of text, stop strings, and the completion."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
 from tt_edge.runtime.scheduling.sampling import Token
-from tt_edge.runtime.text.streaming import TextStream
+from tt_edge.runtime.text.detokenizer import Detokenizer
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a completion: whole characters, and the tokens since the last piece."""
+    """A piece of a completion: whole characters, and the tokens since the previous piece."""
 
     text: str
     tokens: list[Token]
@@ -26,9 +26,10 @@ class Delta:
 
 @dataclass(frozen=True)
 class Completion:
-    """What followed one prompt. ``text`` leaves out special tokens, and a stop string, which ``new_token_ids`` hold.
+    """The continuation of one prompt. ``text`` is without special tokens and without the stop string, which are in
+    ``new_token_ids``.
 
-    ``cached_tokens`` of the prompt were not computed again. ``tokens`` have log-probabilities if they were asked for.
+    ``cached_tokens`` of the prompt were reused from the cache. ``tokens`` have log-probabilities if they were asked for.
     """
 
     prompt: str
@@ -50,7 +51,7 @@ class Completion:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt as a model takes it: token ids, and its images, encoded. ``asked_at``, of ``perf_counter``, is when that began."""
+    """A prompt ready for a scheduler: token ids, and its images, encoded. ``asked_at`` (``perf_counter``): when encoding began."""
 
     text: str
     ids: Sequence[int]
@@ -59,7 +60,10 @@ class EncodedPrompt:
 
 
 class TextRequest:
-    """A ``Request`` of text: ``on_delta`` gets the pieces, which join to the completion's text."""
+    """A ``Request`` whose tokens become text. ``on_delta`` gets the pieces, which join to the completion's text.
+
+    Both callbacks are called by whichever thread steps the scheduler, and must not block.
+    """
 
     def __init__(
         self,
@@ -73,8 +77,8 @@ class TextRequest:
         self.request = Request(
             prompt.ids, config, self._on_token, self._on_done, prompt.images, asked_at=prompt.asked_at
         )
-        self._stream = TextStream(tokenizer, config.stop)
-        self._on_delta, self._after = on_delta, on_done
+        self._stream = Detokenizer(tokenizer, config.stop)
+        self.on_delta, self._after = on_delta, on_done
         self._pieces: list[str] = []
         self._unsent: list[Token] = []
 
@@ -84,18 +88,20 @@ class TextRequest:
         return self._stream.stopped_by is not None
 
     def _on_done(self) -> None:
-        self._send(self._stream.flush(), last=True)
-        if self._after is not None:
-            self._after()
+        try:
+            self._send(self._stream.flush(), last=True)
+        finally:
+            if self._after is not None:
+                self._after()
 
     def _send(self, text: str, *, last: bool = False) -> None:
         self._pieces.append(text)
-        if self._on_delta is not None and (text or (last and self._unsent)):
+        if self.on_delta is not None and (text or (last and self._unsent)):
             tokens, self._unsent = self._unsent, []
-            self._on_delta(Delta(text, tokens))
+            self.on_delta(Delta(text, tokens))
 
     def completion(self) -> Completion:
-        """What came of it, once it is done. Raises its error, if it has one."""
+        """The completion, once the request is done. Raises the request's error, if it has one."""
         request = self.request
         if request.error is not None:
             raise request.error

@@ -1,4 +1,4 @@
-"""A conversation of several turns. What was said before stays in the KV cache, so a turn costs what is new in it."""
+"""A conversation of several turns. Earlier turns stay in the KV cache, so each turn computes only what is new in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from tt_edge.errors import CapacityError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
+from tt_edge.runtime.multimodal.preprocess import ImageSource
 from tt_edge.runtime.text.chat_template import Message
-from tt_edge.runtime.text.completion import Completion, Delta
+from tt_edge.runtime.text.completion import Completion
 
 
 class Conversation:
-    """Messages so far, and the next answer. An answer that is stopped stays, as far as it came."""
+    """Messages so far, and the next answer. An answer that is stopped is kept as far as it came."""
 
     def __init__(self, llm: LLM, system: str | None = None, config: GenerationConfig | None = None) -> None:
         self._llm = llm
@@ -40,20 +40,12 @@ class Conversation:
     ) -> Completion:
         """The answer to ``text``, behind ``images``, of at most ``config.max_new_tokens`` or as many as there is room for.
 
-        ``stopped`` is asked between tokens whether to end the answer. Raises ``CapacityError`` when there is no room
-        for an answer, and ``InvalidInputError`` for images that cannot be taken; then the turn is not taken up.
+        ``stopped`` is called between steps and says whether to end the answer. Raises ``CapacityError`` when there is no room
+        for an answer, and ``InvalidInputError`` for images that cannot be taken; the conversation is then as before.
         """
         parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
         asked: list[Message] = [*self.messages, {"role": "user", "content": parts if images else text}]
-        prompt = self._llm.apply_chat_template(asked)
-
-        def on_delta(delta: Delta) -> None:
-            if on_text is not None and delta.text:
-                on_text(delta.text)
-
-        request = self._llm.text_request(
-            prompt, self.config, on_delta, add_special_tokens=False, images=images_of(asked)
-        )
+        request = self._llm.text_request(self._llm.render_chat(asked), self.config)
         room = self._llm.session.contract.max_seq_len - len(request.request.prompt_ids)
         if room < 1:
             raise CapacityError(
@@ -63,15 +55,12 @@ class Conversation:
         request.request.config = dataclasses.replace(
             request.request.config, max_new_tokens=min(room, self.config.max_new_tokens)
         )
-        scheduler = self._llm.scheduler
-        scheduler.submit(request.request)
-        try:
-            while not request.request.is_done:
-                if stopped():
-                    request.request.cancel()
-                scheduler.step()
-        finally:
-            request.request.cancel()
+        for deltas in self._llm.run([request]):
+            for _, delta in deltas:
+                if on_text is not None and delta.text:
+                    on_text(delta.text)
+            if stopped():
+                request.request.cancel()
         completion = request.completion()
         self.turns = [*asked[bool(self.system) :], {"role": "assistant", "content": completion.text}]
         return completion

@@ -57,7 +57,7 @@ def render(template: Template, variables: dict[str, Any]) -> str:
         METER.reset(token)
 
 
-class _Generation(Extension):
+class _GenerationTag(Extension):
     """``{% generation %} … {% endgeneration %}`` marks what a model is trained on; it renders as its body."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own signature)
@@ -80,7 +80,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_printable
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], finalize=_printable
         )
         self.filters = {**template_filters.filters(), **_INTERNAL}
         self.tests = template_filters.tests()  # type: ignore[assignment]

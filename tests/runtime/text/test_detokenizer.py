@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tt_edge.runtime.text.streaming import StopStrings, TextStream
+from tt_edge.runtime.text.detokenizer import Detokenizer, StopStrings
 
 SHORT = st.text("ab", max_size=12)
 
@@ -46,7 +46,7 @@ class Letters:
 
 
 @pytest.mark.parametrize(("stop", "text"), [((), "abcd"), (("cd",), "ab"), (("x",), "abcd"), (("dx",), "abcd")])
-def test_text_stream(stop, text):
-    stream = TextStream(Letters(), stop)
+def test_detokenizer(stop, text):
+    stream = Detokenizer(Letters(), stop)
     assert "".join([*(stream.push(ord(c)) for c in "abcd"), stream.flush()]) == text
     assert stream.stopped_by == ("cd" if stop == ("cd",) else None)

@@ -1,4 +1,4 @@
-"""Text out of a stream of tokens, never half a character at a time, and not beyond a stop string."""
+"""Tokens to text as they come: whole characters only, and never beyond a stop string."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol
 
 
 class Decoder(Protocol):
-    """What turns ids into text: ``BundleTokenizer``."""
+    """Turns ids into text: ``BundleTokenizer``."""
 
     def decode(self, token_ids: Sequence[int]) -> str: ...
 
 
-class StreamDecoder:
-    """Turns one row's tokens into text as they come.
+class IncrementalDecoder:
+    """Turns the tokens of one request into text as they come.
 
     A token may end inside a character, and a tokenizer may treat the first token of a text differently (Llama's drops
     its leading space). So new text is what decoding a window of tokens adds to decoding all but the new ones, and it
@@ -49,7 +49,7 @@ class StreamDecoder:
 
 
 class StopStrings:
-    """Passes text on up to the first of some strings; holds back what may be the beginning of one."""
+    """Passes text on up to the first stop string; holds back what may be the beginning of one."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = tuple(strings)
@@ -57,7 +57,7 @@ class StopStrings:
         self.found: str | None = None
 
     def push(self, text: str) -> str:
-        """What of the text so far is certain to come before any stop string. ``found`` is then the one met, if any."""
+        """The text that is now certain to come before any stop string. ``found`` is then the one met, if any."""
         if self.found is not None:
             return ""
         self._held += text
@@ -68,7 +68,7 @@ class StopStrings:
         return self._take(len(self._held) - max((_overlap(self._held, s) for s in self._strings), default=0))
 
     def flush(self) -> str:
-        """What was held back, at the end of the stream."""
+        """The text held back, at the end of the stream."""
         return "" if self.found is not None else self._take(len(self._held))
 
     def _take(self, count: int) -> str:
@@ -81,11 +81,11 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-class TextStream:
-    """Text of one row's tokens as they come, up to a stop string."""
+class Detokenizer:
+    """Text of one request's tokens as they come, up to a stop string."""
 
     def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
-        self._decoder = StreamDecoder(decoder)
+        self._decoder = IncrementalDecoder(decoder)
         self._stop = StopStrings(stop)
 
     @property

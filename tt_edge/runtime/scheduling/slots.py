@@ -1,0 +1,133 @@
+"""The batch slots of a session: what each holds in its KV cache, reuse of cached prefixes, and one step of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
+from tt_edge.runtime.scheduling.prefix_cache import PrefixCache, common_prefix
+from tt_edge.runtime.scheduling.request import Request
+from tt_edge.runtime.scheduling.sampling import Sampler, Scores
+
+#: Fewer tokens than this are computed again rather than copied from another slot or from the host.
+WORTH_COPYING = 16
+
+
+@dataclass(eq=False)
+class Slot:
+    """One row of the session's batch. Its cache outlives the request that filled it, for the next one to reuse.
+
+    ``keys`` tell apart the tokens in its cache: token ids, and for a token of an image a number that stands for the image
+    and the place in it. ``pending`` are the token ids to feed next.
+    """
+
+    index: int
+    keys: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    request: Request | None = None
+    sampler: Sampler | None = None
+
+    @property
+    def images(self) -> PromptImages:
+        return NO_IMAGES if self.request is None else self.request.images
+
+    def shared(self, keys: Sequence[int]) -> int:
+        """How many of ``keys`` the cache begins with."""
+        return common_prefix(self.keys, keys)
+
+
+class BatchSlots:
+    """All slots of ``session``, of which this is then the only user."""
+
+    def __init__(self, session: Session, count: int, prefixes: PrefixCache) -> None:
+        self.session, self.prefixes = session, prefixes
+        self.slots: list[Slot] = []
+        self.reset(count)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def busy(self) -> list[Slot]:
+        """Slots with a request, by index."""
+        return [slot for slot in self.slots if slot.request is not None]
+
+    @property
+    def free(self) -> list[Slot]:
+        """Slots without a request, by index."""
+        return [slot for slot in self.slots if slot.request is None]
+
+    def reset(self, count: int) -> None:
+        """Start over with ``count`` empty slots."""
+        self.session.reset(count)
+        self.slots = [Slot(index) for index in range(count)]
+
+    def prepare(self, slot: Slot, keys: Sequence[int]) -> None:
+        """Reuse the longest cached prefix of ``keys``: the slot's own, another slot's, or one of ``prefixes``."""
+        own = slot.shared(keys)
+        if not self.session.contract.kv_cache:  # there is nothing to copy
+            slot.keys = slot.keys[:own]
+            return self._rewind()
+        stored, length = self.prefixes.find(keys)
+        donor = max(self.slots, key=lambda other: other.shared(keys))
+        from_donor = donor.shared(keys)
+        if max(length, from_donor) >= own + WORTH_COPYING:
+            found = stored.first(length) if stored and length >= from_donor else None
+            prefix = found or self.session.read_kv(donor.index, keys[:from_donor])
+            self.session.write_kv(slot.index, prefix)
+            slot.keys = list(prefix.token_ids)
+        else:
+            slot.keys = slot.keys[:own]
+        return self._rewind()
+
+    def write_features(self, slot: Slot) -> None:
+        """Put the features of the slot's images where the network finds them, if any of their tokens will be computed."""
+        contract, images = self.session.contract, slot.images
+        start = len(slot.keys) if contract.kv_cache else 0
+        if (images.indices[start:] >= 0).any():
+            self.session.write_features(slot.index, images.features)
+
+    def feed(self, busy: Sequence[Slot]) -> Scores:
+        """Run the network once on the pending tokens of ``busy`` (by index); returns logits ``[B, V]`` by slot index.
+
+        A slot whose pending tokens do not fit one step keeps the rest. Padding goes behind what each slot holds.
+        """
+        contract = self.session.contract
+        room = contract.max_seq_len - max(len(slot.keys) for slot in busy)
+        width = min(contract.max_input_len, room, max(len(slot.pending) for slot in busy))
+        fed = self.slots[: busy[-1].index + 1] if self.session.takes_fewer_rows else self.slots
+        for slot in fed:
+            if slot.request is None and slot not in busy:
+                slot.keys = slot.keys[: contract.max_seq_len - width]
+        self._rewind()
+        ids = np.zeros((len(fed), width), np.int64)
+        lengths = np.zeros(len(fed), np.int32)
+        pieces = {slot.index: slot.pending[:width] for slot in busy}
+        for index, piece in pieces.items():
+            ids[index, : len(piece)] = piece
+            lengths[index] = len(piece)
+        more = self._place_images(busy, ids, lengths) if contract.takes_images else ()
+        logits = self.session.forward(ids, lengths, *more)
+        for slot in busy:
+            piece = pieces[slot.index]
+            slot.keys += slot.images.keys_at(len(slot.keys), piece)
+            slot.pending = slot.pending[len(piece) :]
+        return logits
+
+    def _place_images(
+        self, busy: Sequence[Slot], ids: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of the tokens about to be fed."""
+        slots = [(slot.index, len(slot.keys), int(lengths[slot.index]), slot.images) for slot in busy]
+        return place_images(self.session.contract, ids.shape, slots)
+
+    def _rewind(self) -> None:
+        """Make the session forget what the slots no longer hold."""
+        lengths = [len(slot.keys) for slot in self.slots]
+        if lengths != self.session.past_lengths.tolist():
+            self.session.truncate(lengths)
