@@ -14,6 +14,7 @@ from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, EngineContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
+from tt_edge.folder import CheckedFile
 from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
 from tt_edge.runtime.engine.vision_session import TensorRTVision
 from tt_edge.tensorrt_api import Flavour, TensorRT
@@ -187,8 +188,8 @@ def _package(engine: ToyEngine) -> TensorRT:
 
 
 @contextmanager
-def _engine_file() -> Iterator[Path]:
+def _engine_file() -> Iterator[CheckedFile]:
     with tempfile.NamedTemporaryFile() as engine:
         engine.write(b"engine")
         engine.flush()
-        yield Path(engine.name)
+        yield CheckedFile.open(Path(engine.name))

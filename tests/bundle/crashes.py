@@ -7,7 +7,6 @@ that is killed at that moment leaves, so a copy of the folder at each announceme
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ _installed: list[bool] = []
 def states(folder: Path, copies: Path) -> Iterator[list[Path]]:
     """Copies of ``folder`` before each file operation of the block, and one after it, under ``copies``.
 
-    In the copies this process's id, which partial files are named by, is that of a process that has ended.
+    Nobody holds locks on the copies, as nobody does on what a killed process left.
     """
     if not _installed:  # hooks cannot be removed
         sys.addaudithook(_hook)
@@ -50,9 +49,6 @@ def states(folder: Path, copies: Path) -> Iterator[list[Path]]:
     def copy() -> None:
         state = copies / f"{len(found):03}"
         shutil.copytree(folder, state, symlinks=True)
-        dead = str(_dead_pid())
-        for path in sorted(state.rglob(f"*-{os.getpid()}-*"), reverse=True):
-            path.rename(path.with_name(re.sub(rf"-{os.getpid()}-", f"-{dead}-", path.name)))
         found.append(state)
 
     _watching.append(copy)
@@ -61,10 +57,3 @@ def states(folder: Path, copies: Path) -> Iterator[list[Path]]:
     finally:
         _watching.remove(copy)
     copy()
-
-
-def _dead_pid() -> int:
-    pid = int(Path("/proc/sys/kernel/pid_max").read_text()) - 1
-    while Path(f"/proc/{pid}").exists():
-        pid -= 1
-    return pid

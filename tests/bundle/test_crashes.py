@@ -16,7 +16,9 @@ from tests.bundle.crashes import states
 from tests.bundle.making import write_bundle
 from tests.bundle.test_update import add
 from tt_edge.bundle import Bundle, writer
-from tt_edge.bundle.signing import new_key, sign
+from tt_edge.bundle.keys import new_key
+from tt_edge.bundle.signing import sign
+from tt_edge.folder import Folder
 
 
 def note_of(bundle: Path) -> bytes:
@@ -27,7 +29,7 @@ def note_of(bundle: Path) -> bytes:
 def test_replacing_a_bundle(tmp_path, monkeypatch, exchanging):
     """Where the file system swaps paths, a bundle is there in every state; elsewhere the next writer puts it back."""
     if not exchanging:
-        monkeypatch.setattr(writer, "exchange", lambda one, other: False)
+        monkeypatch.setattr(writer, "exchange", lambda *names: False)
     folder, copies = tmp_path / "folder", tmp_path / "copies"
     folder.mkdir()
     write_bundle(folder / "b.ttedge", note=b"old")
@@ -40,7 +42,7 @@ def test_replacing_a_bundle(tmp_path, monkeypatch, exchanging):
         if exchanging:
             assert Bundle.open(target).verify() == []
         else:
-            writer.remove_stale_partials(target)
+            writer.remove_stale_partials(Folder.open(state), target.name)
             assert Bundle.open(target).verify() == []
         notes.append(note_of(target))
         write_bundle(target, overwrite=True, note=b"next")

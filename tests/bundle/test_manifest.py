@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.bundle.making import CONFIG, ENGINE, IDENTITY
 from tests.decoders import compiled
-from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word, check_name
+from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word
+from tt_edge.bundle.names import check_name
 from tt_edge.errors import BundleError
 
 MANIFEST = Manifest(

@@ -35,7 +35,7 @@ def test_a_whole_bundle(bundle):
     assert opened.has("config.json")
     assert not opened.has("manifest.json")
     assert opened.read_bytes("config.json") == b"{}"
-    assert opened.path_of(ENGINE) == bundle / ENGINE
+    assert opened.file(ENGINE).path == bundle / ENGINE
     network, reference = opened.network(), compiled()[0]
     assert network.layers == reference.layers
     for key, weight in reference.weights.items():
@@ -114,7 +114,7 @@ def test_files_that_are_not_listed(bundle):
 @pytest.mark.parametrize("name", ["network.json", "weights.safetensors"])
 def test_a_network_that_is_not_listed_is_not_read(bundle, name):
     edit_manifest(bundle, lambda data: data["files"].pop(name))
-    with pytest.raises(BundleError, match=f"has no {name}: it ships engines alone"):
+    with pytest.raises(BundleError, match=f"has no {name}: it ships engines only"):
         Bundle.open(bundle).network()
 
 
@@ -148,7 +148,7 @@ def test_names_that_no_file_can_have(bundle, name):
 def test_a_folder_in_a_files_place(bundle):
     (bundle / "config.json").unlink()
     (bundle / "config.json").mkdir()
-    with pytest.raises(BundleError, match=f"config.json is not a regular file; {NEXT_STEP}"):
+    with pytest.raises(BundleError, match=f"config.json is a folder, not a regular file; {NEXT_STEP}"):
         Bundle.open(bundle)
 
 

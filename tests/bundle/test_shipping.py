@@ -11,6 +11,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.bundle.shipping import ship_engines
 from tt_edge.bundle.update import edit_manifest as change_manifest
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.folder import Folder
 
 
 @pytest.fixture
@@ -27,7 +28,9 @@ def test_engines_and_settings_are_copied_and_the_network_is_not(path, tmp_path):
 
 
 def test_weights_are_copied_for_engines_that_lack_them(path, tmp_path):
-    change_manifest(path, lambda m: replace(m, engines=tuple(replace(e, stripped=True) for e in m.engines)))
+    change_manifest(
+        Folder.open(path), lambda m: replace(m, engines=tuple(replace(e, stripped=True) for e in m.engines))
+    )
     shipped = ship_engines(Bundle.open(path), tmp_path / "ship")
     assert "weights.safetensors" in shipped.files
     assert "network.json" not in shipped.files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.bundle.making import ENGINE, edit_manifest, flip_byte, write_bundle
 from tt_edge.bundle import Bundle, Evidence
-from tt_edge.bundle.signing import new_key, read_public_keys, sign
+from tt_edge.bundle.keys import new_key, read_public_keys
+from tt_edge.bundle.signing import sign
 from tt_edge.bundle.update import record_evidence
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.folder import Folder
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_one_of_several_keys(path, keys, tmp_path):
     "change",
     [
         lambda path: edit_manifest(path, lambda data: data.update(created_by="me")),
-        lambda path: record_evidence(path, Evidence("network", "evaluated", "matches")),
+        lambda path: record_evidence(Folder.open(path), Evidence("network", "evaluated", "matches")),
         lambda path: flip_byte(path / "manifest.sig"),
         lambda path: (path / "manifest.sig").write_bytes(b""),
         lambda path: (path / "manifest.sig").write_bytes((path / "manifest.sig").read_bytes() + b"\0"),
@@ -160,3 +163,37 @@ def test_openssl_makes_and_checks_the_same_signatures(path, keys):
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_requirement_is_an_error(path, monkeypatch, empty):
+    """What a shell variable that is not set leaves behind must not open everything."""
+    with pytest.raises(InvalidInputError, match="--require-signature is empty; give a file of public keys, or omit it"):
+        Bundle.open(path, empty)
+    monkeypatch.setenv("TT_EDGE_REQUIRE_SIGNATURE", empty)
+    with pytest.raises(InvalidInputError, match="TT_EDGE_REQUIRE_SIGNATURE is empty"):
+        Bundle.open(path)
+
+
+def test_an_option_comes_before_the_environment(path, keys, monkeypatch, tmp_path):
+    sign(path, keys[0])
+    monkeypatch.setenv("TT_EDGE_REQUIRE_SIGNATURE", str(tmp_path / "missing.pem"))
+    Bundle.open(path, keys[1])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_full_disk_leaves_no_key(tmp_path, monkeypatch, number):
+    sync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2 * (number - 1):  # a file and its folder each
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InvalidInputError, match=r"private\.pem cannot be written \(No space left on device\)"):
+        new_key(str(tmp_path / "k"))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    new_key(str(tmp_path / "k"))

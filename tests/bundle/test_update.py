@@ -11,6 +11,7 @@ from tests.bundle.making import write_bundle
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import EngineRecord, Evidence
 from tt_edge.bundle.update import NewEngine, record_evidence
+from tt_edge.folder import Folder
 
 
 def record(capability="sm89", size=6):
@@ -18,7 +19,7 @@ def record(capability="sm89", size=6):
 
 
 def add(path, content=b"engine", capability="sm89"):
-    with NewEngine(path) as engine:
+    with NewEngine(Folder.open(path)) as engine:
         engine.file.write(content)
         return engine.commit(
             record(capability, len(content)), Evidence(f"engine for {capability}, rtx", "built", "by a test")
@@ -61,7 +62,7 @@ def test_a_failing_build_leaves_the_bundle_as_it_was(path, error):
     before = (path / "manifest.json").read_bytes()
 
     def build():
-        with NewEngine(path) as engine:
+        with NewEngine(Folder.open(path)) as engine:
             engine.file.write(b"half an eng")
             raise error
 
@@ -74,10 +75,14 @@ def test_a_failing_build_leaves_the_bundle_as_it_was(path, error):
 def test_a_manifest_that_cannot_be_replaced(path, monkeypatch):
     before = (path / "manifest.json").read_bytes()
 
-    def full(self, target):
-        raise OSError(28, "No space left on device")
+    rename = Folder.rename
 
-    monkeypatch.setattr("pathlib.Path.replace", full)
+    def full(self, name, new):
+        if new == "manifest.json":
+            raise OSError(28, "No space left on device")
+        rename(self, name, new)
+
+    monkeypatch.setattr(Folder, "rename", full)
     with pytest.raises(OSError, match="No space"):
         add(path)
     assert (path / "manifest.json").read_bytes() == before
@@ -85,17 +90,15 @@ def test_a_manifest_that_cannot_be_replaced(path, monkeypatch):
 
 
 def test_what_a_killed_build_left_is_removed_by_the_next(path):
-    engines = path / "engines"
-    engines.mkdir(exist_ok=True)
-    gone = multiprocessing.get_context("spawn").Process(target=int)
-    gone.start()
-    gone.join()
-    dead, alive = engines / f".partial-{gone.pid}-aa", engines / f".partial-{os.getppid()}-bb"
-    for file in (dead, alive):
-        file.write_bytes(b"half")
-    add(path)
-    assert not dead.exists()
-    assert alive.exists()  # another build is at it
+    with NewEngine(Folder.open(path)) as living:
+        living.file.write(b"half")
+        held = set(os.listdir(path / "engines"))
+        dead = path / "engines" / f".new.partial-{'00ff' * 4}"
+        dead.write_bytes(b"half")
+        add(path)
+        assert not dead.exists()
+        assert held <= set(os.listdir(path / "engines"))  # another build is at it
+    assert not [name for name in os.listdir(path / "engines") if "partial" in name]
 
 
 def _add_many(path, capability):
@@ -118,7 +121,7 @@ def test_two_builds_at_once(path):
 
 
 def test_evidence_replaces_what_was_said_of_the_claim(path):
-    record_evidence(path, Evidence("network", "evaluated", "once"))
-    record_evidence(path, Evidence("network", "evaluated", "twice"))
+    record_evidence(Folder.open(path), Evidence("network", "evaluated", "once"))
+    record_evidence(Folder.open(path), Evidence("network", "evaluated", "twice"))
     said = [e.detail for e in Bundle.open(path).manifest.evidence if e.claim == "network"]
     assert said == ["twice"]

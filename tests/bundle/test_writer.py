@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,17 @@ import pytest
 from tests.bundle.making import CONFIG, IDENTITY, sha256_of, write_bundle
 from tests.decoders import compiled
 from tt_edge.bundle import Bundle, BundleWriter, writer
-from tt_edge.bundle.writer import HashingFile, exchange
+from tt_edge.bundle.hashing import HashingFile
+from tt_edge.bundle.writer import exchange
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.folder import Folder
+
+DEAD = "00ff" * 4  #: in names of files that no process holds
 
 
 @pytest.fixture
 def target(tmp_path):
     return tmp_path / "tiny.ttedge"
-
-
-@pytest.fixture(scope="module")
-def dead_pid():
-    """The id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def note_of(bundle: Path) -> bytes:
@@ -125,17 +119,18 @@ def test_overwriting_through_a_link_replaces_the_link_alone(target, tmp_path):
 @pytest.fixture
 def without_exchange(monkeypatch):
     """A file system that cannot swap two paths in one step."""
-    monkeypatch.setattr(writer, "exchange", lambda one, other: False)
+    monkeypatch.setattr(writer, "exchange", lambda *names: False)
 
 
 def test_two_folders_change_places(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    if not exchange(tmp_path / "a", tmp_path / "b"):
+    folder = Folder.open(tmp_path)
+    if not exchange(folder, "a", "b"):
         pytest.skip("this file system has no RENAME_EXCHANGE")
     assert [(tmp_path / name / "file").read_text() for name in "ab"] == ["b", "a"]
-    assert not exchange(tmp_path / "a", tmp_path / "missing")
+    assert not exchange(folder, "a", "missing")
 
 
 @pytest.mark.usefixtures("without_exchange")
@@ -143,15 +138,15 @@ def test_two_folders_change_places(tmp_path):
 @pytest.mark.parametrize("step", [1, 2])
 def test_an_error_between_the_renames_puts_the_old_bundle_back(target, monkeypatch, step, error):
     write_bundle(target, note=b"old")
-    rename, calls = Path.rename, []
+    rename, calls = Folder.rename, []
 
-    def failing(path, to):
-        calls.append(path)
+    def failing(folder, name, to):
+        calls.append(name)
         if len(calls) == step:
             raise error
-        return rename(path, to)
+        return rename(folder, name, to)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(Folder, "rename", failing)
     with pytest.raises(type(error)):
         write_bundle(target, overwrite=True, note=b"new")
     assert note_of(target) == b"old"
@@ -161,15 +156,15 @@ def test_an_error_between_the_renames_puts_the_old_bundle_back(target, monkeypat
 @pytest.mark.usefixtures("without_exchange")
 def test_an_interrupt_after_the_renames_leaves_the_new_bundle_alone(target, monkeypatch):
     write_bundle(target, note=b"old")
-    rename, calls = Path.rename, []
+    rename, calls = Folder.rename, []
 
-    def interrupted(path, to):
-        calls.append(path)
-        rename(path, to)
+    def interrupted(folder, name, to):
+        calls.append(name)
+        rename(folder, name, to)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "rename", interrupted)
+    monkeypatch.setattr(Folder, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_bundle(target, overwrite=True, note=b"new")
     assert note_of(target) == b"new"
@@ -186,10 +181,10 @@ def test_a_full_disk_leaves_nothing(target, monkeypatch):
     assert list(target.parent.iterdir()) == []
 
 
-def test_what_a_dead_writer_left_is_removed(target, dead_pid):
+def test_what_a_dead_writer_left_is_removed(target):
     write_bundle(target)
     for suffix in ("", "-old"):
-        (target.parent / f".{target.name}.partial-{dead_pid}-00ff{suffix}" / "deep").mkdir(parents=True)
+        (target.parent / f".{target.name}.partial-{DEAD}{suffix}" / "deep").mkdir(parents=True)
     write_bundle(target.with_name("unrelated"))
     assert len(list(target.parent.iterdir())) == 4, "only writers of the same bundle clean up"
     write_bundle(target, overwrite=True)
@@ -202,10 +197,31 @@ def test_a_living_writers_files_stay(target):
         assert other.path.is_dir()
 
 
+def test_a_file_of_ones_own_that_looks_like_a_partial_one_stays(target):
+    notes = target.parent / f".{target.name}.partial-notes"
+    notes.write_text("mine")
+    write_bundle(target)
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_bundle_that_lost_a_file_while_it_was_written_is_not_committed(target, how):
+    _, contract = compiled()
+    with BundleWriter(target) as writer:
+        writer.write_bytes("config.json", b"{}")
+        (writer.path / "config.json").unlink()
+        if how == "replaced":
+            (writer.path / "config.json").write_bytes(b"[]")
+        reason = {"removed": "is gone", "replaced": "was changed by another process"}[how]
+        with pytest.raises(BundleError, match=rf"config\.json of the new bundle {reason}.*; compile again"):
+            writer.commit(IDENTITY, CONFIG, contract)
+    assert list(target.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_old_bundle_of_a_writer_that_died_between_its_renames_comes_back(target, dead_pid, overwrite):
+def test_the_old_bundle_of_a_writer_that_died_between_its_renames_comes_back(target, overwrite):
     write_bundle(target, note=b"old")
-    target.rename(target.parent / f".{target.name}.partial-{dead_pid}-00ff-old")
+    target.rename(target.parent / f".{target.name}.partial-{DEAD}-old")
     if overwrite:
         with pytest.raises(RuntimeError), BundleWriter(target, overwrite=True):
             raise RuntimeError
@@ -235,7 +251,7 @@ def test_files_stay_inside_the_bundle(target, name):
 @pytest.mark.parametrize("sizes", [(), (0,), (5, 0, 7), (3, (1 << 20) - 1, 1 << 20, (1 << 20) + 1)])
 def test_hashing_file_knows_its_size_and_hash(tmp_path, sizes):
     path = tmp_path / "f"
-    with HashingFile(path) as file:
+    with HashingFile(path.open("xb", buffering=0)) as file:
         for size in sizes:
             assert file.write(memoryview(os.urandom(size))) == size
     assert (file.record.size, file.record.sha256) == (sum(sizes), sha256_of(path))

@@ -93,6 +93,6 @@ def test_a_bundle_of_engines_alone(tt_edge, copy, tmp_path):
     assert shipped.has("tokenizer.json")
     assert shipped.manifest.engines == Bundle.open(copy).manifest.engines
     assert "not in the bundle: it has engines only" in tt_edge("inspect", ship).out
-    tt_edge("run", ship, "--prompt", "a", "--runtime", "reference").fails_with("it ships engines alone", 1)
+    tt_edge("run", ship, "--prompt", "a", "--runtime", "reference").fails_with("it ships engines only", 1)
     assert "exists already; give --overwrite" in tt_edge("build", copy, "--engine", "sm89", "--engines-only", ship).err
     assert tt_edge("build", copy, "--engine", "sm89", "--engines-only", ship, "--overwrite").status == 0

@@ -101,4 +101,4 @@ def test_a_read_only_bundle_is_verified_all_the_same(tt_edge, bundle, checkpoint
 
 def test_a_manifest_without_a_network(tt_edge, bundle, checkpoint):
     edit_manifest(bundle, lambda data: data["files"].pop("network.json"))
-    tt_edge("verify", bundle, "--model", checkpoint).fails_with("has no network.json: it ships engines alone", 1)
+    tt_edge("verify", bundle, "--model", checkpoint).fails_with("has no network.json: it ships engines only", 1)

@@ -24,7 +24,9 @@ from tests.runtime.text.test_template_sandbox import EXPRESSIONS, STATEMENTS
 from tt_edge import strict_json
 from tt_edge.bundle import Bundle, Manifest
 from tt_edge.errors import TTEdgeError
+from tt_edge.folder import CheckedFile, Folder
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.network.ir import Network
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network, read_weights
 from tt_edge.runtime.engine.kv_rows import KVPrefix, region
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
@@ -70,6 +72,11 @@ def in_place_of(file: Path, content: bytes):
         file.write_bytes(original)
 
 
+def read_folder(path: Path) -> Network:
+    folder = Folder.open(path)
+    return read_network(folder.file(NETWORK_FILE), folder.file(WEIGHTS_FILE))
+
+
 def listing(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.lstat().st_mtime_ns) for path in folder.rglob("*"))
 
@@ -100,7 +107,7 @@ def test_opening_a_bundle(bundle, mutation):
         opened = Bundle.open(bundle)
         opened.verify()
         for name in opened.manifest.files:
-            assert opened.path_of(name).resolve().is_relative_to(bundle.resolve())
+            assert opened.file(name).path.resolve().is_relative_to(bundle.resolve())
         opened.network()
     assert [entry for entry in listing(bundle.parent) if entry[0] != str(manifest)] == before
 
@@ -110,7 +117,7 @@ def test_opening_a_bundle(bundle, mutation):
 def test_network(bundle, mutation):
     file = bundle / NETWORK_FILE
     with in_place_of(file, mutated(file.read_bytes(), mutation)), refused():
-        read_network(bundle).weight_bytes()
+        read_folder(bundle).weight_bytes()
 
 
 def with_header(file: Path, mutation) -> bytes:
@@ -122,7 +129,7 @@ def with_header(file: Path, mutation) -> bytes:
 
 
 def read_through(path: Path) -> None:
-    for array in read_weights(path).values():
+    for array in read_weights(CheckedFile.open(path)).values():
         assert array.nbytes <= path.stat().st_size
         np.max(array.reshape(-1).view(np.uint8), initial=0)
 
@@ -220,13 +227,13 @@ def test_claims_of_size_allocate_nothing(bundle, tmp_path):
         "no header": b"\xff" * 7,
     }.items():
         (tmp_path / name).write_bytes(content)
-        hostile.append(lambda name=name: read_weights(tmp_path / name))
+        hostile.append(lambda name=name: read_weights(CheckedFile.open(tmp_path / name)))
     shape = json.loads((bundle / NETWORK_FILE).read_bytes())
     for entry in shape["tensors"].values():
         entry[1] = [1 << 47] * 8
     (tmp_path / NETWORK_FILE).write_text(json.dumps(shape))
     (tmp_path / WEIGHTS_FILE).write_bytes((bundle / WEIGHTS_FILE).read_bytes())
-    hostile.append(lambda: read_network(tmp_path))
+    hostile.append(lambda: read_folder(tmp_path))
     tracemalloc.start()
     try:
         for read in hostile:
@@ -244,5 +251,5 @@ def test_every_fuzzer_has_its_share():
 
 def test_what_is_mutated_is_valid(bundle, files):
     assert Bundle.open(bundle).verify() == []
-    assert len(read_weights(bundle / WEIGHTS_FILE)) > 0
+    assert len(read_weights(CheckedFile.open(bundle / WEIGHTS_FILE))) > 0
     assert BundleTokenizer.from_bundle(files).eos_token_ids == (1, 2)

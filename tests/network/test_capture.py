@@ -8,6 +8,7 @@ import pytest
 from tests.network.networks import KEEP, NETWORKS, constant, x
 from tt_edge.dtypes import DType
 from tt_edge.errors import CaptureError
+from tt_edge.folder import Folder
 from tt_edge.network.capture import capture, sort_layers
 from tt_edge.network.ir import Layer
 from tt_edge.network.layers import SPECS
@@ -35,7 +36,8 @@ def test_every_kind_survives_storage_and_rebuild(tensorrt, tmp_path, name):
     _builder, network = build(tensorrt, NETWORKS[name])
     captured = capture(tensorrt, network, name)
     write_network(captured, lambda file: (tmp_path / file).open("wb"))
-    read = read_network(tmp_path)
+    folder = Folder.open(tmp_path)
+    read = read_network(folder.file("network.json"), folder.file("weights.safetensors"))
     assert_equal(captured, read)
     rebuilt = rebuild(tensorrt, read)
     assert_equal(captured, capture(tensorrt, rebuilt.network, name))

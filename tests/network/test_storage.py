@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError
+from tt_edge.folder import CheckedFile, Folder
 from tt_edge.network.ir import Layer, Network, Tensor
 from tt_edge.network.storage import network_json, read_network, read_weights, write_network
 
@@ -36,6 +37,11 @@ def small_network():
     return Network("small", ["x"], ["y"], tensors, layers, WEIGHTS)
 
 
+def read_folder(path):
+    folder = Folder.open(path)
+    return read_network(folder.file("network.json"), folder.file("weights.safetensors"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     write_network(small_network(), lambda name: (tmp_path / name).open("wb"))
@@ -43,7 +49,7 @@ def folder(tmp_path):
 
 
 def test_round_trip_is_deterministic_and_mapped(folder, tmp_path):
-    network = read_network(folder)
+    network = read_folder(folder)
     assert network.layers == small_network().layers
     again = tmp_path / "again"
     again.mkdir()
@@ -86,7 +92,7 @@ def edited(folder, **changes):
 def test_an_edited_network_is_refused(folder, changes, message):
     edited(folder, **changes)
     with pytest.raises(BundleError, match=message):
-        read_network(folder)
+        read_folder(folder)
 
 
 def test_a_constant_that_does_not_fit_its_weight_is_refused(folder):
@@ -94,7 +100,7 @@ def test_a_constant_that_does_not_fit_its_weight_is_refused(folder):
     data["tensors"]["k"][1] = [1, 6]
     (folder / "network.json").write_text(json.dumps(data))
     with pytest.raises(BundleError, match=r"shape \[1, 6\] does not fit its weight of 20 bytes"):
-        read_network(folder)
+        read_folder(folder)
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 100])
@@ -102,7 +108,7 @@ def test_truncated_weights_are_refused(folder, size):
     path = folder / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(BundleError):
-        read_weights(path)
+        read_weights(CheckedFile.open(path))
 
 
 def header(path, entries):
@@ -125,13 +131,15 @@ def header(path, entries):
 )
 def test_a_hostile_header_is_refused(tmp_path, entry, message):
     with pytest.raises(BundleError, match=message):
-        read_weights(header(tmp_path / "w.safetensors", {"w": entry}))
+        read_weights(CheckedFile.open(header(tmp_path / "w.safetensors", {"w": entry})))
 
 
 def test_overlapping_tensors_are_refused(tmp_path):
     entry = {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}
     with pytest.raises(BundleError, match="overlaps"):
-        read_weights(header(tmp_path / "w.safetensors", {"a": entry, "b": {**entry, "data_offsets": [4, 12]}}))
+        read_weights(
+            CheckedFile.open(header(tmp_path / "w.safetensors", {"a": entry, "b": {**entry, "data_offsets": [4, 12]}}))
+        )
 
 
 @settings(max_examples=200, deadline=None)
@@ -146,7 +154,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path_factory, data):
     path.write_bytes(content)
     message = ""
     try:
-        read_network(folder)
+        read_folder(folder)
     except BundleError as error:
         message = str(error)
     assert "\n" not in message

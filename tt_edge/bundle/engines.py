@@ -111,7 +111,7 @@ def add_engine(
             f"{bundle.path} has its llm.engine already, and room for one; compile again to replace it"
         )
     network = bundle.network(part)
-    with NewEngine(bundle.path) as engine:
+    with NewEngine(bundle.folder) as engine:
         record, _ = build_record(
             network,
             bundle.manifest.contract_of(part),

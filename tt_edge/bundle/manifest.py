@@ -7,20 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Any, Self
 
 import tt_edge
 from tt_edge import strict_json
+from tt_edge.bundle.names import MANIFEST_FILE, check_names
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.vision_contract import VisionContract
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
-#: A signature of the manifest, if there is one.
-SIGNATURE_FILE = "manifest.sig"
 #: A manifest is read whole; no real one comes near this many bytes.
 MAX_MANIFEST = 16 << 20
 
@@ -135,23 +132,6 @@ class FileRecord(_Record):
             )
 
 
-def check_name(name: object) -> str:
-    """``name`` if it is a plain relative path inside the bundle; raises ``BundleError`` for any other."""
-    path = PurePosixPath(name) if isinstance(name, str) else None
-    plain = path is not None and not path.is_absolute() and ".." not in path.parts and str(path) == name
-    if not plain or "\\" in str(name) or not _is_encodable(name) or str(name) in (".", MANIFEST_FILE, SIGNATURE_FILE):
-        raise BundleError(f"the manifest lists the file {name!r}, which is not a path inside the bundle; do not use it")
-    return str(name)
-
-
-def _is_encodable(name: object) -> bool:
-    """Whether a file can have the name: no NUL, and no half of a surrogate pair, which JSON can write."""
-    try:
-        return b"\0" not in str(name).encode()
-    except UnicodeEncodeError:
-        return False
-
-
 @dataclass(frozen=True)
 class Manifest:
     """Everything that ``manifest.json`` says. ``files`` lists every other file of the bundle by its relative path."""
@@ -222,11 +202,12 @@ class Manifest:
             checked = CompileConfig.from_dict(config)
         except (InvalidInputError, TypeError, ValueError) as error:
             raise BundleError(f"the manifest's config is wrong ({error}); copy the bundle again") from error
+        check_names(files)
         manifest = cls(
             model=ModelIdentity.from_dict(data.get("model")),
             config=checked,
             contract=EngineContract.from_dict(data["contract"]),
-            files={check_name(name): FileRecord.from_dict(record) for name, record in files.items()},
+            files={name: FileRecord.from_dict(record) for name, record in files.items()},
             engines=tuple(EngineRecord.from_dict(e) for e in _list(data, "engines")),
             evidence=tuple(Evidence.from_dict(e) for e in _list(data, "evidence")),
             created_by=str(data.get("created_by")),

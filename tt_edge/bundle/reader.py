@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from tt_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST, SIGNATURE_FILE, Manifest, Part
-from tt_edge.bundle.signing import REQUIRE_SIGNATURE, check_signature
+from tt_edge.bundle.keys import check_signature, required_keys
+from tt_edge.bundle.manifest import MAX_MANIFEST, Manifest, Part
+from tt_edge.bundle.names import MANIFEST_FILE, SIGNATURE_FILE
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.folder import CheckedFile, Folder, NotAFileError
 from tt_edge.network.ir import Network
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network, read_weights
 
@@ -23,12 +25,16 @@ MAX_SMALL_FILE = 256 << 20
 class Bundle:
     """An opened bundle: its manifest, and access to its files by name.
 
-    A file's SHA-256 is checked when the file is first used, once. Whoever can write to the folder of an open bundle can
-    still change a file after that: protect the folder.
+    The folder and every listed file are opened once, and everything is read from there: a build that replaces an engine
+    meanwhile, or whoever renames or links something, changes nothing for an open bundle. A file's SHA-256 is checked when
+    the file is first used, once. Whoever can write into a file can still change it after that: protect the folder.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, manifest_bytes: bytes) -> None:
-        self.path, self.manifest, self.manifest_bytes = path, manifest, manifest_bytes
+    def __init__(
+        self, folder: Folder, manifest: Manifest, manifest_bytes: bytes, files: dict[str, CheckedFile]
+    ) -> None:
+        self.folder, self.path = folder, folder.path
+        self.manifest, self.manifest_bytes, self._files = manifest, manifest_bytes, files
         self._intact: set[str] = set()
 
     @classmethod
@@ -39,48 +45,25 @@ class Bundle:
         environment variable ``TT_EDGE_REQUIRE_SIGNATURE``, if it is set. Raises ``InvalidInputError`` for a path that is
         no bundle and ``BundleError`` for a damaged one, or one without that signature.
         """
-        path = Path(path)
-        manifest_file = path / MANIFEST_FILE
-        if not path.exists():
-            raise InvalidInputError(f"bundle {path} does not exist; make it with `tt-edge compile … -o {path}`")
-        if not manifest_file.is_file():
-            hint = f"{'it has no manifest.json' if path.is_dir() else 'it is a file'}; give a folder written by `tt-edge compile`"
-            if (path / "config.json").is_file():
-                hint = f"it is a Hugging Face checkpoint; compile it first with `tt-edge compile {path} -o out.ttedge`"
-            raise InvalidInputError(f"{path} is not a bundle: {hint}")
-        keys = require_signature or os.environ.get(REQUIRE_SIGNATURE)
-        content = _read_manifest(manifest_file)
+        keys = required_keys(require_signature)
+        return cls.in_folder(_open_folder(Path(path)), keys)
+
+    @classmethod
+    def in_folder(cls, folder: Folder, keys: Path | None = None) -> Bundle:
+        """Open what lies in a folder, signed with one of the public ``keys`` if there are any. See ``open``."""
+        content = _read_manifest(folder)
         while True:
-            if keys:
-                check_signature(path, content, Path(keys))
-            bundle = cls(path, Manifest.from_json(content), content)
+            if keys is not None:
+                check_signature(folder, content, keys)
+            manifest = Manifest.from_json(content)
             try:
-                for name, record in bundle.manifest.files.items():
-                    bundle._check_size(name, record.size)
-                return bundle
+                files = {name: _open_file(folder, name, record.size) for name, record in manifest.files.items()}
+                return cls(folder, manifest, content, files)
             except BundleError:
                 # Another process may just have replaced an engine, and the manifest with it.
-                before, content = content, _read_manifest(manifest_file)
+                before, content = content, _read_manifest(folder)
                 if content == before:
                     raise
-
-    def _check_size(self, name: str, size: int) -> None:
-        path = self.path
-        try:
-            for part in Path(name).parts:  # a link anywhere on the way could lead out of the bundle
-                path = path / part
-                if path.is_symlink():
-                    raise BundleError(f"{path} is a symbolic link, which a bundle must not have; copy the bundle again")
-            found = path.stat()
-        except OSError as error:
-            raise BundleError(f"{path} is missing from the bundle ({error.strerror}); copy the bundle again") from error
-        if not stat.S_ISREG(found.st_mode):
-            raise BundleError(f"{path} is not a regular file; copy the bundle again")
-        if found.st_size != size:
-            raise BundleError(
-                f"{path} has {found.st_size:,} bytes where the manifest says {size:,}; "
-                "it was truncated or edited: copy the bundle again"
-            )
 
     def verify(self) -> list[str]:
         """Hash every file against the manifest; return the names of files that the manifest does not list.
@@ -89,30 +72,19 @@ class Bundle:
         """
         self.check_content(*self.manifest.files)
         listed = {*self.manifest.files, MANIFEST_FILE, SIGNATURE_FILE}
-        present = (Path(root, name) for root, _, names in os.walk(self.path) for name in names)
-        return sorted(name for p in present if (name := p.relative_to(self.path).as_posix()) not in listed)
+        return sorted(name for name in self.folder.walk() if name not in listed)
 
     @property
     def is_signed(self) -> bool:
         """Whether there is a signature, of any key and of this manifest or another."""
-        return (self.path / SIGNATURE_FILE).exists()
+        return self.folder.exists(SIGNATURE_FILE)
 
     def check_content(self, *names: str) -> None:
         """Hash listed files against the manifest, several at once; those that were hashed before are taken as they are."""
-        for name in names:
-            self.path_of(name)
-        fresh = [name for name in names if name not in self._intact]
-        with ThreadPoolExecutor(min(len(fresh), os.cpu_count() or 1) or 1, "tt-edge-hash") as pool:
-            for name, found in zip(fresh, pool.map(self._digest, fresh), strict=True):
+        files = {name: self._file(name) for name in names if name not in self._intact}
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1, "tt-edge-hash") as pool:
+            for name, found in zip(files, pool.map(_sha256, files.values()), strict=True):
                 self._compare(name, found)
-
-    def _digest(self, name: str) -> str:
-        path = self.path / name
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
 
     def _compare(self, name: str, found: str) -> None:
         listed = self.manifest.files[name].sha256
@@ -127,48 +99,107 @@ class Bundle:
         """Whether the manifest lists ``name``."""
         return name in self.manifest.files
 
-    def path_of(self, name: str) -> Path:
-        """Where a listed file lies. Raises ``BundleError`` for one that is not listed."""
+    def file(self, name: str) -> CheckedFile:
+        """A listed file, its content checked. Raises ``BundleError`` for one that is not listed, or was changed."""
+        self.check_content(name)
+        return self._file(name)
+
+    def _file(self, name: str) -> CheckedFile:
         if not self.has(name):
             raise BundleError(f"bundle {self.path} has no {name}; compile the model again")
-        return self.path / name
+        return self._files[name]
 
     def read_bytes(self, name: str, limit: int = MAX_SMALL_FILE) -> bytes:
         """The content of a small listed file, checked against its hash."""
-        path = self.path_of(name)
-        record = self.manifest.files[name]
-        if record.size > limit:
-            raise BundleError(f"{path} has {record.size:,} bytes, more than the {limit:,} allowed; do not use it")
-        content = path.read_bytes()
+        file = self._file(name)
+        if file.size > limit:
+            raise BundleError(f"{file.path} has {file.size:,} bytes, more than the {limit:,} allowed; do not use it")
+        content = file.read(limit + 1)
         self._compare(name, hashlib.sha256(content).hexdigest())
         return content
 
     @property
     def has_network(self) -> bool:
-        """Whether the captured network is there; a bundle may ship with engines alone."""
+        """Whether the captured network is there; a bundle may ship with engines only."""
         return self.has(NETWORK_FILE) and self.has(WEIGHTS_FILE)
 
     def network(self, part: Part = Part.LLM) -> Network:
         """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
-        files = [part.file(name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
-        for name in files:
+        names = [part.file(name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
+        for name in names:
             if not self.has(name):
                 raise BundleError(
-                    f"bundle {self.path} has no {name}: it ships engines alone; use the bundle that it was made from"
+                    f"bundle {self.path} has no {name}: it ships engines only; use the bundle that it was made from"
                 )
-        self.check_content(*files)
-        return read_network(self.path / part.file(""))
+        self.check_content(*names)
+        return read_network(*map(self.file, names))
 
     def weights(self, part: Part = Part.LLM) -> dict[str, np.ndarray]:
         """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""
-        self.check_content(part.file(WEIGHTS_FILE))
-        return read_weights(self.path / part.file(WEIGHTS_FILE))
+        return read_weights(self.file(part.file(WEIGHTS_FILE)))
 
 
-def _read_manifest(path: Path) -> bytes:
+def _open_folder(path: Path) -> Folder:
     try:
-        if path.stat().st_size > MAX_MANIFEST:
-            raise BundleError(f"{path} is larger than {MAX_MANIFEST >> 20} MiB; do not use it")
-        return path.read_bytes()
+        return Folder.open(path)
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"bundle {path} does not exist; make it with `tt-edge compile … -o {path}`") from error
+    except NotADirectoryError as error:
+        raise InvalidInputError(
+            f"{path} is not a bundle: it is a file; give a folder written by `tt-edge compile`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be opened ({_reason(error)}); check its permissions") from error
+
+
+def _read_manifest(folder: Folder) -> bytes:
+    path = folder.path / MANIFEST_FILE
+    try:
+        content = folder.file(MANIFEST_FILE).read(MAX_MANIFEST + 1)
+    except FileNotFoundError as error:
+        hint = "it has no manifest.json; give a folder written by `tt-edge compile`"
+        if folder.exists("config.json"):
+            checkpoint = folder.path
+            hint = (
+                f"it is a Hugging Face checkpoint; compile it first with `tt-edge compile {checkpoint} -o out.ttedge`"
+            )
+        raise InvalidInputError(f"{folder.path} is not a bundle: {hint}") from error
+    except NotAFileError as error:
+        raise BundleError(f"{path} is {error.strerror}, not a regular file; copy the bundle again") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if len(content) > MAX_MANIFEST:
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST >> 20} MiB; do not use it")
+    return content
+
+
+def _open_file(folder: Folder, name: str, size: int) -> CheckedFile:
+    path = folder.path / name
+    try:
+        file = folder.file(name)
+    except NotAFileError as error:
+        what = "which a bundle must not have" if error.errno == errno.ELOOP else "not a regular file"
+        raise BundleError(f"{error.filename} is {error.strerror}, {what}; copy the bundle again") from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise BundleError(f"{path} cannot be opened ({error.strerror}); allow more with `ulimit -n`") from error
+        raise BundleError(f"{path} is missing from the bundle ({error.strerror}); copy the bundle again") from error
+    if file.size != size:
+        raise BundleError(
+            f"{path} has {file.size:,} bytes where the manifest says {size:,}; it was truncated or edited: copy the "
+            "bundle again"
+        )
+    if file.is_sparse:
+        raise BundleError(f"{path} has {size:,} bytes, nearly all of them holes; copy the bundle again")
+    return file
+
+
+def _sha256(file: CheckedFile) -> str:
+    try:
+        return file.sha256()
+    except OSError as error:
+        raise BundleError(f"{file.path} cannot be read ({error.strerror}); copy the bundle again") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from tt_edge.bundle.manifest import Manifest
@@ -32,8 +31,9 @@ def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False)
     with BundleWriter(output, overwrite=overwrite) as writer:
         bundle.check_content(*names)
         for name in names:
-            with bundle.path_of(name).open("rb") as source, writer.open(name) as copy:
-                shutil.copyfileobj(source, copy, 16 << 20)
+            with writer.open(name) as copy:
+                for piece in bundle.file(name).pieces():
+                    copy.write(piece)
         for engine in manifest.engines:
             writer.add_engine(engine)
         for evidence in manifest.evidence:

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
 
-from tt_edge.bundle.manifest import MANIFEST_FILE, EngineRecord, Evidence, Manifest
-from tt_edge.bundle.writer import HashingFile, sync_folder
+from tt_edge.atomic import create_held, remove_leftovers, replacing
+from tt_edge.bundle.hashing import HashingFile
+from tt_edge.bundle.manifest import MAX_MANIFEST, EngineRecord, Evidence, Manifest
+from tt_edge.bundle.names import MANIFEST_FILE
 from tt_edge.errors import InvalidInputError
+from tt_edge.folder import Folder, NotAFileError
 
-_ENGINES, _PARTIAL = "engines", ".partial-"
+_ENGINES, _ENGINE = "engines", "new"
 
 
-def edit_manifest(bundle: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
+def edit_manifest(bundle: Folder, change: Callable[[Manifest], Manifest]) -> Manifest:
     """Replace a bundle's manifest by what ``change`` makes of it, in one rename, while no other process does the same.
 
     A signature of the manifest is a signature of the old one from then on. Raises ``OSError`` where it cannot be written.
     """
-    with locked(bundle):
+    with bundle.locked():
         return _edit(bundle, change)
 
 
-def _edit(bundle: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
-    path = bundle / MANIFEST_FILE
-    manifest = change(Manifest.from_json(path.read_bytes()))
-    replace_file(path, manifest.to_json())
+def _edit(bundle: Folder, change: Callable[[Manifest], Manifest]) -> Manifest:
+    manifest = change(_manifest(bundle))
+    with replacing(bundle, MANIFEST_FILE) as file:
+        file.write(manifest.to_json())
     return manifest
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file of a locked bundle by ``content``, in one rename: readers see all of the old one or of the new one."""
-    fresh = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        sync_folder(path.parent)
-    finally:
-        fresh.unlink(missing_ok=True)
+def _manifest(bundle: Folder) -> Manifest:
+    return Manifest.from_json(bundle.file(MANIFEST_FILE).read(MAX_MANIFEST + 1))
 
 
 def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
@@ -54,7 +43,7 @@ def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
     return replace(manifest, evidence=(*others, evidence))
 
 
-def record_evidence(bundle: Path, evidence: Evidence) -> None:
+def record_evidence(bundle: Folder, evidence: Evidence) -> None:
     """Put ``evidence`` into a finished bundle's manifest."""
     edit_manifest(bundle, lambda manifest: with_evidence(manifest, evidence))
 
@@ -67,43 +56,50 @@ class NewEngine:
     key (flavour, version, platform, compute capability) is gone.
     """
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Folder) -> None:
         self.bundle = bundle
-        self._partial = bundle / _ENGINES / f"{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}"
         self._file: HashingFile | None = None
 
     @property
     def file(self) -> BinaryIO:
+        return cast(BinaryIO, self._open_file)
+
+    @property
+    def _open_file(self) -> HashingFile:
         assert self._file is not None
-        return self._file  # type: ignore[return-value]
+        return self._file
 
     def __enter__(self) -> NewEngine:
         try:
-            self._partial.parent.mkdir(exist_ok=True)
-            self._remove_leftovers()
-            self._file = HashingFile(self._partial)
+            self._engines = self.bundle.make_folder(_ENGINES)
+            remove_leftovers(self._engines, _ENGINE)
+            self._partial, raw = create_held(self._engines, _ENGINE)
+            self._file = HashingFile(raw)
+        except NotAFileError as error:
+            raise InvalidInputError(
+                f"{error.filename} is {error.strerror}, so no engine is written there; copy the bundle again"
+            ) from error
         except OSError as error:
             raise InvalidInputError(
-                f"cannot write to {self.bundle} ({error.strerror}); check its permissions and the disk"
+                f"cannot write to {self.bundle.path} ({error.strerror}); check its permissions and the disk"
             ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
+        self._engines.remove(self._partial)
+        self._open_file.release()
 
     def commit(self, record: EngineRecord, evidence: Evidence) -> EngineRecord:
         """List the engine, under a file name of its own: an older one stays whole until the manifest is replaced."""
-        assert self._file is not None
-        self._file.close()
-        digest = self._file.record.sha256
-        stem = Path(record.file)
+        file = self._open_file
+        file.finish()
+        stem = PurePosixPath(record.file)
         if stem.parent.name == _ENGINES:  # elsewhere the name is another runtime's, and the place is free
-            record = replace(record, file=str(stem.with_name(f"{stem.stem}-{digest[:8]}{stem.suffix}")))
-        with locked(self.bundle):
-            self._partial.rename(self.bundle / record.file)
-            sync_folder((self.bundle / record.file).parent)
+            record = replace(record, file=str(stem.with_name(f"{stem.stem}-{file.record.sha256[:8]}{stem.suffix}")))
+        with self.bundle.locked():
+            self.bundle.rename(f"{_ENGINES}/{self._partial}", record.file)
+            self.bundle.sync()
+            self._engines.sync()
             try:
                 _edit(self.bundle, lambda manifest: self._listing(manifest, record, evidence))
             finally:  # whichever manifest is there now
@@ -111,34 +107,17 @@ class NewEngine:
         return record
 
     def _listing(self, manifest: Manifest, record: EngineRecord, evidence: Evidence) -> Manifest:
-        assert self._file is not None
         kept = tuple(e for e in manifest.engines if e.key != record.key)
         replaced = {e.file for e in manifest.engines} - {e.file for e in kept}
         files = {name: f for name, f in manifest.files.items() if name not in replaced}
-        changed = replace(manifest, files={**files, record.file: self._file.record}, engines=(*kept, record))
+        changed = replace(manifest, files={**files, record.file: self._open_file.record}, engines=(*kept, record))
         return with_evidence(changed, evidence)
 
-    def _remove_leftovers(self) -> None:
-        for path in self._partial.parent.glob(f"{_PARTIAL}*"):
-            pid = path.name.removeprefix(_PARTIAL).partition("-")[0]
-            if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
-                path.unlink(missing_ok=True)
 
-
-def _remove_unlisted_engines(bundle: Path, newest: str) -> None:
+def _remove_unlisted_engines(bundle: Folder, newest: str) -> None:
     """Remove engines that were replaced, and those of processes that were killed before they listed them."""
-    listed = Manifest.from_json((bundle / MANIFEST_FILE).read_bytes()).files
-    for path in (bundle / newest, *(bundle / _ENGINES).glob("*.engine")):
-        if path.relative_to(bundle).as_posix() not in listed:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(bundle: Path) -> Iterator[None]:
-    """Keep other processes from changing the bundle."""
-    descriptor = os.open(bundle, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # which unlocks
+    listed = _manifest(bundle).files
+    found = [f"{_ENGINES}/{name}" for name in bundle.folder(_ENGINES).names() if name.endswith(".engine")]
+    for name in (newest, *found):
+        if name not in listed:
+            bundle.remove(name)

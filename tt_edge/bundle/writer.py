@@ -3,94 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-import hashlib
+import fcntl
 import io
 import os
-import re
-import secrets
-import shutil
-import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import BinaryIO, Self, cast
 
-from tt_edge.bundle.manifest import (
-    MANIFEST_FILE,
-    EngineRecord,
-    Evidence,
-    FileRecord,
-    Manifest,
-    ModelIdentity,
-    check_name,
-)
+from tt_edge.atomic import is_partial, leftover, make_held
+from tt_edge.bundle.hashing import HashingFile
+from tt_edge.bundle.manifest import EngineRecord, Evidence, Manifest, ModelIdentity
+from tt_edge.bundle.names import MANIFEST_FILE, check_name
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineContract
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.folder import Folder
 from tt_edge.vision_contract import VisionContract
 
-#: Pieces of this many bytes and more are hashed beside being written.
-_LARGE = 1 << 20
-
-
-class HashingFile(io.RawIOBase):
-    """A file open for writing that hashes what it writes, so that nothing has to be read back for the manifest.
-
-    The record is there after ``close``.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("xb", buffering=0)
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        """Write all of ``data``; raises ``OSError`` when the disk is full."""
-        view = memoryview(data).cast("B")
-        if view.nbytes < _LARGE:
-            self._digest.update(view)
-            self._write_all(view)
-        else:  # both release the GIL
-            hashing = threading.Thread(target=self._digest.update, args=(view,))
-            hashing.start()
-            try:
-                self._write_all(view)
-            finally:
-                hashing.join()
-        self.size += view.nbytes
-        return view.nbytes
-
-    def _write_all(self, view: memoryview) -> None:
-        done = 0
-        while done < view.nbytes:
-            written = self._file.write(view[done:])
-            if not written:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-            done += written
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
-                super().close()
-
-    @property
-    def record(self) -> FileRecord:
-        return FileRecord(self.size, self._digest.hexdigest())
+_OLD = "-old"
 
 
 class BundleWriter:
     """Collects a bundle in a hidden sibling of its final place; ``commit`` puts it there in one rename.
 
     Use as a context manager: leaving the block without ``commit`` removes everything, whatever the reason. What a killed
-    process left behind is removed by the next writer of the same bundle. Raises ``InvalidInputError`` on entry when the
-    place is taken or cannot be written to.
+    process left behind is removed by the next writer of the same bundle; what a living one writes, in this container or
+    another, is not. Raises ``InvalidInputError`` on entry when the place is taken or cannot be written to.
     """
 
     def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
@@ -98,25 +37,30 @@ class BundleWriter:
         if not self.target.name:
             raise InvalidInputError(f"{str(path)!r} is no name for a bundle; give another --output")
         self.overwrite = overwrite
-        self.path = self.target.with_name(f".{self.target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
         self._files: dict[str, HashingFile] = {}
         self._engines: list[EngineRecord] = []
         self._evidence: list[Evidence] = []
+
+    @property
+    def path(self) -> Path:
+        """Where the unfinished bundle lies."""
+        return self._folder.path
 
     def __enter__(self) -> Self:
         parent = self.target.parent
         if not parent.is_dir():
             raise InvalidInputError(f"folder {parent} does not exist; create it or give another --output")
         try:
-            remove_stale_partials(self.target)  # first: it may put an old bundle back
+            self._parent = Folder.open(parent)
+            remove_stale_partials(self._parent, self.target.name)  # first: it may put an old bundle back
             self._check_place()
-            self.path.mkdir()
+            self._partial, self._folder = make_held(self._parent, self.target.name)
         except OSError as error:
             raise InvalidInputError(f"cannot write to {parent} ({error.strerror}); give another --output") from error
         return self
 
     def _check_place(self) -> None:
-        if self.target.exists() or self.target.is_symlink():
+        if self._parent.exists(self.target.name):
             if not self.overwrite:
                 raise InvalidInputError(f"{self.target} exists already; give --overwrite or another --output")
             if not (self.target / MANIFEST_FILE).is_file():
@@ -130,14 +74,13 @@ class BundleWriter:
         for file in self._files.values():
             with suppress(OSError):  # such as a full disk; closing must not keep the rest from being removed
                 file.close()
-        shutil.rmtree(self.path, ignore_errors=True)  # gone already after commit
+        self._parent.remove_all(self._partial)  # gone already after commit
 
     def open(self, name: str) -> BinaryIO:
         """A new file of the bundle, open for writing; folders in ``name`` are made."""
-        path = self.path / check_name(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = HashingFile(path)
-        self._files[name] = file
+        check_name(name)
+        self._folder.make_folder(str(Path(name).parent))
+        file = self._files[name] = HashingFile(self._folder.create(name))
         return cast(BinaryIO, file)
 
     def write_bytes(self, name: str, content: bytes) -> None:
@@ -160,7 +103,10 @@ class BundleWriter:
         contract: EngineContract,
         vision: VisionContract | None = None,
     ) -> Manifest:
-        """Write the manifest and move the bundle into place; an old bundle there is replaced."""
+        """Write the manifest and move the bundle into place; an old bundle there is replaced.
+
+        Raises ``BundleError`` where another process removed or replaced a file of the unfinished bundle.
+        """
         manifest = Manifest(
             model=model,
             config=config,
@@ -170,80 +116,68 @@ class BundleWriter:
             evidence=tuple(self._evidence),
             vision=vision,
         )
-        with (self.path / MANIFEST_FILE).open("xb") as file:
+        with io.BufferedWriter(self._folder.create(MANIFEST_FILE)) as file:
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
+        self._check_files()
         self._check_place()  # again: much time has passed
-        if self.target.exists():
+        if self._parent.exists(self.target.name):
             self._replace_target()
         else:
-            self.path.rename(self.target)
-            sync_folder(self.target.parent)
+            self._parent.rename(self._partial, self.target.name)
+            self._parent.sync()
+        fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)  # it is everybody's now
         return manifest
+
+    def _check_files(self) -> None:
+        for name, file in self._files.items():
+            try:
+                found = self._folder.stat(name)
+            except OSError as error:
+                raise BundleError(f"{name} of the new bundle is gone ({error.strerror}); compile again") from error
+            if not file.is_still(found):
+                raise BundleError(f"{name} of the new bundle was changed by another process; compile again")
 
     def _replace_target(self) -> None:
         """Put the new bundle in the old one's place, and remove the old one."""
-        if exchange(self.path, self.target):
-            sync_folder(self.target.parent)
-            _remove(self.path)
+        if exchange(self._parent, self._partial, self.target.name):
+            self._parent.sync()
+            self._parent.remove_all(self._partial)
             return
-        aside = self.target.with_name(self.path.name + "-old")
+        aside = self._partial + _OLD
+        with suppress(OSError):  # of a link, which is replaced too
+            old = self._parent.folder(self.target.name)
+            fcntl.flock(old.descriptor, fcntl.LOCK_EX)  # or another writer takes it for a leftover
         try:
-            self.target.rename(aside)
-            self.path.rename(self.target)
-            sync_folder(self.target.parent)
+            self._parent.rename(self.target.name, aside)
+            self._parent.rename(self._partial, self.target.name)
+            self._parent.sync()
         finally:  # whatever happens, an interrupt included, one of the two bundles stands in its place
-            if not self.target.exists() and os.path.lexists(aside):
-                aside.rename(self.target)
-            _remove(aside)
+            if not self._parent.exists(self.target.name) and self._parent.exists(aside):
+                self._parent.rename(aside, self.target.name)
+            self._parent.remove_all(aside)
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Swap two paths in one step that nobody sees the middle of; ``False`` where the system or file system cannot.
+def exchange(folder: Folder, one: str, other: str) -> bool:
+    """Swap two names in one step that nobody sees the middle of; ``False`` where the system or file system cannot.
 
     Linux's ``renameat2``, which Python does not have. Without it there is a moment without a bundle.
     """
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of fcntl.h
+    here, swap = folder.descriptor, 2  # RENAME_EXCHANGE of fcntl.h
     return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
-def remove_stale_partials(target: Path) -> None:
-    """Remove what killed writers of ``target`` left; if one died between its two renames, put the old bundle back."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.partial-(\d+)-[0-9a-f]+(-old)?")
-    for path in target.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match is None or _is_alive(int(match[1])):
+def remove_stale_partials(parent: Folder, name: str) -> None:
+    """Remove what killed writers of ``name`` left; if one died between its two renames, put the old bundle back."""
+    for found in parent.names():
+        if not is_partial(found, name):
             continue
-        if match[2] and not target.exists():
-            path.rename(target)
-        else:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder, or a link to one but not what it points to."""
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with leftover(parent, found) as is_left:
+            if not is_left:
+                continue
+            if found.endswith(_OLD) and not parent.exists(name):
+                parent.rename(found, name)
+            else:
+                parent.remove_all(found)

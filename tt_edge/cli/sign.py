@@ -1,5 +1,5 @@
-"""Sign a bundle with an Ed25519 key, so that machines that require your signature run it, and nothing else. The signature is
-of manifest.json, which has the SHA-256 of every other file; building an engine into the bundle afterwards invalidates it."""
+"""Sign a bundle with an Ed25519 key, so that machines that require your signature refuse all others. The signature is of
+manifest.json, which has the SHA-256 of every other file; building an engine into the bundle afterwards invalidates it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tt_edge.bundle import Bundle
-    from tt_edge.bundle.signing import new_key, sign
+    from tt_edge.bundle.keys import new_key
+    from tt_edge.bundle.signing import sign
     from tt_edge.errors import InvalidInputError
 
     if (args.key is None) == (args.new_key is None):

@@ -70,7 +70,7 @@ def _record(bundle: Bundle, report: ParityReport) -> str:
         return "not recorded in the bundle's manifest, which is signed"
     try:
         for evidence in report.evidence():
-            update.record_evidence(bundle.path, evidence)
+            update.record_evidence(bundle.folder, evidence)
     except OSError as problem:
         return f"not recorded in the bundle's manifest: {problem.strerror}"
     return "recorded in the bundle's manifest"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tt_edge import cuda
+from tt_edge.atomic import replace_file
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
@@ -80,10 +80,4 @@ class TimingCache:
 
     def write(self) -> None:
         """Put what the build added into the file, in one rename."""
-        content = memoryview(self.config.get_timing_cache().serialize())
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_file(self.path, memoryview(self.config.get_timing_cache().serialize()))

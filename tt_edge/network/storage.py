@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -20,6 +19,7 @@ import numpy as np
 from tt_edge import strict_json
 from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError, CaptureError
+from tt_edge.folder import CheckedFile
 from tt_edge.network.ir import Layer, Network, Tensor
 
 FORMAT_VERSION = 1
@@ -103,32 +103,30 @@ def write_weights(weights: Mapping[str, np.ndarray], file: BinaryIO) -> None:
         written += gap + array.nbytes
 
 
-def read_network(directory: Path) -> Network:
-    """Read a network from ``directory``; its weights are a read-only memory map.
+def read_network(network_file: CheckedFile, weights_file: CheckedFile) -> Network:
+    """Read a network from its two files; its weights are a read-only memory map.
 
     Raises ``BundleError`` for files that are missing, malformed, truncated, or of a newer format. Nothing in them is
     used before it has been checked, so a hostile file cannot cause a large allocation or a read out of bounds.
     """
-    data = _load_json(directory / NETWORK_FILE, MAX_NETWORK_JSON)
+    data = _load_json(network_file, MAX_NETWORK_JSON)
     network = _parse_network(data)
-    weights = read_weights(directory / WEIGHTS_FILE)
+    weights = read_weights(weights_file)
     network.weights = weights
     for layer, tensor in network.constants():
         _check_constant(layer, tensor, weights)
     return network
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
+def read_weights(file: CheckedFile) -> dict[str, np.ndarray]:
     """Memory-map a safetensors file: read-only arrays by name. Raises ``BundleError`` for a malformed file."""
+    path, size = file.path, file.size
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER, size - 8):
-                _malformed(path, f"its header length {length} exceeds the file ({size} bytes)")
-            header = strict_json.loads(file.read(length))
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            _malformed(path, f"its header length {length} exceeds the file ({size} bytes)")
+        header = strict_json.loads(file.read(8 + length)[8:])
+        mapped = file.map()
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
     except ValueError as error:
@@ -177,11 +175,12 @@ def _malformed(path: Path, why: str) -> NoReturn:
     raise BundleError(f"{path} is malformed ({why}); copy the bundle again")
 
 
-def _load_json(path: Path, limit: int) -> Any:
+def _load_json(file: CheckedFile, limit: int) -> Any:
+    path = file.path
     try:
-        if path.stat().st_size > limit:
+        if file.size > limit:
             _malformed(path, f"it is larger than {limit >> 20} MiB")
-        return strict_json.loads(path.read_bytes())
+        return strict_json.loads(file.read(limit))
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
     except ValueError as error:

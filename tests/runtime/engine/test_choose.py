@@ -32,8 +32,7 @@ def bundle(*engines, **config):
         manifest=manifest,
         network=lambda: network,
         weights=lambda: network.weights,
-        path_of=lambda name: name,
-        check_content=lambda *names: None,
+        file=lambda name: name,
     )
 
 
@@ -172,5 +171,5 @@ def test_what_the_session_is_told_about_its_engine(monkeypatch, stripped):
 def test_without_a_network_there_is_nothing_to_fall_back_to():
     shipped = bundle(engine(compute_capability="sm120"))
     shipped.has_network = False
-    with pytest.raises(EngineError, match=r"this GPU is sm89; it ships engines alone, so build one from the bundle"):
+    with pytest.raises(EngineError, match=r"this GPU is sm89; it ships engines only, so build one from the bundle"):
         open_session(shipped, "auto", HERE)

@@ -19,6 +19,7 @@ from tests.tiny_models import tiny_model
 from tt_edge import cuda
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE
 from tt_edge.errors import EngineError
+from tt_edge.folder import CheckedFile
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
@@ -46,7 +47,9 @@ class Fake:
     def open(self, **options) -> TensorRTSession:
         self.module = fake_tensorrt.FakeModule(self.engine)
         module = Recorder(self.module, self.trt, self.trt, self.calls)
-        return TensorRTSession(self.file, self.contract, TensorRT(Flavour.RTX, module, "1.6.1"), **options)
+        return TensorRTSession(
+            CheckedFile.open(self.file), self.contract, TensorRT(Flavour.RTX, module, "1.6.1"), **options
+        )
 
 
 @pytest.fixture

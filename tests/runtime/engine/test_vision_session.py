@@ -13,6 +13,7 @@ from tests.compile.vision.test_vision_network import GRIDS, compiled, picture
 from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.errors import EngineError
+from tt_edge.folder import CheckedFile
 from tt_edge.runtime.engine.vision_session import ReferenceVision, TensorRTVision
 from tt_edge.runtime.multimodal.vision_inputs import vision_feeds
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT
@@ -34,7 +35,7 @@ class Fake:
     def open(self, engine="its own") -> TensorRTVision:
         found = fake_tensorrt.FakeModule(self.engine if engine == "its own" else engine)
         module = Recorder(found, self.trt, self.trt, [])
-        return TensorRTVision(self.file, self.contract, TensorRT(Flavour.RTX, module, "1.6.1"))
+        return TensorRTVision(CheckedFile.open(self.file), self.contract, TensorRT(Flavour.RTX, module, "1.6.1"))
 
 
 def feeds_of(contract, grids):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tt_edge.atomic import replace_file
 from tt_edge.compile.memory import map_large_blocks, release_memory
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
@@ -185,12 +185,7 @@ def _content_hash(model: nn.Module, recipe: QuantConfig, batches: Sequence[Batch
 
 def _write(file: Path, statistics: Mapping[str, Statistics]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(to_bytes(statistics))
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(file, to_bytes(statistics))
 
 
 def _read(file: Path, layers: Mapping[str, QuantFormat]) -> dict[str, Statistics] | None:

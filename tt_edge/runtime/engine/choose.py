@@ -112,7 +112,7 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
             otherwise = (
                 f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
                 if bundle.has_network
-                else "it ships engines alone, so build one from the bundle that it was made from"
+                else "it ships engines only, so build one from the bundle that it was made from"
             )
             raise EngineError(
                 f"no engine of the bundle fits this machine ({machine}); it has: {_misfits(bundle, machine) or 'none'}; "
@@ -142,9 +142,8 @@ def open_vision(bundle: Bundle, runtime: str = "auto", machine: Machine | None =
             tensorrt = load(flavour)
             if bundle.manifest.config.vision_attention is TowerAttention.PLUGIN:  # or TensorRT cannot read the engine
                 load_library(tensorrt.module, name=vit_contract.NAME)
-            bundle.check_content(engine.file)
             return TensorRTVision(
-                bundle.path_of(engine.file),
+                bundle.file(engine.file),
                 contract,
                 tensorrt,
                 weights=bundle.weights(Part.VISION) if engine.stripped else None,
@@ -170,9 +169,8 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, machine: Machine) -> Sess
     tensorrt = load(flavour)
     if bundle.manifest.config.backend is Backend.PLUGIN:  # or TensorRT cannot read the engine
         load_library(tensorrt.module)
-    bundle.check_content(engine.file)
     return TensorRTSession(
-        bundle.path_of(engine.file),
+        bundle.file(engine.file),
         bundle.manifest.contract,
         tensorrt,
         weights=bundle.weights() if engine.stripped else None,

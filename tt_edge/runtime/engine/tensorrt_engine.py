@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from tt_edge import cuda
 from tt_edge.contract import EngineContract
 from tt_edge.errors import EngineError
+from tt_edge.folder import CheckedFile
 from tt_edge.network.capture import DTYPES
 from tt_edge.tensorrt_api import TensorRT
 from tt_edge.vision_contract import VisionContract
@@ -26,7 +26,7 @@ class TensorRTEngine:
 
     def __init__(
         self,
-        file: Path,
+        file: CheckedFile,
         contract: EngineContract | VisionContract,
         tensorrt: TensorRT,
         *,
@@ -39,7 +39,7 @@ class TensorRTEngine:
         if holds_host_code:
             self._runtime.engine_host_code_allowed = True
         # Mapped, not read: an engine is as large as the model's weights.
-        self._engine: Any = self._runtime.deserialize_cuda_engine(np.memmap(file, np.uint8, mode="r"))
+        self._engine: Any = self._runtime.deserialize_cuda_engine(np.frombuffer(file.map(), np.uint8))
         if self._engine is None:
             raise EngineError(
                 f"TensorRT {tensorrt.version} does not load {file.name} on {cuda.device_name()}{self.reason()}; "

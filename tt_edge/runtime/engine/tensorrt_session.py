@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tt_edge.contract import (
     Shape,
 )
 from tt_edge.errors import EngineError
+from tt_edge.folder import CheckedFile
 from tt_edge.runtime.engine.feeds import Feeds
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
@@ -47,7 +47,7 @@ class TensorRTSession(Session):
 
     def __init__(
         self,
-        engine_file: Path,
+        engine_file: CheckedFile,
         contract: EngineContract,
         tensorrt: TensorRT,
         *,

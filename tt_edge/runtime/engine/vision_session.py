@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from tt_edge import cuda
+from tt_edge.folder import CheckedFile
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.engine.tensorrt_engine import TensorRTEngine
@@ -48,7 +48,7 @@ class TensorRTVision(VisionSession):
 
     def __init__(
         self,
-        engine_file: Path,
+        engine_file: CheckedFile,
         contract: VisionContract,
         tensorrt: TensorRT,
         *,

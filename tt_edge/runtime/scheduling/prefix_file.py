@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tt_edge.atomic import replacing
 from tt_edge.contract import EngineContract
 from tt_edge.errors import BundleError
+from tt_edge.folder import CheckedFile, Folder
 from tt_edge.network.storage import WEIGHTS_FILE, read_weights, write_weights
 from tt_edge.runtime.engine.kv_rows import KVPrefix, region
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
@@ -41,20 +42,16 @@ def save_prefixes(prefixes: PrefixCache, path: Path, model: bytes) -> None:
     for number, prefix in enumerate(prefixes.prefixes):
         arrays[f"{number}/{_TOKENS}"] = np.array(prefix.token_ids, np.int64)
         arrays |= {f"{number}/{name}": data for name, data in prefix.tensors.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write_weights(arrays, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Folder.open(path.parent), path.name) as file:
+        write_weights(arrays, file)
 
 
 def load_prefixes(path: Path, model: bytes, contract: EngineContract) -> list[KVPrefix]:
     """Read what ``save_prefixes`` wrote, memory-mapped. Raises ``BundleError`` for a file of another model, or a damaged one."""
-    arrays = read_weights(path)
+    try:
+        arrays = read_weights(CheckedFile.open(path))
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); give another file of prefixes") from error
     if arrays.get(_FINGERPRINT, np.zeros(0, np.uint8)).tobytes() != model:
         raise BundleError(f"{path} holds prefixes of another model or bundle; delete it, and it is made again")
     found = []

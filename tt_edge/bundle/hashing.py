@@ -1,0 +1,80 @@
+"""Files that are hashed while they are written, so that nothing has to be read back for the manifest. Torch-free."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import threading
+from typing import Any
+
+from tt_edge.bundle.manifest import FileRecord
+
+#: Pieces of this many bytes and more are hashed beside being written.
+_LARGE = 1 << 20
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns  # a new file may well get the inode of one that was removed
+
+
+class HashingFile(io.RawIOBase):
+    """Writes to an unbuffered file and hashes what it writes. The record is there after ``finish`` or ``close``."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``; raises ``OSError`` when the disk is full."""
+        view = memoryview(data).cast("B")
+        if view.nbytes < _LARGE:
+            self._digest.update(view)
+            self._write_all(view)
+        else:  # both release the GIL
+            hashing = threading.Thread(target=self._digest.update, args=(view,))
+            hashing.start()
+            try:
+                self._write_all(view)
+            finally:
+                hashing.join()
+        self.size += view.nbytes
+        return view.nbytes
+
+    def _write_all(self, view: memoryview) -> None:
+        done = 0
+        while done < view.nbytes:
+            written = self._file.write(view[done:])
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            done += written
+
+    def finish(self) -> None:
+        """Make what was written survive a loss of power. The file stays open, and with it a lock on it."""
+        os.fsync(self._file.fileno())
+        self._state = os.fstat(self._file.fileno())
+
+    def is_still(self, found: os.stat_result) -> bool:
+        """Whether ``found``, of the file that has the name now, is of the file as it was when it was finished."""
+        return os.path.samestat(found, self._state) and _state(found) == _state(self._state)
+
+    def release(self) -> None:
+        """Close without another word."""
+        self._file.close()
+        super().close()
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                self.finish()
+            finally:
+                self.release()
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(self.size, self._digest.hexdigest())
