@@ -14,10 +14,11 @@ import pytest
 
 from tests.bundle.crashes import states
 from tests.bundle.making import write_bundle
-from tests.bundle.test_update import add
+from tests.bundle.test_update import add, put
 from tt_edge.bundle import Bundle, writer
 from tt_edge.bundle.keys import new_key
 from tt_edge.bundle.signing import sign
+from tt_edge.bundle.update import is_version_of
 from tt_edge.folder import Folder
 
 
@@ -78,6 +79,23 @@ def test_adding_an_engine(tmp_path):
         add(state, b"next engine")
         assert Bundle.open(state).verify() == []  # nothing that the manifest does not list
     assert seen == {b"old engine", b"new engine"}
+
+
+def test_putting_a_small_file(tmp_path):
+    path = tmp_path / "b.ttedge"
+    write_bundle(path)
+    put(path, b"old")
+    with states(path, tmp_path / "copies") as found:
+        put(path, b"new")
+    seen = set()
+    for state in found:
+        bundle = Bundle.open(state)
+        bundle.verify()
+        (name,) = (name for name in bundle.manifest.files if is_version_of(name, "golden.safetensors"))
+        seen.add(bundle.read_bytes(name))
+        put(state, b"next")
+        assert Bundle.open(state).verify() == []
+    assert seen == {b"old", b"new"}
 
 
 def test_signing(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tests.bundle.making import write_bundle
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import EngineRecord, Evidence
-from tt_edge.bundle.update import NewEngine, record_evidence
+from tt_edge.bundle.update import NewEngine, is_version_of, put_file, record_evidence
 from tt_edge.folder import Folder
 
 
@@ -125,3 +125,46 @@ def test_evidence_replaces_what_was_said_of_the_claim(path):
     record_evidence(Folder.open(path), Evidence("network", "evaluated", "twice"))
     said = [e.detail for e in Bundle.open(path).manifest.evidence if e.claim == "network"]
     assert said == ["twice"]
+
+
+def put(path, content=b"one", *claims):
+    return put_file(
+        Folder.open(path), "golden.safetensors", content, [Evidence(c, "built", "by a test") for c in claims]
+    )
+
+
+def test_a_small_file_is_listed_with_its_evidence(path):
+    name = put(path, b"one", "a claim")
+    bundle = Bundle.open(path)
+    assert bundle.verify() == []
+    assert is_version_of(name, "golden.safetensors")
+    assert bundle.read_bytes(name) == b"one"
+    assert bundle.manifest.evidence[-1].claim == "a claim"
+
+
+def test_a_small_file_replaces_the_older_one_and_no_other(path):
+    first, second = put(path), put(path, b"two")
+    assert not (path / first).exists()
+    assert put(path, b"two") == second
+    bundle = Bundle.open(path)
+    assert bundle.verify() == []
+    assert bundle.read_bytes(second) == b"two"
+    assert bundle.has("network.json")
+
+
+def test_a_link_in_a_small_file_s_place_is_not_written_through(path, tmp_path):
+    name = put(path)
+    (tmp_path / "outside").write_bytes(b"mine")
+    (path / name).unlink()
+    (path / name).symlink_to(tmp_path / "outside")
+    put(path)
+    assert (tmp_path / "outside").read_bytes() == b"mine"
+    assert Bundle.open(path).read_bytes(name) == b"one"
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing(path, monkeypatch):
+    before = sorted(os.listdir(path))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        put(path)
+    assert sorted(os.listdir(path)) == before

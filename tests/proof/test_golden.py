@@ -10,6 +10,7 @@ import pytest
 
 from tests.proof.goldens import decoder_and_golden, golden_of
 from tt_edge.errors import BundleError
+from tt_edge.folder import CheckedFile
 from tt_edge.network.storage import read_weights, write_weights
 from tt_edge.proof.golden import TOP, GoldenFeatures, GoldenImage, GoldenPrompt, GoldenSet
 from tt_edge.proof.replay import replay
@@ -25,7 +26,7 @@ def written(golden: GoldenSet, path) -> dict[str, np.ndarray]:
     buffer = io.BytesIO()
     write_weights(golden.tensors(), buffer)
     path.write_bytes(buffer.getvalue())
-    return read_weights(path)
+    return read_weights(CheckedFile.open(path))
 
 
 def test_round_trip(made, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from tt_edge.atomic import create_held, remove_leftovers, replacing
 from tt_edge.bundle.hashing import HashingFile
-from tt_edge.bundle.manifest import MAX_MANIFEST, EngineRecord, Evidence, Manifest
+from tt_edge.bundle.manifest import MAX_MANIFEST, EngineRecord, Evidence, FileRecord, Manifest
 from tt_edge.bundle.names import MANIFEST_FILE
 from tt_edge.errors import InvalidInputError
 from tt_edge.folder import Folder, NotAFileError
@@ -46,6 +50,52 @@ def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
 def record_evidence(bundle: Folder, evidence: Evidence) -> None:
     """Put ``evidence`` into a finished bundle's manifest."""
     edit_manifest(bundle, lambda manifest: with_evidence(manifest, evidence))
+
+
+def put_file(bundle: Folder, name: str, content: bytes, evidence: Sequence[Evidence] = ()) -> str:
+    """Add a small file to a finished bundle, or replace it; the name under which it is listed.
+
+    ``name`` such as ``golden.safetensors`` becomes ``golden-1a2b3c4d.safetensors``, with a digest of the content: an older file
+    stays whole until the manifest is replaced, and is removed then. ``evidence`` is recorded in the same step. A signature of
+    the manifest is a signature of the old one from then on. Raises ``OSError``.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    stem, dot, suffix = name.rpartition(".")
+    own = f"{stem}-{digest[:8]}{dot}{suffix}"
+
+    def listing(manifest: Manifest) -> Manifest:
+        files = {key: record for key, record in manifest.files.items() if not is_version_of(key, name)}
+        changed = replace(manifest, files={**files, own: FileRecord(len(content), digest)})
+        for found in evidence:
+            changed = with_evidence(changed, found)
+        return changed
+
+    with bundle.locked():
+        remove_leftovers(bundle, name)
+        partial, raw = create_held(bundle, name)
+        try:
+            with io.BufferedWriter(raw) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                bundle.rename(partial, own)
+            bundle.sync()
+            _edit(bundle, listing)
+        except BaseException:
+            bundle.remove(partial)
+            raise
+        finally:  # whichever manifest is there now; a process that was killed may have left others
+            listed = _manifest(bundle).files
+            for found in bundle.names():
+                if is_version_of(found, name) and found not in listed:
+                    bundle.remove(found)
+    return own
+
+
+def is_version_of(listed: str, name: str) -> bool:
+    """Whether ``listed`` is what ``put_file`` makes of ``name``."""
+    stem, _, suffix = name.rpartition(".")
+    return re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}\.{re.escape(suffix)}", listed) is not None
 
 
 class NewEngine:
