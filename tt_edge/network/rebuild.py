@@ -15,6 +15,9 @@ from tt_edge.network.layers import ATTENTION, SPECS, Adder, LayerSpec, Property,
 from tt_edge.network.plugins import KINDS, add_plugin
 from tt_edge.tensorrt_api import TensorRT
 
+#: What is written into a layer's metadata: its place in the captured network, by which an engine's layers are told.
+ORIGIN = "tt-edge:{};"
+
 _TRT_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -53,6 +56,7 @@ class _Rebuild:
         self.tensors: dict[str, Any] = {}
         self.weights: dict[str, np.ndarray] = {}
         self.given: dict[str, Any] = {}
+        self.places = {id(layer): place for place, layer in enumerate(network.layers)}
 
     def run(self) -> RebuiltNetwork:
         for name in self.captured.inputs:
@@ -91,6 +95,8 @@ class _Rebuild:
                 f"TensorRT {self.trt.__version__} refuses layer {layer.name!r} ({layer.kind}); its log says why"
             )
         added.name = layer.name
+        if hasattr(added, "metadata"):
+            added.metadata = ORIGIN.format(self.places[id(layer)])
         for index, name in enumerate(layer.outputs):
             tensor = added.get_output(index)
             tensor.name = name
