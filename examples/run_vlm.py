@@ -22,7 +22,7 @@ from examples import running
 from tt_edge.config import Precision, TowerAttention
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.multimodal.preprocess import ImageSource
+from tt_edge.runtime.multimodal.sources import ImageSource
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def compare(args: argparse.Namespace, llm: LLM) -> int:
     """Ask the compiled model and, if wanted, PyTorch; the familiar page."""
     assert llm.vision is not None
-    images = sources(args, getattr(llm.vision.processor, "patch_size", 14))
+    images = sources(args, getattr(llm.vision.processor.image_processor, "patch_size", 14))
     chat = llm.chat_template is not None and not (images and llm.vision.processor.placeholders.are_in(args.prompt))
     prompt = llm.apply_chat_template(messages(args)) if chat else args.prompt
     config = GenerationConfig(max_new_tokens=args.num_tokens)
@@ -153,7 +153,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     from tt_edge.runtime.benchmark.vision import measure, random_picture, random_prompt, vision_table
 
     assert llm.vision is not None
-    contract = llm.vision.session.contract
+    contract = llm.vision.encoder.session.contract
     tokens = args.image_tokens
     if tokens is None:
         geometry = contract.geometry

@@ -23,8 +23,10 @@ from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
 from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
-from tt_edge.runtime.multimodal.vision_inputs import vision_feeds
+from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 from tt_edge.runtime.scheduling.generation import generate
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
@@ -156,7 +158,7 @@ def test_features_of_several_sizes(vision_kernel, calls):
     calls.clear()
     for count, shape in enumerate([(2, 3), (1, 2), (3, 2), (1, 1)]):  # one token is fewer than the profile's least
         pictures = [picture(*shape, seed) for seed in range(1 + count % 2)]
-        feeds, rows = vision_feeds(session.contract, [found for found, _ in pictures])
+        feeds, rows = vision_inputs(session.contract, [found for found, _ in pictures])
         features = session.run(feeds)[IMAGE_FEATURES][rows]
         want = np.concatenate([1000 * segment + sums for segment, (_, sums) in enumerate(pictures)])
         assert np.array_equal(features, want[:, None] + np.arange(HIDDEN))
@@ -167,7 +169,7 @@ def test_features_of_several_sizes(vision_kernel, calls):
 
 def test_pictures_to_tokens(kernel, vision_kernel):
     """Features go into each row's part of the table on the device; text, one picture and two share a batch, and its graphs."""
-    encoder = VisionEncoder(open_vision(vision_kernel), None, [IMAGE], 1)
+    vision = VisionPipeline(MultimodalProcessor(None, (IMAGE,)), VisionEncoder(open_vision(vision_kernel)))
     shapes = ([(2, 3), (1, 4)], [], [(3, 2)])
     with open_session(kernel, images=True) as session:
         scheduler, asked = Scheduler(session), []
@@ -177,21 +179,21 @@ def test_pictures_to_tokens(kernel, vision_kernel):
             for segment, (found, sums) in enumerate(pictures):
                 ids += [*[IMAGE] * found.tokens, 9]
                 seen += [*(1000 * segment + sums).astype(int).tolist(), 9]
-            images = encoder.prompt_images(ids, [found for found, _ in pictures]) if pictures else NO_IMAGES
+            images = vision.prompt_images(ids, [found for found, _ in pictures]) if pictures else NO_IMAGES
             request = Request(ids, GenerationConfig(8, ignore_eos=True), images=images)
             asked.append((request, continuation(seen, 8)))
         for request, _ in asked:
             scheduler.submit(request)
         scheduler.run([request for request, _ in asked])
         assert [[token.id for token in request.tokens] for request, _ in asked] == [want for _, want in asked]
-    encoder.close()
+    vision.close()
 
 
 def test_nothing_of_a_vision_session_is_left_on_the_device(vision_kernel):
     used = []
     for _ in range(4):
         session = open_vision(vision_kernel)
-        session.run(vision_feeds(session.contract, [picture(2, 3, 0)[0]])[0])
+        session.run(vision_inputs(session.contract, [picture(2, 3, 0)[0]])[0])
         session.close()
         used.append(cuda.memory_in_use())
     assert used[1] == used[-1]

@@ -10,7 +10,7 @@ from PIL import Image
 from examples import run_vlm
 from examples.road_scenes.evaluate import CHECKPOINT
 from examples.tiny_checkpoint import make_checkpoint
-from tests.runtime.multimodal.images.pictures import photo
+from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
 
 ROAD = ["--model", str(CHECKPOINT)]

@@ -10,7 +10,7 @@ import pytest
 from tests.server.conftest import serving
 from tests.server.test_limits import get, slow
 
-PICTURES = Path(__file__).parents[2] / "examples" / "road_scenes" / "pictures"
+IMAGES = Path(__file__).parents[2] / "examples" / "road_scenes" / "pictures"
 
 chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -96,7 +96,7 @@ def test_nothing_is_loaded_from_elsewhere(served):
         assert "http" not in text.replace("http-equiv", "")
 
 
-class TestPictures:
+class TestImages:
     """Of a vision-language model."""
 
     pytestmark = pytest.mark.xdist_group("road scenes")
@@ -119,7 +119,7 @@ class TestPictures:
         return page
 
     def test_attach_remove_and_ask(self, opened, errors):
-        opened.set_input_files("#files", [PICTURES / "red_light.png", PICTURES / "night.png"])
+        opened.set_input_files("#files", [IMAGES / "red_light.png", IMAGES / "night.png"])
         opened.wait_for_selector("#attached li:nth-child(2)")
         opened.click("button[aria-label='Remove night.png']")
         assert opened.locator("#attached li").count() == 1
@@ -132,9 +132,9 @@ class TestPictures:
         opened.wait_for_selector(".note:text('known from before')")
         assert errors == []
 
-    def test_a_picture_alone_and_the_same_again(self, opened, errors):
+    def test_an_image_alone_and_the_same_again(self, opened, errors):
         for count in (0, 1):
-            opened.set_input_files("#files", [PICTURES / "clear.png"])
+            opened.set_input_files("#files", [IMAGES / "clear.png"])
             opened.wait_for_selector("#attached li")
             opened.press("#text", "Enter")
             opened.locator(".note").nth(count).wait_for()
@@ -142,7 +142,7 @@ class TestPictures:
         assert errors == []
 
     def test_pasted_and_dropped(self, opened, errors):
-        content = list((PICTURES / "clear.png").read_bytes())
+        content = list((IMAGES / "clear.png").read_bytes())
         opened.evaluate(
             """content => {
                 const data = new DataTransfer();
@@ -158,7 +158,7 @@ class TestPictures:
         assert opened.locator("#attached li").count() == 2
         assert errors == []
 
-    def test_large_pictures_are_made_smaller(self, opened, tmp_path, errors):
+    def test_large_images_are_made_smaller(self, opened, tmp_path, errors):
         from PIL import Image
 
         Image.new("RGB", (4000, 1000), "green").save(tmp_path / "wide.png")
@@ -168,15 +168,15 @@ class TestPictures:
         assert size == [2048, 512]
         assert errors == []
 
-    def test_what_is_no_picture(self, opened, tmp_path, errors):
-        (tmp_path / "broken.png").write_text("no picture")
+    def test_what_is_no_image(self, opened, tmp_path, errors):
+        (tmp_path / "broken.png").write_text("no image")
         opened.set_input_files("#files", [tmp_path / "broken.png"])
-        opened.wait_for_selector("#status:text('broken.png cannot be read as a picture')")
+        opened.wait_for_selector("#status:text('broken.png cannot be read as an image')")
         assert opened.locator("#attached li").count() == 0
         assert errors == []
 
-    def test_a_refusal_gives_the_pictures_back(self, opened, errors):
-        opened.set_input_files("#files", [PICTURES / "clear.png"] * 3)
+    def test_a_refusal_gives_the_images_back(self, opened, errors):
+        opened.set_input_files("#files", [IMAGES / "clear.png"] * 3)
         opened.wait_for_selector("#attached li:nth-child(3)")
         say(opened, "How many cars?")
         opened.wait_for_selector(".error:text('more than max_image_tokens 96')")

@@ -124,7 +124,7 @@ def _attach(llm: object, file: str, images: list[str]) -> None:
         return
     file = os.path.expanduser(file)
     try:
-        tokens = llm.vision.process(file).tokens
+        tokens = llm.vision.processor.preprocess(file).tokens
     except TTEdgeError as error:
         print(f"tt-edge: {error}", file=sys.stderr)
         return

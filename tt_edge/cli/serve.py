@@ -39,7 +39,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--max-body-mb",
         type=int,
         metavar="N",
-        help="MiB that a request may have (1; 32 where the model takes pictures, which come as data: URLs)",
+        help="MiB that a request may have (1; 32 where the model takes images, which come as data: URLs)",
     )
     parser.add_argument(
         "--system", metavar="TEXT", help="compute this system prompt once, for chats that begin with it"

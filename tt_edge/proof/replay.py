@@ -16,7 +16,7 @@ from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, pl
 
 if TYPE_CHECKING:
     from tt_edge.runtime.engine.session import Session
-    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,18 @@ class Replay:
         return "\n".join(lines)
 
 
-def replay(session: Session, golden: GoldenSet, encoder: VisionEncoder | None = None) -> Replay:
+def replay(session: Session, golden: GoldenSet, vision: VisionPipeline | None = None) -> Replay:
     """Answer every batch of ``golden`` with ``session``, fed with the golden tokens, and compare.
 
-    Images are preprocessed and encoded by ``encoder``. Raises ``BundleError`` for a golden set of another model, and what
+    Images are preprocessed and encoded by ``vision``. Raises ``BundleError`` for a golden set of another model, and what
     ``Session.forward`` raises.
     """
-    check_fits(session, golden, encoder)
-    features = encode_images(golden, encoder) if encoder is not None else []
+    check_fits(session, golden, vision)
+    features = encode_images(golden, vision) if vision is not None else []
     rows = []
     for number, batch in enumerate(golden.batches):
         prompts = [golden.prompts[index] for index in batch]
-        images = [prompt_images(prompt, golden, encoder) for prompt in prompts]
+        images = [prompt_images(prompt, golden, vision) for prompt in prompts]
         logits = teacher_forced(
             session, [p.ids.tolist() for p in prompts], images, [p.tokens.tolist() for p in prompts]
         )
@@ -128,7 +128,7 @@ def replay(session: Session, golden: GoldenSet, encoder: VisionEncoder | None = 
     )
 
 
-def check_fits(session: Session, golden: GoldenSet, encoder: VisionEncoder | None) -> None:
+def check_fits(session: Session, golden: GoldenSet, vision: VisionPipeline | None) -> None:
     """Raise ``BundleError`` unless the golden set is of a model like the session's."""
     vocabulary = session.contract.vocab_size
     largest = max(int(array.max()) for p in golden.prompts for array in (p.ids, p.tokens, p.top_ids))
@@ -136,17 +136,17 @@ def check_fits(session: Session, golden: GoldenSet, encoder: VisionEncoder | Non
         raise BundleError(
             f"the golden set has token id {largest} and the model {vocabulary:,} tokens; run `tt-edge verify --model` again"
         )
-    if encoder is None and any(prompt.images for prompt in golden.prompts):
+    if vision is None and any(prompt.images for prompt in golden.prompts):
         raise BundleError(
             "the golden set has images and the bundle no vision network; run `tt-edge verify --model` again"
         )
 
 
-def encode_images(golden: GoldenSet, encoder: VisionEncoder) -> list[FeatureResult]:
+def encode_images(golden: GoldenSet, vision: VisionPipeline) -> list[FeatureResult]:
     """Features of every golden image beside the golden ones."""
     results = []
     for number, image in enumerate(golden.images):
-        found = encoder.encode([encoder.process(image.pixels)])
+        found = vision.encoder.encode([vision.processor.preprocess(image.pixels)])
         for table, expected in image.tables.items():
             features = found[table]
             if features.shape[0] != len(expected.norms):
@@ -158,12 +158,12 @@ def encode_images(golden: GoldenSet, encoder: VisionEncoder) -> list[FeatureResu
     return results
 
 
-def prompt_images(prompt: GoldenPrompt, golden: GoldenSet, encoder: VisionEncoder | None) -> PromptImages:
+def prompt_images(prompt: GoldenPrompt, golden: GoldenSet, vision: VisionPipeline | None) -> PromptImages:
     """A prompt's images as the network takes them."""
-    if not prompt.images or encoder is None:
+    if not prompt.images or vision is None:
         return NO_IMAGES
-    processed = [encoder.process(golden.images[index].pixels) for index in prompt.images]
-    return encoder.prompt_images(prompt.ids.tolist(), processed)
+    processed = [vision.processor.preprocess(golden.images[index].pixels) for index in prompt.images]
+    return vision.prompt_images(prompt.ids.tolist(), processed)
 
 
 def teacher_forced(

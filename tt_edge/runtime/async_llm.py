@@ -14,7 +14,7 @@ from typing import Any, Self
 from tt_edge.errors import CapacityError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM, Prompt
-from tt_edge.runtime.multimodal.preprocess import ImageSource
+from tt_edge.runtime.multimodal.sources import ImageSource
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Stats
 from tt_edge.runtime.text.chat import RenderedChat

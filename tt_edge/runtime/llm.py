@@ -18,8 +18,8 @@ from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_session, open_vision
 from tt_edge.runtime.engine.session import Session
-from tt_edge.runtime.multimodal.encoder import VisionEncoder
-from tt_edge.runtime.multimodal.preprocess import ImageSource
+from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+from tt_edge.runtime.multimodal.sources import ImageSource
 from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
@@ -52,12 +52,12 @@ class LLM:
         name: str = "model",
         generation_defaults: GenerationConfig | None = None,
         model_fingerprint: bytes = b"",
-        vision: VisionEncoder | None = None,
+        vision: VisionPipeline | None = None,
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        #: Encodes the images of a vision-language model.
+        #: The processor and encoder of images, for a vision-language model.
         self.vision = vision
         self.name = name
         #: What the checkpoint recommends; for chats, not for ``generate``, which is greedy unless it is told otherwise.
@@ -84,7 +84,7 @@ class LLM:
             if bundle.manifest.vision is not None:
                 tower = open_vision(bundle, runtime)
                 opened.callback(tower.close)
-                vision = VisionEncoder.from_bundle(bundle, tower, tokenizer)
+                vision = VisionPipeline.from_bundle(bundle, tower, tokenizer)
             llm = cls(
                 session,
                 tokenizer,
@@ -220,7 +220,9 @@ class LLM:
                 )
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
             return EncodedPrompt(prompt, ids, asked_at=start)
-        ids, processed = self.vision.tokenize(self.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
+        ids, processed = self.vision.processor.tokenize(
+            self.tokenizer, prompt, images, add_special_tokens=add_special_tokens
+        )
         if not processed:
             return EncodedPrompt(prompt, ids, asked_at=start)
         with self._vision_turn:

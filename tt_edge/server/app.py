@@ -21,7 +21,7 @@ from starlette.routing import Route
 from tt_edge.errors import CapacityError, TTEdgeError
 from tt_edge.runtime.async_llm import AsyncLLM, CompletionStream
 from tt_edge.runtime.text.completion import EncodedPrompt
-from tt_edge.server import answers, pictures
+from tt_edge.server import answers, images
 from tt_edge.server.errors import ApiError, on_api_error
 from tt_edge.server.guard import Guard
 from tt_edge.server.metrics import Counted, Metrics
@@ -44,7 +44,7 @@ _PAGE_POLICY = (
 class Settings:
     """``timeout_s`` seconds a request, ``max_body`` bytes; ``hosts`` are the names that the server goes by, ``None`` any.
 
-    Without ``max_body`` it is 1 MiB, or 32 MiB where the model takes pictures.
+    Without ``max_body`` it is 1 MiB, or 32 MiB where the model takes images.
     """
 
     api_key: str | None = None
@@ -88,8 +88,8 @@ class Endpoints:
     def __init__(self, model: AsyncLLM, settings: Settings) -> None:
         self._model, self.settings = model, settings
         self._takes_images = model.llm.vision is not None
-        self._max_body = settings.max_body or (pictures.PICTURE_BODY if self._takes_images else pictures.TEXT_BODY)
-        self._held = pictures.HeldBytes(max(pictures.MAX_HELD, 2 * self._max_body))
+        self._max_body = settings.max_body or (images.IMAGE_BODY if self._takes_images else images.TEXT_BODY)
+        self._held = images.HeldBytes(max(images.MAX_HELD, 2 * self._max_body))
         self.metrics = Metrics(model)
         self._started = int(time.time())
 
@@ -98,7 +98,7 @@ class Endpoints:
         async with self._received(request, ChatRequest) as body:
             try:
                 encoded = await self._encoded(request, body)
-            except pictures.ClientGoneError:
+            except images.ClientGoneError:
                 return Response(status_code=499)  # nobody reads it; the logs do
         llm = self._model.llm
         new_tokens = body.wanted_tokens or self._room(len(encoded.ids))
@@ -107,12 +107,12 @@ class Endpoints:
         return await self._answer(request, body, ChatReply(llm.name, llm.tokenizer, body.n), streams)
 
     async def _encoded(self, request: Request, body: ChatRequest) -> EncodedPrompt:
-        """The conversation as the model takes it. Its messages are let go: pictures may be large."""
-        images = [image for message in body.messages for image in message.images]
+        """The conversation as the model takes it. Its messages are let go: images may be large."""
+        urls = [url for message in body.messages for url in message.images]
         messages = [message.plain() for message in body.messages]
         body.messages.clear()
         prompt = self._model.llm.apply_chat_template(messages, **body.chat_template_kwargs)
-        return await pictures.encode(self._model, request, prompt, images, self.settings.timeout_s, self.metrics)
+        return await images.encode(self._model, request, prompt, urls, self.settings.timeout_s, self.metrics)
 
     async def completions(self, request: Request) -> Response:
         """``/v1/completions``."""

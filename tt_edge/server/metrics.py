@@ -66,16 +66,16 @@ class Metrics:
             "tt_edge_http_responses", "Responses by path and status.", ("path", "status"), registry=self.registry
         )
         self._ttft = self._seconds("ttft", "From a request to its first token.")
-        self._encode = self._seconds("encode", "For the pictures of a request, waiting for others' included.")
-        self._pictures = Counter("tt_edge_pictures", "Pictures that were encoded.", registry=self.registry)
+        self._encode = self._seconds("encode", "For the images of a request, waiting for others' included.")
+        self._images = Counter("tt_edge_images", "Images that were encoded.", registry=self.registry)
         self._tpot = self._seconds("tpot", "For each token after the first.")
         self._e2e = self._seconds("e2e", "From a request to its last token.")
 
     def response(self, path: str, status: int) -> None:
         self._responses.labels(path, status).inc()
 
-    def pictures(self, count: int, seconds: float) -> None:
-        self._pictures.inc(count)
+    def images(self, count: int, seconds: float) -> None:
+        self._images.inc(count)
         self._encode.observe(seconds)
 
     def completion(self, completion: Completion) -> None:

@@ -95,7 +95,7 @@ class TextPart(BaseModel):
 
 
 class ImageUrl(BaseModel):
-    """A picture in a ``data:`` URL; ``detail`` and the like are ignored.
+    """An image in a ``data:`` URL; ``detail`` and the like are ignored.
 
     Nothing else is taken: a client must not have the server read its files, or fetch what the client cannot reach itself.
     """
@@ -108,12 +108,12 @@ class ImageUrl(BaseModel):
         if not url.startswith("data:"):
             scheme, colon, _ = url[:64].partition(":")
             what = f"of scheme {scheme!r}" if colon else "without a scheme"
-            raise ValueError(f"image URLs {what} are not fetched here; send the picture as data:image/…;base64,…")
+            raise ValueError(f"image URLs {what} are not fetched here; send the image as data:image/…;base64,…")
         return url
 
 
 class ImagePart(BaseModel):
-    """A part of a message: a picture."""
+    """A part of a message: an image."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -137,12 +137,12 @@ class ChatMessage(BaseModel):
 
     @property
     def images(self) -> list[str]:
-        """Its pictures' URLs, in order."""
+        """Its images' URLs, in order."""
         parts = self.content if isinstance(self.content, list) else []
         return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
     def plain(self) -> dict[str, Any]:
-        """For a chat template: text alone as one string, with pictures as parts.
+        """For a chat template: text alone as one string, with images as parts.
 
         Chat templates know ``developer`` by its older name ``system``.
         """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runtime.multimodal.images.pictures import photo
+from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import Part

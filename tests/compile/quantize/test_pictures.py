@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer
 
-from tests.runtime.multimodal.images.pictures import photo
+from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model

@@ -19,7 +19,7 @@ from tt_edge.contract import ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
 from tt_edge.network.reference import ReferenceEvaluator
-from tt_edge.runtime.multimodal.vision_inputs import vision_feeds
+from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 from tt_edge.vision_contract import VisionContract
 
 GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2", "eagle2")
@@ -58,7 +58,7 @@ def picture(contract, grid=None, tiles=1, seed=0):
 
 
 def ours(contract, evaluator, pictures):
-    feeds, rows = vision_feeds(contract, pictures)
+    feeds, rows = vision_inputs(contract, pictures)
     return {name: array[rows] for name, array in evaluator.run(feeds).items()}
 
 
@@ -122,13 +122,13 @@ def test_an_engine_is_built(tensorrt, family):
 def test_too_many_tokens():
     contract = compiled("qwen2_vl")[2]
     with pytest.raises(CapacityError, match="2 images have 140 image tokens, more than max_image_tokens 128"):
-        vision_feeds(contract, [picture(contract, (1, 20, 14))] * 2)
+        vision_inputs(contract, [picture(contract, (1, 20, 14))] * 2)
 
 
 def test_windows_that_are_nearly_empty():
     contract = compiled("qwen2_5_vl")[2]
     with pytest.raises(CapacityError, match="leave 25 windows partly empty, and the compiled model takes 16; give"):
-        vision_feeds(contract, [picture(contract, (1, 2, 200))])
+        vision_inputs(contract, [picture(contract, (1, 2, 200))])
 
 
 def test_a_grid_that_is_none():
@@ -136,7 +136,7 @@ def test_a_grid_that_is_none():
     odd = picture(contract, (1, 3, 4))
     odd.grid = (1, 3, 4)
     with pytest.raises(InvalidInputError, match=r"grid \(1, 3, 4\); its rows and columns must be multiples of 2"):
-        vision_feeds(contract, [odd])
+        vision_inputs(contract, [odd])
 
 
 def test_the_plugins_layers():
@@ -158,7 +158,7 @@ def test_windows_are_offsets():
     _, network, contract, _, _ = compiled("qwen2_5_vl", "fp16", "plugin")
     offsets = [layer.inputs[3] for layer in network.layers if layer.kind == "PLUGIN_V3"]
     assert offsets == ["cu_window_seqlens", "cu_seqlens", "cu_window_seqlens"]
-    feeds, rows = vision_feeds(contract, [picture(contract, (1, 10, 14)), picture(contract, (1, 4, 6), seed=1)])
+    feeds, rows = vision_inputs(contract, [picture(contract, (1, 10, 14)), picture(contract, (1, 4, 6), seed=1)])
     # 5 x 7 tokens are windows of 4 x 4, 4 x 3, 1 x 4 and 1 x 3; 2 x 3 are one.
     assert np.diff(feeds["cu_window_seqlens"]).tolist() == [4 * n for n in (16, 12, 4, 3, 6)]
     assert feeds["cu_seqlens"].tolist() == [0, 140, 164]
@@ -170,7 +170,7 @@ def test_a_picture_smaller_than_the_least(monkeypatch):
     model, _, contract, evaluator, _ = compiled("qwen2_5_vl", attention="plugin")
     wide = replace(contract, min_image_tokens=50)
     given = picture(contract, (1, 4, 6))
-    feeds, _ = vision_feeds(wide, [given])
+    feeds, _ = vision_inputs(wide, [given])
     assert np.diff(feeds["cu_window_seqlens"]).max() <= 4 * contract.geometry.window_tokens
     assert feeds["cu_seqlens"].tolist() == [0, 24, 200]
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_a_picture_smaller_than_the_least(monkeypatch):
 def test_long_pictures_waste_no_windows():
     """Of 2 x 200 patches each window is nearly empty, which matters to windows that are filled up and not to offsets."""
     contract = compiled("qwen2_5_vl", attention="plugin")[2]
-    feeds, _ = vision_feeds(contract, [picture(contract, (1, 2, 200))])
+    feeds, _ = vision_inputs(contract, [picture(contract, (1, 2, 200))])
     assert len(feeds["patches"]) == 100
 
 

@@ -20,6 +20,8 @@ from tt_edge.quant_config import QuantConfig
 from tt_edge.runtime.engine.choose import open_session, open_vision
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
 from tt_edge.runtime.multimodal.images.processed import Span
+from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
 
@@ -86,13 +88,14 @@ def compiled(family, path, heads_of_64=False, **settings):
     compile_model(make, path, config, EngineTarget())
     bundle = Bundle.open(path)
     session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
-    encoder = VisionEncoder(vision, None, [IMAGE], bundle.manifest.contract.position_axes)
-    return Scheduler(session), encoder, bundle
+    axes, merge_size = bundle.manifest.contract.position_axes, vision.contract.geometry.merge_size
+    processor = MultimodalProcessor(None, (IMAGE,), axes, merge_size)
+    return Scheduler(session), VisionPipeline(processor, VisionEncoder(vision)), bundle
 
 
-def asked(encoder, ids, pictures):
+def asked(vision, ids, pictures):
     config = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
-    images = {"images": encoder.prompt_images(ids, pictures)} if pictures else {}
+    images = {"images": vision.prompt_images(ids, pictures)} if pictures else {}
     return Request(ids, config, **images)
 
 
@@ -101,14 +104,14 @@ def asked(encoder, ids, pictures):
 def test_tokens_equal_generate(tmp_path, family, backend):
     if family == "blip-2" and backend != "native":
         pytest.skip("the language part is OPT, whose backends test_families has")
-    scheduler, encoder, bundle = compiled(family, tmp_path / "out.ttedge", **BACKENDS[backend])
+    scheduler, pipeline, bundle = compiled(family, tmp_path / "out.ttedge", **BACKENDS[backend])
     model, vision = tiny_vlm(family), bundle.manifest.vision
     one, two, three = picture(vision, 1), picture(vision, 2, (1, 2, 8)), picture(vision, 3, (1, 6, 2))
     cases = [[one], [], [two, one, three]]
     if family == "blip-2":  # whose generate() wants the image in front, and one at least
         cases = [[one], [two]]
     asks = [(prompt(i, *pictures), pictures) for i, pictures in enumerate(cases)]
-    requests = [asked(encoder, ids, pictures) for ids, pictures in asks]
+    requests = [asked(pipeline, ids, pictures) for ids, pictures in asks]
     for request in requests:  # a batch that mixes them
         scheduler.submit(request)
     scheduler.run(requests)
@@ -118,16 +121,16 @@ def test_tokens_equal_generate(tmp_path, family, backend):
 
 def test_a_conversation_computes_the_image_once(tmp_path):
     """A second turn finds image and answer in the cache; another image in the same place does not pass for it."""
-    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
+    scheduler, pipeline, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
     vision, model = bundle.manifest.vision, tiny_vlm("qwen2_5_vl")
     one, other = picture(vision, 1, (1, 6, 8)), picture(vision, 2, (1, 6, 8))
     first = prompt(0, one)
-    request = asked(encoder, first, [one])
+    request = asked(pipeline, first, [one])
     scheduler.submit(request)
     scheduler.run([request])
     second = [*first, *[token.id for token in request.tokens], 7, 8, 9]
     for given, reused in ((one, len(first) + NEW - 1), (other, first.index(IMAGE))):
-        request = asked(encoder, second, [given])
+        request = asked(pipeline, second, [given])
         scheduler.submit(request)
         scheduler.run([request])
         assert request.reused == reused
@@ -137,13 +140,13 @@ def test_a_conversation_computes_the_image_once(tmp_path):
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
 def test_the_plugin_backend(tmp_path, family):
     """AttentionPlugin is float16, so its logits are compared: no further from the fp32 truth than twice PyTorch's own."""
-    scheduler, encoder, bundle = compiled(
+    scheduler, pipeline, bundle = compiled(
         family, tmp_path / "out.ttedge", heads_of_64=True, backend="plugin", precision="fp16"
     )
     assert bundle.network().kinds()["PLUGIN_V3"] == 2
     given = picture(bundle.manifest.vision, 1)
     ids = prompt(0, given)
-    request = asked(encoder, ids, [given])
+    request = asked(pipeline, ids, [given])
     rows = []
     forward = scheduler.session.forward
     scheduler.session.forward = lambda *a: rows.append(forward(*a).copy()) or rows[-1]
@@ -179,14 +182,14 @@ def test_older_plugins_have_no_m_rope(tmp_path):
 def test_the_language_part_is_quantized(tmp_path, quant):
     """And nothing else: the tower's features are those of the model as it was."""
     recipe = QuantConfig(quant, group_size=32)
-    scheduler, encoder, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", quant=recipe)
+    scheduler, pipeline, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", quant=recipe)
     model = tiny_vlm("qwen2_5_vl")
     found = quantize_model(model, recipe, {})
     assert len(found) == 2 * 7
     assert all(name.startswith("model.language_model.layers.") for name in found)
     given = picture(bundle.manifest.vision, 1)
     ids = prompt(0, given)
-    request = asked(encoder, ids, [given])
+    request = asked(pipeline, ids, [given])
     scheduler.submit(request)
     scheduler.run([request])
     assert [token.id for token in request.tokens] == reference(model, ids, [given])

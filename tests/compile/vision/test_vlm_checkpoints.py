@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runtime.multimodal.images.pictures import photo
+from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import processor_files
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, prepare_frames
@@ -17,7 +17,7 @@ from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
-from tt_edge.runtime.multimodal.preprocess import Video, images_of
+from tt_edge.runtime.multimodal.sources import Video, images_of
 
 NEW = 8
 LIMITS = CompileConfig(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)
@@ -115,7 +115,7 @@ def test_a_video(both, files):
     video = Video([photo(40, 60, seed=i) for i in range(3)], fps=2.0)
     if family not in QWEN:
         with pytest.raises(UnsupportedModelError, match="this model takes no videos; give its frames as images"):
-            llm.vision.tokenize(llm.tokenizer, "what", [video], add_special_tokens=True)
+            llm.vision.processor.tokenize(llm.tokenizer, "what", [video], add_special_tokens=True)
         return
     content = [{"type": "video", "video": list(video.frames), "fps": 2.0}, {"type": "text", "text": "what?"}]
     prompt = llm.apply_chat_template([{"role": "user", "content": content}])
@@ -127,7 +127,7 @@ def test_frames_that_qwen_vl_utils_prepares(both, files):
     family, llm, theirs = both
     if family not in QWEN:
         pytest.skip("the convention of the Qwen-VL models")
-    video = prepare_frames([files[0]] * 4, 1.0, llm.vision.processor.patch_size)
+    video = prepare_frames([files[0]] * 4, 1.0, llm.vision.processor.image_processor.patch_size)
     prompt = "<|vision_start|><|video_pad|><|vision_end|>what?"
     [completion] = greedy(llm, [prompt], [[video]])
     check(llm, theirs, prompt, [video], completion)
@@ -143,7 +143,7 @@ def test_bad_input(both, files):
         return
     with pytest.raises(InvalidInputError, match=r"the prompt has 0 placeholders .* for 1 images; give one for each"):
         greedy(llm, ["what"], [[files[0]]])
-    count = LIMITS.max_image_tokens // llm.vision.process(files[0]).tokens + 1
+    count = LIMITS.max_image_tokens // llm.vision.processor.preprocess(files[0]).tokens + 1
     many = llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * count}])
     with pytest.raises(
         CapacityError, match="image tokens, more than max_image_tokens 64; give fewer or smaller images"

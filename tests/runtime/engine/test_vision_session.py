@@ -15,7 +15,7 @@ from tt_edge import cuda
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.runtime.engine.vision_session import ReferenceVision, TensorRTVision
-from tt_edge.runtime.multimodal.vision_inputs import vision_feeds
+from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
 
@@ -43,7 +43,7 @@ def feeds_of(contract, grids):
         pictures = [picture(contract, tiles=len(grids))]
     else:
         pictures = [picture(contract, grid, seed=i) for i, grid in enumerate(grids)]
-    return vision_feeds(contract, pictures)[0]
+    return vision_inputs(contract, pictures)[0]
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])

@@ -69,4 +69,4 @@ def _encoded(llm: LLM, question: Question) -> tuple[list[int], list[ProcessedIma
     if llm.vision is None:
         return llm.tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens), []
     special = prompt.add_special_tokens
-    return llm.vision.tokenize(llm.tokenizer, prompt.text, prompt.images, add_special_tokens=special)
+    return llm.vision.processor.tokenize(llm.tokenizer, prompt.text, prompt.images, add_special_tokens=special)

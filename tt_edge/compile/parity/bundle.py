@@ -85,13 +85,13 @@ def _with_pictures(
     images: Sequence[ImageFile],
 ) -> ParityReport:
     from tt_edge.runtime.engine.choose import Runtime, open_vision
-    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
     from tt_edge.runtime.text.chat_template import ChatTemplate
     from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
     tokenizer = BundleTokenizer.from_bundle(bundle)
-    encoder = VisionEncoder.from_bundle(bundle, open_vision(bundle, Runtime.REFERENCE), tokenizer)
-    pixels = [pixels_of(image) for image in images] if images else default_pictures(encoder)
+    vision = VisionPipeline.from_bundle(bundle, open_vision(bundle, Runtime.REFERENCE), tokenizer)
+    pixels = [pixels_of(image) for image in images] if images else default_pictures(vision)
     report = check_parity(
         model,
         network,
@@ -99,14 +99,14 @@ def _with_pictures(
         precision,
         new_tokens=new_tokens,
         seed=seed,
-        encoder=encoder,
-        pictures=[encoder.process(picture) for picture in pixels],
-        special_ids=[*encoder.token_ids, *tokenizer.backend.get_added_tokens_decoder()],
+        vision=vision,
+        pictures=[vision.processor.preprocess(picture) for picture in pixels],
+        special_ids=[*vision.processor.token_ids, *tokenizer.backend.get_added_tokens_decoder()],
     )
     if source is None:
         return report
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
-    return replace(report, preprocessing=compare_preprocessing(source, encoder, tokenizer, template, pixels))
+    return replace(report, preprocessing=compare_preprocessing(source, vision.processor, tokenizer, template, pixels))
 
 
 def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tt_edge.contract import EngineContract
-    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 #: Greedy tokens of Hugging Face, and the logits ``[new_tokens, V]`` that chose them: its own, and in fp32.
 _Reference = tuple[list[int], np.ndarray, np.ndarray]
@@ -39,25 +39,25 @@ def check_parity(
     *,
     new_tokens: int = 32,
     seed: int = 0,
-    encoder: VisionEncoder | None = None,
+    vision: VisionPipeline | None = None,
     pictures: Sequence[ProcessedImage] = (),
     special_ids: Sequence[int] = (),
 ) -> ParityReport:
     """Compare a captured network with the module it came from, in a ragged batch and with a batch of one.
 
-    Of a vision-language model also with ``pictures``, which ``encoder``'s captured vision network encodes; its features
+    Of a vision-language model also with ``pictures``, which ``vision``'s captured vision network encodes; its features
     are compared, too. Random text has none of ``special_ids``.
     """
     half = precision is not Precision.FP32
     truth = copy.deepcopy(model).float() if half else model
     session = ReferenceSession(network, contract)
-    batches = list(_batches(contract, new_tokens, seed, encoder, pictures, special_ids))
+    batches = list(_batches(contract, new_tokens, seed, vision, pictures, special_ids))
     rows: list[RowParity] = []
     for batch in batches:
         references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
         logits = _teacher_forced(session, batch, [tokens for tokens, _, _ in references])
         rows += [_compare(p, out, *reference) for p, out, reference in zip(batch, logits, references, strict=True)]
-    features = compare_features(model, truth, encoder, pictures) if encoder is not None and pictures else ()
+    features = compare_features(model, truth, vision.encoder, pictures) if vision is not None and pictures else ()
     del truth
     own = max(row.reference_error for row in rows)
     tolerance = HALF_PRECISION_FACTOR * own if half else FP32_TOLERANCE
@@ -73,20 +73,20 @@ def _batches(
     contract: EngineContract,
     new_tokens: int,
     seed: int,
-    encoder: VisionEncoder | None,
+    vision: VisionPipeline | None,
     pictures: Sequence[ProcessedImage],
     special_ids: Sequence[int],
 ) -> Iterator[list[Prompt]]:
     """Ragged text, one text alone, and pictures beside a text. A model with images in front always has one."""
     texts = text_prompts(contract, new_tokens, seed, special_ids)
-    if encoder is None or not encoder.processor.placeholders.leading:
+    if vision is None or not vision.processor.placeholders.leading:
         yield texts
         if len(texts) > 1:
             yield texts[:1]
     else:
         texts = []
-    if encoder is not None and pictures:
-        mixed = [*picture_prompts(contract, encoder, pictures, new_tokens, seed, special_ids), *texts[:1]]
+    if vision is not None and pictures:
+        mixed = [*picture_prompts(contract, vision, pictures, new_tokens, seed, special_ids), *texts[:1]]
         if contract.max_batch == 1:
             mixed = [prompt for prompt in mixed if prompt.pictures]
         for first in range(0, len(mixed), contract.max_batch):

@@ -16,7 +16,7 @@ from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 
 if TYPE_CHECKING:
     from tt_edge.contract import EngineContract
-    from tt_edge.runtime.multimodal.encoder import VisionEncoder
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 #: Heights and widths of the pictures that are made where none are given: odd ones and, where those are too large, small ones.
 _SIZES = (((118, 157), (201, 75)), ((60, 81), (45, 31)))
@@ -48,7 +48,7 @@ def text_prompts(contract: EngineContract, new_tokens: int, seed: int, excluded:
 
 def picture_prompts(
     contract: EngineContract,
-    encoder: VisionEncoder,
+    vision: VisionPipeline,
     pictures: Sequence[ProcessedImage],
     new_tokens: int,
     seed: int,
@@ -58,8 +58,8 @@ def picture_prompts(
 
     Raises ``CapacityError`` where not even the first fits.
     """
-    room, leading = _room(contract, new_tokens), encoder.processor.placeholders.leading
-    vocabulary = np.setdiff1d(np.arange(contract.vocab_size), [*excluded, *encoder.token_ids])
+    room, leading = _room(contract, new_tokens), vision.processor.placeholders.leading
+    vocabulary = np.setdiff1d(np.arange(contract.vocab_size), [*excluded, *vision.processor.token_ids])
     generator = np.random.default_rng(seed)
     found: list[Prompt] = []
     for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
@@ -78,17 +78,17 @@ def picture_prompts(
         ]
         ids = list(texts[0])
         for picture, text in zip(chosen, texts[1:], strict=True):
-            ids += [encoder.token_ids[0]] * picture.tokens + text
-        found.append(Prompt(ids, tuple(chosen), encoder.prompt_images(ids, chosen)))
+            ids += [vision.processor.token_ids[0]] * picture.tokens + text
+        found.append(Prompt(ids, tuple(chosen), vision.prompt_images(ids, chosen)))
     return found
 
 
-def default_pictures(encoder: VisionEncoder) -> list[NDArray[np.uint8]]:
+def default_pictures(vision: VisionPipeline) -> list[NDArray[np.uint8]]:
     """Two pictures that fit the compiled vision network together, or at least apart."""
-    most = encoder.session.contract.max_image_tokens
+    most = vision.encoder.session.contract.max_image_tokens
     for sizes in _SIZES:
         found = [drawn(*size, seed) for seed, size in enumerate(sizes)]
-        if max(encoder.process(picture).tokens for picture in found) <= most:
+        if max(vision.processor.preprocess(picture).tokens for picture in found) <= most:
             break
     return found
 

@@ -20,7 +20,7 @@ from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
 from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
 from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
-from tt_edge.runtime.multimodal.preprocess import ImageSource, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, Video
 from tt_edge.runtime.scheduling.request import Timing
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class PyTorchVLM(PyTorchBaseline):
         if self.processor is not None:
             return processor_inputs(self.processor, prompt, images, add_special_tokens=add_special_tokens)
         assert llm.vision is not None
-        ids, processed = llm.vision.tokenize(llm.tokenizer, prompt, images, add_special_tokens=add_special_tokens)
+        ids, processed = llm.vision.processor.tokenize(
+            llm.tokenizer, prompt, images, add_special_tokens=add_special_tokens
+        )
         return model_inputs(self.model, [ids], processed)
 
     def continue_greedily(

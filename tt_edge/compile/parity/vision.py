@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tt_edge.runtime.multimodal.encoder import VisionEncoder
-    from tt_edge.runtime.multimodal.preprocess import Preprocessor
+    from tt_edge.runtime.multimodal.processor import MultimodalProcessor
     from tt_edge.runtime.text.chat_template import ChatTemplate
     from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
@@ -65,7 +65,7 @@ def compare_features(
 
 def compare_preprocessing(
     source: str | os.PathLike[str],
-    preprocessor: Preprocessor,
+    preprocessor: MultimodalProcessor,
     tokenizer: BundleTokenizer,
     template: ChatTemplate | None,
     images: Sequence[np.ndarray],
@@ -77,7 +77,7 @@ def compare_preprocessing(
         return str(error)
     if processor is None:
         return "its processor is code of the checkpoint"
-    placeholders = preprocessor.processor.placeholders
+    placeholders = preprocessor.placeholders
     if placeholders.leading:
         images, prompt = images[:1], "Question: what is this? Answer:"
     elif template is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.errors import InvalidInputError, MissingDependencyError
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of_row
+from tt_edge.runtime.multimodal.sources import ImageSource, images_of_row
 
 #: What a model takes, by name: ``input_ids`` int64 ``[B, S]`` and, of pictures, what its family has for them.
 Batch: TypeAlias = Mapping[str, Tensor]

@@ -14,7 +14,7 @@ from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.runtime.multimodal.images import ProcessedImage
-from tt_edge.runtime.multimodal.preprocess import Preprocessor, read_processor
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.chat_template import ChatTemplate
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
@@ -46,7 +46,7 @@ class CalibrationPictures:
         self._template = ChatTemplate.from_bundle(files, self._tokenizer.special_tokens)
         _, geometry = tower_of(model, kind)
         self._sizes = _SIZES if geometry.tile_size is None else _TILE_SIZES
-        self._preprocessor = Preprocessor(*read_processor(files, geometry, self._tokenizer))
+        self._processor = MultimodalProcessor.from_files(files, geometry, self._tokenizer)
 
     @classmethod
     def of(cls, model: PreTrainedModel, folder: Path) -> CalibrationPictures | None:
@@ -66,7 +66,7 @@ class CalibrationPictures:
     def illustrated(self, text: str, number: int) -> Sample:
         """``text`` behind the picture of that number, which is drawn: a user's turn, where there is a chat template."""
         picture = drawn(*self._sizes[number % len(self._sizes)], number)
-        placeholders = self._preprocessor.processor.placeholders
+        placeholders = self._processor.placeholders
         if self._template is not None:
             parts = [{"type": "image"}, {"type": "text", "text": text}]
             prompt = self._template.render([{"role": "user", "content": parts}])
@@ -77,7 +77,7 @@ class CalibrationPictures:
 
     def _read(self, sample: Sample) -> tuple[list[int], list[ProcessedImage]]:
         try:
-            ids, images = self._preprocessor.tokenize(
+            ids, images = self._processor.tokenize(
                 self._tokenizer, sample.text, sample.images, add_special_tokens=not sample.is_chat
             )
         except TTEdgeError as error:

@@ -13,8 +13,8 @@ import numpy as np
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of_row
 from tt_edge.runtime.multimodal.prompt_images import PromptImages, place_images
+from tt_edge.runtime.multimodal.sources import ImageSource, images_of_row
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.chat_template import Message
 

@@ -75,7 +75,7 @@ def measure(
         start, given = time.perf_counter(), NO_IMAGES
         if images:
             assert llm.vision is not None
-            llm.vision.forget()
+            llm.vision.encoder.forget()
             given = llm.vision.prompt_images(ids, images)
         seconds = time.perf_counter() - start
         scheduler, request = Scheduler(llm.session, slots=1), Request(list(ids), config, images=given)
@@ -114,10 +114,10 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0) -> li
         raise InvalidInputError(
             f"{length} input tokens have no room for {image_tokens} image tokens and text; raise --isl, or lower --image_tokens"
         )
-    vocabulary = np.setdiff1d(np.arange(llm.session.contract.vocab_size), llm.vision.token_ids)
+    vocabulary = np.setdiff1d(np.arange(llm.session.contract.vocab_size), llm.vision.processor.token_ids)
     text: list[int] = np.random.default_rng(seed).choice(vocabulary, length - image_tokens).tolist()
     before = 0 if llm.vision.processor.placeholders.leading else len(text) // 2
-    return text[:before] + [llm.vision.token_ids[0]] * image_tokens + text[before:]
+    return text[:before] + [llm.vision.processor.token_ids[0]] * image_tokens + text[before:]
 
 
 def vision_table(speeds: Sequence[VisionSpeed]) -> str:

@@ -13,19 +13,19 @@ from tt_edge.folder import CheckedFile
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.engine.tensorrt_engine import TensorRTEngine
-from tt_edge.runtime.multimodal.vision_inputs import Feeds
+from tt_edge.runtime.multimodal.vision_inputs import VisionInputs
 from tt_edge.tensorrt_api import TensorRT
 from tt_edge.vision_contract import VisionContract
 
 
 class VisionSession(ABC):
-    """One call at a time: inputs of ``vision_inputs.vision_feeds`` in, tables of features out."""
+    """One call at a time: inputs of ``vision_inputs.vision_inputs`` in, tables of features out."""
 
     def __init__(self, contract: VisionContract) -> None:
         self.contract = contract
 
     @abstractmethod
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run(self, feeds: VisionInputs) -> dict[str, np.ndarray]:
         """The contract's outputs by name, ``[rows, hidden]``; the next call may write over them."""
 
     def close(self) -> None:  # noqa: B027 (an evaluator holds no device memory)
@@ -39,7 +39,7 @@ class ReferenceVision(VisionSession):
         super().__init__(contract)
         self._evaluator = ReferenceEvaluator(network)
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run(self, feeds: VisionInputs) -> dict[str, np.ndarray]:
         return self._evaluator.run(feeds)
 
 
@@ -75,7 +75,7 @@ class TensorRTVision(VisionSession):
             self.close()
             raise
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def run(self, feeds: VisionInputs) -> dict[str, np.ndarray]:
         engine = self._engine
         assert engine is not None
         for name, array in feeds.items():

@@ -1,6 +1,6 @@
-"""What a vision network is fed for some pictures: everything about it that depends on their sizes. Torch-free.
+"""The inputs of a vision network for some images: everything that depends on their sizes. Torch-free.
 
-The computations are those of transformers' ``vision_utils``, for one picture after the other; the order of patches is that of the
+The computations are those of transformers' ``vision_utils``, for one image after the other; the order of patches is that of the
 processors: block by block of ``merge_size`` squared patches, which become one token.
 """
 
@@ -8,64 +8,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
 from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, VisionContract, VisionGeometry
 
-Feeds = dict[str, np.ndarray]
-Grid = tuple[int, int, int]
+#: The inputs by name.
+VisionInputs = dict[str, np.ndarray]
 Rows = NDArray[np.int64]
 
 
-class Picture(Protocol):
-    """A preprocessed image or video: ``tt_edge.runtime.multimodal.images``."""
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """Patches ``[N, patch_dim]``, or tiles ``[n, 3, H, W]``."""
-
-    @property
-    def grid(self) -> Grid | None:
-        """Frames (after merging pairs of them), rows and columns of patches; ``None`` for tiles."""
-
-    @property
-    def tokens(self) -> int:
-        """Image tokens in the prompt."""
-
-
-def vision_feeds(contract: VisionContract, pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
-    """Inputs of one call for ``pictures``, and which row of its result is which image token, in their order.
+def vision_inputs(contract: VisionContract, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+    """Inputs of one call for ``images``, and the row of its result for each image token, in their order.
 
     Raises ``CapacityError`` for more than the network takes, before anything is computed.
     """
-    tokens = sum(picture.tokens for picture in pictures)
+    tokens = sum(image.tokens for image in images)
     if tokens > contract.max_image_tokens:
         raise CapacityError(
-            f"{len(pictures)} images have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give "
+            f"{len(images)} images have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give "
             "fewer or smaller images, or compile with a larger --max-image-tokens"
         )
     geometry = contract.geometry
-    feeds, rows = _tiles(pictures) if geometry.unit == TILES else _patches(geometry, pictures)
-    units = len(next(iter(feeds.values())))
+    inputs, rows = _tiles(images) if geometry.unit == TILES else _patches(geometry, images)
+    units = len(next(iter(inputs.values())))
     if units > contract.max_units:
         raise CapacityError(
             f"the images' edges leave {units} {geometry.unit} partly empty, and the compiled model takes {contract.max_units}; "
             "give fewer or less elongated images, or compile with a larger --max-image-tokens"
         )
     if (more := contract.min_units - units) > 0:
-        feeds = {name: _padded(name, array, more, geometry) for name, array in feeds.items()}
+        inputs = {name: _padded(name, array, more, geometry) for name, array in inputs.items()}
     if geometry.ragged:
-        feeds |= _offsets(feeds)
-    typed = {t.name: np.ascontiguousarray(feeds[t.name], t.dtype.numpy) for t in contract.inputs}
+        inputs |= _offsets(inputs)
+    typed = {t.name: np.ascontiguousarray(inputs[t.name], t.dtype.numpy) for t in contract.inputs}
     return typed, rows
 
 
 def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:
-    """``array`` with ``more`` units of nothing, which nothing that counts looks at."""
+    """``array`` with ``more`` masked units behind: no image token attends to them."""
     shape = (more, *array.shape[1:])
     if name == "window_ids":  # windows of their own, no larger than others
         fill = np.broadcast_to(-1 - (np.arange(more) // geometry.window_tokens)[:, None], shape)
@@ -74,41 +58,41 @@ def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -
     return np.concatenate([array, fill.astype(array.dtype)])
 
 
-def _offsets(feeds: Feeds) -> Feeds:
-    """What a ragged tower takes in place of numbers of segments and windows: where each begins, and the end."""
-    if TILE_PIXELS in feeds:
-        return {CU_TILES: np.arange(len(feeds[TILE_PIXELS]) + 1)}
+def _offsets(inputs: VisionInputs) -> VisionInputs:
+    """Inputs of a ragged tower in place of segment and window ids: the offset of each, and the end."""
+    if TILE_PIXELS in inputs:
+        return {CU_TILES: np.arange(len(inputs[TILE_PIXELS]) + 1)}
     found = {}
     for name, offsets in OFFSETS_OF.items():
-        if name in feeds:
-            ids = feeds[name].reshape(-1)
+        if name in inputs:
+            ids = inputs[name].reshape(-1)
             found[offsets] = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
     return found | {"max_seqlen_carrier": np.zeros(np.diff(found["cu_seqlens"]).max())}
 
 
-def _tiles(pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
-    pixels = np.concatenate([picture.pixels for picture in pictures])
-    return {TILE_PIXELS: pixels}, np.arange(sum(picture.tokens for picture in pictures))
+def _tiles(images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+    pixels = np.concatenate([image.pixels for image in images])
+    return {TILE_PIXELS: pixels}, np.arange(sum(image.tokens for image in images))
 
 
-def _patches(geometry: VisionGeometry, pictures: Sequence[Picture]) -> tuple[Feeds, Rows]:
+def _patches(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     merge, block = geometry.merge_size, geometry.merge_size**2
-    grids = [_grid(picture, merge) for picture in pictures]
-    patches = np.concatenate([picture.pixels for picture in pictures])
+    grids = [_grid(image, merge) for image in images]
+    patches = np.concatenate([image.pixels for image in images])
     count = sum(math.prod(grid) for grid in grids)
     if patches.shape != (count, geometry.patch_dim):
         raise InvalidInputError(
             f"patches {patches.shape} do not fit grids {grids}; pass [{count}, {geometry.patch_dim}] in all"
         )
-    feeds: Feeds = {
+    inputs: VisionInputs = {
         "patches": patches,
         "patch_positions": np.concatenate([patch_positions(grid, merge) for grid in grids]),
         "segment_ids": _segments(grids),
     }
     if geometry.position_table_side:
         pairs = [interpolation(grid, merge, geometry.position_table_side) for grid in grids]
-        feeds["interpolation_indices"], feeds["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
-    by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in feeds.items()}
+        inputs["interpolation_indices"], inputs["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
+    by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in inputs.items()}
     if not geometry.window_tokens:
         return by_token, np.arange(count // block)
     windows = np.concatenate(_windows(grids, merge, geometry.window_tokens))  # [W, tokens], -1 where empty
@@ -128,8 +112,8 @@ def _patches(geometry: VisionGeometry, pictures: Sequence[Picture]) -> tuple[Fee
     return arranged, rows
 
 
-def _grid(picture: Picture, merge: int) -> Grid:
-    grid = picture.grid
+def _grid(image: ProcessedImage, merge: int) -> Grid:
+    grid = image.grid
     if grid is None or min(grid) < 1 or grid[1] % merge or grid[2] % merge:
         raise InvalidInputError(f"an image has the grid {grid}; its rows and columns must be multiples of {merge}")
     return grid

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tt_edge.runtime.multimodal.preprocess import ImageSource, images_of
+from tt_edge.runtime.multimodal.sources import ImageSource, images_of
 from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 
 

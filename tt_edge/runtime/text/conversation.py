@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tt_edge.errors import CapacityError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.multimodal.preprocess import ImageSource
+from tt_edge.runtime.multimodal.sources import ImageSource
 from tt_edge.runtime.text.chat_template import Message
 from tt_edge.runtime.text.completion import Completion
 

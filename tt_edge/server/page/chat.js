@@ -5,22 +5,22 @@ const at = (id) => document.getElementById(id);
 const log = at("log"), form = at("form"), text = at("text"), send = at("send");
 const SIDE = 2048, KEPT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"], LARGE = 4 << 20;
 let model = null, turns = [], running = null; // running: the AbortController of the answer that is on its way
-let takesImages = false, attached = []; // pictures of the next message: {name, url}, url of the form data:image/…
+let takesImages = false, attached = []; // images of the next message: {name, url}, url of the form data:image/…
 
 function headers() {
   const key = at("key").value.trim();
   return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
 }
 
-function show(kind, content = "", pictures = []) {
+function show(kind, content = "", images = []) {
   log.querySelector(".empty")?.remove();
   const turn = document.createElement("div");
   turn.className = kind === "note" ? "note" : `turn ${kind}`;
   turn.textContent = content; // never as HTML: it is a model's
-  if (pictures.length) {
+  if (images.length) {
     const row = document.createElement("div");
-    row.className = "pictures";
-    row.append(...pictures.map(picture));
+    row.className = "images";
+    row.append(...images.map(thumbnail));
     turn.prepend(row);
   }
   log.append(turn);
@@ -28,7 +28,7 @@ function show(kind, content = "", pictures = []) {
   return turn;
 }
 
-function picture({ name, url }) {
+function thumbnail({ name, url }) {
   const image = document.createElement("img");
   image.alt = name;
   image.src = url;
@@ -48,7 +48,7 @@ function showAttached() {
       showAttached();
       text.focus();
     });
-    item.append(picture(one), remove);
+    item.append(thumbnail(one), remove);
     return item;
   }));
 }
@@ -60,7 +60,7 @@ const dataUrl = (blob) => new Promise((resolve, reject) => {
   reader.readAsDataURL(blob);
 });
 
-// Small pictures as they are; large ones, and formats that the server does not read, drawn anew.
+// Small images as they are; large ones, and formats that the server does not read, drawn anew.
 async function read(file) {
   const bitmap = await createImageBitmap(file);
   const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
@@ -77,11 +77,11 @@ async function read(file) {
 async function attach(files) {
   for (const file of files) {
     if (!file.type.startsWith("image/")) continue;
-    const name = file.name || "picture";
+    const name = file.name || "image";
     try {
       attached.push({ name, url: await read(file) });
     } catch {
-      at("status").textContent = `${name} cannot be read as a picture`;
+      at("status").textContent = `${name} cannot be read as an image`;
     }
   }
   showAttached();
@@ -138,10 +138,10 @@ async function* events(response) {
   }
 }
 
-// What a message is to the server: text, or its pictures and then the text.
-function content(message, pictures) {
-  if (!pictures.length) return message;
-  const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+// What a message is to the server: text, or its images and then the text.
+function content(message, images) {
+  if (!images.length) return message;
+  const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return message ? [...parts, { type: "text", text: message }] : parts;
 }
 
@@ -211,19 +211,19 @@ function fit() {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (running) return running.abort();
-  const message = text.value.trim(), pictures = attached;
-  if (!message && !pictures.length) return;
+  const message = text.value.trim(), images = attached;
+  if (!message && !images.length) return;
   if (!model) await connect();
   if (!model) return;
-  const shown = show("user", message, pictures);
+  const shown = show("user", message, images);
   text.value = "";
   attached = [];
   showAttached();
   fit();
-  if (!(await answer({ role: "user", content: content(message, pictures) }))) { // give the message back, to try again
+  if (!(await answer({ role: "user", content: content(message, images) }))) { // give the message back, to try again
     shown.remove();
     text.value = message;
-    attached = pictures;
+    attached = images;
     showAttached();
     fit();
   }

@@ -1,4 +1,4 @@
-"""Pictures of all kinds are read, and whatever is none is refused in a line."""
+"""Images of all kinds are read, and whatever is none is refused in a line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import ImageLimits, load_image, pixels_of
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
 
 def encoded(mode="RGB", format="PNG", **options):
     file = io.BytesIO()
-    Image.fromarray(PICTURE).convert(mode).save(file, format, **options)
+    Image.fromarray(IMAGE).convert(mode).save(file, format, **options)
     return file.getvalue()
 
 
@@ -27,14 +27,14 @@ def encoded(mode="RGB", format="PNG", **options):
 def test_colours_of_every_kind(mode):
     if mode == "I;16":
         file = io.BytesIO()
-        Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 256).save(file, "PNG")
+        Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 256).save(file, "PNG")
         content = file.getvalue()
     else:
         content = encoded(mode)
     image = load_image(content)
     assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
     if mode in ("RGB", "RGBA"):
-        assert np.array_equal(image, PICTURE)
+        assert np.array_equal(image, IMAGE)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "BMP", "GIF"])
@@ -46,12 +46,12 @@ def test_exif_turns_it(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise
     (tmp_path / "a.png").write_bytes(encoded(exif=exif))
-    assert np.array_equal(load_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
+    assert np.array_equal(load_image(tmp_path / "a.png"), np.rot90(IMAGE, -1))
 
 
 def test_data_url():
     url = "data:image/png;base64," + base64.b64encode(encoded()).decode()
-    assert np.array_equal(load_image(url), PICTURE)
+    assert np.array_equal(load_image(url), IMAGE)
 
 
 def bomb():
@@ -104,11 +104,11 @@ def test_no_file(source, message):
 
 def test_pixels(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded())
-    assert pixels_of(PICTURE) is PICTURE
-    assert np.array_equal(pixels_of(tmp_path / "a.png"), PICTURE)
+    assert pixels_of(IMAGE) is IMAGE
+    assert np.array_equal(pixels_of(tmp_path / "a.png"), IMAGE)
 
 
-@pytest.mark.parametrize("pixels", [PICTURE / 255, PICTURE[..., 0], PICTURE[..., :2], PICTURE[:0]])
+@pytest.mark.parametrize("pixels", [IMAGE / 255, IMAGE[..., 0], IMAGE[..., :2], IMAGE[:0]])
 def test_pixels_of_another_kind(pixels):
     with pytest.raises(InvalidInputError, match=r"an image is an array .*; give uint8 \[height, width, 3\]"):
         pixels_of(pixels)

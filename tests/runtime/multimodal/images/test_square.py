@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from transformers import BlipImageProcessor, CLIPImageProcessor, LlavaImageProcessor
 
-from tests.runtime.multimodal.images.pictures import SIZES, assert_same_pixels, photo, tiled_settings
+from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.multimodal.images import image_processor_for
 
@@ -47,7 +47,7 @@ def test_a_strip():
 
 
 def test_another_size_than_the_networks():
-    with pytest.raises(BundleError, match=r"makes pictures of \(224, 224\), and the vision network takes \(56, 56\)"):
+    with pytest.raises(BundleError, match=r"makes images of \(224, 224\), and the vision network takes \(56, 56\)"):
         image_processor_for(tiled_settings("llava", CLIPImageProcessor().to_dict(), (56, 56)))
 
 

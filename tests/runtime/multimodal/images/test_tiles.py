@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 from transformers import GotOcr2ImageProcessor
 
-from tests.runtime.multimodal.images.pictures import SIZES, assert_same_pixels, photo, tiled_settings
+from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import image_processor_for
 from tt_edge.runtime.multimodal.images.tiles import nearest_ratio, ratio_and_area
@@ -47,22 +47,22 @@ def test_eagles_arrangement(size, arrangement):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_eagles_pixels(size):
-    """Tiles row by row, and the whole picture small where there are several; torchvision's bicubic filter."""
+    """Tiles row by row, and the whole image small where there are several; torchvision's bicubic filter."""
     image = {"size": {"height": SIDE, "width": SIDE}, "max_dynamic_tiles": 6, "use_thumbnail": True}
     got = image_processor_for(tiled_settings("eagle2", image, (SIDE, SIDE), tokens=4)).process(photo(*size))
     columns, rows = ratio_and_area(size, (SIDE, SIDE), 1, 6)
-    picture = torch.from_numpy(photo(*size)).permute(2, 0, 1)
+    image = torch.from_numpy(photo(*size)).permute(2, 0, 1)
     bicubic = {"interpolation": functional.InterpolationMode.BICUBIC, "antialias": True}
-    whole = functional.resize(picture, [rows * SIDE, columns * SIDE], **bicubic)
+    whole = functional.resize(image, [rows * SIDE, columns * SIDE], **bicubic)
     tiles = [tile for row in whole.split(SIDE, 1) for tile in row.split(SIDE, 2)]
     if len(tiles) > 1:
-        tiles.append(functional.resize(picture, [SIDE, SIDE], **bicubic))
+        tiles.append(functional.resize(image, [SIDE, SIDE], **bicubic))
     want = (torch.stack(tiles).float() / 255 - 0.5) / 0.5
     assert_same_pixels(got.pixels, want.numpy(), [0.5] * 3)
     assert got.tokens == 4 * len(tiles)
 
 
-def test_of_equals_the_larger_is_taken_for_large_pictures():
+def test_of_equals_the_larger_is_taken_for_large_images():
     assert nearest_ratio((56, 56), (56, 56), 1, 12) == (1, 1)
     assert nearest_ratio((560, 560), (56, 56), 1, 12) == (3, 3)
 

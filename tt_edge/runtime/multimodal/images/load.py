@@ -1,4 +1,4 @@
-"""Reading a picture that comes from somebody else."""
+"""Reading an image that comes from somebody else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture may be at most: bytes of its file, and pixels, which are checked before anything is decoded."""
+    """What an image may be at most: bytes of its file, and pixels, which are checked before anything is decoded."""
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64 << 20
@@ -44,11 +44,11 @@ def pixels_of(image: ImageFile) -> NDArray[np.uint8]:
 
 
 def load_image(source: str | os.PathLike[str] | bytes, limits: ImageLimits | None = None) -> NDArray[np.uint8]:
-    """The picture's pixels ``[H, W, 3]``: turned as its EXIF says, colours of any kind converted, alpha left out.
+    """The image's pixels ``[H, W, 3]``: turned as its EXIF says, colours of any kind converted, alpha left out.
 
     ``source`` is a path, a ``data:image/…;base64,`` URL, or a file's content. (The Hugging Face processors drop alpha in the same
     way; what lies under transparent pixels shows.) Raises ``InvalidInputError`` for what is missing, damaged, too large,
-    or no picture.
+    or no image.
     """
     limits, image_module = limits or ImageLimits(), _pillow()
     name, content = _content(source, limits)

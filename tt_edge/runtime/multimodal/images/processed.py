@@ -1,9 +1,10 @@
-"""A picture or a video, ready for a vision network."""
+"""An image or a video, ready for a vision network."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,9 @@ class ProcessedImage:
     interval: float = 1.0
     timestamps: tuple[float, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the pixels and their shape, in hex: equal for equal pictures."""
+        """SHA-256 of the pixels and their shape, in hex: equal for equal images."""
         shape = repr((self.pixels.shape, self.grid)).encode()
         return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
 

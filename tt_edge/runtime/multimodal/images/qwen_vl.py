@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of nearly their own size, and videos, in patches."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of nearly their own size, and videos, in patches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLACEHOLDERS = Placeholders("<|image_pad|>", "<|video_pad|>")
 
 @dataclass(frozen=True)
 class PixelBounds:
-    """The least and most pixels of a picture; of all frames together where ``of_all_frames``."""
+    """The least and most pixels of an image; of all frames together where ``of_all_frames``."""
 
     least: int
     most: int
@@ -53,7 +53,7 @@ def check_frames(frames: Sequence[NDArray[np.uint8]]) -> None:
 class QwenVLProcessor:
     """As ``Qwen2VLImageProcessor`` and the video processors: sides to multiples of a token's, pixels between two bounds.
 
-    A picture is two equal frames. ``tokens_per_second``, of Qwen2.5-VL, is how many positions a second of video takes;
+    An image is two equal frames. ``tokens_per_second``, of Qwen2.5-VL, is how many positions a second of video takes;
     ``timed``, of Qwen3-VL, has the time in the prompt before each frame.
     """
 
@@ -98,7 +98,7 @@ class QwenVLProcessor:
             )
 
     def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess a picture ``[H, W, 3]``."""
+        """Preprocess an image ``[H, W, 3]``."""
         height, width = self.size_of(*image.shape[:2])
         pixels = normalize(resize(image, height, width, self.resample), self.mean, self.std)  # [3, H, W]
         return self._patches(np.broadcast_to(pixels, (self.temporal_patch_size, *pixels.shape)))
@@ -128,7 +128,7 @@ class QwenVLProcessor:
         )
 
     def size_of(self, height: int, width: int, bounds: PixelBounds | None = None, frames: int = 1) -> tuple[int, int]:
-        """The size, in pixels, that a picture is made: multiples of a token's side, the number of pixels within ``bounds``.
+        """The size, in pixels, that an image is made: multiples of a token's side, the number of pixels within ``bounds``.
 
         Where those are of all ``frames``, frames are counted as the patches hold them, and small ones enlarged first.
         """

@@ -17,11 +17,11 @@ def resize(image: NDArray[np.uint8], height: int, width: int, resample: int) -> 
     from PIL import Image
 
     method = Image.Resampling(resample)
-    picture = Image.fromarray(image)
+    resized = Image.fromarray(image)
     for size in ((width, image.shape[0]), (width, height)):
-        if picture.size != size:
-            picture = picture.resize(size, method)
-    return np.array(picture)
+        if resized.size != size:
+            resized = resized.resize(size, method)
+    return np.array(resized)
 
 
 def normalize(image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""LLaVA and BLIP-2: a picture in one size."""
+"""LLaVA and BLIP-2: an image in one size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class SquareProcessor:
     """As ``CLIPImageProcessor``, ``LlavaImageProcessor`` and ``BlipImageProcessor``.
 
-    ``shortest_edge`` keeps proportions, and the middle of ``tile_size`` is cut out; without it the picture is stretched.
+    ``shortest_edge`` keeps proportions, and the middle of ``tile_size`` is cut out; without it the image is stretched.
     ``pad`` makes it a square before, with the mean colour around it.
     """
 
@@ -58,13 +58,13 @@ class SquareProcessor:
             )
         if found.tile_size != geometry.tile_size:
             raise BundleError(
-                f"the image processor makes pictures of {tile}, and the vision network takes {geometry.tile_size}; correct "
+                f"the image processor makes images of {tile}, and the vision network takes {geometry.tile_size}; correct "
                 "preprocessor_config.json and compile again"
             )
         return found
 
     def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess a picture ``[H, W, 3]``. Raises ``InvalidInputError`` for one that is much longer than wide."""
+        """Preprocess an image ``[H, W, 3]``. Raises ``InvalidInputError`` for one that is much longer than wide."""
         if self.pad:
             image = _padded_to_square(image, tuple(int(255 * part) for part in self.mean))
         if self.shortest_edge is None:
@@ -94,7 +94,7 @@ def _padded_to_square(image: NDArray[np.uint8], colour: tuple[int, ...]) -> NDAr
 
 
 def _middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """``height`` x ``width`` pixels of the middle; black around a picture that is smaller."""
+    """``height`` x ``width`` pixels of the middle; black around an image that is smaller."""
     missing = [max(0, wanted - have) for wanted, have in zip((height, width), image.shape, strict=False)]
     if any(missing):
         image = np.pad(image, [*((more // 2, more - more // 2) for more in missing), (0, 0)])

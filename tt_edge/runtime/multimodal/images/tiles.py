@@ -1,4 +1,4 @@
-"""InternVL and Eagle 2: a picture in tiles, as many as suit its shape, and the whole picture small."""
+"""InternVL and Eagle 2: an image in tiles, as many as suit its shape, and the whole image small."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Columns and rows of tiles.
 Arrangement = tuple[int, int]
-#: Height and width of a picture and of a tile, the least and the most tiles: the arrangement that suits.
+#: Height and width of an image and of a tile, the least and the most tiles: the arrangement that suits.
 Choice = Callable[[tuple[int, int], tuple[int, int], int, int], Arrangement]
 
 
@@ -85,7 +85,7 @@ class TilingProcessor:
         return found
 
     def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess a picture ``[H, W, 3]``."""
+        """Preprocess an image ``[H, W, 3]``."""
         size, (height, width) = (image.shape[0], image.shape[1]), self.tile_size
         columns, rows = self.choose(size, self.tile_size, self.min_tiles, self.max_tiles)
         whole = resize(image, rows * height, columns * width, self.resample)
@@ -98,7 +98,7 @@ class TilingProcessor:
 
 @lru_cache(maxsize=256)
 def nearest_ratio(size: tuple[int, int], tile: tuple[int, int], least: int, most: int) -> Arrangement:
-    """The arrangement nearest to the picture's proportions; of equals the larger, while half of its pixels are in the picture."""
+    """The arrangement nearest to the image's proportions; of equals the larger, while half of its pixels are in the image."""
     ratio, pixels = size[1] / size[0], size[0] * size[1]
     best, distance = (1, 1), float("inf")
     sides = range(1, most + 1)
@@ -112,7 +112,7 @@ def nearest_ratio(size: tuple[int, int], tile: tuple[int, int], least: int, most
 
 @lru_cache(maxsize=256)
 def ratio_and_area(size: tuple[int, int], tile: tuple[int, int], least: int, most: int) -> Arrangement:
-    """The arrangement whose proportions are the picture's and whose pixels are three fifths of the picture's or more."""
+    """The arrangement whose proportions are the image's and whose pixels are three fifths of the image's or more."""
     ratio, pixels = size[1] / size[0], size[0] * size[1]
     # The first of equals wins, and Eagle 2 has them in the order of a Python set: pairs of integers hash the same everywhere,
     # and what else decides is the order in which they come.

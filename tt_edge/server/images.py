@@ -1,4 +1,4 @@
-"""From a request with pictures to a prompt that a model takes: read and encoded beside the event loop, with limits."""
+"""From a request with images to a prompt that a model takes: read and encoded beside the event loop, with limits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tt_edge.server import answers
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
 
-#: Most bytes of a body, where the model takes text alone and where it takes pictures.
-TEXT_BODY, PICTURE_BODY = 1 << 20, 32 << 20
+#: Most bytes of a body, where the model takes text alone and where it takes images.
+TEXT_BODY, IMAGE_BODY = 1 << 20, 32 << 20
 
-#: Most bytes of bodies that are held at one time, until their pictures are encoded: sixteen of the largest. Bodies of text never
+#: Most bytes of bodies that are held at one time, until their images are encoded: sixteen of the largest. Bodies of text never
 #: come to this; how many requests there are is bounded before.
 MAX_HELD = 512 << 20
 
-#: Most pictures of one request.
-MAX_PICTURES = 32
+#: Most images of one request.
+MAX_IMAGES = 32
 
 
 class ClientGoneError(Exception):
@@ -55,8 +55,8 @@ async def encode(
     """
     if not images:
         return await model.encode(prompt, add_special_tokens=False)
-    if len(images) > MAX_PICTURES:
-        raise ApiError(400, f"the messages have {len(images)} pictures, more than {MAX_PICTURES}; send fewer")
+    if len(images) > MAX_IMAGES:
+        raise ApiError(400, f"the messages have {len(images)} images, more than {MAX_IMAGES}; send fewer")
     start = time.perf_counter()
     work = asyncio.ensure_future(model.encode(prompt, images, add_special_tokens=False))
     gone = asyncio.ensure_future(answers.disconnected(request))
@@ -65,7 +65,7 @@ async def encode(
         await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             encoded = work.result()
-            metrics.pictures(len(images), time.perf_counter() - start)
+            metrics.images(len(images), time.perf_counter() - start)
             return encoded
         if gone.done():
             raise ClientGoneError

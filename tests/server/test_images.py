@@ -1,4 +1,4 @@
-"""Pictures over HTTP: the answers of the Python API, what is refused, and that the server stays usable meanwhile."""
+"""Images over HTTP: the answers of the Python API, what is refused, and that the server stays usable meanwhile."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.server.conftest import serving_llm
 from tests.server.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
-from tt_edge.server import pictures
+from tt_edge.server import images
 
 pytestmark = pytest.mark.xdist_group("road scenes")
 
-PICTURES = {path.stem: path for path in (CHECKPOINT.parent / "pictures").glob("*.png")}
+IMAGES = {path.stem: path for path in (CHECKPOINT.parent / "pictures").glob("*.png")}
 QUESTION = "Describe the picture."
 CONFIG = GenerationConfig(24)
 
@@ -34,7 +34,7 @@ def url_of(content: bytes, kind: str = "png") -> str:
 
 
 def image(name: str, **more) -> dict:
-    url = url_of(PICTURES[name].read_bytes())
+    url = url_of(IMAGES[name].read_bytes())
     return {"type": "image_url", "image_url": {"url": url, **more}}
 
 
@@ -73,7 +73,7 @@ def ask(client, messages, **more):
     return client.chat.completions.create(model="road", messages=messages, max_tokens=24, temperature=0, **more)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_answers_are_the_python_apis(client, alone, name):
     answer = ask(client, [user(image(name, detail="high"), text(QUESTION))])
     assert answer.choices[0].message.content == alone((image(name), text(QUESTION)))
@@ -91,25 +91,25 @@ def test_streamed(client, alone):
     assert len(pieces) > 5
 
 
-def test_two_pictures_in_the_middle_of_text(client, alone):
+def test_two_images_in_the_middle_of_text(client, alone):
     parts = (text("Look: "), image("night"), text(" and "), image("clear"), text(" How many cars?"))
     assert ask(client, [user(*parts)]).choices[0].message.content == alone(parts)
 
 
-def test_a_second_turn_finds_the_picture_in_the_cache(served, client, alone):
+def test_a_second_turn_finds_the_image_in_the_cache(served, client, alone):
     first = user(image("blocked"), text(QUESTION))
     answer = ask(client, [first]).choices[0].message.content
-    steps = len(served.model.llm.vision._kept)
+    encoded = served.model.llm.vision.encoder.cached_images
     turns = [first, {"role": "assistant", "content": answer}, user(text("How many cars are there?"))]
     second = ask(client, turns)
     assert second.usage.prompt_tokens_details.cached_tokens > 40
-    assert len(served.model.llm.vision._kept) == steps, "and is not encoded again"
+    assert served.model.llm.vision.encoder.cached_images == encoded, "and is not encoded again"
     assert second.choices[0].message.content == alone(*turns)
 
 
 def test_many_at_once(client, alone):
-    """Pictures and text share batches, and each gets what it gets alone."""
-    cases = [(image(name), text(words)) for name in PICTURES for words in (QUESTION, "Count the cars.")]
+    """Images and text share batches, and each gets what it gets alone."""
+    cases = [(image(name), text(words)) for name in IMAGES for words in (QUESTION, "Count the cars.")]
     cases += [(text("hello"),), (text("Which light is on?"),)]
     want = [alone(parts) for parts in cases]
     with ThreadPoolExecutor(len(cases)) as pool:
@@ -120,17 +120,17 @@ def test_many_at_once(client, alone):
 def test_the_card_says_so(client, served):
     assert client.models.list().data[0].input_modalities == ["text", "image"]
     _, page = get(f"{served.url}/metrics")
-    assert "tt_edge_pictures_total" in page
+    assert "tt_edge_images_total" in page
     assert "tt_edge_encode_seconds_count" in page
 
 
-def picture_of(width: int, height: int) -> str:
+def image_of(width: int, height: int) -> str:
     file = io.BytesIO()
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(file, "PNG")
     return url_of(file.getvalue())
 
 
-WHOLE = PICTURES["clear"].read_bytes()
+WHOLE = IMAGES["clear"].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ WHOLE = PICTURES["clear"].read_bytes()
             "of scheme 'http' are not fetched here; send",
         ),
         (
-            [{"type": "image", "image": str(PICTURES["clear"])}],
+            [{"type": "image", "image": str(IMAGES["clear"])}],
             "does not match any of the expected tags: 'text', 'image_url'",
         ),
-        ([{"type": "video", "video": [str(PICTURES["clear"])]}], "does not match any of the expected tags"),
+        ([{"type": "video", "video": [str(IMAGES["clear"])]}], "does not match any of the expected tags"),
         ([{"type": "image_url", "image_url": "data:image/png;base64,AA"}], "image_url: Input should be an object"),
         ([{"type": "image_url", "image_url": {"url": "data:text/plain;base64,AAAA"}}], "must begin with data:image/"),
         (
@@ -161,9 +161,9 @@ WHOLE = PICTURES["clear"].read_bytes()
         ),
         ([{"type": "image_url", "image_url": {"url": url_of(b"hello")}}], "its format is unknown"),
         ([{"type": "image_url", "image_url": {"url": url_of(WHOLE[: len(WHOLE) // 2])}}], "cannot be read"),
-        ([{"type": "image_url", "image_url": {"url": picture_of(3000, 2)}}], "longer than 200 times its width"),
+        ([{"type": "image_url", "image_url": {"url": image_of(3000, 2)}}], "longer than 200 times its width"),
         ([image("clear")] * 4, "more than max_image_tokens 96"),
-        ([image("clear")] * 33, "33 pictures, more than 32; send fewer"),
+        ([image("clear")] * 33, "33 images, more than 32; send fewer"),
         ([image("clear"), text("<|image_pad|> what?")], "the prompt has 2 placeholders"),
         ([text("<|image_pad|> what?")], "the prompt has 1 placeholders <|image_pad|> for 0 images"),
     ],
@@ -172,14 +172,14 @@ def test_refused(served, parts, message):
     status, answer, _ = post(f"{served.url}/v1/chat/completions", {"model": "road", "messages": [user(*parts)]})
     assert status == 400
     assert message in answer["error"]["message"]
-    assert len(answer["error"]["message"]) < 500, "the picture is not sent back"
+    assert len(answer["error"]["message"]) < 500, "the image is not sent back"
     assert (served.model.waiting, served.model.running) == (0, 0)
 
 
-def test_pictures_that_are_refused_are_not_counted(served):
+def test_images_that_are_refused_are_not_counted(served):
     def count():
         return next(
-            line for line in get(f"{served.url}/metrics")[1].splitlines() if line.startswith("tt_edge_pictures_total")
+            line for line in get(f"{served.url}/metrics")[1].splitlines() if line.startswith("tt_edge_images_total")
         )
 
     before = count()
@@ -188,7 +188,7 @@ def test_pictures_that_are_refused_are_not_counted(served):
     assert count() == before
 
 
-def test_a_language_model_takes_no_pictures(folder):
+def test_a_language_model_takes_no_images(folder):
     from tests.server.conftest import MODEL, serving
 
     with serving(folder) as served:
@@ -211,14 +211,14 @@ def test_a_large_body(served, road_bundle):
 
 def hold(served, monkeypatch) -> threading.Event:
     """The tower waits until the event is set."""
-    release, run = threading.Event(), served.model.llm.vision.session.run
+    release, run = threading.Event(), served.model.llm.vision.encoder.session.run
 
     def held(feeds):
         assert release.wait(20)
         return run(feeds)
 
-    monkeypatch.setattr(served.model.llm.vision.session, "run", held)
-    served.model.llm.vision.forget()
+    monkeypatch.setattr(served.model.llm.vision.encoder.session, "run", held)
+    served.model.llm.vision.encoder.forget()
     return release
 
 
@@ -226,11 +226,11 @@ def body_of(name: str) -> dict:
     return {"model": "road", "messages": [user(image(name), text(QUESTION))], "max_tokens": 4}
 
 
-def test_text_is_answered_while_a_picture_is_encoded(served, client, monkeypatch):
+def test_text_is_answered_while_an_image_is_encoded(served, client, monkeypatch):
     release = hold(served, monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, f"{served.url}/v1/chat/completions", body_of("red_light"))
-        served.wait_until(lambda: served.model.waiting == 1, "the picture is being encoded")
+        served.wait_until(lambda: served.model.waiting == 1, "the image is being encoded")
         assert ask(client, [user(text("hello"))]).choices
         assert get(f"{served.url}/health")[0] == 200
         assert not waiting.done()
@@ -238,7 +238,7 @@ def test_text_is_answered_while_a_picture_is_encoded(served, client, monkeypatch
         assert waiting.result()[0] == 200
 
 
-def test_overload_is_told_before_a_picture_is_read(road_bundle, monkeypatch):
+def test_overload_is_told_before_an_image_is_read(road_bundle, monkeypatch):
     with serving_llm(LLM.load(road_bundle, "reference"), max_waiting=1) as served:
         release = hold(served, monkeypatch)
         with ThreadPoolExecutor(8) as pool:
@@ -254,7 +254,7 @@ def test_a_client_that_goes_away_gives_up_its_place(served, monkeypatch):
     connection = http.client.HTTPConnection(served.url.removeprefix("http://"))
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body_of("blocked")), headers)
-    served.wait_until(lambda: served.model.waiting == 1, "its picture is being encoded")
+    served.wait_until(lambda: served.model.waiting == 1, "its image is being encoded")
     connection.close()
     served.wait_until(lambda: served.model.waiting == 0, "its place is free")
     release.set()
@@ -271,7 +271,7 @@ def test_encoding_that_takes_too_long(road_bundle, monkeypatch):
 
 
 def test_bytes_that_are_held_are_bounded(road_bundle, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_HELD", 0)  # so twice the largest body
+    monkeypatch.setattr(images, "MAX_HELD", 0)  # so twice the largest body
     with serving_llm(LLM.load(road_bundle, "reference"), max_body=20_000) as served:
         release = hold(served, monkeypatch)
         assert 40_000 / 3 < len(json.dumps(body_of("clear"))) < 20_000
@@ -287,8 +287,8 @@ def test_bytes_that_are_held_are_bounded(road_bundle, monkeypatch):
 
 def test_the_first_tokens_time_has_the_tower_in_it(road_bundle, monkeypatch):
     with LLM.load(road_bundle, "reference") as llm:
-        run = llm.vision.session.run
-        monkeypatch.setattr(llm.vision.session, "run", lambda feeds: time.sleep(0.3) or run(feeds))
+        run = llm.vision.encoder.session.run
+        monkeypatch.setattr(llm.vision.encoder.session, "run", lambda feeds: time.sleep(0.3) or run(feeds))
         asked = [llm.chat([user(image("clear"), text(QUESTION))], CONFIG) for _ in range(2)]
     assert asked[0].timing.ttft_s > 0.3 > asked[1].timing.ttft_s, "the second time its features are kept"
 
@@ -305,5 +305,5 @@ def test_a_bundle_whose_tower_does_not_open_leaves_no_session(road_bundle, monke
 
 
 def test_openais_client_has_the_cause(client):
-    with pytest.raises(openai.BadRequestError, match="send the picture as data:image/"):
+    with pytest.raises(openai.BadRequestError, match="send the image as data:image/"):
         ask(client, [user({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}})])

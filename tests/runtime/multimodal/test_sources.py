@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.preprocess import Video, images_of, images_of_row
+from tt_edge.runtime.multimodal.sources import Video, images_of, images_of_row
 
 
 def user(*parts):
@@ -63,7 +63,7 @@ def test_images_of_a_row(tmp_path):
     beside = (str(tmp_path / "a.png"), str(tmp_path / "b.png"))
     assert images_of_row({"images": ["a.png", "b.png"], "messages": messages}, tmp_path) == beside
     assert images_of_row({"messages": messages}, tmp_path) == ("own.png",)
-    assert images_of_row({"prompt": "no picture", "messages": None}, tmp_path) == ()
+    assert images_of_row({"prompt": "no image", "messages": None}, tmp_path) == ()
     for bad in ("a.png", [5], None):
         with pytest.raises(InvalidInputError, match="give a list of file names"):
             images_of_row({"images": bad}, tmp_path)

@@ -1,4 +1,4 @@
-"""M-RoPE: the positions of a prompt with pictures, on three axes."""
+"""M-RoPE: the positions of a prompt with images, on three axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures to preprocess, and comparison with what transformers makes of them."""
+"""Images to preprocess, and comparison with what transformers makes of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def photo(height, width, seed=0):
     y, x = np.mgrid[:height, :width]
     base = np.stack([255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1), 128 + 100 * np.sin(x / 3)], axis=-1)
     base[(y // 5 + x // 7) % 3 == 0] //= 2
-    picture = Image.fromarray(np.clip(base + generator.normal(0, 8, base.shape), 0, 255).astype(np.uint8))
-    ImageDraw.Draw(picture).text((width // 8, height // 3), "STOP 25 m", fill=(255, 255, 255))
-    return np.array(picture)
+    image = Image.fromarray(np.clip(base + generator.normal(0, 8, base.shape), 0, 255).astype(np.uint8))
+    ImageDraw.Draw(image).text((width // 8, height // 3), "STOP 25 m", fill=(255, 255, 255))
+    return np.array(image)
 
 
 def steps_apart(got, want, std, channel_axis=1):

@@ -1,0 +1,114 @@
+"""Which vision-language families there are, and how each prepares images: one record a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
+from tt_edge.runtime.multimodal.images.square import SquareProcessor
+from tt_edge.runtime.multimodal.images.tiles import TilingProcessor
+from tt_edge.runtime.text.tokenizer import Files, read_json
+from tt_edge.vision_contract import VisionGeometry
+
+
+class ImageProcessor(Protocol):
+    """From pixels to what the vision network takes. Families that take videos also have ``process_video``."""
+
+    @property
+    def placeholders(self) -> Placeholders:
+        """How images stand in a prompt."""
+
+    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
+        """Preprocess an image ``[H, W, 3]``. Raises ``InvalidInputError`` for one that the family cannot take."""
+
+
+@dataclass(frozen=True)
+class VisionFamily:
+    """How a family of vision-language models prepares images, and how they stand in its prompts.
+
+    ``image_processor`` makes the preprocessing from a checkpoint's settings. ``around`` are the tokens before and after an
+    image's tokens (or the names of the settings in ``tokenizer_config.json`` that hold them, with their defaults).
+    ``numbered`` and ``leading`` are those of ``Placeholders``.
+    """
+
+    image_processor: Callable[[CheckpointSettings], ImageProcessor]
+    takes_videos: bool = False
+    around: tuple[str, str] = ("", "")
+    around_settings: tuple[str, str] | None = None
+    numbered: bool = False
+    leading: bool = False
+
+    def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
+        """``image`` and ``video`` are the tokens that stand for them in the tokenizer."""
+        start, end = self.around
+        if self.around_settings is not None:
+            extra = tokenizer_config.get("extra_special_tokens")
+            named = tokenizer_config | (extra if isinstance(extra, dict) else {})
+            start, end = (
+                str(named.get(key, default)) for key, default in zip(self.around_settings, self.around, strict=True)
+            )
+        return Placeholders(image, video if self.takes_videos else None, start, end, self.numbered, self.leading)
+
+
+_QWEN_VL = VisionFamily(QwenVLProcessor.from_settings, takes_videos=True)
+_SQUARE = VisionFamily(SquareProcessor.from_settings)
+_IMG_TAGS, _IMG_SETTINGS = ("<img>", "</img>"), ("start_image_token", "end_image_token")
+
+#: By ``model_type``.
+VISION_FAMILIES: dict[str, VisionFamily] = {
+    "qwen2_vl": _QWEN_VL,
+    "qwen2_5_vl": _QWEN_VL,
+    # The tokens around are written around each frame of a video; around an image they are in the prompt already.
+    "qwen3_vl": VisionFamily(
+        QwenVLProcessor.from_settings, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")
+    ),
+    "llava": _SQUARE,
+    "blip-2": VisionFamily(SquareProcessor.from_settings, leading=True),
+    "internvl": VisionFamily(TilingProcessor.of_internvl, around=_IMG_TAGS, around_settings=_IMG_SETTINGS),
+    "eagle2": VisionFamily(TilingProcessor.of_eagle2, around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
+}
+
+
+def family_for(model_type: str) -> VisionFamily:
+    """The family's record. Raises ``UnsupportedModelError`` for an unknown ``model_type``."""
+    if model_type not in VISION_FAMILIES:
+        raise UnsupportedModelError(
+            f"images for models of type {model_type!r} are not preprocessed here; there are {', '.join(VISION_FAMILIES)}"
+        )
+    return VISION_FAMILIES[model_type]
+
+
+def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
+    """The preprocessing of a checkpoint. Raises ``UnsupportedModelError`` for an unknown ``model_type``."""
+    return family_for(settings.model_type).image_processor(settings)
+
+
+def read_settings(
+    files: Files, model: dict[str, Any], geometry: VisionGeometry, tokens: dict[str, str | None]
+) -> CheckpointSettings:
+    """The preprocessing settings in a bundle's files. ``tokens``: what ``image`` and ``video`` are in the tokenizer.
+
+    Newer checkpoints have ``processor_config.json`` for all of it, older ones a file for each. Raises ``BundleError`` for a
+    checkpoint without an image processor, ``UnsupportedModelError`` for an unknown ``model_type``.
+    """
+    processor = read_json(files, "processor_config.json")
+    image = read_json(files, "preprocessor_config.json") or processor.get("image_processor")
+    if not image or not tokens["image"]:
+        raise BundleError(
+            "the bundle has no preprocessor_config.json or no image token, so images cannot be prepared; compile from a "
+            "checkpoint that has its image processor's settings"
+        )
+    # transformers, too, takes the image processor's settings for a checkpoint that has none for videos.
+    video = read_json(files, "video_preprocessor_config.json") or processor.get("video_processor") or image
+    family = family_for(str(model.get("model_type")))
+    placeholders = family.placeholders(tokens["image"], tokens["video"], read_json(files, "tokenizer_config.json"))
+    return CheckpointSettings(image, model, geometry, placeholders, video)

@@ -1,0 +1,42 @@
+"""Prompts with images, from text and files to what the language network takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
+from tt_edge.runtime.multimodal.prompt_images import PromptImages
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle
+    from tt_edge.runtime.engine.vision_session import VisionSession
+
+
+@dataclass(frozen=True)
+class VisionPipeline:
+    """The multimodal processor of a bundle, and behind it the vision encoder."""
+
+    processor: MultimodalProcessor
+    encoder: VisionEncoder
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, session: VisionSession, tokenizer: BundleTokenizer) -> VisionPipeline:
+        """Raises ``BundleError`` for a bundle without the settings that preprocessing needs."""
+        axes = bundle.manifest.contract.position_axes
+        processor = MultimodalProcessor.from_files(bundle, session.contract.geometry, tokenizer, axes)
+        return cls(processor, VisionEncoder(session))
+
+    def prompt_images(self, token_ids: Sequence[int], images: Sequence[ProcessedImage]) -> PromptImages:
+        """Place ``images`` among the tokens of their prompt, and encode those whose features are not cached."""
+        placed = self.processor.place(token_ids, images)
+        return dataclasses.replace(placed, features=self.encoder.encode(images))
+
+    def close(self) -> None:
+        """Release the vision network. Closing twice is harmless."""
+        self.encoder.close()

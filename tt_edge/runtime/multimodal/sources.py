@@ -1,0 +1,75 @@
+"""Where the images of a prompt come from: files, URLs and pixels, and the messages and JSONL lines that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.load import ImageFile
+
+#: Frames a second of a video, from one in a quarter of an hour to a fast camera's. Far outside, positions overflow.
+MIN_FPS, MAX_FPS = 0.001, 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Frames of a video, already chosen, ``fps`` of them a second. 2 is what the Qwen-VL models are trained at.
+
+    Raises ``InvalidInputError`` for a rate that no video has.
+    """
+
+    frames: Sequence[ImageFile]
+    fps: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fps, int | float) or not MIN_FPS <= self.fps <= MAX_FPS:
+            raise InvalidInputError(
+                f"a video's fps is {self.fps!r}; give its frames a second, a number from {MIN_FPS} to {MAX_FPS}"
+            )
+
+
+ImageSource: TypeAlias = ImageFile | Video
+
+
+def images_of(messages: Sequence[Any]) -> list[ImageSource]:
+    """The images and videos of a conversation, in order.
+
+    Parts ``{"type": "image", "image": …}``, OpenAI's ``image_url``, and ``{"type": "video", "video": [frame, …], "fps": 2}``.
+    Raises ``InvalidInputError`` for a video that is not a list of frames and their rate. What is no message, the chat template
+    refuses.
+    """
+    found: list[Any] = []  # of another type: refused when it is read
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "image":
+                found.append(part.get("image", part.get("path", part.get("url"))))
+            elif kind == "image_url":
+                url = part.get("image_url")
+                found.append(url.get("url") if isinstance(url, dict) else url)
+            elif kind == "video":
+                frames = part.get("video")
+                if not isinstance(frames, list | tuple):
+                    raise InvalidInputError(
+                        f"video {frames!r} is no list; video files are not read, give a list of frames"
+                    )
+                found.append(Video(tuple(frames), part.get("sample_fps", part.get("fps", Video.fps))))
+    return found
+
+
+def images_of_row(row: Mapping[str, Any], folder: Path) -> tuple[ImageSource, ...]:
+    """The images of a line of a JSONL file in ``folder``: the files that ``images`` names there, or else its ``messages``' own.
+
+    Raises ``InvalidInputError`` where ``images`` is no list of names, and as ``images_of`` does.
+    """
+    given = row.get("images", [])
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InvalidInputError(f"images is {given!r}; give a list of file names")
+    if given:
+        return tuple(str(folder / name) for name in given)
+    messages = row.get("messages")
+    return tuple(images_of(messages)) if isinstance(messages, list) else ()
