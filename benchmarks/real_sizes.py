@@ -94,7 +94,7 @@ def child(family: str) -> None:
     config = CompileConfig(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
     with tempfile.TemporaryDirectory() as folder:
         report = compile_model(lambda: make_model(family), Path(folder) / "out.ttedge", config, EngineTarget(("sm89",)))
-    attention = next(p.matches for p in report.lowering.passes if p.name == "native_attention")
+    attention = next(p.matches for p in report.lowering.passes if p.name == "insert_kv_cache")
     print("RESULT " + json.dumps({
         "parameters": report.model.parameters, "layers": report.engine_layers, "attention": attention,
         "engine_mb": sum(e.bytes for e in report.engines) >> 20, "build_s": sum(e.build_seconds for e in report.engines),

@@ -20,7 +20,7 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import ShapeRange, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
 from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
 from tt_edge.lowering.pipeline import lower
@@ -30,7 +30,7 @@ from tt_edge.plugins.edgellm.contracts import GENERATIONS, PAGE_TOKENS
 HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, CAPACITY, BATCH = 256, 4, 2, 64, 128, 2
 
 
-class PluginAttention(nn.Module):
+class InsertAttentionPlugin(nn.Module):
     """One attention block: projections in PyTorch, everything between them in the plugin."""
 
     def __init__(self, contract: str) -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--contract", default="0.9.1", choices=versions, help="generation of the plugin")
     contract = parser.parse_args().contract
     torch.manual_seed(0)
-    module = PluginAttention(contract).eval()
+    module = InsertAttentionPlugin(contract).eval()
 
     prompt = inputs(contract, tokens=7, past=0)
     names = ["hidden", "past", "lengths", "starts", "kv_page_table"][: len(prompt)]
@@ -83,7 +83,7 @@ def main() -> None:
     graph = torch.fx.GraphModule(graph, graph.graph)
     config = CompileConfig(backend="plugin", max_batch=BATCH, max_input_len=CAPACITY, max_seq_len=CAPACITY)
     context = LoweringContext(config, decoder_layers=1, converters=converters())
-    print(lower(graph, [Canonicalize(), FuseShuffles(), DecomposeUnsupported()], context).render())
+    print(lower(graph, [CanonicalizeGraph(), FuseShuffles(), DecomposeUnsupported()], context).render())
 
     specs = []
     for name, tensor in zip(names, prompt, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import tt_edge.plugins.ops.native  # noqa: F401  (defines the tt_edge operators)
 from tt_edge.config import CompileConfig
 from tt_edge.contract import Dim
 from tt_edge.errors import LoweringError
+from tt_edge.lowering.dump import GraphDump
 
 aten = torch.ops.aten
 Operator = Callable[..., Any]
@@ -53,6 +55,18 @@ class LoweringContext:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """How many matches a pass must have, and why: ``Expectation(2, "2 decoder layers")``."""
+
+    matches: int
+    reason: str
+
+    @classmethod
+    def one_per_decoder_layer(cls, context: LoweringContext) -> Expectation:
+        return cls(context.decoder_layers, f"decoder layers: {context.decoder_layers}")
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did: how often it matched, how long it took, and how many operator nodes are left."""
 
@@ -63,32 +77,50 @@ class PassRecord:
 
 
 class LoweringPass(ABC):
-    """One rewrite of a graph. A subclass holds only its rewrite; matches, timing and cleaning up are done here."""
+    """One rewrite of a graph.
+
+    A subclass holds only its rewrite. Match counts, timing, graph dumps and the removal of dead code are here, once.
+    ``name`` is the class's in snake case, which is also its file's: ``FuseRmsNorm`` is ``fuse_rms_norm``.
+    """
 
     name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     @abstractmethod
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         """Edit ``module.graph`` in place; return the number of matches."""
 
-    def expected(self, context: LoweringContext) -> int | None:
+    def expected(self, context: LoweringContext) -> Expectation | None:
         """How many matches there must be; ``None`` when any number will do."""
         return None
 
-    def __call__(self, module: GraphModule, context: LoweringContext) -> PassRecord:
-        """Run the pass. Raises ``LoweringError`` when it matched another number of times than it must."""
-        start = time.perf_counter()
-        matches = self.rewrite(module, context)
-        expected = self.expected(context)
-        if expected is not None and matches != expected:
+    def __call__(self, module: GraphModule, context: LoweringContext, dump: GraphDump | None = None) -> PassRecord:
+        """Run the pass; ``dump`` writes the graph before and after it.
+
+        Raises ``LoweringError`` when it matched another number of times than it must.
+        """
+        with dump.around(self.name, module.graph) if dump is not None else nullcontext():
+            start = time.perf_counter()
+            matches = self.rewrite(module, context)
+            self._check(matches, self.expected(context))
+            module.graph.eliminate_dead_code()
+            module.graph.lint()
+            seconds = time.perf_counter() - start
+        nodes = sum(node.op == "call_function" for node in module.graph.nodes)
+        return PassRecord(self.name, matches, seconds, nodes)
+
+    def _check(self, matches: int, expected: Expectation | None) -> None:
+        if expected is not None and matches != expected.matches:
             raise LoweringError(
-                f"pass {self.name} matched {matches} times where the model has {expected} decoder layers; "
+                f"pass {self.name} matched {_times(matches)}, not {_times(expected.matches)} ({expected.reason}); "
                 "the compiled model would be wrong, so nothing was written: please report the model type"
             )
-        module.graph.eliminate_dead_code()
-        module.graph.lint()
-        nodes = sum(node.op == "call_function" for node in module.graph.nodes)
-        return PassRecord(self.name, matches, time.perf_counter() - start, nodes)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def calls(graph: Graph, *targets: Operator) -> Iterator[Node]:
@@ -138,6 +170,17 @@ def emit(
     else:
         node.meta["val"] = like.meta["val"]
     return node
+
+
+def replace(node: Node, by: Node) -> None:
+    """Let every user of ``node`` read ``by``, and erase ``node``.
+
+    Where ``by`` does not say which module of the model it came from, it came from that of ``node``.
+    """
+    if by.op == "call_function" and (stack := node.meta.get("nn_module_stack")):
+        by.meta.setdefault("nn_module_stack", dict(stack))
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
 
 
 def infer(node: Node) -> None:

@@ -4,50 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch.fx import GraphModule
 
 from tt_edge.config import Backend, CompileConfig, Int4Gemm, Layout
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
-from tt_edge.lowering.checks.tokens_apart import TokensApart
+from tt_edge.lowering.checks.check_token_independence import CheckTokenIndependence
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
-from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
 from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fold_constants import FoldConstants
+from tt_edge.lowering.cleanup.fuse_rms_norm import FuseRmsNorm
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
-from tt_edge.lowering.cleanup.rms_norm import FuseRmsNorm
-from tt_edge.lowering.decoder.embedding_input import EmbeddingInput
-from tt_edge.lowering.decoder.last_token_logits import LastTokenLogits
-from tt_edge.lowering.decoder.native_attention import NativeAttention
-from tt_edge.lowering.decoder.rotary_arithmetic import RotaryArithmetic
-from tt_edge.lowering.decoder.rotary_tables import RotaryTables
-from tt_edge.lowering.decoder.static_cache import StaticCache
-from tt_edge.lowering.plugin.int4_plugin import Int4Plugin
-from tt_edge.lowering.plugin.plugin_attention import PluginAttention
-from tt_edge.lowering.plugin.vision_plugin_attention import VisionPluginAttention
-from tt_edge.lowering.vision.patch_linear import PatchLinear
-from tt_edge.lowering.vision.vision_attention import VisionAttention
+from tt_edge.lowering.cleanup.replace_linears import ReplaceLinears
+from tt_edge.lowering.decoder.expand_rotary import ExpandRotary
+from tt_edge.lowering.decoder.insert_kv_cache import InsertKVCache
+from tt_edge.lowering.decoder.insert_static_cache import InsertStaticCache
+from tt_edge.lowering.decoder.move_logits_to_last_token import MoveLogitsToLastToken
+from tt_edge.lowering.decoder.replace_ids_with_embeddings import ReplaceIdsWithEmbeddings
+from tt_edge.lowering.decoder.tabulate_rotary import TabulateRotary
+from tt_edge.lowering.dump import GraphDump
+from tt_edge.lowering.plugin.insert_attention_plugin import InsertAttentionPlugin
+from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
+from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
+from tt_edge.lowering.vision.insert_vision_attention import InsertVisionAttention
+from tt_edge.lowering.vision.replace_patch_convolution import ReplacePatchConvolution
 from tt_edge.vision_contract import VisionGeometry
 
 
 def passes_for(config: CompileConfig) -> list[LoweringPass]:
     """The lowering passes of ``config``'s backend, in the order they run."""
     attention: dict[Backend, list[LoweringPass]] = {
-        Backend.NATIVE: [RotaryTables(), NativeAttention()],
-        Backend.SDPA: [RotaryTables(), RotaryArithmetic(), StaticCache()],
-        Backend.PLUGIN: [PluginAttention()],
+        Backend.NATIVE: [TabulateRotary(), InsertKVCache()],
+        Backend.SDPA: [TabulateRotary(), ExpandRotary(), InsertStaticCache()],
+        Backend.PLUGIN: [InsertAttentionPlugin()],
     }
     return [
-        Canonicalize(),
-        TokensApart(),
+        CanonicalizeGraph(),
+        CheckTokenIndependence(),
         FoldConstants(),
         FuseRmsNorm(),
-        LastTokenLogits(),
+        MoveLogitsToLastToken(),
         *attention[config.backend],
-        *([Int4Plugin()] if config.int4_gemm is Int4Gemm.PLUGIN else []),
-        *([EmbeddingInput()] if config.layout is Layout.EDGE_LLM else []),
+        *([InsertInt4Plugin()] if config.int4_gemm is Int4Gemm.PLUGIN else []),
+        *([ReplaceIdsWithEmbeddings()] if config.layout is Layout.EDGE_LLM else []),
         FuseShuffles(),
         AlignConstants(),
+        ReplaceLinears(),
         DecomposeUnsupported(),
     ]
 
@@ -55,13 +59,14 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
 def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
     """The lowering passes of a vision tower, in the order they run."""
     return [
-        Canonicalize(),
+        CanonicalizeGraph(),
         FoldConstants(),
-        PatchLinear(),
+        ReplacePatchConvolution(),
         FuseRmsNorm(),
-        VisionPluginAttention(geometry) if geometry.ragged else VisionAttention(),
+        InsertVitAttentionPlugin(geometry) if geometry.ragged else InsertVisionAttention(),
         FuseShuffles(),
         AlignConstants(),
+        ReplaceLinears(),
         DecomposeUnsupported(),
     ]
 
@@ -74,17 +79,21 @@ class LoweringReport:
 
     def render(self) -> str:
         """A table: pass, matches, milliseconds, operator nodes afterwards."""
-        lines = [f"{'pass':<20}{'matches':>8}{'ms':>8}{'nodes':>8}"]
-        lines += [f"{p.name:<20}{p.matches:>8}{p.seconds * 1000:>8.0f}{p.nodes:>8}" for p in self.passes]
+        width = max(len(p.name) for p in self.passes) + 1
+        lines = [f"{'pass':<{width}}{'matches':>8}{'ms':>8}{'nodes':>8}"]
+        lines += [f"{p.name:<{width}}{p.matches:>8}{p.seconds * 1000:>8.0f}{p.nodes:>8}" for p in self.passes]
         return "\n".join(lines)
 
 
-def lower(module: GraphModule, passes: Sequence[LoweringPass], context: LoweringContext) -> LoweringReport:
-    """Run ``passes`` on ``module`` in place.
+def lower(
+    module: GraphModule, passes: Sequence[LoweringPass], context: LoweringContext, dump: Path | None = None
+) -> LoweringReport:
+    """Run ``passes`` on ``module`` in place; ``dump`` is a folder for the graph before and after each that changed it.
 
-    Raises ``LoweringError`` when a pass misses something that must be there and ``UnsupportedModelError`` when the
-    backend cannot express something that is.
+    Raises ``InvalidInputError`` when that folder is not empty, ``LoweringError`` when a pass misses something that must
+    be there, and ``UnsupportedModelError`` when the backend cannot express something that is.
     """
-    report = LoweringReport(tuple(run(module, context) for run in passes))
+    graphs = None if dump is None else GraphDump(dump)
+    report = LoweringReport(tuple(run(module, context, graphs) for run in passes))
     module.recompile()
     return report

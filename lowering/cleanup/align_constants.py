@@ -1,17 +1,16 @@
-"""Matrix multiplies and broadcast constants in the shape that TensorRT wants them."""
+"""Constants in the rank of what they are broadcast to."""
 
 from __future__ import annotations
 
-import torch
 from torch.fx import GraphModule, Node
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, aten, calls, constant_of, emit, shape
+from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, aten, calls, constant_of, shape
 
 _BINARY = (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.div.Tensor)
 
 
 class AlignConstants(LoweringPass):
-    """Give constants the rank of what they meet, and linears their own operator.
+    """Give constants the rank of what they are broadcast to.
 
     TensorRT broadcasts only between tensors of equal rank, so a ``[H]`` weight beside a ``[B, S, H]`` activation costs a
     shuffle layer. A view of the weight costs nothing.
@@ -19,15 +18,11 @@ class AlignConstants(LoweringPass):
     Before::
 
         1. y = aten.mul(x, weight)             x is [B, S, H], weight is [H]
-        2. z = aten.linear(y, w, b)
 
     After::
 
         1. y = aten.mul(x, weight_aligned)     [1, 1, H], sharing the weight's storage
-        2. z = tt_edge.linear(y, w, b)
     """
-
-    name = "align_constants"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
@@ -43,10 +38,4 @@ class AlignConstants(LoweringPass):
                     aligned = add_constant(module, f"{argument.name}_aligned", view)
                 node.replace_input_with(argument, aligned)
                 matches += 1
-        for node in calls(graph, aten.linear.default):
-            with graph.inserting_before(node):
-                linear = emit(graph, torch.ops.tt_edge.linear.default, *node.args, like=node)
-            node.replace_all_uses_with(linear)
-            graph.erase_node(node)
-            matches += 1
         return matches

@@ -30,8 +30,6 @@ class DecomposeUnsupported(LoweringPass):
         2. y = aten.add(a, t)
     """
 
-    name = "decompose_unsupported"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         if (converters := context.converters) is None:
             return 0

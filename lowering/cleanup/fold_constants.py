@@ -1,4 +1,4 @@
-"""What depends on weights alone, computed once here."""
+"""What depends only on weights, computed once here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, constant_of
+from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, constant_of, replace
 
 #: Results up to this many elements are stored; larger ones (a whole matrix converted or transposed) would be copies of
 #: weights that the network can share.
@@ -31,8 +31,6 @@ class FoldConstants(LoweringPass):
         1. y = aten.mul(x, b_folded)
     """
 
-    name = "fold_constants"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         for node in list(graph.nodes):
@@ -41,8 +39,7 @@ class FoldConstants(LoweringPass):
                 continue
             with graph.inserting_before(node):
                 constant = add_constant(module, f"{node.name}_folded", folded)
-            node.replace_all_uses_with(constant)
-            graph.erase_node(node)
+            replace(node, constant)
             matches += 1
         return matches
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, shape
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, replace, shape
 
 _RESHAPES = (
     aten.view.default,
@@ -52,8 +52,6 @@ class FuseShuffles(LoweringPass):
         1. b = tt_edge.shuffle(x, [0, 1, 2], [0, 0, 14, 64], [0, 2, 1, 3])
     """
 
-    name = "fuse_shuffles"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         for node in calls(graph, *_RESHAPES, *_PERMUTES):
@@ -75,8 +73,7 @@ class FuseShuffles(LoweringPass):
                     list(shuffle.second),
                     like=node,
                 )
-            node.replace_all_uses_with(fused)
-            graph.erase_node(node)
+            replace(node, fused)
             matches += 1
         return matches
 

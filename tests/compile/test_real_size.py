@@ -23,7 +23,7 @@ def test_qwen2_5_half_a_billion(tmp_path):
     assert report.engine_layers <= 1.2 * FLOOR_LAYERS
     assert report.weight_bytes / 1e6 == pytest.approx(WEIGHTS_MB, rel=0.01)  # each stored once, the tied head too
     matches = {p.name: p.matches for p in report.lowering.passes}
-    assert (matches["native_attention"], matches["rotary_tables"], matches["last_token_logits"]) == (24, 48, 1)
+    assert (matches["insert_kv_cache"], matches["tabulate_rotary"], matches["move_logits_to_last_token"]) == (24, 48, 1)
     bundle = Bundle.open(tmp_path / "q.ttedge")
     assert bundle.verify() == []
     assert [e.compute_capability for e in bundle.manifest.engines] == ["sm89"]

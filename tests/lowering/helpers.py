@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from tt_edge.config import CompileConfig
-from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.cleanup.canonicalize import Canonicalize
+from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
+from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
 
 
 class Function(nn.Module):
@@ -43,9 +43,16 @@ def context(layers: int = 1, **config: object) -> LoweringContext:
 
 
 def canonical(module: GraphModule) -> GraphModule:
-    Canonicalize()(module, context())
+    CanonicalizeGraph()(module, context())
     module.recompile()
     return module
+
+
+def run(graph_pass: LoweringPass, module: GraphModule, where: LoweringContext | None = None) -> PassRecord:
+    """Run one pass, so that the module computes what its graph now says."""
+    record = graph_pass(module, where or context())
+    module.recompile()
+    return record
 
 
 def ops(module: GraphModule) -> Counter[str]:

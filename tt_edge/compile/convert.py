@@ -17,7 +17,7 @@ from tt_edge.contract import BATCH, SEQUENCE, Dim, EngineContract, KVPair, Shape
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import Converters, LoweringContext, output_values, value
-from tt_edge.lowering.decoder.embedding_input import NAME as EMBEDS
+from tt_edge.lowering.decoder.replace_ids_with_embeddings import NAME as EMBEDS
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import recording

@@ -16,8 +16,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.compile.edge_llm_layout import edge_llm_files
 from tt_edge.config import CompileConfig, Precision
-from tt_edge.errors import InvalidInputError, LoweringError, UnsupportedModelError
-from tt_edge.lowering.decoder.embedding_input import EmbeddingInput
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
@@ -133,30 +132,3 @@ def test_two_rope_bases_are_refused():
 def test_only_with_the_contract_that_the_runtime_has(settings):
     with pytest.raises(InvalidInputError, match=r"layout edge-llm is of backend plugin with contract 0\.9\.1"):
         CompileConfig(layout="edge-llm", **settings)
-
-
-class TestEmbeddingInput:
-    def test_the_lookup_becomes_an_input(self):
-        from tests.lowering.helpers import Function, canonical, context, ops
-
-        ids, table = torch.randint(0, 9, (2, 5)), torch.randn(9, 8)
-
-        class Model(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.inner = Function(lambda self, x: torch.nn.functional.embedding(x, self.table) * 3.0, table=table)
-
-            def forward(self, input_ids):
-                return self.inner(input_ids)
-
-        program = torch.export.export(Model(), (ids,))
-        graph = program.module(check_guards=False)
-        module = canonical(torch.fx.GraphModule(graph, graph.graph))
-        assert ops(module) == {"aten.embedding.default": 1, "aten.mul.Tensor": 1}
-        assert EmbeddingInput()(module, context()).matches == 1
-        module.recompile()
-        assert ops(module) == {"aten.mul.Tensor": 1}
-        assert [n.target for n in module.graph.find_nodes(op="placeholder")] == ["input_ids", "inputs_embeds"]
-        torch.testing.assert_close(module(ids, table[ids])[0], table[ids] * 3.0)
-        with pytest.raises(LoweringError, match="matched 0 times"):
-            EmbeddingInput()(module, context())

@@ -19,7 +19,7 @@ from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.config import Backend, CompileConfig, EngineTarget
 from tt_edge.errors import InvalidInputError
 from tt_edge.lowering.base import LoweringContext
-from tt_edge.lowering.plugin.int4_plugin import Int4Plugin
+from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.network.plugins import plugin_fields
 from tt_edge.plugins.edgellm.int4_packing import NAME
 from tt_edge.quant_config import QuantConfig
@@ -51,7 +51,7 @@ def test_the_pass():
     ids, positions = torch.arange(3, 20)[None], torch.arange(17)[None]
     before = graph(ids, positions)
     config = CompileConfig(backend="plugin", precision="fp32", **LIMITS)
-    record = Int4Plugin()(graph, LoweringContext(config, 2))
+    record = InsertInt4Plugin()(graph, LoweringContext(config, 2))
     after = GraphModule(graph, graph.graph)(ids, positions)
     assert record.matches == 14
     counts = Counter(n.target for n in graph.graph.nodes if n.op == "call_function")

@@ -157,6 +157,6 @@ def test_export_keeps_the_models_weights():
     pointers = {p.data_ptr() for p in model.parameters()}
     assert pointers <= {t.data_ptr() for t in [*module.parameters(), *module.buffers()]}
     matches = {p.name: p.matches for p in report.passes}
-    assert matches["native_attention"] == 2
-    assert matches["rotary_tables"] == 4
+    assert matches["insert_kv_cache"] == 2
+    assert matches["tabulate_rotary"] == 4
     assert matches["fuse_rms_norm"] == 2 * 4 + 1

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, shape
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, replace, shape
 
 ops = torch.ops.tt_edge
 
 
-class RotaryArithmetic(LoweringPass):
+class ExpandRotary(LoweringPass):
     """Spell out rotations by table.
 
     The rows of both tables are looked up once for all layers.
@@ -27,8 +27,6 @@ class RotaryArithmetic(LoweringPass):
         2. a, b = x[..., : R / 2], x[..., R / 2 : R]
         3. y = aten.cat([a * cos - b * sin, b * cos + a * sin, x[..., R :]], -1)
     """
-
-    name = "rotary_arithmetic"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
@@ -45,8 +43,7 @@ class RotaryArithmetic(LoweringPass):
                         rows[source, positions] = emit(graph, aten.unsqueeze.default, found, 1)
                 cos, sin = rows[cos_source, positions], rows[sin_source, positions]
                 rotated = _rotate(graph, node, x, cos, sin, bool(interleaved and interleaved[0]))
-            node.replace_all_uses_with(rotated)
-            graph.erase_node(node)
+            replace(node, rotated)
             matches += 1
         return matches
 

@@ -9,12 +9,12 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.errors import LoweringError
-from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, calls, emit, placeholder, shape
+from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, calls, emit, placeholder, replace, shape
 
 ops = torch.ops.tt_edge
 
 
-class RotaryTables(LoweringPass):
+class TabulateRotary(LoweringPass):
     """Replace computed cosines and sines by lookups, in the form of ``IRotaryEmbeddingLayer``.
 
     The tables are what the exported graph itself computes for positions 0 … max_seq_len-1, evaluated once here. So
@@ -35,8 +35,6 @@ class RotaryTables(LoweringPass):
         1. cos, sin = tt_edge.axis_rows(cos_table, position_ids, axes), …          [B, S, R / 2]
         2. y = tt_edge.rotary_from_rows(x, cos, sin)
     """
-
-    name = "rotary_tables"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
@@ -59,8 +57,7 @@ class RotaryTables(LoweringPass):
             target = ops.rotary_from_table if len(operands) == 3 else ops.rotary_from_rows
             with graph.inserting_before(node):
                 rotated = emit(graph, target.default, x, *operands, *interleaved, like=node)
-            node.replace_all_uses_with(rotated)
-            graph.erase_node(node)
+            replace(node, rotated)
             matches += 1
         return matches
 

@@ -8,7 +8,7 @@ import torch
 from tests.lowering.helpers import canonical, context, ops
 from tt_edge.config import Precision
 from tt_edge.errors import LoweringError, UnsupportedModelError
-from tt_edge.lowering.plugin.plugin_attention import PluginAttention
+from tt_edge.lowering.plugin.insert_attention_plugin import InsertAttentionPlugin
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS
 
 HQ, HKV, D, CAPACITY = 4, 2, 64, 64
@@ -59,7 +59,7 @@ def plugin(version, precision=Precision.FP32, **settings):
 def lowered(version, **settings):
     module, model = exported(**settings)
     ctx = plugin(version)
-    record = PluginAttention()(module, ctx)
+    record = InsertAttentionPlugin()(module, ctx)
     module.recompile()
     assert record.matches == 1
     return module, model, ctx
@@ -190,18 +190,18 @@ def test_what_the_plugin_lacks_is_refused_by_name(version, settings, words):
         settings["sinks"] = torch.zeros(HQ)
     module, _ = exported(**settings)
     with pytest.raises(UnsupportedModelError, match=f"{words}.*AttentionPlugin {version}.*use --backend"):
-        PluginAttention()(module, plugin(version))
+        InsertAttentionPlugin()(module, plugin(version))
 
 
 def test_bf16_is_refused():
     module, _ = exported()
     with pytest.raises(UnsupportedModelError, match=r"precision bf16.*use --backend native"):
-        PluginAttention()(module, plugin("0.11", Precision.BF16))
+        InsertAttentionPlugin()(module, plugin("0.11", Precision.BF16))
 
 
 def test_a_missing_attention_is_fatal():
     module, _ = exported()
     ctx = plugin("0.11")
     ctx.decoder_layers = 2
-    with pytest.raises(LoweringError, match="matched 1 times where the model has 2 decoder layers"):
-        PluginAttention()(module, ctx)
+    with pytest.raises(LoweringError, match=r"matched once, not 2 times \(decoder layers: 2\)"):
+        InsertAttentionPlugin()(module, ctx)

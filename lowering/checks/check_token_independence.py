@@ -1,4 +1,4 @@
-"""Tokens meet in attention and nowhere else: what the KV cache rests on, checked."""
+"""Tokens meet only in attention: what the KV cache relies on, checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.attention_call import ATTENTION
 from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, placeholder, value
+from tt_edge.lowering.dump import module_path
 
 #: Operators that keep the shape while they mix what lies along a dimension, and where their dimensions are.
 _ALONG = {
@@ -29,21 +31,18 @@ _ALONG = {
     "gather": 1,
     "index_select": 1,
 }
-_ATTENTION = torch.ops.tt_edge.attention.default
 
 
-class TokensApart(LoweringPass):
-    """Refuse a graph in which a token's result depends on other tokens by another way than attention.
+class CheckTokenIndependence(LoweringPass):
+    """Refuse a graph in which a token's result depends on other tokens other than through attention.
 
-    A decode step gives the network one token. What a convolution, a running sum or a count along the sequence needs of
-    the tokens before it is in no cache, so the step would be computed as if they were not there. The check follows the
-    sequence's symbol ``s`` through the shapes; it changes nothing::
+    A decode step gives the network one token. Whatever else a convolution, a running sum or a count along the sequence
+    needs of earlier tokens is in no cache, so the step would be computed as if they did not exist. The check follows the
+    sequence's symbol ``s`` through the shapes; it changes nothing. These are refused::
 
         [B, s, H] -> [B, s, s]     compares tokens            [B, s, H] -> [B, s + 3, H]    shifts or pads them
         [B, s, H] -> [B, H]        sums over them             arange(s)                     counts them
     """
-
-    name = "tokens_apart"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph = module.graph
@@ -68,13 +67,13 @@ class TokensApart(LoweringPass):
 
         for node in graph.nodes:
             val: Any = node.meta.get("val")
-            if node.op != "call_function" or node.target is _ATTENTION or not isinstance(val, torch.Tensor):
+            if node.op != "call_function" or node.target is ATTENTION or not isinstance(val, torch.Tensor):
                 continue
             found = dims(node)
             if node.target in (aten.arange.default, aten.arange.start, aten.arange.start_step) and found:
                 raise UnsupportedModelError(
-                    f"the model counts the tokens of a call by itself{_where(node)}, so that a decode step would start at "
-                    "position 0 again; no backend has it"
+                    f"the model counts the tokens of a call itself{_where(node)}, so that a decode step would start at "
+                    "position 0 again; no backend supports this"
                 )
             sources = [source for source in node.all_input_nodes if dims(source)]
             vanished = bool(sources) and not found
@@ -83,7 +82,7 @@ class TokensApart(LoweringPass):
             if len(found) > 1 or vanished or odd or _mixes(node, dims):
                 raise UnsupportedModelError(
                     f"operator {_name(node)}{_where(node)} relates tokens to each other outside attention (a convolution, "
-                    "recurrence or mask), which a KV cache does not carry; no backend has it"
+                    "recurrence or mask), which a KV cache does not carry; no backend supports this"
                 )
         return 0
 
@@ -111,7 +110,6 @@ def _mixes(node: Node, dims: Any) -> bool:
 
 
 def _where(node: Node) -> str:
-    """`` in layers.0.conv``: the innermost module of the model that made ``node``."""
-    stack: Any = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path]
-    return f" in {paths[-1].removeprefix('model.')}" if paths else ""
+    """`` in layers.0.conv``, where that is known."""
+    path = module_path(node)
+    return f" in {path}" if path else ""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.lowering.helpers import Function, attention_module, context, export, ops, query_key_value
+from tests.lowering.helpers import attention_module, context, ops, query_key_value
 from tt_edge.errors import LoweringError, UnsupportedModelError
-from tt_edge.lowering.decoder.rotary_arithmetic import RotaryArithmetic
-from tt_edge.lowering.decoder.static_cache import StaticCache
+from tt_edge.lowering.decoder.insert_static_cache import InsertStaticCache
 
 CAPACITY = 64
 
 
 def lowered(cache: str, **attention):
     module, ctx = attention_module(**attention), context(backend="sdpa", cache=cache)
-    record = StaticCache()(module, ctx)
+    record = InsertStaticCache()(module, ctx)
     module.recompile()
     assert record.matches == 1
     return module, ctx
@@ -59,31 +58,10 @@ def test_without_a_cache(window):
 
 
 def test_a_missing_attention_is_fatal():
-    with pytest.raises(LoweringError, match="matched 1 times where the model has 2 decoder layers"):
-        StaticCache()(attention_module(), context(layers=2, backend="sdpa"))
+    with pytest.raises(LoweringError, match=r"matched once, not 2 times \(decoder layers: 2\)"):
+        InsertStaticCache()(attention_module(), context(layers=2, backend="sdpa"))
 
 
 def test_what_attention_layers_cannot_express_is_refused():
     with pytest.raises(UnsupportedModelError, match="non-causal"):
-        StaticCache()(attention_module(causal=False), context(backend="sdpa"))
-
-
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("rotary_dim", [8, 4])
-def test_rotary_arithmetic_is_the_rotation(interleaved, rotary_dim):
-    def rotate(self, positions, x, y):
-        rotary = torch.ops.tt_edge.rotary_from_table
-        return tuple(rotary(t, self.cos, self.sin, positions, interleaved) for t in (x, y))
-
-    angles = torch.randn(CAPACITY, rotary_dim // 2)
-    model = Function(rotate, cos=angles.cos(), sin=angles.sin())
-    x, y = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
-    positions = torch.randint(0, CAPACITY, (2, 5))
-    module = export(model, positions, x, y, dynamic={0: {0: "b", 1: "s"}, 1: {0: "b", 2: "s"}, 2: {0: "b", 2: "s"}})
-    record = RotaryArithmetic()(module, context())
-    module.recompile()
-    assert record.matches == 2
-    assert ops(module)["aten.embedding.default"] == 2  # each table once for both tensors
-    assert not any("rotary" in name for name in ops(module))
-    for got, want in zip(module(positions, x, y), model(positions, x, y), strict=True):
-        torch.testing.assert_close(got, want)
+        InsertStaticCache()(attention_module(causal=False), context(backend="sdpa"))

@@ -7,10 +7,20 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, add_constant, aten, calls, constant_of, emit, shape
+from tt_edge.lowering.base import (
+    LoweringContext,
+    LoweringPass,
+    add_constant,
+    aten,
+    calls,
+    constant_of,
+    emit,
+    replace,
+    shape,
+)
 
 
-class PatchLinear(LoweringPass):
+class ReplacePatchConvolution(LoweringPass):
     """Turn convolutions whose kernel covers all of their input into what they are: linear layers.
 
     Before::
@@ -21,8 +31,6 @@ class PatchLinear(LoweringPass):
 
         1. y = aten.view(aten.linear(aten.view(x, [-1, C T P P]), weight [H, C T P P], bias), [-1, H, 1, 1, 1])
     """
-
-    name = "patch_linear"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
@@ -39,7 +47,6 @@ class PatchLinear(LoweringPass):
                 rows = add_constant(module, f"{str(weight.target).replace('.', '_')}_rows", matrix.reshape(-1, width))
                 product = emit(graph, aten.linear.default, flat, rows, bias, origin=node)
                 result = emit(graph, aten.view.default, product, [-1, *shape(node)[1:]], origin=node)
-            node.replace_all_uses_with(result)
-            graph.erase_node(node)
+            replace(node, result)
             matches += 1
         return matches

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import Graph, GraphModule, Node
 
@@ -11,15 +9,17 @@ import tt_edge.plugins.ops.sdpa  # noqa: F401  (defines the operators)
 from tt_edge.config import Cache
 from tt_edge.contract import END, START
 from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.attention_call import AttentionCall
 from tt_edge.lowering.base import (
+    Expectation,
     LoweringContext,
     LoweringPass,
     add_placeholder,
     aten,
-    calls,
     emit,
     output_values,
     placeholder,
+    replace,
     set_outputs,
     shape,
     value,
@@ -28,7 +28,7 @@ from tt_edge.lowering.base import (
 ops = torch.ops.tt_edge
 
 
-class StaticCache(LoweringPass):
+class InsertStaticCache(LoweringPass):
     """Give every attention its mask and, with ``CompileConfig.cache`` ``static_v1`` or ``static_v2``, its KV cache.
 
     Before::
@@ -51,34 +51,31 @@ class StaticCache(LoweringPass):
     later turns see what they may.
     """
 
-    name = "static_cache"
-
-    def expected(self, context: LoweringContext) -> int | None:
-        return context.decoder_layers
+    def expected(self, context: LoweringContext) -> Expectation | None:
+        return Expectation.one_per_decoder_layer(context)
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph = module.graph
-        attentions = list(calls(graph, ops.attention.default))
+        attentions = AttentionCall.all_in(graph)
         if not attentions:
             return 0
+        for call in attentions:
+            _check(call)
         cache = _Cache(graph, context)
         presents: list[Node] = []
-        for index, node in enumerate(attentions):
-            arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
-            query, key, val, scale, causal, window, softcap, sinks = arguments
-            _check(causal, sinks)
+        for index, call in enumerate(attentions):
+            node = call.node
             with graph.inserting_before(node):
-                mask = cache.mask(window)
-                keys = cache.extend("key", index, key, node, presents)
-                values = cache.extend("value", index, val, node, presents)
-                scaled = emit(graph, aten.mul.Tensor, query, scale, like=query, origin=node)
-                if softcap:
+                mask = cache.mask(call.window_within(context.config.max_seq_len))
+                keys = cache.extend("key", index, call.key, node, presents)
+                values = cache.extend("value", index, call.value, node, presents)
+                scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=node)
+                if call.softcap is not None:
                     capped = ops.capped_attention.default
-                    attended = emit(graph, capped, scaled, keys, values, mask, softcap, like=node)
+                    attended = emit(graph, capped, scaled, keys, values, mask, call.softcap, like=node)
                 else:
                     attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=node)
-            node.replace_all_uses_with(attended)
-            graph.erase_node(node)
+            replace(node, attended)
         set_outputs(graph, [*output_values(graph), *presents])
         return len(attentions)
 
@@ -90,17 +87,16 @@ class _Cache:
         self.graph, self.context = graph, context
         self.version = context.config.cache
         self.tokens = placeholder(graph, "input_ids")
-        self.masks: dict[int, Node] = {}
+        self.masks: dict[int | None, Node] = {}
         self.start: Node | None = None
         self.end: Node | None = None
         if self.version is not Cache.NONE:
             self.start, self.end = (add_placeholder(graph, name, (1,), torch.int64) for name in (START, END))
 
-    def mask(self, window: int) -> Node:
-        window = window if 0 < window < self.context.config.max_seq_len else 0
+    def mask(self, window: int | None) -> Node:
         if window not in self.masks:
             mask = ops.causal_mask.default
-            self.masks[window] = emit(self.graph, mask, self.tokens, self.start, self.end, window)
+            self.masks[window] = emit(self.graph, mask, self.tokens, self.start, self.end, window or 0)
         return self.masks[window]
 
     def extend(self, kind: str, index: int, update: Node, origin: Node, presents: list[Node]) -> Node:
@@ -119,8 +115,8 @@ class _Cache:
         return emit(self.graph, ops.append_to_prefix.default, cache, update, self.start, origin=origin)
 
 
-def _check(causal: bool, sinks: Any) -> None:
-    if not causal:
+def _check(call: AttentionCall) -> None:
+    if not call.causal:
         raise UnsupportedModelError("the model has non-causal attention; the sdpa backend compiles causal decoders")
-    if sinks is not None:
+    if call.sinks is not None:
         raise UnsupportedModelError("the model has attention sinks, which the sdpa backend cannot express")

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from tests.lowering.helpers import canonical, context, ops
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.plugin.vision_plugin_attention import VisionPluginAttention
+from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
 from tt_edge.vision_contract import IMAGE_TOKENS, TILES, VisionGeometry
 
 GRID = VisionGeometry("toy", IMAGE_TOKENS, 1, merge_size=2, window_tokens=2, ragged=True)
@@ -27,7 +27,7 @@ def exported(module: nn.Module, **inputs: Tensor) -> GraphModule:
 
 def lowered(module: GraphModule, geometry: VisionGeometry, **config) -> tuple[GraphModule, int, dict]:
     where = context(0, **config)
-    matches = VisionPluginAttention(geometry)(module, where).matches
+    matches = InsertVitAttentionPlugin(geometry)(module, where).matches
     module.recompile()
     return module, matches, where.input_shapes
 

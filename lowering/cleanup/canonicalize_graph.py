@@ -8,7 +8,17 @@ from typing import Any
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, output_values, set_outputs, value
+from tt_edge.lowering.base import (
+    LoweringContext,
+    LoweringPass,
+    aten,
+    calls,
+    emit,
+    output_values,
+    replace,
+    set_outputs,
+    value,
+)
 
 _ASSERTIONS = (
     aten._assert_tensor_metadata.default,
@@ -29,7 +39,7 @@ _IDENTITIES = (
 _CONVERSIONS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default)
 
 
-class Canonicalize(LoweringPass):
+class CanonicalizeGraph(LoweringPass):
     """Remove assertions, identities and full slices; give every type conversion one form.
 
     Before::
@@ -44,8 +54,6 @@ class Canonicalize(LoweringPass):
         1. b = aten._to_copy(x, dtype=float16)
     """
 
-    name = "canonicalize"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         for node in calls(graph, *_ASSERTIONS):
@@ -56,18 +64,19 @@ class Canonicalize(LoweringPass):
             if node.op == "call_module" and node.target == "_guards_fn":
                 graph.erase_node(node)
         for node in calls(graph, *_IDENTITIES):
-            matches += _forward(node, node.args[0])
+            replace(node, _source(node))
+            matches += 1
         for node in calls(graph, aten.slice.Tensor):
             if _is_full_slice(node):
-                matches += _forward(node, node.args[0])
+                replace(node, _source(node))
+            matches += 1
         for node in calls(graph, *_CONVERSIONS):
-            source = node.args[0]
-            if value(source).dtype == value(node).dtype:
-                matches += _forward(node, source)
-                continue
-            with graph.inserting_before(node):
-                cast = emit(graph, aten._to_copy.default, source, dtype=value(node).dtype, like=node)
-            matches += _forward(node, cast)
+            converted = _source(node)
+            if value(converted).dtype != value(node).dtype:
+                with graph.inserting_before(node):
+                    converted = emit(graph, aten._to_copy.default, converted, dtype=value(node).dtype, like=node)
+            replace(node, converted)
+            matches += 1
         # Plain positional inputs and a flat tuple of outputs, in place of the exporter's pytree.
         outputs = output_values(graph)
         graph.set_codegen(CodeGen())
@@ -75,10 +84,9 @@ class Canonicalize(LoweringPass):
         return matches
 
 
-def _forward(node: Node, source: Any) -> int:
-    node.replace_all_uses_with(source)
-    node.graph.erase_node(node)
-    return 1
+def _source(node: Node) -> Node:
+    source: Any = node.args[0]
+    return source  # type: ignore[no-any-return]
 
 
 def _is_full_slice(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Logits of each row's last token only, in float32."""
+"""Logits of each batch slot's last token only, in float32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tt_edge.plugins.ops.quantization  # noqa: F401  (defines an operator)
 from tt_edge.config import Layout
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import (
+    Expectation,
     LoweringContext,
     LoweringPass,
     add_placeholder,
@@ -29,10 +30,10 @@ _ELEMENTWISE = frozenset(
 )
 
 
-class LastTokenLogits(LoweringPass):
-    """Run the language model head on one token a row, and give logits in float32.
+class MoveLogitsToLastToken(LoweringPass):
+    """Run the language model head only on the last token of each batch slot, and give logits in float32.
 
-    The head is the largest matrix of a small model; during prefill all but the last row of its result is thrown away.
+    The head is the largest matrix of a small model, and prefill needs its result only for the last token.
 
     Before::
 
@@ -48,10 +49,10 @@ class LastTokenLogits(LoweringPass):
     With ``CompileConfig.full_logits`` only the conversion to float32 is added.
     """
 
-    name = "last_token_logits"
-
-    def expected(self, context: LoweringContext) -> int | None:
-        return 0 if context.config.full_logits else 1
+    def expected(self, context: LoweringContext) -> Expectation | None:
+        if context.config.full_logits:
+            return Expectation(0, "logits of all tokens are asked for")
+        return Expectation(1, "a decoder has one head")
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph = module.graph

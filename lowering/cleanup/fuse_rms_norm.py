@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, shape
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, replace, shape
 
 
 class FuseRmsNorm(LoweringPass):
@@ -28,8 +28,6 @@ class FuseRmsNorm(LoweringPass):
         1. y = tt_edge.rms_normalize(x, eps)
     """
 
-    name = "fuse_rms_norm"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         matches = 0
         for node in calls(module.graph, aten.mul.Tensor):
@@ -38,7 +36,7 @@ class FuseRmsNorm(LoweringPass):
                 if eps is not None:
                     with module.graph.inserting_before(node):
                         fused = emit(module.graph, torch.ops.tt_edge.rms_normalize.default, x, eps, like=node)
-                    node.replace_all_uses_with(fused)
+                    replace(node, fused)
                     matches += 1
                     break
         return matches

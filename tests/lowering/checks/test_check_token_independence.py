@@ -5,7 +5,7 @@ import torch
 
 from tests.lowering.helpers import Function, canonical, context, ops
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.checks.tokens_apart import TokensApart
+from tt_edge.lowering.checks.check_token_independence import CheckTokenIndependence
 
 
 def checked(function, **parameters):
@@ -25,7 +25,7 @@ def checked(function, **parameters):
     graph = program.module(check_guards=False)
     module = canonical(torch.fx.GraphModule(graph, graph.graph))
     before = ops(module)
-    TokensApart()(module, context())
+    CheckTokenIndependence()(module, context())
     assert ops(module) == before
     return module
 

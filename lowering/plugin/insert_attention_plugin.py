@@ -13,27 +13,29 @@ import tt_edge.plugins.ops.attention_plugin  # noqa: F401  (defines the operator
 from tt_edge.config import Layout, Precision
 from tt_edge.contract import Dim
 from tt_edge.errors import LoweringError, UnsupportedModelError
+from tt_edge.lowering.attention_call import AttentionCall
 from tt_edge.lowering.base import (
+    Expectation,
     LoweringContext,
     LoweringPass,
     add_constant,
     add_placeholder,
     aten,
-    calls,
     emit,
     output_values,
     placeholder,
+    replace,
     set_outputs,
     shape,
     value,
 )
-from tt_edge.lowering.decoder.rotary_tables import tabulate
+from tt_edge.lowering.decoder.tabulate_rotary import tabulate
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, HEAD_SIZES, pages_per_row
 
 ops = torch.ops.tt_edge
 
 
-class PluginAttention(LoweringPass):
+class InsertAttentionPlugin(LoweringPass):
     """Replace every attention, with its rotations, by ``tt_edge.attention_plugin``.
 
     Before::
@@ -52,8 +54,8 @@ class PluginAttention(LoweringPass):
         1. rows = aten.reshape(aten.embedding(rope, position_ids), [-1, R])           once for all layers
         2. out, cache = tt_edge.attention_plugin([aten.reshape(qkv, [-1, …]), past_key_values_0, query_lengths, rows, …], …)
 
-    There, a row's padding counts as tokens: it stands behind the row's own, which never see it, and the next call
-    overwrites it, as in the other backends. ``rope`` is float32, from the exported graph's own cosines and sines, before
+    There, the padding of a batch slot counts as tokens: it stands after the slot's own, which never see it, and the next
+    call overwrites it, as in the other backends. ``rope`` is float32, from the exported graph's own cosines and sines, before
     they are rounded to the model's type. ``past_key_values_i`` is an input and ``present_key_values_i`` an output, and
     both must be bound to one address.
 
@@ -61,27 +63,24 @@ class PluginAttention(LoweringPass):
     compiled for deployment must be float16 (``tt_edge.compile.pipeline``).
     """
 
-    name = "plugin_attention"
-
-    def expected(self, context: LoweringContext) -> int | None:
-        return context.decoder_layers
+    def expected(self, context: LoweringContext) -> Expectation | None:
+        return Expectation.one_per_decoder_layer(context)
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph = module.graph
-        attentions = list(calls(graph, ops.attention.default))
+        attentions = AttentionCall.all_in(graph)
         if not attentions:
             return 0
-        layers = [_Layer.of(node, context) for node in attentions]  # all are checked before anything changes
+        layers = [_Layer.of(call, context) for call in attentions]  # all are checked before anything changes
         if context.kv_scales and len(context.kv_scales) != len(layers):
             raise LoweringError(f"{len(context.kv_scales)} layers have scales of an FP8 KV cache, of {len(layers)}")
         inputs = _Inputs(module, context)
         presents = []
-        for index, (node, layer) in enumerate(zip(attentions, layers, strict=True)):
-            with graph.inserting_before(node):
-                out, present = _emit(graph, node, layer, inputs, index)
+        for index, (call, layer) in enumerate(zip(attentions, layers, strict=True)):
+            with graph.inserting_before(call.node):
+                out, present = _emit(graph, call.node, layer, inputs, index)
             presents.append(present)
-            node.replace_all_uses_with(out)
-            graph.erase_node(node)
+            replace(call.node, out)
         set_outputs(graph, [*output_values(graph), *presents])
         return len(attentions)
 
@@ -96,15 +95,14 @@ class _Layer:
     heads: tuple[int, int, int]
     head_size: int
     scale: float
-    window: int
+    window: int | None
 
     @classmethod
-    def of(cls, node: Node, context: LoweringContext) -> _Layer:
+    def of(cls, call: AttentionCall, context: LoweringContext) -> _Layer:
         """Read an attention. Raises ``UnsupportedModelError`` for what the plugin cannot express."""
-        arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
-        query, key, val, scale, causal, window, softcap, sinks = arguments
+        query, key, val = call.query, call.key, call.value
         generation = GENERATIONS[str(context.config.plugin_contract)]
-        head_size, window = int(shape(query)[3]), window if 0 < window < context.config.max_seq_len else -1
+        head_size, window = int(shape(query)[3]), call.window_within(context.config.max_seq_len)
         who = f"AttentionPlugin {generation.version}"
         if head_size not in HEAD_SIZES:
             sizes = ", ".join(map(str, HEAD_SIZES))
@@ -112,10 +110,10 @@ class _Layer:
                 f"head_size {head_size} is not supported by {who} ({sizes}); use --backend native"
             )
         refusals = {
-            "the model has non-causal attention": not causal,
-            f"the model bounds attention scores (softcap {softcap:g})": bool(softcap),
-            "the model has attention sinks": sinks is not None,
-            f"a sliding window of {window} tokens": window > 0 and not generation.has_sliding_window,
+            "the model has non-causal attention": not call.causal,
+            f"the model bounds attention scores (softcap {call.softcap or 0:g})": call.softcap is not None,
+            "the model has attention sinks": call.sinks is not None,
+            f"a sliding window of {window} tokens": window is not None and not generation.has_sliding_window,
             "precision bf16": context.config.precision is Precision.BF16,
             "attention without rotary embedding": any(not _is_rotation(t) for t in (query, key)),
         }
@@ -130,7 +128,7 @@ class _Layer:
                 "use --backend native"
             )
         heads = tuple(int(shape(t)[1]) for t in (query, key, val))
-        return cls((x, y, val), cos, sin, heads, head_size, float(scale), window)  # type: ignore[arg-type]
+        return cls((x, y, val), cos, sin, heads, head_size, call.scale, window)  # type: ignore[arg-type]
 
 
 def _is_rotation(node: Node) -> bool:
@@ -205,7 +203,7 @@ class _Inputs:
     def _rope_input(self, layer: _Layer) -> Node:
         """The table as an engine input: NVIDIA's runtime makes it from config.json."""
         if self.ropes:
-            raise UnsupportedModelError("the model has several RoPE bases, and Edge-LLM's runtime one; leave --layout")
+            raise UnsupportedModelError("the model has several RoPE bases, and Edge-LLM's runtime one; omit --layout")
         operand = next(o for o in self.generation.inputs if o.name == "rope_rotary_cos_sin")
         rotary_dim = int(shape(layer.cos)[-1])
         dims = tuple(rotary_dim if size == "rotary_dim" else self._dim(size) for size in operand.shape)
@@ -244,7 +242,7 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
         "rope_rotary_cos_sin": inputs.rope(layer),
     }
     arguments = [named[name] for name in generation.input_names]
-    settings: list[Any] = [generation.version, layer.heads[0], layer.heads[1], size, scale, layer.window]
+    settings: list[Any] = [generation.version, layer.heads[0], layer.heads[1], size, scale, layer.window or -1]
     if inputs.context.kv_scales:
         settings.append(list(inputs.context.kv_scales[index]))
     both = add(ops.attention_plugin.default, arguments, *settings)

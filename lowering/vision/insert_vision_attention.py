@@ -9,12 +9,13 @@ from torch.fx import Graph, GraphModule, Node
 
 import tt_edge.plugins.ops.native  # noqa: F401  (defines operators)
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, shape
+from tt_edge.lowering.attention_call import ATTENTION, AttentionCall
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, replace, shape
 
 ops = torch.ops.tt_edge
 
 
-class VisionAttention(LoweringPass):
+class InsertVisionAttention(LoweringPass):
     """Give attention without a cache the form of ``IAttention``, with a mask where there are segments.
 
     Before::
@@ -29,20 +30,17 @@ class VisionAttention(LoweringPass):
         3. z = tt_edge.full_attention(aten.mul(q, scale), k, v)
     """
 
-    name = "vision_attention"
-
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
         masks: dict[Node, Node] = {}
-        for node in calls(graph, ops.segment_attention.default, ops.attention.default):
+        for node in calls(graph, ops.segment_attention.default, ATTENTION):
             with graph.inserting_before(node):
                 out = (
                     _segments(graph, node, masks)
                     if node.target is ops.segment_attention.default
-                    else full_attention(graph, node)
+                    else full_attention(graph, unrestricted(node))
                 )
-            node.replace_all_uses_with(out)
-            graph.erase_node(node)
+            replace(node, out)
             matches += 1
         return matches
 
@@ -72,23 +70,18 @@ def _segments(graph: Graph, node: Node, masks: dict[Node, Node]) -> Node:
     return out
 
 
-def operands_of(node: Node) -> tuple[Node, Node, Node, float]:
-    """Query, key, value and scale of ``tt_edge.attention`` in which everything is seen.
-
-    Raises ``UnsupportedModelError`` for any other.
-    """
-    arguments: Any = [*node.args, *(True, 0, 0.0, None)[len(node.args) - 4 :]]
-    query, key, value, scale, causal, window, softcap, sinks = arguments
-    if causal or window or softcap or sinks is not None:
+def unrestricted(node: Node) -> AttentionCall:
+    """``tt_edge.attention`` in which every query sees every key. Raises ``UnsupportedModelError`` for any other."""
+    call = AttentionCall.of(node)
+    if call.causal or call.window is not None or call.softcap is not None or call.sinks is not None:
         raise UnsupportedModelError(
             "the vision tower has attention that is causal, windowed, capped or with sinks, which is not supported; "
             "please report the model type"
         )
-    return query, key, value, scale
+    return call
 
 
-def full_attention(graph: Graph, node: Node) -> Node:
-    """``tt_edge.attention`` in which everything is seen, as ``IAttention``."""
-    query, key, value, scale = operands_of(node)
-    scaled = emit(graph, aten.mul.Tensor, query, scale, like=query)
-    return emit(graph, ops.full_attention.default, scaled, key, value, like=node)
+def full_attention(graph: Graph, call: AttentionCall) -> Node:
+    """``unrestricted`` attention as ``IAttention``."""
+    scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query)
+    return emit(graph, ops.full_attention.default, scaled, call.key, call.value, like=call.node)

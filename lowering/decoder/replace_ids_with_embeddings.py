@@ -8,12 +8,14 @@ from torch.fx import GraphModule
 
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import (
+    Expectation,
     LoweringContext,
     LoweringPass,
     add_placeholder,
     aten,
     calls,
     placeholder,
+    replace,
     shape,
     value,
 )
@@ -21,8 +23,8 @@ from tt_edge.lowering.base import (
 NAME = "inputs_embeds"
 
 
-class EmbeddingInput(LoweringPass):
-    """Leave the lookup of token embeddings to whoever runs the network, as NVIDIA's C++ runtime does it.
+class ReplaceIdsWithEmbeddings(LoweringPass):
+    """Move the lookup of token embeddings out of the network; NVIDIA's C++ runtime does it itself.
 
     What the model does to them afterwards (Gemma's scale) stays in the graph.
 
@@ -36,10 +38,8 @@ class EmbeddingInput(LoweringPass):
         1. y = aten.mul(inputs_embeds, scale)        inputs_embeds is a graph input, [B, S, H]
     """
 
-    name = "embedding_input"
-
-    def expected(self, context: LoweringContext) -> int | None:
-        return 1
+    def expected(self, context: LoweringContext) -> Expectation | None:
+        return Expectation(1, "token ids are looked up in one table")
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches = module.graph, 0
@@ -48,14 +48,13 @@ class EmbeddingInput(LoweringPass):
             if node.args[1] is not tokens:
                 continue
             embeds = add_placeholder(graph, NAME, shape(node), value(node).dtype)
-            node.replace_all_uses_with(embeds)
-            graph.erase_node(node)
+            replace(node, embeds)
             matches += 1
         for user in list(tokens.users):
             if user.target is not aten.sym_size.int:
                 raise UnsupportedModelError(
                     f"the model uses its token ids beside looking up embeddings ({user.target}), which Edge-LLM's runtime does "
-                    "not pass on; leave --layout"
+                    "not pass on; omit --layout"
                 )
             user.replace_input_with(tokens, placeholder(graph, NAME))
         return matches

@@ -18,6 +18,7 @@ from tt_edge.lowering.base import (
     calls,
     constant_of,
     emit,
+    replace,
     shape,
     value,
 )
@@ -27,7 +28,7 @@ from tt_edge.plugins.ops.nibbles import unpack_signed_nibbles
 ops = torch.ops.tt_edge
 
 
-class Int4Plugin(LoweringPass):
+class InsertInt4Plugin(LoweringPass):
     """Give INT4 linear layers the form of NVIDIA's plugin, where they fit it.
 
     Before::
@@ -42,8 +43,6 @@ class Int4Plugin(LoweringPass):
     AWQ's scales of the input stand before ``x`` and stay. A layer with other groups than 128, a width or height that
     the plugin has no order for, or one token a row (a quantized head) stays TensorRT's own blocked INT4.
     """
-
-    name = "int4_plugin"
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph, matches, generation = module.graph, 0, str(context.config.plugin_contract)
@@ -66,7 +65,6 @@ class Int4Plugin(LoweringPass):
                 result = emit(graph, ops.int4_groupwise_gemm.default, x, weight, grouped, generation, like=node)
                 if bias is not None:
                     result = emit(graph, aten.add.Tensor, result, bias, like=node)
-            node.replace_all_uses_with(result)
-            graph.erase_node(node)
+            replace(node, result)
             matches += 1
         return matches

@@ -11,6 +11,7 @@ import tt_edge.plugins.ops.vit_attention_plugin  # noqa: F401  (defines the oper
 from tt_edge.config import Precision
 from tt_edge.contract import Dim
 from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.attention_call import ATTENTION
 from tt_edge.lowering.base import (
     LoweringContext,
     LoweringPass,
@@ -19,16 +20,17 @@ from tt_edge.lowering.base import (
     aten,
     calls,
     emit,
+    replace,
     shape,
 )
-from tt_edge.lowering.vision.vision_attention import full_attention, operands_of
+from tt_edge.lowering.vision.insert_vision_attention import full_attention, unrestricted
 from tt_edge.plugins.edgellm.vit_contract import HEAD_SIZES, NAME
 from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, RAGGED_INPUTS, VisionGeometry
 
 ops = torch.ops.tt_edge
 
 
-class VisionPluginAttention(LoweringPass):
+class InsertVitAttentionPlugin(LoweringPass):
     """Replace attention among a segment's tokens by ``tt_edge.vit_attention_plugin``.
 
     Before::
@@ -50,17 +52,15 @@ class VisionPluginAttention(LoweringPass):
     compiled for deployment must be float16 (``tt_edge.compile.pipeline``).
     """
 
-    name = "vision_plugin_attention"
-
     def __init__(self, geometry: VisionGeometry) -> None:
         self._geometry = geometry
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
-        attentions = list(calls(module.graph, ops.segment_attention.default, ops.attention.default))
+        attentions = list(calls(module.graph, ops.segment_attention.default, ATTENTION))
         chosen = [node for node in attentions if _is_of_one_length(node)]
         for node in attentions:  # all are checked before anything changes
-            if node.target is ops.attention.default:
-                operands_of(node)
+            if node.target is ATTENTION:
+                unrestricted(node)
             if node in chosen:
                 _check(node, context)
         if not chosen:
@@ -71,13 +71,12 @@ class VisionPluginAttention(LoweringPass):
         for node in attentions:
             with module.graph.inserting_before(node):
                 if node not in chosen:
-                    out = full_attention(module.graph, node)
+                    out = full_attention(module.graph, unrestricted(node))
                 elif node.target is ops.segment_attention.default:
                     out = _segments(inputs, node)
                 else:
                     out = _tiles(inputs, node)
-            node.replace_all_uses_with(out)
-            module.graph.erase_node(node)
+            replace(node, out)
         return len(chosen)
 
 
@@ -156,14 +155,14 @@ def _segments(inputs: _Inputs, node: Node) -> Node:
 
 def _tiles(inputs: _Inputs, node: Node) -> Node:
     """``[tiles, H, L, D]`` as ``[tiles * L, H, D]``, and back."""
-    query, key, value, scale = operands_of(node)
-    heads, length, size = (int(dim) for dim in shape(query)[1:])
+    call = unrestricted(node)
+    heads, length, size = (int(dim) for dim in shape(call.query)[1:])
 
     def add(target: Any, *args: Any) -> Node:
         return emit(inputs.graph, target, *args, origin=node)
 
-    apart = [add(aten.permute.default, t, [0, 2, 1, 3]) for t in (query, key, value)]
+    apart = [add(aten.permute.default, t, [0, 2, 1, 3]) for t in (call.query, call.key, call.value)]
     rows = [add(aten.reshape.default, t, [-1, heads, size]) for t in apart]
-    out = add(ops.vit_attention_plugin.default, *rows, *inputs.tiles(length), scale)
+    out = add(ops.vit_attention_plugin.default, *rows, *inputs.tiles(length), call.scale)
     out = add(aten.reshape.default, out, [-1, length, heads, size])
     return add(aten.permute.default, out, [0, 2, 1, 3])

@@ -1,0 +1,62 @@
+"""A typed view of ``tt_edge::attention`` in a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+import tt_edge.plugins.ops.semantic  # noqa: F401  (defines the operator)
+from tt_edge.lowering.base import calls
+
+ATTENTION = torch.ops.tt_edge.attention.default
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of ``tt_edge::attention``: its operands, and its settings with ``None`` for what is off.
+
+    ``query`` is ``[B, Hq, S, D]``, ``key`` and ``value`` are ``[B, Hkv, S, D]``. ``window`` counts the tokens that a query
+    sees, itself included; ``softcap`` bounds scores; ``sinks`` is ``[Hq]``.
+    """
+
+    node: Node
+    query: Node
+    key: Node
+    value: Node
+    scale: float
+    causal: bool
+    window: int | None
+    softcap: float | None
+    sinks: Node | None
+
+    @classmethod
+    def of(cls, node: Node) -> AttentionCall:
+        """Read ``node``, which must call ``tt_edge::attention``; arguments that are not given have the schema's defaults."""
+        if node.target is not ATTENTION:
+            raise TypeError(f"{node.name} calls {node.target}, not {ATTENTION}")
+        parameters = ATTENTION._schema.arguments
+        given = dict(zip((parameter.name for parameter in parameters), node.args, strict=False)) | node.kwargs
+        values: dict[str, Any] = {p.name: given.get(p.name, p.default_value) for p in parameters}
+        return cls(
+            node=node,
+            query=values["query"],
+            key=values["key"],
+            value=values["value"],
+            scale=float(values["scale"]),
+            causal=bool(values["causal"]),
+            window=values["sliding_window"] if values["sliding_window"] > 0 else None,
+            softcap=values["softcap"] or None,
+            sinks=values["sinks"],
+        )
+
+    @classmethod
+    def all_in(cls, graph: Graph) -> list[AttentionCall]:
+        """The attentions of ``graph``, in order: those of a decoder are one a layer."""
+        return [cls.of(node) for node in calls(graph, ATTENTION)]
+
+    def window_within(self, capacity: int) -> int | None:
+        """``window``, or ``None`` where a cache of ``capacity`` tokens is too short for it to hide any."""
+        return self.window if self.window is not None and self.window < capacity else None
