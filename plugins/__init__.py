@@ -1,1 +1,1 @@
-"""Custom operators (schemas and reference math) and their TensorRT converters. Needs torch."""
+"""Custom operators (``ops``), their TensorRT converters, and contracts of NVIDIA's plugins (``edgellm``, torch-free)."""

@@ -23,7 +23,7 @@ from tt_edge.lowering.base import (
     value,
 )
 from tt_edge.plugins.edgellm.int4_packing import fits, pack
-from tt_edge.plugins.ops.nibbles import unpack_signed_nibbles
+from tt_edge.plugins.ops.number_formats import unpack_signed_nibbles
 
 ops = torch.ops.tt_edge
 

@@ -1,4 +1,4 @@
-"""The layers of NVIDIA's plugins; see ``plugins.native_converters`` and ``tt_edge.network.plugins``."""
+"""The layers of NVIDIA's plugins; see ``tt_edge.network.plugins``."""
 
 from __future__ import annotations
 

@@ -1,58 +1,18 @@
-"""TensorRT layers for the operators of ``plugins.native``.
-
-Registered with torch_tensorrt's converter registry when this module is imported, which needs torch_tensorrt (and so,
-on a host without a GPU, ``tt_edge.compile.gpuless``). Only our own operators are registered: nothing that torch_tensorrt
-converts is overridden, and other users of it in the same process see no change.
-"""
+"""TensorRT layers for the operators of ``plugins.ops.native``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorrt as trt
 import torch
-from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_converter
-from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
 import tt_edge.plugins.ops.native  # noqa: F401  (defines the operators)
+from tt_edge.plugins.converters.building import converter, named, scalar
 
 _ops = torch.ops.tt_edge
-
-
-def _converter(target: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register ``convert(network, *args, name)`` for ``target``; constants among its arguments become tensors."""
-
-    def register(convert: Callable[..., Any]) -> Callable[..., Any]:
-        def converter(ctx: ConversionContext, _target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
-            tensors = [
-                get_trt_tensor(ctx, a, _constant_name(ctx, node, f"{name}_{i}")) if isinstance(a, torch.Tensor) else a
-                for i, (a, node) in enumerate(zip(args, ctx.current_node.args, strict=True))
-            ]
-            return convert(ctx.net, *tensors, **kwargs, name=name)
-
-        dynamo_tensorrt_converter(target, supports_dynamic_shapes=True)(converter)
-        return convert
-
-    return register
-
-
-def _constant_name(ctx: ConversionContext, node: Any, default: str) -> str:
-    """A weight is named as in the checkpoint, the first time: the exporter's wrapper adds the leading ``model.``."""
-    name = str(node.target).removeprefix("model.") if isinstance(node, torch.fx.Node) else default
-    return default if f"{name} CONSTANT" in ctx.weight_refit_map else name
-
-
-def _named(layer: Any, name: str) -> Any:
-    layer.name = name
-    return layer.get_output(0)
-
-
-def _scalar(network: Any, value: float, dtype: Any, rank: int, name: str) -> Any:
-    """A constant of shape ``[1] * rank``. ``dtype`` is float32, float16 or an integer type that NumPy has."""
-    array = np.full((1,) * rank, value, trt.nptype(dtype))
-    return _named(network.add_constant(array.shape, trt.Weights(array.copy())), name)
 
 
 def _aligned(network: Any, constant: Any, rank: int, name: str) -> Any:
@@ -62,10 +22,10 @@ def _aligned(network: Any, constant: Any, rank: int, name: str) -> Any:
         return constant
     layer = network.add_shuffle(constant)
     layer.reshape_dims = (1,) * (rank - len(shape)) + shape
-    return _named(layer, name)
+    return named(layer, name)
 
 
-@_converter(_ops.rotary_from_table.default)
+@converter(_ops.rotary_from_table.default)
 def rotary_from_table(
     network: Any, x: Any, cos: Any, sin: Any, position_ids: Any, interleaved: bool = False, *, name: str
 ) -> Any:
@@ -73,81 +33,79 @@ def rotary_from_table(
     rotary_dim = 2 * cos.shape[1]
     layer = network.add_rotary_embedding(x, cos, sin, interleaved, 0 if rotary_dim == x.shape[3] else rotary_dim)
     layer.set_input(3, position_ids)
-    return _named(layer, name)
+    return named(layer, name)
 
 
-@_converter(_ops.axis_rows.default)
+@converter(_ops.axis_rows.default)
 def axis_rows(network: Any, table: Any, position_ids: Any, axes: Sequence[int], *, name: str) -> Any:
     """For each axis a gather of its positions and one of the table's rows; selects put the columns together."""
     result = None
     for axis in range(position_ids.shape[0]):
         index = network.add_constant((), trt.Weights(np.array(axis, np.int64)))
-        positions = _named(
-            network.add_gather(position_ids, _named(index, f"{name}_axis{axis}"), 0), f"{name}_ids{axis}"
-        )
-        rows = _named(network.add_gather(table, positions, 0), f"{name}_rows{axis}")  # [B, S, R]
+        positions = named(network.add_gather(position_ids, named(index, f"{name}_axis{axis}"), 0), f"{name}_ids{axis}")
+        rows = named(network.add_gather(table, positions, 0), f"{name}_rows{axis}")  # [B, S, R]
         if result is None:
             result = rows
             continue
         own = np.array([[[a == axis for a in axes]]])
-        mask = _named(network.add_constant(own.shape, trt.Weights(own)), f"{name}_mask{axis}")
-        result = _named(network.add_select(mask, rows, result), f"{name}_upto{axis}")
+        mask = named(network.add_constant(own.shape, trt.Weights(own)), f"{name}_mask{axis}")
+        result = named(network.add_select(mask, rows, result), f"{name}_upto{axis}")
     return result
 
 
-@_converter(_ops.rotary_from_rows.default)
+@converter(_ops.rotary_from_rows.default)
 def rotary_from_rows(network: Any, x: Any, cos: Any, sin: Any, interleaved: bool = False, *, name: str) -> Any:
     """One ``IRotaryEmbeddingLayer`` whose cosines and sines are those of the tokens."""
     rotary_dim = 2 * cos.shape[2]
     layer = network.add_rotary_embedding(x, cos, sin, interleaved, 0 if rotary_dim == x.shape[3] else rotary_dim)
-    return _named(layer, name)
+    return named(layer, name)
 
 
-@_converter(_ops.kv_cache_update.default)
+@converter(_ops.kv_cache_update.default)
 def kv_cache_update(network: Any, cache: Any, update: Any, write_indices: Any, *, name: str) -> Any:
     """One ``IKVCacheUpdateLayer`` in linear mode."""
-    return _named(network.add_kv_cache_update(cache, update, write_indices, trt.KVCacheMode.LINEAR), name)
+    return named(network.add_kv_cache_update(cache, update, write_indices, trt.KVCacheMode.LINEAR), name)
 
 
-@_converter(_ops.kv_lengths.default)
+@converter(_ops.kv_lengths.default)
 def kv_lengths(network: Any, write_indices: Any, tokens: Any, *, name: str) -> Any:
     """Shape, slice and sum: three layers for the whole network."""
     length = _sequence_length(network, tokens, name)
-    return _named(network.add_elementwise(write_indices, length, trt.ElementWiseOperation.SUM), name)
+    return named(network.add_elementwise(write_indices, length, trt.ElementWiseOperation.SUM), name)
 
 
 def _sequence_length(network: Any, tokens: Any, name: str) -> Any:
     """The size of dimension 1 as an int32 tensor ``[1]``."""
-    sizes = _named(network.add_shape(tokens), f"{name}_shape")
-    length = _named(network.add_slice(sizes, (1,), (1,), (1,)), f"{name}_length")
-    return _named(network.add_cast(length, trt.int32), f"{name}_length_int32")
+    sizes = named(network.add_shape(tokens), f"{name}_shape")
+    length = named(network.add_slice(sizes, (1,), (1,), (1,)), f"{name}_length")
+    return named(network.add_cast(length, trt.int32), f"{name}_length_int32")
 
 
-@_converter(_ops.sliding_window_mask.default)
+@converter(_ops.sliding_window_mask.default)
 def sliding_window_mask(network: Any, write_indices: Any, tokens: Any, capacity: int, window: int, *, name: str) -> Any:
     """Comparisons of key positions ``[1, 1, 1, capacity]`` with query positions ``[B, 1, S, 1]``."""
     keys = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, capacity)
-    key_at = _named(network.add_constant(keys.shape, trt.Weights(keys.copy())), f"{name}_keys")
+    key_at = named(network.add_constant(keys.shape, trt.Weights(keys.copy())), f"{name}_keys")
     length = _sequence_length(network, tokens, name)
     steps = network.add_fill((1,), trt.FillOperation.LINSPACE, trt.int32)
     steps.set_input(0, length)
-    steps.set_input(1, _named(network.add_constant((), trt.Weights(np.zeros((), np.int32))), f"{name}_zero"))
-    steps.set_input(2, _named(network.add_constant((1,), trt.Weights(np.ones(1, np.int32))), f"{name}_one"))
-    offsets = network.add_shuffle(_named(steps, f"{name}_steps"))
+    steps.set_input(1, named(network.add_constant((), trt.Weights(np.zeros((), np.int32))), f"{name}_zero"))
+    steps.set_input(2, named(network.add_constant((1,), trt.Weights(np.ones(1, np.int32))), f"{name}_one"))
+    offsets = network.add_shuffle(named(steps, f"{name}_steps"))
     offsets.reshape_dims = (1, 1, -1, 1)
     starts = network.add_shuffle(write_indices)
     starts.reshape_dims = (-1, 1, 1, 1)
     operation = trt.ElementWiseOperation
-    query_at = _named(
-        network.add_elementwise(_named(starts, f"{name}_starts"), _named(offsets, f"{name}_offsets"), operation.SUM),
+    query_at = named(
+        network.add_elementwise(named(starts, f"{name}_starts"), named(offsets, f"{name}_offsets"), operation.SUM),
         f"{name}_queries",
     )
-    window_tensor = _scalar(network, window, trt.int32, 4, f"{name}_window")
-    oldest = _named(network.add_elementwise(query_at, window_tensor, operation.SUB), f"{name}_oldest")
-    future = _named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
-    seen = _named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
-    recent = _named(network.add_elementwise(key_at, oldest, operation.GREATER), f"{name}_recent")
-    return _named(network.add_elementwise(seen, recent, operation.AND), name)
+    window_tensor = scalar(network, window, trt.int32, 4, f"{name}_window")
+    oldest = named(network.add_elementwise(query_at, window_tensor, operation.SUB), f"{name}_oldest")
+    future = named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
+    seen = named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
+    recent = named(network.add_elementwise(key_at, oldest, operation.GREATER), f"{name}_recent")
+    return named(network.add_elementwise(seen, recent, operation.AND), name)
 
 
 def _attention(network: Any, query: Any, key: Any, value: Any, kind: Any, name: str) -> Any:
@@ -158,7 +116,7 @@ def _attention(network: Any, query: Any, key: Any, value: Any, kind: Any, name: 
     return layer
 
 
-@_converter(_ops.causal_attention.default)
+@converter(_ops.causal_attention.default)
 def causal_attention(network: Any, query: Any, key: Any, value: Any, lengths: Any, *, name: str) -> Any:
     """``IAttention`` with per-row lengths and its diagonal at the lower right."""
     layer = _attention(network, query, key, value, trt.CausalMaskKind.LOWER_RIGHT, name)
@@ -166,7 +124,7 @@ def causal_attention(network: Any, query: Any, key: Any, value: Any, lengths: An
     return layer.get_output(0)
 
 
-@_converter(_ops.masked_attention.default)
+@converter(_ops.masked_attention.default)
 def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, *, name: str) -> Any:
     """``IAttention`` with a boolean mask."""
     layer = _attention(network, query, key, value, trt.CausalMaskKind.NONE, name)
@@ -174,13 +132,13 @@ def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, 
     return layer.get_output(0)
 
 
-@_converter(_ops.full_attention.default)
+@converter(_ops.full_attention.default)
 def full_attention(network: Any, query: Any, key: Any, value: Any, *, name: str) -> Any:
     """``IAttention`` without a mask."""
     return _attention(network, query, key, value, trt.CausalMaskKind.NONE, name).get_output(0)
 
 
-@_converter(_ops.capped_attention.default)
+@converter(_ops.capped_attention.default)
 def capped_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, softcap: float, *, name: str) -> Any:
     """Scores; bound, mask and softmax in float32; and the weighted sum. The heads that share K and V are a dimension.
 
@@ -192,65 +150,65 @@ def capped_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, 
     def reshaped(tensor: Any, dims: tuple[int, ...], suffix: str) -> Any:
         layer = network.add_shuffle(tensor)
         layer.reshape_dims = dims
-        return _named(layer, f"{name}{suffix}")
+        return named(layer, f"{name}{suffix}")
 
     def scaled(tensor: Any, factor: float, suffix: str) -> Any:
-        scalar = _scalar(network, factor, trt.float32, 5, f"{name}{suffix}_factor")
-        return _named(network.add_elementwise(tensor, scalar, operation.PROD), f"{name}{suffix}")
+        constant = scalar(network, factor, trt.float32, 5, f"{name}{suffix}_factor")
+        return named(network.add_elementwise(tensor, constant, operation.PROD), f"{name}{suffix}")
 
     q = reshaped(query, (0, kv_heads, heads // kv_heads, -1, query.shape[3]), "_query")
     k = reshaped(key, (0, kv_heads, 1, -1, key.shape[3]), "_key")
     v = reshaped(value, (0, kv_heads, 1, -1, value.shape[3]), "_value")
-    axis = _named(network.add_constant((1,), trt.Weights(np.array([2], np.int64))), f"{name}_axis")
-    seen = _named(network.add_unsqueeze(mask, axis), f"{name}_seen")
+    axis = named(network.add_constant((1,), trt.Weights(np.array([2], np.int64))), f"{name}_axis")
+    seen = named(network.add_unsqueeze(mask, axis), f"{name}_seen")
 
-    scores = _named(network.add_matrix_multiply(q, matrix.NONE, k, matrix.TRANSPOSE), f"{name}_scores")
-    wide = _named(network.add_cast(scores, trt.float32), f"{name}_float32")
+    scores = named(network.add_matrix_multiply(q, matrix.NONE, k, matrix.TRANSPOSE), f"{name}_scores")
+    wide = named(network.add_cast(scores, trt.float32), f"{name}_float32")
     bounded = network.add_activation(scaled(wide, 1 / softcap, "_inner"), trt.ActivationType.TANH)
-    capped = scaled(_named(bounded, f"{name}_tanh"), softcap, "_capped")
-    never = _scalar(network, -np.inf, trt.float32, 5, f"{name}_never")
-    softmax = network.add_softmax(_named(network.add_select(seen, capped, never), f"{name}_masked"))
+    capped = scaled(named(bounded, f"{name}_tanh"), softcap, "_capped")
+    never = scalar(network, -np.inf, trt.float32, 5, f"{name}_never")
+    softmax = network.add_softmax(named(network.add_select(seen, capped, never), f"{name}_masked"))
     softmax.axes = 1 << 4
-    weights = _named(network.add_cast(_named(softmax, f"{name}_softmax"), dtype), f"{name}_weights")
-    out = _named(network.add_matrix_multiply(weights, matrix.NONE, v, matrix.NONE), f"{name}_sum")
+    weights = named(network.add_cast(named(softmax, f"{name}_softmax"), dtype), f"{name}_weights")
+    out = named(network.add_matrix_multiply(weights, matrix.NONE, v, matrix.NONE), f"{name}_sum")
     return reshaped(out, (0, heads, -1, value.shape[3]), "")
 
 
-@_converter(_ops.rms_normalize.default)
+@converter(_ops.rms_normalize.default)
 def rms_normalize(network: Any, x: Any, eps: float, *, name: str) -> Any:
     """Square, mean, add, root, divide: TensorRT has no RMS normalisation layer; its compiler fuses these."""
     operation, rank = trt.ElementWiseOperation, len(x.shape)
-    square = _named(network.add_elementwise(x, x, operation.PROD), f"{name}_square")
-    mean = _named(network.add_reduce(square, trt.ReduceOperation.AVG, 1 << (rank - 1), True), f"{name}_mean")
-    epsilon = _scalar(network, eps, x.dtype, rank, f"{name}_eps")
-    total = _named(network.add_elementwise(mean, epsilon, operation.SUM), f"{name}_total")
-    root = _named(network.add_unary(total, trt.UnaryOperation.SQRT), f"{name}_root")
-    return _named(network.add_elementwise(x, root, operation.DIV), name)
+    square = named(network.add_elementwise(x, x, operation.PROD), f"{name}_square")
+    mean = named(network.add_reduce(square, trt.ReduceOperation.AVG, 1 << (rank - 1), True), f"{name}_mean")
+    epsilon = scalar(network, eps, x.dtype, rank, f"{name}_eps")
+    total = named(network.add_elementwise(mean, epsilon, operation.SUM), f"{name}_total")
+    root = named(network.add_unary(total, trt.UnaryOperation.SQRT), f"{name}_root")
+    return named(network.add_elementwise(x, root, operation.DIV), name)
 
 
-@_converter(_ops.linear.default)
+@converter(_ops.linear.default)
 def linear(network: Any, x: Any, weight: Any, bias: Any = None, *, name: str) -> Any:
     """One matrix multiply by the transposed weight, and one sum for the bias."""
     rank = len(x.shape)
     matrix = _aligned(network, weight, rank, f"{name}_weight_aligned")
     none, transpose = trt.MatrixOperation.NONE, trt.MatrixOperation.TRANSPOSE
-    out = _named(network.add_matrix_multiply(x, none, matrix, transpose), name)
+    out = named(network.add_matrix_multiply(x, none, matrix, transpose), name)
     if bias is None:
         return out
     offset = _aligned(network, bias, rank, f"{name}_bias_aligned")
-    return _named(network.add_elementwise(out, offset, trt.ElementWiseOperation.SUM), f"{name}_bias")
+    return named(network.add_elementwise(out, offset, trt.ElementWiseOperation.SUM), f"{name}_bias")
 
 
-@_converter(_ops.gather_last_token.default)
+@converter(_ops.gather_last_token.default)
 def gather_last_token(network: Any, x: Any, last_token_indices: Any, *, name: str) -> Any:
     """A gather with one batch dimension. TensorRT's index has the data's rank less one, so ``[B]`` suffices."""
     layer = network.add_gather_v2(x, last_token_indices, trt.GatherMode.DEFAULT)
     layer.axis = 1
     layer.num_elementwise_dims = 1
-    return _named(layer, name)
+    return named(layer, name)
 
 
-@_converter(_ops.shuffle.default)
+@converter(_ops.shuffle.default)
 def shuffle(
     network: Any, x: Any, first: Sequence[int], dims: Sequence[int], second: Sequence[int], *, name: str
 ) -> Any:
@@ -260,4 +218,4 @@ def shuffle(
     if any(dims) or len(dims) != len(first):  # zeros alone copy every size, unless they drop one
         layer.reshape_dims = tuple(dims)
     layer.second_transpose = trt.Permutation(list(second))
-    return _named(layer, name)
+    return named(layer, name)

@@ -1,6 +1,6 @@
 """TensorRT's quantized layers for ``tt_edge::quantized_linear``: the weight is a constant of its quantized type.
 
-Registered with torch_tensorrt when this module is imported, as ``native_converters`` is. What TensorRT-RTX 1.6.1 accepts,
+Registered with torch_tensorrt when this module is imported, as in ``building``. What TensorRT-RTX 1.6.1 accepts,
 and how large its engines get, was measured: a weight of rank 3 is kept compressed, but NVFP4 with quantized inputs builds
 only as a product of matrices (otherwise the builder stops at ``CHECK(is_const())``).
 """
@@ -18,6 +18,7 @@ from torch_tensorrt.dynamo.conversion import ConversionContext, dynamo_tensorrt_
 from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
 import tt_edge.plugins.ops.quantization  # noqa: F401  (defines the operator)
+from tt_edge.number_formats import NVFP4_BLOCK
 
 _WEIGHT_TYPES = {
     "fp8": trt.DataType.FP8,
@@ -93,7 +94,7 @@ class _QuantizedLinear:
         if format != "nvfp4":
             data = self.named(self.net.add_quantize(wide, scale, _WEIGHT_TYPES[format]), "_input_quantized")
             return self.cast(self.dequantize(data, scale, "_input_dequantized"), type_, "_input_back")
-        layer = self.net.add_dynamic_quantize(wide, len(x.shape) - 1, 16, trt.DataType.FP4, trt.DataType.FP8)
+        layer = self.net.add_dynamic_quantize(wide, len(x.shape) - 1, NVFP4_BLOCK, trt.DataType.FP4, trt.DataType.FP8)
         layer.set_input(1, scale)
         data = self.named(layer, "_input_quantized")
         blocks = self.dequantize(layer.get_output(1), scale, "_input_block_scales")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tt_edge.number_formats import FP8_MAX
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
-from tt_edge.plugins.ops.quantization import FP8_MAX
 from tt_edge.plugins.ops.semantic import grouped_attention, rotate
 
 

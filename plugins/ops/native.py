@@ -1,6 +1,6 @@
 """Operators that stand for TensorRT layers, or tight groups of them, in a lowered graph.
 
-Lowering passes emit them; ``plugins.native_converters`` turns each into network layers. Each has the layer's own
+Lowering passes emit them; ``plugins.converters.native`` turns each into network layers. Each has the layer's own
 semantics as real PyTorch math, so a lowered graph can be run and compared with the exported one.
 """
 

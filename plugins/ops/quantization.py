@@ -6,31 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tt_edge.plugins.ops.nibbles import unpack_nibbles, unpack_signed_nibbles
-
-#: Largest value of each type that activations are quantized to.
-FP8_MAX, INT8_MAX, FP4_MAX = 448.0, 127.0, 6.0
-#: Elements that share one scale in NVFP4.
-NVFP4_BLOCK = 16
-# What the sixteen codes of E2M1 mean, and the midpoints between the magnitudes.
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-
-
-def e2m1_codes(x: Tensor) -> Tensor:
-    """Codes 0 to 15, uint8, of the E2M1 values nearest to ``x``, ties to the even code, beyond 6 saturated."""
-    magnitude = x.abs()
-    midpoints = torch.tensor(_MIDPOINTS, dtype=x.dtype, device=x.device)
-    up = torch.bucketize(magnitude, midpoints, right=True)
-    down = torch.bucketize(magnitude, midpoints, right=False)
-    codes = torch.where(down % 2 == 0, down, up)  # they differ where magnitude is a midpoint
-    return (codes + 8 * torch.signbit(x)).to(torch.uint8)
-
-
-def e2m1_values(codes: Tensor) -> Tensor:
-    """The float32 values of codes 0 to 15."""
-    table = torch.tensor([*_E2M1, *(-v for v in _E2M1)], device=codes.device)
-    return table[codes.int()]
+from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT8_MAX, NVFP4_BLOCK
+from tt_edge.plugins.ops.number_formats import e2m1_codes, e2m1_values, unpack_nibbles, unpack_signed_nibbles
 
 
 def dequantize_weight(values: Tensor, scale: Tensor, global_scale: Tensor | None, format: str) -> Tensor:

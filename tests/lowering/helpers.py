@@ -32,7 +32,8 @@ def export(module: nn.Module, *args: Tensor, dynamic: dict[int, dict[int, str]] 
     dims = {name: torch.export.Dim(name) for spec in (dynamic or {}).values() for name in spec.values()}
     shapes = tuple({d: dims[name] for d, name in (dynamic or {}).get(i, {}).items()} for i in range(len(args)))
     with torch.no_grad():
-        program = torch.export.export(module, args, dynamic_shapes=(shapes,), strict=False)
+        shapes = (shapes,) if isinstance(module, Function) else shapes  # which takes its arguments as one tuple
+        program = torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
     exported = program.module(check_guards=False)
     return GraphModule(exported, exported.graph)
 

@@ -60,12 +60,10 @@ def test_a_line_says_name_type_call_and_module():
             return self.head(x).to(torch.float16)
 
     lines = render_graph(export(Model(), torch.randn(2, 8)).graph).splitlines()
-    assert (
-        "head_weight: ? = constant head.weight" in lines or "head_weight: float32[4, 8] = constant head.weight" in lines
-    )
     assert "x: float32[2, 8] = input" in lines
+    assert any(line.startswith("head_weight: ") and line.endswith(" = constant head.weight") for line in lines)
     assert "linear: float32[2, 4] = aten.linear.default(x, head_weight)  # head" in lines
-    assert lines[-1] == "return (to,)" or lines[-1].startswith("return")
+    assert lines[-1] in ("return [to]", "return (to)")
 
 
 @pytest.mark.parametrize("what", ["a file", "a full folder"])

@@ -22,8 +22,8 @@ class Segments(nn.Module):
         super().__init__()
         self.windowed = windowed
 
-    def forward(self, x, ids):  # x [N, 2 * D], ids [N, 4] or its first column
-        heads = x.unflatten(-1, (2, -1)).flatten(0, 1) if False else x.flatten(0, 1).unflatten(-1, (2, -1))
+    def forward(self, x, ids):  # x [units, 4, 2 * D], ids [units, 4]
+        heads = x.flatten(0, 1).unflatten(-1, (2, -1))
         heads = heads.transpose(0, 1)[None]
         segments = ids if self.windowed else ids.flatten()
         for _ in range(2):
@@ -37,7 +37,7 @@ def test_segments_become_one_mask_for_all_layers(windowed):
     x = torch.randn(6, 4, 2 * 8)
     ids = torch.tensor([0, 0, 1, 1, 1, 2], dtype=torch.int32)[:, None].expand(-1, 4).contiguous()
     module = exported(Segments(windowed), x=x, ids=ids)
-    want = module(x=x, ids=ids) if False else Segments(windowed)(x, ids)
+    want = Segments(windowed)(x, ids)
     assert run(InsertVisionAttention(), module).matches == 2
     found = ops(module)
     assert found["tt_edge.masked_attention.default"] == 2

@@ -8,7 +8,7 @@ from oracle import assert_rounded, torch
 
 from tt_edge.dtypes import DType
 from tt_edge.network.reference import ReferenceEvaluator
-from tt_edge.network.reference.numerics import unpack_nibbles
+from tt_edge.number_formats import unpack_nibbles
 
 LIMITS = {DType.INT8: (-128, 127), DType.INT4: (-8, 7), DType.FP8: (-448, 448), DType.FP4: (-6, 6)}
 

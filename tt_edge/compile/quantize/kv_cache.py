@@ -18,7 +18,8 @@ from tt_edge.compile.checkpoint.prequantized import KVScales
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.ops.quantization import FP8_MAX, fake_quantize
+from tt_edge.number_formats import FP8_MAX
+from tt_edge.plugins.ops.quantization import fake_quantize
 
 #: For each attention layer: scales of queries, keys and values, as AttentionPlugin's ``qkv_scales`` has them.
 QKVScales = tuple[float, float, float]

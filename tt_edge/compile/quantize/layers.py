@@ -11,14 +11,12 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.memory import release_memory
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
-from tt_edge.compile.quantize.quantized_weight import NVFP4_BLOCK, QuantizedWeight, WeightFormat
+from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
 from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.ops.nibbles import pack_nibbles
-from tt_edge.plugins.ops.quantization import FP4_MAX, FP8_MAX, INT8_MAX, e2m1_codes
+from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT4_MAX, INT8_MAX, NVFP4_BLOCK
+from tt_edge.plugins.ops.number_formats import e2m1_codes, pack_nibbles
 from tt_edge.quant_config import QuantConfig, QuantFormat
-
-_INT4_MAX = 7.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ def quantize_weight(
         raise ValueError(f"{format} needs the range of the input")
     if format in (QuantFormat.INT4_AWQ, QuantFormat.INT4_WO):
         blocks = matrix.view(len(matrix), -1, group_size)
-        scale = _stored(blocks.abs().amax(-1) / _INT4_MAX, weight.dtype)
-        codes = (blocks / scale.float()[..., None]).round_().clamp_(-8, _INT4_MAX)
+        scale = _stored(blocks.abs().amax(-1) / INT4_MAX, weight.dtype)
+        codes = (blocks / scale.float()[..., None]).round_().clamp_(-INT4_MAX - 1, INT4_MAX)
         packed = pack_nibbles(codes.to(torch.int8).view_as(matrix))
         return QuantizedWeight(WeightFormat.INT4, packed, scale, pre_quant_scale=smoothing)
     if format is QuantFormat.NVFP4:

@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.plugins.ops.nibbles import unpack_nibbles, unpack_signed_nibbles
-
-#: What the sixteen codes of NVFP4's elements mean: a sign, two bits of exponent, one of mantissa.
-E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-#: Elements that share one scale in NVFP4.
-NVFP4_BLOCK = 16
+from tt_edge.number_formats import NVFP4_BLOCK
+from tt_edge.plugins.ops.number_formats import e2m1_values, unpack_nibbles, unpack_signed_nibbles
 
 
 class WeightFormat(StrEnum):
@@ -116,7 +112,7 @@ class QuantizedWeight:
         if self.format is WeightFormat.INT4:
             return unpack_signed_nibbles(self.values)
         if self.format is WeightFormat.NVFP4:
-            return torch.tensor(E2M1_VALUES)[unpack_nibbles(self.values).int()]
+            return e2m1_values(unpack_nibbles(self.values))
         return self.values
 
     def dequantize(self) -> Tensor:

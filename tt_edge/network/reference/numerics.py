@@ -12,6 +12,7 @@ import numpy as np
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError
+from tt_edge.number_formats import unpack_nibbles
 
 #: Maps an array to an array of the same shape in another number format.
 Converter = Callable[[np.ndarray], np.ndarray]
@@ -69,20 +70,6 @@ def rounding(dtype: DType) -> Converter:
         return x.astype(target)
 
     return convert
-
-
-def unpack_nibbles(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
-    """``count`` elements of a 4-bit ``dtype`` from uint8 bytes that hold two each, low nibble first."""
-    pairs = packed.reshape(-1).view(np.uint8)
-    nibbles = np.empty((pairs.size, 2), np.uint8)
-    np.bitwise_and(pairs, 15, out=nibbles[:, 0])
-    np.right_shift(pairs, 4, out=nibbles[:, 1])
-    values = nibbles.reshape(-1)[:count]
-    if dtype is DType.INT4:
-        signed = (values ^ 8).astype(np.int8)
-        signed -= 8
-        return signed.astype(dtype.numpy)
-    return values.view(dtype.numpy)
 
 
 def stored_weight(key: str, stored: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

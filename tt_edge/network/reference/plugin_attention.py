@@ -10,13 +10,11 @@ from tt_edge.network.plugins import plugin_fields
 from tt_edge.network.reference.attention import attend
 from tt_edge.network.reference.numerics import rounding, widening
 from tt_edge.network.reference.registry import BoundLayer, Compute
+from tt_edge.number_formats import FP8_MAX
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
 
 Arrays = dict[str, np.ndarray]
-
-#: Largest value of E4M3.
-FP8_MAX = 448.0
 
 
 def attention_plugin(layer: BoundLayer) -> Compute:

@@ -8,14 +8,7 @@ from tt_edge.dtypes import DType
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.network.reference.numerics import Converter, widening
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
-
-#: Clamping range of each quantized type (NvInfer.h, ``IQuantizeLayer``; FP4 is e2m1).
-RANGES = {
-    DType.INT8: (-128.0, 127.0),
-    DType.INT4: (-8.0, 7.0),
-    DType.FP8: (-448.0, 448.0),
-    DType.FP4: (-6.0, 6.0),
-}
+from tt_edge.number_formats import NVFP4_BLOCK, RANGES
 
 
 def _saturate(scaled: np.ndarray, dtype: DType) -> np.ndarray:
@@ -93,7 +86,7 @@ def _block_shape(layer: BoundLayer) -> tuple[int, ...]:
     if blocks:
         return blocks
     sizes = [1] * rank
-    sizes[layer.integer("axis", rank - 1)] = layer.integer("block_size", 16)
+    sizes[layer.integer("axis", rank - 1)] = layer.integer("block_size", NVFP4_BLOCK)
     return tuple(sizes)
 
 

@@ -30,7 +30,7 @@ from tt_edge.compile.checkpoint.prequantized.reader import (
 )
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.ops.nibbles import unpack_nibbles
+from tt_edge.plugins.ops.number_formats import unpack_nibbles
 
 _FORMATS = (
     "pack-quantized",

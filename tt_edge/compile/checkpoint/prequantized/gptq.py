@@ -22,7 +22,7 @@ from tt_edge.compile.checkpoint.prequantized.reader import (
 )
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.plugins.ops.nibbles import unpack_nibbles
+from tt_edge.plugins.ops.number_formats import unpack_nibbles
 
 #: The format "gptq" stores zero points less one. Its writers subtract a one for each feature from the whole word,
 #: with borrows, so adding them to the word is exact.

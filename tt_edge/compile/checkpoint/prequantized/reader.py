@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
-from tt_edge.plugins.ops.nibbles import pack_nibbles, unpack_nibbles
+from tt_edge.plugins.ops.number_formats import pack_nibbles, unpack_nibbles
 
 
 class LinearReader(ABC):
