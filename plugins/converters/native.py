@@ -215,7 +215,7 @@ def shuffle(
     """One ``IShuffleLayer``."""
     layer = network.add_shuffle(x)
     layer.first_transpose = trt.Permutation(list(first))
-    if any(dims) or len(dims) != len(first):  # zeros alone copy every size, unless they drop one
+    if any(dims) or len(dims) != len(first):  # only zeros copy every size, unless a dimension is dropped
         layer.reshape_dims = tuple(dims)
     layer.second_transpose = trt.Permutation(list(second))
     return named(layer, name)

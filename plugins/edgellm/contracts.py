@@ -1,7 +1,7 @@
 """The four generations of NVIDIA's ``AttentionPlugin``, as data. Torch-free.
 
-All of them register under one name, version and namespace. Which one a library holds is told by the creator's field
-names and the plugin interface alone, so a library that matches none is refused and never guessed at.
+All of them register under one name, version and namespace. Only the creator's field names
+and the plugin interface tell which one a library holds, so a library that matches none is refused.
 
 Sources: the fork github.com/chohk88/TensorRT-Edge-LLM (0.4), NVIDIA/TensorRT-Edge-LLM v0.9.1 and v0.10.0
 (``cpp/plugins/attentionPlugin``), and the Python sources and the creator of the ``tensorrt-edgellm`` 0.11.0 package.

@@ -107,7 +107,7 @@ def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Pat
 
 
 def _show_tensorrt() -> None:
-    """Let libraries that are loaded from now on see TensorRT's functions, which its bindings load for themselves alone."""
+    """Let libraries that are loaded from now on see TensorRT's functions, which its bindings load privately."""
     maps = Path("/proc/self/maps")
     loaded = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
     for file in loaded:

@@ -29,8 +29,8 @@ def attention_plugin(
     ``inputs`` are those of ``GENERATIONS[generation]``, in order; so are both results: the attention
     ``[B, S, Hq, D]`` (0.11: ``[T, Hq, D]``) and the cache. The plugin writes the cache in place; this operator returns a
     new one. ``sliding_window_size`` counts the tokens that a query sees, itself included; -1 is unlimited. Activations
-    may be of any float type: libraries have float16 alone, parity checks use float32. Padding's results are zeros.
-    In a cache of float8_e4m3fn, an element stands for itself times its scale, the second (keys) or third (values) of
+    may be of any float type: libraries support only float16, parity checks use float32. Results for padding are zeros.
+    In a cache of float8_e4m3fn, an element is multiplied by its scale, the second (keys) or third (values) of
     ``qkv_scales``.
     """
     contract = GENERATIONS[generation]

@@ -18,7 +18,7 @@ def vit_attention_plugin(
 
     ``cu_seqlens`` int32 ``[segments + 1]``: where each segment begins, and the end. ``max_seqlen_carrier`` int32 tells by its
     length how many tokens the longest has, at least; its values do not count. Activations may be of any float type: libraries
-    have float16 alone, parity checks use float32. Results of tokens behind the last segment are zeros.
+    support only float16, parity checks use float32. Results for tokens after the last segment are zeros.
     """
     out = torch.zeros_like(q)
     for first, end in pairwise(cu_seqlens.tolist()):

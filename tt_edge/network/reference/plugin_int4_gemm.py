@@ -15,7 +15,7 @@ def int4_groupwise_gemm(layer: BoundLayer) -> Compute:
     fields = {name: int(value[0]) for name, (_, value) in plugin_fields(layer.layer).items()}
     rows, columns, group = (fields.get(name, 0) for name in FIELDS)
     if group != GROUP_SIZE:
-        raise UnsupportedModelError(f"{layer} has group_size {group}; the plugin has {GROUP_SIZE} alone")
+        raise UnsupportedModelError(f"{layer} has group_size {group}; the plugin supports only {GROUP_SIZE}")
     read, write = layer.reader(0), layer.writer()
     weight, scales = layer.constant(1), layer.constant(2)
     known: np.ndarray | None = None
