@@ -104,7 +104,7 @@ class LLM:
         """
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
-        return render_chat(self.chat_template, messages, **variables)
+        return render_chat(self.chat_template, messages, has_processor=self.vision is not None, **variables)
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
         """The text of ``render_chat``. To generate from it, pass what ``render_chat`` returns: it knows how to tokenize it."""
