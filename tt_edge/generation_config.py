@@ -29,7 +29,8 @@ class GenerationConfig(JsonConfig):
     applied as Hugging Face orders them: bias, penalties, temperature, ``top_k``, ``top_p``, ``min_p``.
 
     ``logprobs``, if given, asks for every token's log-probability and for that many of the likeliest tokens', by the
-    model's own distribution, before any of the above.
+    model's own distribution, before any of the above. ``prompt_logprobs`` asks for the same of the prompt's tokens from the
+    second on; each then takes a step of its own, and ``max_new_tokens`` may be 0.
     """
 
     max_new_tokens: int = 64
@@ -47,19 +48,22 @@ class GenerationConfig(JsonConfig):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
         for name in ("eos_token_ids", "stop_token_ids"):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
-        require_positive("max_new_tokens", self.max_new_tokens)
+        if self.prompt_logprobs is None or self.max_new_tokens != 0:
+            require_positive("max_new_tokens", self.max_new_tokens)
         require(isinstance(self.ignore_eos, bool), f"ignore_eos is {self.ignore_eos!r}; it must be true or false")
         _require_integer("top_k", self.top_k, 0, 2**31 - 1)
         if self.seed is not None:
             _require_integer("seed", self.seed, 0, 2**63 - 1)
-        if self.logprobs is not None:
-            _require_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _require_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         for name, least, most in (
             ("temperature", 0.0, 100.0),
             ("top_p", 0.0, 1.0),

@@ -113,7 +113,12 @@ class AsyncLLM:
         return self._thread.is_alive() and not self._closing
 
     async def encode(
-        self, prompt: Prompt, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageSource] = (),
+        *,
+        add_special_tokens: bool = True,
+        cache_salt: str = "",
     ) -> EncodedPrompt:
         """As ``LLM.encode``, off the event loop. A prompt counts as waiting meanwhile.
 
@@ -123,7 +128,7 @@ class AsyncLLM:
         with self._wake:
             self._check_room(1)
             self._encoding += 1
-        work = partial(self.llm.encode, prompt, images, add_special_tokens=add_special_tokens)
+        work = partial(self.llm.encode, prompt, images, add_special_tokens=add_special_tokens, cache_salt=cache_salt)
         has_images = bool(prompt.images if isinstance(prompt, RenderedChat) else images)
         pool = self._images if has_images else self._texts
         try:

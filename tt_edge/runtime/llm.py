@@ -203,11 +203,17 @@ class LLM:
         return TextRequest(self.tokenizer, prompt, self.with_defaults(config), on_delta, on_done)
 
     def encode(
-        self, prompt: Prompt, images: Sequence[ImageSource] = (), *, add_special_tokens: bool = True
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageSource] = (),
+        *,
+        add_special_tokens: bool = True,
+        cache_salt: str = "",
     ) -> EncodedPrompt:
         """Token ids of ``prompt``, and its images, encoded. A chat from ``render_chat`` brings its own images and settings.
 
-        Raises ``InvalidInputError`` for images that the model or the prompt has no place for. Thread-safe.
+        Cached keys and values are reused only from prompts with the same ``cache_salt``. Raises ``InvalidInputError`` for
+        images that the model or the prompt has no place for. Thread-safe.
         """
         start = time.perf_counter()
         if isinstance(prompt, RenderedChat):
@@ -219,20 +225,20 @@ class LLM:
                     "vision-language model"
                 )
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-            return EncodedPrompt(prompt, ids, asked_at=start)
+            return EncodedPrompt(prompt, ids, asked_at=start, cache_salt=cache_salt)
         ids, processed = self.vision.processor.tokenize(
             self.tokenizer, prompt, images, add_special_tokens=add_special_tokens
         )
         if not processed:
-            return EncodedPrompt(prompt, ids, asked_at=start)
+            return EncodedPrompt(prompt, ids, asked_at=start, cache_salt=cache_salt)
         with self._vision_turn:
             found = self.vision.prompt_images(ids, processed)
-        return EncodedPrompt(prompt, ids, found, start)
+        return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
-    def encoded_ids(self, token_ids: Sequence[int]) -> EncodedPrompt:
+    def encoded_ids(self, token_ids: Sequence[int], cache_salt: str = "") -> EncodedPrompt:
         """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary."""
         check_ids("the prompt", token_ids, self.session.contract.vocab_size)
-        return EncodedPrompt(self.tokenizer.decode(token_ids), token_ids)
+        return EncodedPrompt(self.tokenizer.decode(token_ids), token_ids, cache_salt=cache_salt)
 
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute the common beginning of all conversations that begin with ``messages``, and keep it; returns its tokens.

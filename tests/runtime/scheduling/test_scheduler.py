@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.fakes import VOCAB, FakeSession, continuation, contract
+from tests.runtime.fakes import VOCAB, FakeSession, continuation, contract, next_token
 from tt_edge.errors import CapacityError, EngineError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.scheduling.request import FinishReason, Request
@@ -190,3 +193,90 @@ def test_what_can_never_run_is_refused():
         run.submit(request([1] * 60))
     assert not run.waiting
     assert max(PROMPT) < VOCAB
+
+
+def test_a_salt_keeps_clients_apart():
+    """Only requests of the same salt reuse what is cached; what was precomputed is for all."""
+    run = scheduler(max_batch=3, max_input_len=32)
+
+    def reused(salt: str, prompt=PROMPT) -> int:
+        asked = Request(prompt, GenerationConfig(5), cache_salt=salt)
+        run.submit(asked)
+        run.run([asked])
+        assert ids_of(asked) == continuation(prompt, 5)
+        return asked.reused
+
+    assert [reused(salt) for salt in ("one", "two", "", "one", "two", "")] == [0, 0, 0] + [len(PROMPT) - 1] * 3
+    running = Request([*PROMPT, 1], GenerationConfig(20), cache_salt="one")
+    other = Request([*PROMPT, 2], GenerationConfig(20), cache_salt="three")
+    run.submit(running, other)
+    run.run([running, other])
+    assert (running.reused, other.reused) == (len(PROMPT), 0)
+    assert ids_of(other) == continuation([*PROMPT, 2], 20)
+    run.precompute(PROMPT)
+    assert reused("four") == len(PROMPT) - 1
+
+
+@pytest.mark.parametrize("max_input_len", [1, 8])
+@pytest.mark.parametrize("new", [0, 4])
+def test_log_probabilities_of_the_prompt(max_input_len, new):
+    """One for every token from the second on, beside requests that prefill and decode, whatever is cached."""
+    run = scheduler(max_batch=2, max_input_len=max_input_len)
+    before, beside = request(PROMPT), request(PROMPT[::-1], 30)
+    run.submit(before)
+    run.run([before])
+    scored = request(PROMPT, new, prompt_logprobs=2)
+    run.submit(scored, beside)
+    run.run([scored, beside])
+    assert ids_of(scored) == continuation(PROMPT, new)
+    assert (scored.finish_reason, scored.reused) == (FinishReason.LENGTH, 0)
+    assert ids_of(beside) == continuation(PROMPT[::-1], 30)
+    rest = math.log(math.e + VOCAB - 1)  # the fake's logits are 1 for its next token and 0 for the others
+    assert [t.id for t in scored.prompt_tokens] == PROMPT[1:]
+    for count, token in enumerate(scored.prompt_tokens, 1):
+        likely = next_token(PROMPT[:count])
+        assert token.logprob == pytest.approx((token.id == likely) - rest)
+        assert token.top[0] == (likely, pytest.approx(1 - rest))
+        assert len(token.top) == 2
+
+
+def test_a_prompt_of_one_token_has_nothing_to_score():
+    run = scheduler()
+    scored = request([1], 0, prompt_logprobs=0)
+    run.submit(scored)
+    run.run([scored])
+    assert (scored.tokens, scored.prompt_tokens, scored.finish_reason) == ([], [], FinishReason.LENGTH)
+
+
+def test_what_a_callback_raises_ends_its_own_request():
+    run = scheduler()
+    bad, good = Request([1], GenerationConfig(5), lambda _: 1 / 0), request([2])
+    after = Request([3], GenerationConfig(5), on_done=lambda: [].pop())
+    run.submit(bad, good, after)
+    with pytest.raises(ZeroDivisionError):
+        run.run([bad, good, after])
+    assert ids_of(good) == continuation([2], 5)
+    assert isinstance(after.error, IndexError)
+    assert after.is_done
+
+
+def test_several_threads_share_the_batch():
+    """Whichever thread steps, every thread gets its own answers."""
+    run = scheduler(max_batch=3)
+    wrong: list[object] = []
+
+    def use(seed: int) -> None:
+        for turn in range(20):
+            asked = request([seed, turn, *PROMPT[: seed + turn % 5]], 6)
+            run.submit(asked)
+            run.run([asked])
+            if ids_of(asked) != continuation(asked.prompt_ids, 6):
+                wrong.append((seed, turn))
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert run.running == run.waiting == 0

@@ -71,8 +71,12 @@ class Request:
     on_done: Callable[[], None] | None = None
     #: The images of a prompt to a vision-language model.
     images: PromptImages = NO_IMAGES
+    #: Keys and values are reused only from requests with the same salt, so that nobody learns of another client's prompt.
+    cache_salt: str = ""
 
     tokens: list[Token] = field(default_factory=list)
+    #: With ``config.prompt_logprobs``: the prompt's tokens from the second on, with log-probabilities.
+    prompt_tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     #: What ended it, in place of ``finish_reason``: a ``TTEdgeError``, or whatever ``on_token`` raised.
     error: Exception | None = None
@@ -93,6 +97,11 @@ class Request:
     def prompt_keys(self) -> Sequence[int]:
         """What tells the prompt's tokens apart in the cache: their ids, and for images their content."""
         return self.images.keys or self.prompt_ids
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt's tokens are asked for, and some are still to come."""
+        return self.config.prompt_logprobs is not None and len(self.prompt_tokens) < len(self.prompt_ids) - 1
 
     @property
     def timing(self) -> Timing:

@@ -49,9 +49,7 @@ class Sampler:
 
         Raises ``EngineError`` for NaN or infinite logits, which an overflow in half precision causes.
         """
-        best = int(logits.argmax())  # NaN counts as the largest
-        if not np.isfinite(logits[best]):
-            raise EngineError(f"the logits hold {logits[best]}; compile with --precision bf16 or fp32")
+        best = check_finite(logits)
         choice = best if self._plain else self._choose(logits)
         if self._seen is not None:
             self._seen = np.union1d(self._seen, [choice])
@@ -83,6 +81,14 @@ class Sampler:
                 ids, scores = (ids[kept] if len(ids) else kept), scores[kept]
         index = draw(scores, self._random.random())
         return int(ids[index]) if len(ids) else index
+
+
+def check_finite(logits: Scores) -> int:
+    """The likeliest token. Raises ``EngineError`` for NaN or infinite logits."""
+    best = int(logits.argmax())  # NaN counts as the largest
+    if not np.isfinite(logits[best]):
+        raise EngineError(f"the logits hold {logits[best]}; compile with --precision bf16 or fp32")
+    return best
 
 
 def repetition_penalty(scores: Scores, seen: NDArray[np.int64], penalty: float) -> None:

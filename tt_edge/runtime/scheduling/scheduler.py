@@ -14,7 +14,7 @@ from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.scheduling.admission import check_prompt
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
 from tt_edge.runtime.scheduling.request import FinishReason, Request
-from tt_edge.runtime.scheduling.sampling import Sampler, Scores
+from tt_edge.runtime.scheduling.sampling import Sampler, Scores, check_finite, with_logprobs
 from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
 
 _log = logging.getLogger(__name__)
@@ -114,7 +114,9 @@ class Scheduler:
                 logits = self._slots.feed(busy)
                 self.stats.steps += 1
                 for slot in busy:
-                    if not slot.pending:
+                    if slot.pending:
+                        self._score(slot, logits[slot.index])
+                    else:
                         self._choose(slot, logits[slot.index])
 
     def forget(self) -> None:
@@ -138,8 +140,8 @@ class Scheduler:
         with self._turn:
             if self.prefixes.find(token_ids)[1] == len(token_ids):
                 return
-            slot = max(self._slots.slots, key=lambda slot: slot.shared(token_ids))
-            self._slots.prepare(slot, token_ids)
+            slot = max(self._slots.slots, key=lambda slot: slot.shared(token_ids, ""))
+            self._slots.prepare(slot, token_ids, "")
             slot.pending = list(token_ids[len(slot.keys) :])
             while slot.pending:
                 self._slots.feed([slot])
@@ -165,18 +167,38 @@ class Scheduler:
         free = self._slots.free
         while self._waiting and free:
             request = self._waiting.popleft()
-            keys = request.prompt_keys
-            slot = max(free, key=lambda s: (s.shared(keys), -len(s.keys), -s.index))
+            if not request.config.max_new_tokens and not request.scores_prompt:
+                request.finish(FinishReason.LENGTH)  # a prompt of one token, which nothing comes before
+                continue
+            # The last token is always fed: its logits are the first to be chosen from. For log-probabilities of the prompt
+            # every token is.
+            keys, salt = request.prompt_keys[:-1], request.cache_salt
+            if request.config.prompt_logprobs is not None:
+                keys = ()
+            slot = max(free, key=lambda s: (s.shared(keys, salt), -len(s.keys), -s.index))
             free.remove(slot)
             request.admitted_at = time.perf_counter()
-            # The last token is always fed: its logits are the first to be chosen from.
-            self._slots.prepare(slot, keys[:-1])
+            self._slots.prepare(slot, keys, salt)
             slot.pending = list(request.prompt_ids[len(slot.keys) :])
             slot.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
             slot.request, request.reused = request, len(slot.keys)
             self._slots.write_features(slot)
             self.stats.prompt_tokens += len(request.prompt_ids)
             self.stats.reused_tokens += len(slot.keys)
+
+    def _score(self, slot: Slot, logits: Scores) -> None:
+        """Take the log-probability of the next token of a slot's prompt, where it is asked for."""
+        request = slot.request
+        if request is None or not request.scores_prompt or request.config.prompt_logprobs is None:
+            return None
+        try:
+            check_finite(logits)
+        except EngineError as error:
+            return _end(slot, None, error)
+        request.prompt_tokens.append(with_logprobs(slot.pending[0], logits, request.config.prompt_logprobs))
+        if not request.config.max_new_tokens and not request.scores_prompt:
+            _end(slot, FinishReason.LENGTH)
+        return None
 
     def _choose(self, slot: Slot, logits: Scores) -> None:
         """Choose the next token of a slot and end its request where it ends. What fails here is that request's own."""

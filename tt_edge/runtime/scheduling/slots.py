@@ -23,11 +23,12 @@ class Slot:
     """One row of the session's batch. Its cache outlives the request that filled it, for the next one to reuse.
 
     ``keys`` tell apart the tokens in its cache: token ids, and for a token of an image a number that stands for the image
-    and the place in it. ``pending`` are the token ids to feed next.
+    and the place in it. ``salt`` is that of the request they are of. ``pending`` are the token ids to feed next.
     """
 
     index: int
     keys: list[int] = field(default_factory=list)
+    salt: str = ""
     pending: list[int] = field(default_factory=list)
     request: Request | None = None
     sampler: Sampler | None = None
@@ -36,9 +37,15 @@ class Slot:
     def images(self) -> PromptImages:
         return NO_IMAGES if self.request is None else self.request.images
 
-    def shared(self, keys: Sequence[int]) -> int:
-        """How many of ``keys`` the cache begins with."""
-        return common_prefix(self.keys, keys)
+    @property
+    def step(self) -> list[int]:
+        """The token ids to feed next, as many as one step may take: one, where the logits of each are asked for."""
+        one_by_one = self.request is not None and self.request.scores_prompt
+        return self.pending[:1] if one_by_one else self.pending
+
+    def shared(self, keys: Sequence[int], salt: str) -> int:
+        """How many of ``keys`` the cache begins with, for a request with ``salt``."""
+        return common_prefix(self.keys, keys) if self.salt == salt else 0
 
 
 class BatchSlots:
@@ -67,15 +74,20 @@ class BatchSlots:
         self.session.reset(count)
         self.slots = [Slot(index) for index in range(count)]
 
-    def prepare(self, slot: Slot, keys: Sequence[int]) -> None:
-        """Reuse the longest cached prefix of ``keys``: the slot's own, another slot's, or one of ``prefixes``."""
-        own = slot.shared(keys)
+    def prepare(self, slot: Slot, keys: Sequence[int], salt: str) -> None:
+        """Reuse the longest cached prefix of ``keys``: the slot's own, another slot's, or one of ``prefixes``.
+
+        Slots count only where they have the same ``salt``; ``prefixes`` were precomputed for everybody.
+        """
+        own = slot.shared(keys, salt)
+        if slot.salt != salt:
+            slot.keys, slot.salt = [], salt
         if not self.session.contract.kv_cache:  # there is nothing to copy
             slot.keys = slot.keys[:own]
             return self._rewind()
         stored, length = self.prefixes.find(keys)
-        donor = max(self.slots, key=lambda other: other.shared(keys))
-        from_donor = donor.shared(keys)
+        donor = max(self.slots, key=lambda other: other.shared(keys, salt))
+        from_donor = donor.shared(keys, salt)
         if max(length, from_donor) >= own + WORTH_COPYING:
             found = stored.first(length) if stored and length >= from_donor else None
             prefix = found or self.session.read_kv(donor.index, keys[:from_donor])
@@ -99,7 +111,7 @@ class BatchSlots:
         """
         contract = self.session.contract
         room = contract.max_seq_len - max(len(slot.keys) for slot in busy)
-        width = min(contract.max_input_len, room, max(len(slot.pending) for slot in busy))
+        width = min(contract.max_input_len, room, max(len(slot.step) for slot in busy))
         fed = self.slots[: busy[-1].index + 1] if self.session.takes_fewer_rows else self.slots
         for slot in fed:
             if slot.request is None and slot not in busy:
@@ -107,7 +119,7 @@ class BatchSlots:
         self._rewind()
         ids = np.zeros((len(fed), width), np.int64)
         lengths = np.zeros(len(fed), np.int32)
-        pieces = {slot.index: slot.pending[:width] for slot in busy}
+        pieces = {slot.index: slot.step[:width] for slot in busy}
         for index, piece in pieces.items():
             ids[index, : len(piece)] = piece
             lengths[index] = len(piece)

@@ -29,7 +29,8 @@ class Completion:
     """The continuation of one prompt. ``text`` is without special tokens and without the stop string, which are in
     ``new_token_ids``.
 
-    ``cached_tokens`` of the prompt were reused from the cache. ``tokens`` have log-probabilities if they were asked for.
+    ``cached_tokens`` of the prompt were reused from the cache. ``tokens`` have log-probabilities if they were asked for, and so
+    have ``prompt_tokens``, the prompt's from its second on.
     """
 
     prompt: str
@@ -41,22 +42,31 @@ class Completion:
     cached_tokens: int = 0
     stopped_by: str | None = None
     tokens: list[Token] = field(default_factory=list, repr=False)
+    prompt_tokens: list[Token] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        has_logprobs = any(token.logprob is not None for token in self.tokens)
-        tokens = {"tokens": [dataclasses.asdict(token) for token in self.tokens]} if has_logprobs else {}
-        return {**{k: v for k, v in values.items() if k != "tokens"}, "timing": self.timing.to_dict(), **tokens}
+        lists = {name: values.pop(name) for name in ("tokens", "prompt_tokens")}
+        scored = {
+            name: [dataclasses.asdict(token) for token in tokens]
+            for name, tokens in lists.items()
+            if any(token.logprob is not None for token in tokens)
+        }
+        return {**values, "timing": self.timing.to_dict(), **scored}
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt ready for a scheduler: token ids, and its images, encoded. ``asked_at`` (``perf_counter``): when encoding began."""
+    """A prompt ready for a scheduler: token ids, and its images, encoded. ``asked_at`` (``perf_counter``): when encoding began.
+
+    Cached keys and values are reused only from prompts with the same ``cache_salt``.
+    """
 
     text: str
     ids: Sequence[int]
     images: PromptImages = NO_IMAGES
     asked_at: float = field(default_factory=time.perf_counter)
+    cache_salt: str = ""
 
 
 class TextRequest:
@@ -75,7 +85,13 @@ class TextRequest:
     ) -> None:
         self.prompt = prompt.text
         self.request = Request(
-            prompt.ids, config, self._on_token, self._on_done, prompt.images, asked_at=prompt.asked_at
+            prompt.ids,
+            config,
+            self._on_token,
+            self._on_done,
+            prompt.images,
+            cache_salt=prompt.cache_salt,
+            asked_at=prompt.asked_at,
         )
         self._stream = Detokenizer(tokenizer, config.stop)
         self.on_delta, self._after = on_delta, on_done
@@ -117,4 +133,5 @@ class TextRequest:
             cached_tokens=request.reused,
             stopped_by=self._stream.stopped_by,
             tokens=request.tokens,
+            prompt_tokens=request.prompt_tokens,
         )
