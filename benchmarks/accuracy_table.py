@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
-from tt_edge.quant_config import QuantFormat
+from tt_edge.config.quantization import QuantFormat
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "examples" / "driving_qa" / "checkpoint"

@@ -69,10 +69,14 @@ def run_tt_edge(size: str, single_profile: bool) -> dict:
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=single_profile)
+    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=single_profile)
     with tempfile.TemporaryDirectory() as folder:
         report = compile_model(lambda: make_model(size), Path(folder) / "out.ttedge", config, EngineTarget(("sm89",)))
-    return {"layers": report.engine_layers, "engine_mb": report.engines[0].bytes >> 20, "stages": report.seconds}
+    return {
+        "layers": report.decoder.engine_layers,
+        "engine_mb": report.engines[0].bytes >> 20,
+        "stages": report.seconds,
+    }
 
 
 def _wrapped(model):

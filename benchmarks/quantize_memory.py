@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tt_edge.quant_config import QuantFormat
+from tt_edge.config.quantization import QuantFormat
 
 BAR = 2.5
 STAGES = ("libraries", "load", "quantize", "export", "convert", "write")
@@ -50,7 +50,7 @@ def child(format: str, folder: Path) -> None:
     from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
     from tt_edge.compile.stages import Stages
     from tt_edge.config import CompileConfig, EngineTarget, Precision
-    from tt_edge.quant_config import QuantConfig
+    from tt_edge.config.quantization import QuantConfig
 
     with torch_tensorrt_on_this_host():
         pass
@@ -73,7 +73,7 @@ def child(format: str, folder: Path) -> None:
         found["load"] = peak()
         return model
 
-    config = CompileConfig(max_input_len=512, max_seq_len=1024, quant=QuantConfig(format))  # type: ignore[arg-type]
+    config = CompileConfig.of(max_input_len=512, max_seq_len=1024, quant=QuantConfig(format))  # type: ignore[arg-type]
     pipeline.compile_model(
         load, folder.parent / f"{format}.ttedge", config, EngineTarget(), batches=[ids], overwrite=True
     )

@@ -91,12 +91,12 @@ def child(family: str) -> None:
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
+    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
     with tempfile.TemporaryDirectory() as folder:
         report = compile_model(lambda: make_model(family), Path(folder) / "out.ttedge", config, EngineTarget(("sm89",)))
-    attention = next(p.matches for p in report.lowering.passes if p.name == "insert_kv_cache")
+    attention = next(p.matches for p in report.decoder.lowering.passes if p.name == "insert_kv_cache")
     print("RESULT " + json.dumps({
-        "parameters": report.model.parameters, "layers": report.engine_layers, "attention": attention,
+        "parameters": report.model.parameters, "layers": report.decoder.engine_layers, "attention": attention,
         "engine_mb": sum(e.bytes for e in report.engines) >> 20, "build_s": sum(e.build_seconds for e in report.engines),
         "peak_mb": report.peak_rss_mb,
     }))  # fmt: skip

@@ -81,7 +81,7 @@ def main() -> None:
         program = torch.export.export(module, tuple(prompt), dynamic_shapes=shapes, strict=False)
     graph = program.module(check_guards=False)
     graph = torch.fx.GraphModule(graph, graph.graph)
-    config = CompileConfig(backend="plugin", max_batch=BATCH, max_input_len=CAPACITY, max_seq_len=CAPACITY)
+    config = CompileConfig.of(backend="plugin", max_batch=BATCH, max_input_len=CAPACITY, max_seq_len=CAPACITY)
     context = LoweringContext(config, decoder_layers=1, converters=converters())
     print(lower(graph, [CanonicalizeGraph(), FuseShuffles(), DecomposeUnsupported()], context).render())
 

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         bundle = Path(scratch) / "model.ttedge"
 
         # 1. Compile. Needs PyTorch, transformers and torch_tensorrt, and no GPU.
-        config = CompileConfig(max_batch=len(prompts), max_input_len=256, max_seq_len=512)
+        config = CompileConfig.of(max_batch=len(prompts), max_input_len=256, max_seq_len=512)
         report = compile_checkpoint(checkpoint, bundle, config, EngineTarget.parse(args.engine))
         print(report.render())
 

@@ -156,7 +156,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     contract = llm.vision.encoder.session.contract
     tokens = args.image_tokens
     if tokens is None:
-        geometry = contract.geometry
+        geometry = contract.tower
         tokens = min(256, contract.max_image_tokens) if geometry.tile_size is None else geometry.tokens_a_unit
     images = [random_picture(contract, tokens)] if tokens else []
     ids = random_prompt(llm, args.isl, tokens)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, TowerAttention
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError, TTEdgeError
-from tt_edge.quant_config import QuantConfig
 
 #: By --quant_format: what --quant_algo (``None``: not given) and --weight_only choose.
 QUANTIZATION: dict[str, dict[tuple[str | None, bool], str]] = {
@@ -99,7 +99,7 @@ def compile_bundle(
     from tt_edge.compile.quantize.data import CalibrationData
 
     capacity = args.max_seq_len or input_tokens + args.num_tokens
-    config = CompileConfig(
+    config = CompileConfig.of(
         backend=args.backend,
         cache=args.cache or (Cache.NONE if args.backend == Backend.SDPA else None),
         precision=args.precision.lower(),
@@ -118,7 +118,7 @@ def compile_bundle(
         args.model, output, config, target, tokenizer=tokenizer, plugin_path=args.plugin_path, overwrite=True,
         calibration=calibration,
     )  # fmt: skip
-    print(report.lowering.render())
+    print(report.decoder.lowering.render())
     print(report.render())
 
 

@@ -16,7 +16,6 @@ from torch.fx import Graph, GraphModule, Node
 
 import tt_edge.plugins.ops.native  # noqa: F401  (defines the tt_edge operators)
 from tt_edge.config import CompileConfig
-from tt_edge.contract import Dim
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.dump import GraphDump
 
@@ -41,15 +40,14 @@ class LoweringContext:
     """What passes know beside the graph, and what they leave behind for the engine contract.
 
     ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
-    placeholder and output name of every cache tensor, K then V, layer by layer. ``input_shapes`` are those of inputs
-    whose dimensions are not batch and sequence. ``kv_scales`` are those of an FP8 cache, layer by layer: of queries,
-    keys and values. ``converters`` belong to the conversion that follows; without them, nothing is decomposed for it.
+    placeholder and output name of every cache tensor, K then V, layer by layer. ``kv_scales`` are those of an FP8 cache, layer
+    by layer: of queries, keys and values. ``converters`` belong to the conversion that follows; without them, nothing is
+    decomposed for it.
     """
 
     config: CompileConfig
     decoder_layers: int
     kv_cache: list[tuple[str, str]] = field(default_factory=list)
-    input_shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
     kv_scales: Sequence[tuple[float, float, float]] = ()
     converters: Converters | None = None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.fx import GraphModule
 
 from tt_edge.config import Backend, CompileConfig, Int4Gemm, Layout
+from tt_edge.contract import VisionGeometry
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.checks.check_token_independence import CheckTokenIndependence
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
@@ -30,7 +31,6 @@ from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
 from tt_edge.lowering.vision.insert_vision_attention import InsertVisionAttention
 from tt_edge.lowering.vision.replace_patch_convolution import ReplacePatchConvolution
-from tt_edge.vision_contract import VisionGeometry
 
 
 def passes_for(config: CompileConfig) -> list[LoweringPass]:
@@ -46,9 +46,9 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         FoldConstants(),
         FuseRmsNorm(),
         MoveLogitsToLastToken(),
-        *attention[config.backend],
-        *([InsertInt4Plugin()] if config.int4_gemm is Int4Gemm.PLUGIN else []),
-        *([ReplaceIdsWithEmbeddings()] if config.layout is Layout.EDGE_LLM else []),
+        *attention[config.attention.backend],
+        *([InsertInt4Plugin()] if config.quantization.int4_gemm is Int4Gemm.PLUGIN else []),
+        *([ReplaceIdsWithEmbeddings()] if config.network.layout is Layout.EDGE_LLM else []),
         FuseShuffles(),
         AlignConstants(),
         ReplaceLinears(),

@@ -12,13 +12,22 @@ import pytest
 
 from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
-from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, EngineContract, KVPair, TensorSpec
+from tt_edge.config import Limits
+from tt_edge.contract import (
+    IMAGE_FEATURES,
+    IMAGE_INDICES,
+    IMAGE_TOKENS,
+    TWO_PROFILES,
+    IOContract,
+    KVPair,
+    TensorSpec,
+    VisionGeometry,
+)
 from tt_edge.dtypes import DType
 from tt_edge.folder import CheckedFile
+from tt_edge.runtime.engine.feed_forward import TensorRTFeedForward
 from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
-from tt_edge.runtime.engine.vision_session import TensorRTVision
 from tt_edge.tensorrt_api import Flavour, TensorRT
-from tt_edge.vision_contract import IMAGE_TOKENS, VisionContract, VisionGeometry
 
 # A "model" whose next token follows from all tokens so far, which it keeps in its cache; an image's token is what the table
 # of features has for it. One thread a row; every element of the logits is written.
@@ -71,13 +80,13 @@ def continuation(prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def contract(vocabulary: int, *, images: bool = False) -> EngineContract:
+def contract(vocabulary: int, *, images: bool = False) -> IOContract:
     cache = ("batch", 1, CAPACITY, DEPTH)
     tables = (
         TensorSpec(IMAGE_INDICES, DType.INT32, ("batch", "sequence")),
         TensorSpec(IMAGE_FEATURES, DType.FLOAT32, (3 * IMAGE_TOKENS_A_ROW, HIDDEN)),
     )
-    return EngineContract(
+    return IOContract(
         inputs=(
             *(tables if images else ()),
             TensorSpec("input_ids", DType.INT64, ("batch", "sequence")),
@@ -89,25 +98,21 @@ def contract(vocabulary: int, *, images: bool = False) -> EngineContract:
             TensorSpec("logits", DType.FLOAT32, ("batch", "sequence", vocabulary)),
             TensorSpec("present_key_0", DType.FLOAT32, cache),
         ),
+        limits=Limits(max_batch=3, max_input_len=16, max_seq_len=CAPACITY),
+        phases=TWO_PROFILES,
         kv_cache=(KVPair("past_key_0", "present_key_0"),),
-        max_batch=3,
-        max_input_len=16,
-        max_seq_len=CAPACITY,
-        vocab_size=vocabulary,
     )
 
 
-def vision_contract() -> VisionContract:
-    unit = IMAGE_TOKENS
-    return VisionContract(
-        geometry=VisionGeometry("toy", unit, 1, merge_size=2, patch_dim=PATCH_DIM),
+def vision_contract() -> IOContract:
+    return IOContract(
+        geometry=VisionGeometry("toy", IMAGE_TOKENS, 1, merge_size=2, patch_dim=PATCH_DIM),
         inputs=(
-            TensorSpec("patches", DType.FLOAT32, (unit, 4, PATCH_DIM)),
-            TensorSpec("segment_ids", DType.INT32, (unit, 4)),
+            TensorSpec("patches", DType.FLOAT32, ("units", 4, PATCH_DIM)),
+            TensorSpec("segment_ids", DType.INT32, ("units", 4)),
         ),
         outputs=(TensorSpec(IMAGE_FEATURES, DType.FLOAT32, ("rows", HIDDEN)),),
-        min_image_tokens=2,
-        max_image_tokens=IMAGE_TOKENS_A_ROW,
+        limits=Limits(min_image_tokens=2, max_image_tokens=IMAGE_TOKENS_A_ROW),
     )
 
 
@@ -158,12 +163,12 @@ class ToyVisionContext(fake_tensorrt.FakeContext):
 
 
 class ToyEngine(fake_tensorrt.FakeEngine):
-    def __init__(self, launch: Callable[..., None], made_for: EngineContract | VisionContract) -> None:
+    def __init__(self, launch: Callable[..., None], made_for: IOContract) -> None:
         self.contract, self.launch, self.missing = made_for, launch, set()
         self.names = [spec.name for spec in (*made_for.inputs, *made_for.outputs)]
 
     def create_execution_context(self, strategy):
-        return ToyContext(self) if isinstance(self.contract, EngineContract) else ToyVisionContext(self)
+        return ToyContext(self) if self.contract.geometry is None else ToyVisionContext(self)
 
 
 class _Package(TensorRT):
@@ -177,10 +182,10 @@ def open_session(launch: Callable[..., None], vocabulary: int = VOCABULARY, *, i
         return TensorRTSession(file, made_for, _package(ToyEngine(launch, made_for)))
 
 
-def open_vision(launch: Callable[..., None]) -> TensorRTVision:
+def open_vision(launch: Callable[..., None]) -> TensorRTFeedForward:
     made_for = vision_contract()
     with _engine_file() as file:
-        return TensorRTVision(file, made_for, _package(ToyEngine(launch, made_for)))
+        return TensorRTFeedForward(file, made_for, _package(ToyEngine(launch, made_for)))
 
 
 def _package(engine: ToyEngine) -> TensorRT:

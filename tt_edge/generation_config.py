@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tt_edge.config import JsonConfig, require, require_positive
+from tt_edge.config.base import JsonConfig, require, require_positive
 
 #: Most alternatives a token's ``logprobs`` may list, and the largest logit bias: OpenAI's limits.
 MAX_LOGPROBS, MAX_BIAS = 20, 100.0

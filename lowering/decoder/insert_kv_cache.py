@@ -62,7 +62,7 @@ class InsertKVCache(LoweringPass):
             _check(call)
         tokens = placeholder(graph, "input_ids")
         write_indices = add_placeholder(graph, "write_indices", shape(tokens)[:1], torch.int32)
-        visibility = _Visibility(tokens, write_indices, context.config.max_seq_len)
+        visibility = _Visibility(tokens, write_indices, context.config.limits.max_seq_len)
         presents: list[Node] = []
         for index, call in enumerate(attentions):
             caches = []
@@ -112,7 +112,9 @@ class _Visibility:
 
 def _cache(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:
     batch, heads, _, head_dim = shape(update)
-    return add_placeholder(graph, name, (batch, heads, context.config.max_seq_len, head_dim), value(update).dtype)
+    return add_placeholder(
+        graph, name, (batch, heads, context.config.limits.max_seq_len, head_dim), value(update).dtype
+    )
 
 
 def _check(call: AttentionCall) -> None:

@@ -66,7 +66,7 @@ class InsertStaticCache(LoweringPass):
         for index, call in enumerate(attentions):
             node = call.node
             with graph.inserting_before(node):
-                mask = cache.mask(call.window_within(context.config.max_seq_len))
+                mask = cache.mask(call.window_within(context.config.limits.max_seq_len))
                 keys = cache.extend("key", index, call.key, node, presents)
                 values = cache.extend("value", index, call.value, node, presents)
                 scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=node)
@@ -85,7 +85,7 @@ class _Cache:
 
     def __init__(self, graph: Graph, context: LoweringContext) -> None:
         self.graph, self.context = graph, context
-        self.version = context.config.cache
+        self.version = context.config.attention.cache
         self.tokens = placeholder(graph, "input_ids")
         self.masks: dict[int | None, Node] = {}
         self.start: Node | None = None
@@ -105,7 +105,7 @@ class _Cache:
             return update
         past, present = f"past_{kind}_{index}", f"present_{kind}_{index}"
         batch, heads, _, dim = shape(update)
-        sizes = (batch, heads, self.context.config.max_seq_len, dim)
+        sizes = (batch, heads, self.context.config.limits.max_seq_len, dim)
         cache = add_placeholder(self.graph, past, sizes, value(update).dtype)
         self.context.kv_cache.append((past, present))
         new = emit(self.graph, ops.static_cache_update.default, cache, update, self.start, self.end, origin=origin)

@@ -50,7 +50,7 @@ class MoveLogitsToLastToken(LoweringPass):
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
-        if context.config.full_logits:
+        if context.config.network.full_logits:
             return Expectation(0, "logits of all tokens are asked for")
         return Expectation(1, "a decoder has one head")
 
@@ -58,12 +58,12 @@ class MoveLogitsToLastToken(LoweringPass):
         graph = module.graph
         logits, *others = output_values(graph)
         matches = 0
-        if not context.config.full_logits:
+        if not context.config.network.full_logits:
             tail = _head(logits)
             hidden = tail[0].args[0]
             assert isinstance(hidden, Node)
             batch = shape(hidden)[:1]
-            edge_llm = context.config.layout is Layout.EDGE_LLM  # whose runtime gives [B, 1]
+            edge_llm = context.config.network.layout is Layout.EDGE_LLM  # whose runtime gives [B, 1]
             name, sizes = ("last_token_ids", (*batch, 1)) if edge_llm else ("last_token_indices", batch)
             last_token_indices = add_placeholder(graph, name, sizes, torch.int64)
             with graph.inserting_before(tail[0]):

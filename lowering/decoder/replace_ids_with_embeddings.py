@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from tt_edge.contract import INPUTS_EMBEDS
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import (
     Expectation,
@@ -19,8 +20,6 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
-
-NAME = "inputs_embeds"
 
 
 class ReplaceIdsWithEmbeddings(LoweringPass):
@@ -47,7 +46,7 @@ class ReplaceIdsWithEmbeddings(LoweringPass):
         for node in calls(graph, aten.embedding.default):
             if node.args[1] is not tokens:
                 continue
-            embeds = add_placeholder(graph, NAME, shape(node), value(node).dtype)
+            embeds = add_placeholder(graph, INPUTS_EMBEDS, shape(node), value(node).dtype)
             replace(node, embeds)
             matches += 1
         for user in list(tokens.users):
@@ -56,5 +55,5 @@ class ReplaceIdsWithEmbeddings(LoweringPass):
                     f"the model uses its token ids beside looking up embeddings ({user.target}), which Edge-LLM's runtime does "
                     "not pass on; omit --layout"
                 )
-            user.replace_input_with(tokens, placeholder(graph, NAME))
+            user.replace_input_with(tokens, placeholder(graph, INPUTS_EMBEDS))
         return matches

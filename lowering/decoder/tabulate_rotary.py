@@ -43,7 +43,7 @@ class TabulateRotary(LoweringPass):
         for node in calls(graph, ops.rotary_embedding.default):
             x, cos, sin, *interleaved = node.args
             if (cos, sin) not in sources:
-                tables = [tabulate(module, angle, context.config.max_seq_len) for angle in (cos, sin)]
+                tables = [tabulate(module, angle, context.config.limits.max_seq_len) for angle in (cos, sin)]
                 with graph.inserting_before(node):
                     names = ("rotary_cos", "rotary_sin")
                     constants = [add_constant(module, n, t.rows) for n, t in zip(names, tables, strict=True)]

@@ -101,8 +101,8 @@ class _Layer:
     def of(cls, call: AttentionCall, context: LoweringContext) -> _Layer:
         """Read an attention. Raises ``UnsupportedModelError`` for what the plugin cannot express."""
         query, key, val = call.query, call.key, call.value
-        generation = GENERATIONS[str(context.config.plugin_contract)]
-        head_size, window = int(shape(query)[3]), call.window_within(context.config.max_seq_len)
+        generation = GENERATIONS[str(context.config.attention.plugin_contract)]
+        head_size, window = int(shape(query)[3]), call.window_within(context.config.limits.max_seq_len)
         who = f"AttentionPlugin {generation.version}"
         if head_size not in HEAD_SIZES:
             sizes = ", ".join(map(str, HEAD_SIZES))
@@ -114,7 +114,7 @@ class _Layer:
             f"the model bounds attention scores (softcap {call.softcap or 0:g})": call.softcap is not None,
             "the model has attention sinks": call.sinks is not None,
             f"a sliding window of {window} tokens": window is not None and not generation.has_sliding_window,
-            "precision bf16": context.config.precision is Precision.BF16,
+            "precision bf16": context.config.network.precision is Precision.BF16,
             "attention without rotary embedding": any(not _is_rotation(t) for t in (query, key)),
         }
         for what, refused in refusals.items():
@@ -145,7 +145,7 @@ class _Inputs:
 
     def __init__(self, module: GraphModule, context: LoweringContext) -> None:
         self.module, self.graph, self.context = module, module.graph, context
-        self.generation = GENERATIONS[str(context.config.plugin_contract)]
+        self.generation = GENERATIONS[str(context.config.attention.plugin_contract)]
         self.tokens, self.positions = (placeholder(module.graph, name) for name in ("input_ids", "position_ids"))
         self.ropes: dict[tuple[Node, Node], Node] = {}
         self.shared = {
@@ -157,16 +157,18 @@ class _Inputs:
     def _dim(self, size: Dim) -> Dim:
         """A size of the contract as one of the engine's."""
         config = self.context.config
-        pages = pages_per_row(config.max_seq_len)
-        known = {"capacity": config.max_seq_len, "pages_per_row": pages, "pages": config.max_batch * pages}
+        pages = pages_per_row(config.limits.max_seq_len)
+        known = {
+            "capacity": config.limits.max_seq_len,
+            "pages_per_row": pages,
+            "pages": config.limits.max_batch * pages,
+        }
         return known.get(size, size) if isinstance(size, str) else size
 
     def _placeholder(self, name: str, dims: tuple[Dim, ...], dtype: torch.dtype) -> Node:
         batch = shape(self.tokens)[0]
-        # Symbols other than the batch have no size that follows from the tokens'; the contract carries their names.
-        node = add_placeholder(self.graph, name, [d if isinstance(d, int) else batch for d in dims], dtype)
-        self.context.input_shapes[name] = dims
-        return node
+        # Symbols other than the batch have no size that follows from the tokens'; tt_edge.contract.inputs has their names.
+        return add_placeholder(self.graph, name, [d if isinstance(d, int) else batch for d in dims], dtype)
 
     def cache(self, index: int, layer: _Layer, dtype: torch.dtype) -> Node:
         dtype = torch.float8_e4m3fn if self.context.kv_scales else dtype
@@ -180,10 +182,10 @@ class _Inputs:
     def rope(self, layer: _Layer) -> Node:
         """The table ``[1, capacity, R]``, or with 0.11 its rows for this call's tokens, ``[T, R]``."""
         key = layer.cos, layer.sin
-        if key not in self.ropes and self.context.config.layout is Layout.EDGE_LLM:
+        if key not in self.ropes and self.context.config.network.layout is Layout.EDGE_LLM:
             self.ropes[key] = self._rope_input(layer)
         if key not in self.ropes:
-            halves = [tabulate(self.module, _unrounded(angle), self.context.config.max_seq_len) for angle in key]
+            halves = [tabulate(self.module, _unrounded(angle), self.context.config.limits.max_seq_len) for angle in key]
             table = torch.cat([half.rows for half in halves], dim=-1).float()
             ragged, axes = self.generation.ragged, halves[0].axes
             if axes is not None and not ragged:

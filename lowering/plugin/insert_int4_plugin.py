@@ -45,7 +45,7 @@ class InsertInt4Plugin(LoweringPass):
     """
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
-        graph, matches, generation = module.graph, 0, str(context.config.plugin_contract)
+        graph, matches, generation = module.graph, 0, str(context.config.attention.plugin_contract)
         for node in calls(graph, ops.quantized_linear.default):
             arguments: Any = node.args
             x, values, scale, bias, _, _, format = arguments

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 import tt_edge.plugins.ops.vit_attention_plugin  # noqa: F401  (defines the operator)
 from tt_edge.config import Precision
-from tt_edge.contract import Dim
+from tt_edge.contract import CU_TILES, OFFSETS_OF, VisionGeometry
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.attention_call import ATTENTION
 from tt_edge.lowering.base import (
@@ -25,7 +25,6 @@ from tt_edge.lowering.base import (
 )
 from tt_edge.lowering.vision.insert_vision_attention import full_attention, unrestricted
 from tt_edge.plugins.edgellm.vit_contract import HEAD_SIZES, NAME
-from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, RAGGED_INPUTS, VisionGeometry
 
 ops = torch.ops.tt_edge
 
@@ -67,7 +66,7 @@ class InsertVitAttentionPlugin(LoweringPass):
             raise UnsupportedModelError(
                 f"the vision tower has no attention that {NAME} computes; use --vision-attention native"
             )
-        inputs = _Inputs(module, context, self._geometry)
+        inputs = _Inputs(module, self._geometry)
         for node in attentions:
             with module.graph.inserting_before(node):
                 if node not in chosen:
@@ -92,15 +91,15 @@ def _check(node: Node, context: LoweringContext) -> None:
         raise UnsupportedModelError(
             f"the vision tower's head_size {head_size} is not supported by {NAME} ({sizes}); use --vision-attention native"
         )
-    if context.config.precision is Precision.BF16:
+    if context.config.network.precision is Precision.BF16:
         raise UnsupportedModelError(f"{NAME} has no bf16; give --precision fp16, or use --vision-attention native")
 
 
 class _Inputs:
     """What the plugin takes beside activations: shared by the layers that have the same segments."""
 
-    def __init__(self, module: GraphModule, context: LoweringContext, geometry: VisionGeometry) -> None:
-        self.module, self.graph, self._context, self._geometry = module, module.graph, context, geometry
+    def __init__(self, module: GraphModule, geometry: VisionGeometry) -> None:
+        self.module, self.graph, self._geometry = module, module.graph, geometry
         first = next(iter(module.graph.find_nodes(op="placeholder")))
         self._units = shape(first)[0]
         self._carriers: dict[int, Node] = {}
@@ -110,10 +109,8 @@ class _Inputs:
     def added(self, name: str) -> Node:
         """The input ``name``, a vector."""
         if name not in self._added:
-            # Its length follows from no other input's; the contract carries its name.
+            # Its length follows from no other input's; tt_edge.contract.inputs has its name.
             self._added[name] = add_placeholder(self.graph, name, [self._units], torch.int32)
-            dims: tuple[Dim, ...] = (RAGGED_INPUTS[name],)
-            self._context.input_shapes[name] = dims
         return self._added[name]
 
     def segments(self, ids: Node) -> tuple[Node, Node]:

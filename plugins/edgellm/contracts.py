@@ -24,9 +24,6 @@ PAGE_TOKENS = 128
 #: Head sizes that every library's prebuilt kernels cover.
 HEAD_SIZES = (64, 128, 256)
 
-#: Lengths of ``execution_phase_marker`` (0.11), whose contents do not count.
-CONTEXT_PHASE, GENERATION_PHASE = 1, 3
-
 #: Name of the cache among ``Generation.inputs``.
 CACHE = "past_key_values"
 

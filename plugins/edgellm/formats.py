@@ -18,6 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from tt_edge.config.limits import Limits
+from tt_edge.contract.geometry import IMAGE_TOKENS, VisionGeometry
+from tt_edge.contract.inputs import known_symbols
+from tt_edge.contract.symbols import Phase, Scope
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.plugins.edgellm import vit_contract
@@ -41,8 +45,8 @@ _STEPS = {1: "TensorRT has no registry", 2: "no V3 creator", 3: "creation", 4: "
 _NUMPY = {"INT32": np.int32, "FLOAT32": np.float32}
 _MAX_RANK = 8
 
-#: Sizes of a small decoder of Qwen2.5-0.5B's heads, and the range of each symbolic size in either profile, as
-#: ``EngineContract.profiles`` has them: least, most usual, largest.
+#: Sizes of a small decoder of Qwen2.5-0.5B's heads, and the range of each symbolic size in either profile: least, most usual,
+#: largest.
 HEADS = {"q_heads": 14, "kv_heads": 2, "head_size": 64}
 FIXED = {
     **HEADS,
@@ -54,32 +58,34 @@ FIXED = {
     "pages": 8,
     "pages_per_row": 2,
 }
-PROFILES: dict[str, dict[str, Range]] = {
-    "context": {
-        "batch": (1, 1, 4),
-        "sequence": (1, 128, 128),
-        "tokens": (1, 128, 512),
-        "batch+1": (2, 2, 5),
-        "starts": (0, 0, 4),
-        "phase": (1, 1, 3),
-        "contexts": (0, 1, 4),
-    },
-    "generation": {
-        "batch": (1, 1, 4),
-        "sequence": (1, 1, 4),
-        "tokens": (1, 1, 16),
-        "batch+1": (2, 2, 5),
-        "starts": (0, 1, 4),
-        "phase": (1, 3, 3),
-        "contexts": (0, 0, 4),
-    },
-}
+_LIMITS = Limits(max_batch=4, max_input_len=128, max_seq_len=256, min_image_tokens=4, max_image_tokens=1024)
 
-#: The tower of Qwen2.5-VL-3B, for 1,024 image tokens, as ``VisionContract.profiles`` has it. Tokens are patches.
+
+def _ranges(phase: Phase, names: Sequence[str], geometry: VisionGeometry | None = None) -> dict[str, Range]:
+    scope, known = Scope(_LIMITS, phase, geometry), known_symbols()
+    return {name: known[name].sizes(scope) for name in names}
+
+
+def _decoder(phase: Phase) -> dict[str, Range]:
+    sizes = _ranges(phase, ("batch", "sequence", "batch+1", "starts", "phase", "contexts"))
+    least, usual, most = (a * b for a, b in zip(sizes["batch"], sizes["sequence"], strict=True))
+    return {**sizes, "tokens": (least, usual, most)}
+
+
+PROFILES: dict[str, dict[str, Range]] = {phase.value: _decoder(phase) for phase in Phase}
+
+#: The tower of Qwen2.5-VL-3B, for 1,024 image tokens. Tokens are patches.
 TOWER_HEADS = {"heads": 16, "head_size": 80}
-TOWER_PROFILES: dict[str, dict[str, Range]] = {
-    "vision": {"tokens": (16, 2048, 4096), "segments+1": (2, 2, 1025), "longest": (4, 2048, 4096)},
-}
+_TOWER = VisionGeometry("qwen2_5_vl", IMAGE_TOKENS, 1, merge_size=2, ragged=True)
+
+
+def _tower() -> dict[str, Range]:
+    sizes = _ranges(Phase.CONTEXT, ("units", "segments+1", "longest"), _TOWER)
+    least, usual, most = (units * _TOWER.patches_a_unit for units in sizes.pop("units"))
+    return {**sizes, "tokens": (least, usual, most)}
+
+
+TOWER_PROFILES: dict[str, dict[str, Range]] = {"vision": _tower()}
 
 
 @dataclass(frozen=True)

@@ -90,19 +90,19 @@ def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Pat
     if not config.needs_plugins:
         return
     if not tensorrt.has_plugins:
-        native = "--backend native" if config.backend is Backend.PLUGIN else "--vision-attention native"
+        native = "--backend native" if config.attention.backend is Backend.PLUGIN else "--vision-attention native"
         raise EngineError(
             f"{tensorrt.flavour} {tensorrt.version} builds no engines with plugins; build where standard TensorRT and the "
             f"plugin library are installed (--engine none compiles without), or use {native}"
         )
-    if config.backend is Backend.PLUGIN:
+    if config.attention.backend is Backend.PLUGIN:
         found = contract_of(load_library(tensorrt.module, path)).version
-        if found != config.plugin_contract:
+        if found != config.attention.plugin_contract:
             raise EngineError(
-                f"the plugin library is of contract {found}, not {config.plugin_contract}; "
+                f"the plugin library is of contract {found}, not {config.attention.plugin_contract}; "
                 f"compile with --plugin-contract {found}, or give another library with --plugin-path"
             )
-    if config.vision_attention is TowerAttention.PLUGIN:
+    if config.vision.attention is TowerAttention.PLUGIN:
         check_fields(load_library(tensorrt.module, path, vit_contract.NAME), vit_contract.NAME)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tt_edge.contract.symbols import CONTEXT_PHASE, GENERATION_PHASE
 from tt_edge.errors import InvalidInputError
-from tt_edge.plugins.edgellm.contracts import CONTEXT_PHASE, GENERATION_PHASE, Generation
+from tt_edge.plugins.edgellm.contracts import Generation
 
 
 @dataclass(frozen=True)

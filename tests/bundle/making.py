@@ -10,12 +10,13 @@ from typing import Any
 
 from tests.decoders import compiled
 from tt_edge.bundle import BundleWriter, EngineRecord, Evidence, Manifest, ModelIdentity
+from tt_edge.bundle.manifest import DECODER, part_file
 from tt_edge.config import CompileConfig, Precision
 from tt_edge.network.storage import write_network
 
 ENGINE = "engines/test-sm89.engine"
 IDENTITY = ModelIdentity("Qwen2ForCausalLM", "qwen2", "tiny", "/models/tiny", 123, "0" * 64)
-CONFIG = CompileConfig(precision=Precision.FP32, max_batch=3, max_input_len=8, max_seq_len=48)
+CONFIG = CompileConfig.of(precision=Precision.FP32, max_batch=3, max_input_len=8, max_seq_len=48)
 
 
 def write_bundle(path: Path, *, overwrite: bool = False, note: bytes = b"{}") -> Manifest:
@@ -23,11 +24,11 @@ def write_bundle(path: Path, *, overwrite: bool = False, note: bytes = b"{}") ->
     network, contract = compiled()
     with BundleWriter(path, overwrite=overwrite) as writer:
         writer.write_bytes("config.json", note)
-        write_network(network, writer.open)
+        write_network(network, lambda name: writer.open(part_file(DECODER, name)))
         writer.write_bytes(ENGINE, b"engine" * 100)
         writer.add_engine(EngineRecord(ENGINE, "tensorrt_rtx", "1.6.1.1", "linux_x86_64", "sm89", 600, 1.5))
         writer.add_evidence(Evidence("engine for sm89", "built", "by tensorrt_rtx 1.6.1.1"))
-        return writer.commit(IDENTITY, CONFIG, contract)
+        return writer.commit(IDENTITY, CONFIG, {DECODER: contract})
 
 
 def edit_manifest(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -109,7 +109,7 @@ def test_signing(tmp_path):
         sign(path, second)
     assert len(found) >= 3
     for state in found:
-        Bundle.open(state, both).check_content("network.json")
+        Bundle.open(state, both).check_content("decoder/network.json")
         sign(state, second)
         assert Bundle.open(state, new).verify() == []
 

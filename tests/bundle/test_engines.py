@@ -29,4 +29,4 @@ def test_profiles_avoid_the_fusion_that_is_wrong_at_batch_1(flavour, version, ca
         ids = profile["input_ids"]
         assert (ids.min[0], ids.opt[0], ids.max[0]) == (1, 1, largest)
         assert {ranges.max[0] for ranges in profile.values()} == {largest}
-    assert profiles == replace(contract, max_batch=largest).profiles()
+    assert profiles == replace(contract, limits=replace(contract.limits, max_batch=largest)).profiles()

@@ -183,7 +183,7 @@ with BundleWriter(Path(sys.argv[1]), overwrite=True) as writer:
     writer.write_bytes("config.json", sys.argv[2].encode())
     print("written", flush=True)
     sys.stdin.readline()
-    writer.commit(IDENTITY, CONFIG, compiled()[1])
+    writer.commit(IDENTITY, CONFIG, {"decoder": compiled()[1]})
 """
 
 

@@ -20,7 +20,7 @@ from tt_edge.errors import BundleError
 MANIFEST = Manifest(
     model=IDENTITY,
     config=CONFIG,
-    contract=compiled()[1],
+    parts={"decoder": compiled()[1]},
     files={"config.json": FileRecord(2, "a" * 64), ENGINE: FileRecord(600, "b" * 64)},
     engines=(EngineRecord(ENGINE, "tensorrt_rtx", "1.6.1.1", "linux_x86_64", "sm89", 600, 1.5),),
     evidence=(Evidence("engine for sm89", "built", "by tensorrt_rtx 1.6.1.1"),),
@@ -57,7 +57,7 @@ def test_unknown_entries_are_ignored():
 MALFORMED = [
     (b"", "manifest.json is not valid JSON"),
     (b"\xff\xfe{}", "manifest.json is not valid JSON"),
-    (b'{"format_version": 1', "manifest.json is not valid JSON"),
+    (b'{"format_version": 2', "manifest.json is not valid JSON"),
     (b"[" * 100_000, "manifest.json is not valid JSON"),
     (b"[]", "manifest.json is not an object"),
     (b"null", "manifest.json is not an object"),
@@ -76,12 +76,13 @@ def test_what_is_no_manifest(content, message):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, "has format version 2, this tt-edge reads up to 1; update tt-edge"),
+        (3, "has format version 3, this tt-edge reads up to 2; update tt-edge"),
+        (1, "version 1, and this tt-edge reads 2; compile it again: tt-edge compile /models/tiny -o OUT"),
         (10**30, "update tt-edge"),
         (0, "format version 0, which never existed; copy the bundle again"),
         (True, "format_version True, not an integer"),
-        ("1", "format_version '1', not an integer"),
-        (1.0, r"format_version 1\.0, not an integer"),
+        ("2", "format_version '2', not an integer"),
+        (2.0, r"format_version 2\.0, not an integer"),
     ],
 )
 def test_format_versions(version, message):
@@ -89,15 +90,32 @@ def test_format_versions(version, message):
         parse_with(version, "format_version")
 
 
+@pytest.mark.parametrize(
+    ("source", "argument"),
+    [("a b; rm -rf", "'a b; rm -rf'"), ("x\ny", "CHECKPOINT"), ("", "CHECKPOINT"), (3, "CHECKPOINT")],
+)
+def test_the_command_that_renews_an_old_bundle_is_one_line_for_a_shell(source, argument):
+    old = {"format_version": 1, "model": {"source": source}}
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(json.dumps(old).encode())
+    assert str(caught.value).endswith(f"compile it again: tt-edge compile {argument} -o OUT")
+
+
+def test_a_part_that_is_not_there():
+    assert MANIFEST.part("decoder") is MANIFEST.contract
+    with pytest.raises(BundleError, match=r"no part 'vision' \(it has decoder\); compile a vision-language model"):
+        MANIFEST.part("vision")
+
+
 def test_a_newer_format_is_reported_before_anything_else_is_read():
-    with pytest.raises(BundleError, match="format version 2"):
-        Manifest.from_json(b'{"format_version": 2}')
+    with pytest.raises(BundleError, match="format version 3"):
+        Manifest.from_json(b'{"format_version": 3}')
 
 
 WRONG = [
-    (("files",), [], "lacks its files, config or contract"),
-    (("config",), None, "lacks its files, config or contract"),
-    (("contract",), "x", "lacks its files, config or contract"),
+    (("files",), [], "lacks its files, config or parts"),
+    (("config",), None, "lacks its files, config or parts"),
+    (("parts",), "x", "lacks its files, config or parts"),
     (("model",), None, "ModelIdentity is None, not an object"),
     (("model", "parameters"), "many", "ModelIdentity.parameters is 'many', not of type int"),
     (("model", "parameters"), True, "ModelIdentity.parameters is True, not of type int"),
@@ -112,19 +130,28 @@ WRONG = [
     (("engines", 0, "build_seconds"), "1", "EngineRecord.build_seconds is '1', not of type float"),
     (("engines", 0, "file"), "engines/other.engine", "engine 'engines/other.engine' is not among its files"),
     (("evidence",), None, "evidence is None, not a list"),
-    (("config", "precision"), "fp8", "config is wrong .*precision 'fp8' is unknown"),
-    (("config", "max_batch"), 0, "config is wrong .*max_batch is 0"),
-    (("config", "max_batch"), True, "config is wrong .*max_batch is True"),
-    (("config", "full_logits"), "no", "config is wrong .*full_logits is 'no'"),
+    (("config", "network", "precision"), "fp8", "config is wrong .*precision 'fp8' is unknown"),
+    (("config", "limits", "max_batch"), 0, "config is wrong .*max_batch is 0"),
+    (("config", "limits", "max_batch"), True, "config is wrong .*max_batch is True"),
+    (("config", "network", "full_logits"), "no", "config is wrong .*full_logits is 'no'"),
     (("config", "beams"), 4, "config is wrong .*no field 'beams'"),
-    (("contract", "max_batch"), "3", "contract is malformed .*max_batch"),
-    (("contract", "max_seq_len"), 1.5, "contract is malformed .*max_seq_len"),
-    (("contract", "max_seq_len"), float("inf"), "not valid JSON .*Infinity"),
-    (("contract", "inputs"), 3, "contract is malformed"),
-    (("contract", "inputs", 0, "dtype"), "int3", "contract is malformed .*int3"),
-    (("contract", "inputs", 0, "shape"), ["batch", -1], "contract is malformed .*-1"),
-    (("contract", "inputs", 0, "shape"), ["batch", "width"], "contract is malformed .*width"),
-    (("contract", "kv_cache", 0), ["past", "present"], "contract is malformed"),
+    (("parts", "decoder", "limits", "max_batch"), "3", "contract is malformed .*max_batch"),
+    (("parts", "decoder", "limits", "max_seq_len"), 1.5, "contract is malformed .*max_seq_len"),
+    (("parts", "decoder", "limits", "max_seq_len"), float("inf"), "not valid JSON .*Infinity"),
+    (("parts", "decoder", "inputs"), 3, "contract is malformed"),
+    (("parts", "decoder", "inputs", 0, "dtype"), "int3", "contract is malformed .*int3"),
+    (("parts", "decoder", "inputs", 0, "shape"), ["batch", -1], "contract is malformed .*-1"),
+    (("parts", "decoder", "inputs", 0, "shape"), ["batch", "width"], "contract is malformed .*width"),
+    (("parts", "decoder", "kv_cache", 0), ["past", "present"], "contract is malformed"),
+    (("parts", "decoder", "kv_in_place"), 1, "contract is malformed .*kv_in_place is 1"),
+    (("parts", "decoder", "phases"), ["generation"], r"contract is malformed .*phases is \['generation'\]"),
+    (
+        ("parts", "decoder", "inputs", 0, "shape"),
+        ["units"],
+        "dimension 'units' of a vision tower, and there is no geom",
+    ),
+    (("parts", "decoder"), None, "part 'decoder' is None, not an object"),
+    (("parts", "../decoder"), {}, r"part '\.\./decoder', which is not a name"),
 ]
 
 
@@ -136,7 +163,7 @@ def test_entries_of_wrong_types_and_values(keys, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["model", "config", "contract", "files", "engines", "evidence"])
+@pytest.mark.parametrize("key", ["model", "config", "parts", "files", "engines", "evidence"])
 def test_missing_entries(key):
     data = {name: value for name, value in GOOD.items() if name != key}
     with pytest.raises(BundleError, match="again"):

@@ -63,7 +63,7 @@ def test_paths_that_are_no_bundle(tmp_path):
         Bundle.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "network.json", "weights.safetensors", ENGINE])
+@pytest.mark.parametrize("name", ["config.json", "decoder/network.json", "decoder/weights.safetensors", ENGINE])
 def test_truncated_files(bundle, name):
     size = (bundle / name).stat().st_size
     with (bundle / name).open("r+b") as file:
@@ -74,7 +74,7 @@ def test_truncated_files(bundle, name):
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("name", ["config.json", "network.json", "weights.safetensors", ENGINE])
+@pytest.mark.parametrize("name", ["config.json", "decoder/network.json", "decoder/weights.safetensors", ENGINE])
 def test_edited_bytes(bundle, name):
     before = sha256_of(bundle / name)
     flip_byte(bundle / name)
@@ -111,7 +111,7 @@ def test_files_that_are_not_listed(bundle):
         opened.read_bytes("note.txt")
 
 
-@pytest.mark.parametrize("name", ["network.json", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["decoder/network.json", "decoder/weights.safetensors"])
 def test_a_network_that_is_not_listed_is_not_read(bundle, name):
     edit_manifest(bundle, lambda data: data["files"].pop(name))
     with pytest.raises(BundleError, match=f"has no {name}: it ships engines only"):
@@ -153,8 +153,8 @@ def test_a_folder_in_a_files_place(bundle):
 
 
 def test_a_manifest_of_a_newer_format(bundle):
-    edit_manifest(bundle, lambda data: data.update(format_version=2))
-    with pytest.raises(BundleError, match="format version 2, this tt-edge reads up to 1; update tt-edge"):
+    edit_manifest(bundle, lambda data: data.update(format_version=3))
+    with pytest.raises(BundleError, match="format version 3, this tt-edge reads up to 2; update tt-edge"):
         Bundle.open(bundle)
 
 

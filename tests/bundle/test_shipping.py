@@ -22,7 +22,7 @@ def path(tmp_path):
 
 def test_engines_and_settings_are_copied_and_the_network_is_not(path, tmp_path):
     original, shipped = Bundle.open(path).manifest, ship_engines(Bundle.open(path), tmp_path / "ship")
-    assert set(original.files) - set(shipped.files) == {"network.json", "weights.safetensors"}
+    assert set(original.files) - set(shipped.files) == {"decoder/network.json", "decoder/weights.safetensors"}
     assert replace(shipped, files=original.files) == original
     assert Bundle.open(tmp_path / "ship").verify() == []
 
@@ -32,8 +32,8 @@ def test_weights_are_copied_for_engines_that_lack_them(path, tmp_path):
         Folder.open(path), lambda m: replace(m, engines=tuple(replace(e, stripped=True) for e in m.engines))
     )
     shipped = ship_engines(Bundle.open(path), tmp_path / "ship")
-    assert "weights.safetensors" in shipped.files
-    assert "network.json" not in shipped.files
+    assert "decoder/weights.safetensors" in shipped.files
+    assert "decoder/network.json" not in shipped.files
     assert Bundle.open(tmp_path / "ship").weights().keys() == Bundle.open(path).weights().keys()
 
 

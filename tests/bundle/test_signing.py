@@ -88,7 +88,7 @@ def test_what_invalidates_a_signature(path, keys, change):
 
 def test_a_changed_file_is_found_when_it_is_used(path, keys):
     sign(path, keys[0])
-    flip_byte(path / "weights.safetensors")
+    flip_byte(path / "decoder/weights.safetensors")
     flip_byte(path / ENGINE)
     opened = Bundle.open(path, keys[1])
     with pytest.raises(BundleError, match=r"weights\.safetensors was edited"):

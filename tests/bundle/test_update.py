@@ -149,7 +149,7 @@ def test_a_small_file_replaces_the_older_one_and_no_other(path):
     bundle = Bundle.open(path)
     assert bundle.verify() == []
     assert bundle.read_bytes(second) == b"two"
-    assert bundle.has("network.json")
+    assert bundle.has("decoder/network.json")
 
 
 def test_a_link_in_a_small_file_s_place_is_not_written_through(path, tmp_path):

@@ -89,7 +89,7 @@ def test_a_bundle_that_appears_meanwhile_is_not_replaced_unasked(target):
     with BundleWriter(target) as writer:
         write_bundle(target, note=b"other")
         with pytest.raises(InvalidInputError, match="exists already"):
-            writer.commit(IDENTITY, CONFIG, compiled()[1])
+            writer.commit(IDENTITY, CONFIG, {"decoder": compiled()[1]})
     assert note_of(target) == b"other"
     assert list(target.parent.iterdir()) == [target]
 
@@ -214,7 +214,7 @@ def test_a_bundle_that_lost_a_file_while_it_was_written_is_not_committed(target,
             (writer.path / "config.json").write_bytes(b"[]")
         reason = {"removed": "is gone", "replaced": "was changed by another process"}[how]
         with pytest.raises(BundleError, match=rf"config\.json of the new bundle {reason}.*; compile again"):
-            writer.commit(IDENTITY, CONFIG, contract)
+            writer.commit(IDENTITY, CONFIG, {"decoder": contract})
     assert list(target.parent.iterdir()) == []
 
 

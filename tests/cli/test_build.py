@@ -65,7 +65,7 @@ def test_local_without_a_gpu(tt_edge, copy):
 
 
 def test_a_damaged_network(tt_edge, copy):
-    (copy / "network.json").write_text("{}")
+    (copy / "decoder/network.json").write_text("{}")
     result = tt_edge("build", copy, "--engine", "sm89")
     assert result.status != 0
     assert "network.json" in result.err

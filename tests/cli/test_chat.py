@@ -37,7 +37,7 @@ def road_chat(tmp_path):
     from tt_edge.compile.pipeline import compile_checkpoint
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig(max_input_len=128, max_seq_len=224, max_image_tokens=96)
+    config = CompileConfig.of(max_input_len=128, max_seq_len=224, max_image_tokens=96)
     compile_checkpoint(str(PICTURES.parent / "checkpoint"), tmp_path / "road.ttedge", config, EngineTarget())
     argv = ["-m", "tt_edge", "chat", str(tmp_path / "road.ttedge"), "--runtime", "reference", "--max-new-tokens", "24"]
     child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env={**PLAIN, "HOME": str(tmp_path)})

@@ -19,7 +19,7 @@ def test_a_bundle_without_engines(pristine, checkpoint):
     bundle = Bundle.open(pristine)
     assert bundle.verify() == []
     manifest = bundle.manifest
-    assert manifest.config == CompileConfig(precision=Precision.FP32, max_batch=2, max_input_len=16, max_seq_len=64)
+    assert manifest.config == CompileConfig.of(precision=Precision.FP32, max_batch=2, max_input_len=16, max_seq_len=64)
     assert (manifest.model.architecture, manifest.model.source) == ("Qwen2ForCausalLM", str(checkpoint))
     assert manifest.engines == ()
     assert [(e.claim, e.word) for e in manifest.evidence] == [("network", "not executed")]
@@ -35,7 +35,7 @@ def test_an_engine_ahead_of_time(tt_edge, checkpoint, out):
     (engine,) = bundle.manifest.engines
     assert engine.compute_capability == "sm89"
     assert engine.bytes == bundle.manifest.files[engine.file].size > 0
-    assert bundle.manifest.config.precision is Precision.FP16
+    assert bundle.manifest.config.network.precision is Precision.FP16
     built = [e.claim for e in bundle.manifest.evidence if e.word == "built"]
     assert [claim.split(" 1")[0] for claim in built] == ["engine for sm89, tensorrt_rtx"]
     assert "engine   sm89" in result.out
@@ -50,7 +50,7 @@ def test_the_report_as_json_and_lengths_within_the_models(tt_edge, checkpoint, o
     assert (report["output"], report["model"]["architecture"]) == (str(out), "Qwen2ForCausalLM")
     assert report["layers"] == len(Bundle.open(out).network().layers) <= report["layers_converted"]
     config = Bundle.open(out).manifest.config
-    assert (config.max_input_len, config.max_seq_len) == (512, 512)  # the model's max_position_embeddings
+    assert (config.limits.max_input_len, config.limits.max_seq_len) == (512, 512)  # the model's max_position_embeddings
 
 
 def test_overwrite(tt_edge, checkpoint, bundle):
@@ -60,7 +60,7 @@ def test_overwrite(tt_edge, checkpoint, bundle):
     )
     assert (bundle / "manifest.json").read_bytes() == old
     assert tt_edge("compile", checkpoint, "-o", bundle, "--overwrite", "--full-logits", *LIMITS).status == 0
-    assert Bundle.open(bundle).manifest.config.full_logits
+    assert Bundle.open(bundle).manifest.config.network.full_logits
     assert list(bundle.parent.iterdir()) == [bundle]
 
 

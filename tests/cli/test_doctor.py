@@ -27,7 +27,7 @@ def test_a_bundle_as_json(tt_edge, bundle):
 def test_something_wrong_is_an_exit_status(tt_edge, bundle, monkeypatch):
     from tt_edge.doctor.memory import Memory
 
-    monkeypatch.setattr("tt_edge.doctor.report.read_memory", lambda root: Memory(total=1 << 30, available=1000))
+    monkeypatch.setattr("tt_edge.doctor.facts.read_memory", lambda root: Memory(total=1 << 30, available=1000))
     result = tt_edge("doctor", bundle)
     assert (result.status, result.err) == (1, "")
     assert result.out.splitlines()[-1] == "1 wrong"

@@ -45,7 +45,7 @@ def test_text(tt_edge, pristine, checkpoint):
         "bundle", "model", "compiled", "limits", "engine I/O", "KV cache", "weights", "layers", "decode step",
         "engines", "evidence",
     ]  # fmt: skip
-    assert sections["bundle"].startswith(f"{pristine} (format 1, tt-edge ")
+    assert sections["bundle"].startswith(f"{pristine} (format 2, tt-edge ")
     assert sections["model"] == f"Qwen2ForCausalLM, 0.4 M parameters, from {checkpoint}"
     assert sections["compiled"].startswith("fp32, native backend")
     assert sections["limits"] == "batch 2, input 16 tokens, sequence 64 tokens"

@@ -66,7 +66,7 @@ def test_a_checkpoint(tt_edge, checkpoint, command):
 
 
 @each_command
-@pytest.mark.parametrize("name", ["weights.safetensors", "network.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["decoder/weights.safetensors", "decoder/network.json", "tokenizer.json"])
 def test_a_truncated_bundle(tt_edge, bundle, command, name):
     with (bundle / name).open("r+b") as file:
         file.truncate(100)
@@ -77,15 +77,15 @@ def test_a_truncated_bundle(tt_edge, bundle, command, name):
 
 @each_command
 def test_a_missing_file(tt_edge, bundle, command):
-    (bundle / "weights.safetensors").unlink()
+    (bundle / "decoder/weights.safetensors").unlink()
     tt_edge(command, bundle, *COMMANDS[command]).fails_with("weights.safetensors is missing from the bundle", 1)
 
 
 @each_command
 def test_a_newer_format(tt_edge, bundle, command):
-    edit_manifest(bundle, lambda data: data.update(format_version=2))
+    edit_manifest(bundle, lambda data: data.update(format_version=3))
     tt_edge(command, bundle, *COMMANDS[command]).fails_with(
-        "the bundle has format version 2, this tt-edge reads up to 1; update tt-edge", 1
+        "the bundle has format version 3, this tt-edge reads up to 2; update tt-edge", 1
     )
 
 
@@ -103,7 +103,7 @@ def test_a_manifest_that_is_not_json(tt_edge, bundle, command):
 
 @pytest.mark.parametrize("command", ["inspect", "run"])
 def test_a_contract_that_names_no_tensor_of_the_network(tt_edge, bundle, command):
-    edit_manifest(bundle, lambda data: data["contract"]["kv_cache"][0].update(past="past_key_9"))
+    edit_manifest(bundle, lambda data: data["parts"]["decoder"]["kv_cache"][0].update(past="past_key_9"))
     tt_edge(command, bundle, *COMMANDS[command]).fails_with("past_key", 1)
 
 

@@ -24,7 +24,7 @@ def test_compile_run_verify(tt_edge, checkpoint, out, version):
     assert compiled.status == 0, compiled.err
     assert "engine   none: build where standard TensorRT and the plugin library are" in compiled.out
     config = Bundle.open(out).manifest.config
-    assert (config.backend, config.plugin_contract) == (Backend.PLUGIN, version)
+    assert (config.attention.backend, config.attention.plugin_contract) == (Backend.PLUGIN, version)
     ran = tt_edge("run", out, "--runtime", "reference", "--prompt", "a", "--max-new-tokens", 3)
     assert ran.status == 0, ran.err
     verified = tt_edge("verify", out, "--model", checkpoint, "--new-tokens", 4)
@@ -33,7 +33,7 @@ def test_compile_run_verify(tt_edge, checkpoint, out, version):
 
 def test_the_newest_contract_is_the_default(tt_edge, checkpoint, out):
     tt_edge("compile", checkpoint, "-o", out, *LIMITS)
-    assert Bundle.open(out).manifest.config.plugin_contract == "0.11"
+    assert Bundle.open(out).manifest.config.attention.plugin_contract == "0.11"
 
 
 @pytest.mark.parametrize(

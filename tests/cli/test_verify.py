@@ -78,14 +78,16 @@ def test_new_tokens(tt_edge, bundle, checkpoint):
     )
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "network.json", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "name", ["decoder/weights.safetensors", "decoder/network.json", "tokenizer.json", "generation_config.json"]
+)
 def test_an_edited_file(tt_edge, bundle, name):
     flip_byte(bundle / name)
     tt_edge("verify", bundle).fails_with(f"{bundle / name} was edited: its SHA-256 is", 1)
 
 
 def test_an_edited_weight_is_found_before_the_numbers_are(tt_edge, bundle, checkpoint):
-    flip_byte(bundle / "weights.safetensors")
+    flip_byte(bundle / "decoder/weights.safetensors")
     tt_edge("verify", bundle, "--model", checkpoint).fails_with("weights.safetensors was edited", 1)
 
 
@@ -100,5 +102,5 @@ def test_a_read_only_bundle_is_verified_all_the_same(tt_edge, bundle, checkpoint
 
 
 def test_a_manifest_without_a_network(tt_edge, bundle, checkpoint):
-    edit_manifest(bundle, lambda data: data["files"].pop("network.json"))
-    tt_edge("verify", bundle, "--model", checkpoint).fails_with("has no network.json: it ships engines only", 1)
+    edit_manifest(bundle, lambda data: data["files"].pop("decoder/network.json"))
+    tt_edge("verify", bundle, "--model", checkpoint).fails_with("has no decoder/network.json: it ships engines only", 1)

@@ -11,9 +11,10 @@ from tests.bundle.making import ENGINE, edit_manifest, write_bundle
 from tests.doctor.trees import plant
 from tt_edge.bundle import Bundle
 from tt_edge.doctor import Report, examine
+from tt_edge.doctor.facts import Facts, gather, trap_findings
 from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.needs import bundle_findings
-from tt_edge.doctor.report import Facts, gather, machine_findings, trap_findings
+from tt_edge.doctor.report import machine_findings
 from tt_edge.doctor.software import Library, Package
 from tt_edge.runtime.engine.choose import Machine
 
@@ -136,27 +137,27 @@ FITS_NOT = Machine("linux_aarch64", "sm87", {"tensorrt": "10.3.0"})
 
 def test_an_engine_that_runs_here(facts, bundle):
     found = list(bundle_findings(facts("any other machine", ADA, Package("tensorrt_rtx", "1.6.1.1")), bundle, FITS))
-    assert said(found, "llm engine") == [("ok", f"{ENGINE} runs here (0.0 MB)")]
+    assert said(found, "decoder engine") == [("ok", f"{ENGINE} runs here (0.0 MB)")]
     ((level, text),) = said(found, "memory needed")
     assert (level, text.startswith("engines 0 MiB, KV cache 0 MiB at 3 x 48 tokens")) == ("ok", True)
 
 
 def test_no_engine_runs_here(facts, bundle):
     rtx = Package("tensorrt_rtx", "1.6.1.1")
-    ((level, text),) = said(bundle_findings(facts("jetpack-6.2", ORIN, rtx), bundle, FITS_NOT), "llm engine")
+    ((level, text),) = said(bundle_findings(facts("jetpack-6.2", ORIN, rtx), bundle, FITS_NOT), "decoder engine")
     assert (level, f"build one with `tt-edge build {bundle.path}`" in text) == ("warning", True)
     assert "it is for linux_x86_64, this is linux_aarch64" in text
-    ((level, _),) = said(bundle_findings(facts("any other machine", "none", rtx), bundle, FITS_NOT), "llm engine")
+    ((level, _),) = said(bundle_findings(facts("any other machine", "none", rtx), bundle, FITS_NOT), "decoder engine")
     assert level == "note"
-    ((level, _),) = said(bundle_findings(facts("jetpack-6.2", "none", rtx), bundle, FITS_NOT), "llm engine")
+    ((level, _),) = said(bundle_findings(facts("jetpack-6.2", "none", rtx), bundle, FITS_NOT), "decoder engine")
     assert level == "wrong"
 
 
 def test_engines_only_and_none_fits(facts, bundle, tmp_path):
-    for name in ("network.json", "weights.safetensors"):
+    for name in ("decoder/network.json", "decoder/weights.safetensors"):
         edit_manifest(bundle.path, lambda data, name=name: data["files"].pop(name))
     ((level, text),) = said(
-        bundle_findings(facts("jetpack-6.2", ORIN), Bundle.open(bundle.path), FITS_NOT), "llm engine"
+        bundle_findings(facts("jetpack-6.2", ORIN), Bundle.open(bundle.path), FITS_NOT), "decoder engine"
     )
     assert (level, "ships engines only" in text) == ("wrong", True)
 

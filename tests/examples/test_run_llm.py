@@ -9,7 +9,7 @@ import pytest
 from examples import run_llm
 from examples.tiny_checkpoint import make_checkpoint
 from tt_edge.bundle import Bundle
-from tt_edge.quant_config import QuantConfig
+from tt_edge.config.quantization import QuantConfig
 
 PROMPT = ["--prompt", "The light ahead is", "--num_tokens", "12"]
 
@@ -110,4 +110,4 @@ def test_quantized(tiny, tmp_path, capsys, options, format):
     bundle = tmp_path / "q.ttedge"
     assert run_llm.main(["--model", tiny, *PROMPT, *options, "--output", str(bundle)]) == 0
     assert f"quant    {format}: " in capsys.readouterr().out
-    assert Bundle.open(bundle).manifest.config.quant == QuantConfig(format)
+    assert Bundle.open(bundle).manifest.config.quantization.recipe == QuantConfig(format)

@@ -23,6 +23,7 @@ from tests.runtime.text.test_chat_template import CHAT, TEMPLATES, TOOLS
 from tests.runtime.text.test_template_sandbox import EXPRESSIONS, STATEMENTS
 from tt_edge import strict_json
 from tt_edge.bundle import Bundle, Manifest
+from tt_edge.bundle.manifest import DECODER
 from tt_edge.errors import TTEdgeError
 from tt_edge.folder import CheckedFile, Folder
 from tt_edge.generation_config import GenerationConfig
@@ -115,9 +116,9 @@ def test_opening_a_bundle(bundle, mutation):
 @FUZZ
 @given(mutations)
 def test_network(bundle, mutation):
-    file = bundle / NETWORK_FILE
+    file = bundle / DECODER / NETWORK_FILE
     with in_place_of(file, mutated(file.read_bytes(), mutation)), refused():
-        read_folder(bundle).weight_bytes()
+        read_folder(bundle / DECODER).weight_bytes()
 
 
 def with_header(file: Path, mutation) -> bytes:
@@ -142,7 +143,7 @@ def mutated_start(content: bytes, seed: int, count: int) -> bytes:
 @FUZZ
 @given(mutations, st.booleans())
 def test_weights(bundle, mutation, in_header):
-    file = bundle / WEIGHTS_FILE
+    file = bundle / DECODER / WEIGHTS_FILE
     content = with_header(file, mutation) if in_header else mutated_start(file.read_bytes(), *mutation[1:])
     with in_place_of(file, content), refused():
         read_through(file)
@@ -228,11 +229,11 @@ def test_claims_of_size_allocate_nothing(bundle, tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
         hostile.append(lambda name=name: read_weights(CheckedFile.open(tmp_path / name)))
-    shape = json.loads((bundle / NETWORK_FILE).read_bytes())
+    shape = json.loads((bundle / DECODER / NETWORK_FILE).read_bytes())
     for entry in shape["tensors"].values():
         entry[1] = [1 << 47] * 8
     (tmp_path / NETWORK_FILE).write_text(json.dumps(shape))
-    (tmp_path / WEIGHTS_FILE).write_bytes((bundle / WEIGHTS_FILE).read_bytes())
+    (tmp_path / WEIGHTS_FILE).write_bytes((bundle / DECODER / WEIGHTS_FILE).read_bytes())
     hostile.append(lambda: read_folder(tmp_path))
     tracemalloc.start()
     try:
@@ -251,5 +252,5 @@ def test_every_fuzzer_has_its_share():
 
 def test_what_is_mutated_is_valid(bundle, files):
     assert Bundle.open(bundle).verify() == []
-    assert len(read_weights(CheckedFile.open(bundle / WEIGHTS_FILE))) > 0
+    assert len(read_weights(CheckedFile.open(bundle / DECODER / WEIGHTS_FILE))) > 0
     assert BundleTokenizer.from_bundle(files).eos_token_ids == (1, 2)

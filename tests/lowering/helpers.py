@@ -40,7 +40,7 @@ def export(module: nn.Module, *args: Tensor, dynamic: dict[int, dict[int, str]] 
 
 def context(layers: int = 1, **config: object) -> LoweringContext:
     settings = {"max_batch": 4, "max_input_len": 32, "max_seq_len": 64, **config}
-    return LoweringContext(CompileConfig(**settings), layers)  # type: ignore[arg-type]
+    return LoweringContext(CompileConfig.of(**settings), layers)  # type: ignore[arg-type]
 
 
 def canonical(module: GraphModule) -> GraphModule:

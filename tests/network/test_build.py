@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.network.networks import constant
-from tt_edge.contract import EngineContract, KVPair, TensorSpec
+from tt_edge.config import Limits
+from tt_edge.contract import TWO_PROFILES, IOContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.network.build import build_engine, check_target, known_targets
@@ -21,7 +22,7 @@ WIDTH = H * D
 
 def contract():
     half, cache = DType.FLOAT16, ("batch", KV, CAP, D)
-    return EngineContract(
+    return IOContract(
         inputs=(
             TensorSpec("hidden", half, ("batch", "sequence", WIDTH)),
             TensorSpec("position_ids", DType.INT64, ("batch", "sequence")),
@@ -30,11 +31,9 @@ def contract():
             TensorSpec("past_value_0", half, cache),
         ),
         outputs=(),
+        limits=Limits(max_batch=2, max_input_len=32, max_seq_len=CAP),
+        phases=TWO_PROFILES,
         kv_cache=(KVPair("past_key_0", "present_key_0"), KVPair("past_value_0", "present_value_0")),
-        max_batch=2,
-        max_input_len=32,
-        max_seq_len=CAP,
-        vocab_size=1,
     )
 
 

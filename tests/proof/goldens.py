@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.decoders import compiled
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.network.ir import Network
 from tt_edge.proof.golden import GoldenPrompt, GoldenSet
 from tt_edge.runtime.engine.reference_session import ReferenceSession
@@ -14,7 +14,7 @@ from tt_edge.runtime.engine.session import Session
 PROMPTS = ([3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5])
 
 
-def golden_of(network: Network, contract: EngineContract, steps: int = 6, tolerance: float = 1e-4) -> GoldenSet:
+def golden_of(network: Network, contract: IOContract, steps: int = 6, tolerance: float = 1e-4) -> GoldenSet:
     """What the network itself answers to three prompts: ragged, and the first by itself."""
     session, prompts = ReferenceSession(network, contract), []
     for ids in PROMPTS:
@@ -33,6 +33,6 @@ def greedy(session: Session, ids: list[int], steps: int) -> tuple[list[int], np.
     return [int(row.argmax()) for row in rows], np.stack(rows)
 
 
-def decoder_and_golden() -> tuple[Network, EngineContract, GoldenSet]:
+def decoder_and_golden() -> tuple[Network, IOContract, GoldenSet]:
     network, contract = compiled()
     return network, contract, golden_of(network, contract)

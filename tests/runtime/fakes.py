@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tt_edge.contract import BATCH, SEQUENCE, EngineContract, KVPair, TensorSpec
+from tt_edge.config import Limits
+from tt_edge.contract import BATCH, SEQUENCE, TWO_PROFILES, IOContract, KVPair, TensorSpec
 from tt_edge.dtypes import DType
 from tt_edge.runtime.engine.kv_rows import Region
 from tt_edge.runtime.engine.session import Feeds, Session
@@ -14,9 +15,9 @@ VOCAB = 97
 
 def contract(
     max_batch: int = 3, max_input_len: int = 8, max_seq_len: int = 32, full_logits: bool = False, vocab: int = VOCAB
-) -> EngineContract:
+) -> IOContract:
     cache = (BATCH, 1, max_seq_len, 2)
-    return EngineContract(
+    return IOContract(
         inputs=(
             TensorSpec("input_ids", DType.INT64, (BATCH, SEQUENCE)),
             TensorSpec("position_ids", DType.INT64, (BATCH, SEQUENCE)),
@@ -30,11 +31,9 @@ def contract(
             TensorSpec("present_key_0", DType.FLOAT16, cache),
             TensorSpec("present_value_0", DType.FLOAT16, cache),
         ),
+        limits=Limits(max_batch=max_batch, max_input_len=max_input_len, max_seq_len=max_seq_len),
+        phases=TWO_PROFILES,
         kv_cache=(KVPair("past_key_0", "present_key_0"), KVPair("past_value_0", "present_value_0")),
-        max_batch=max_batch,
-        max_input_len=max_input_len,
-        max_seq_len=max_seq_len,
-        vocab_size=vocab,
     )
 
 
@@ -57,7 +56,7 @@ def continuation(prompt: list[int], count: int, eos: tuple[int, ...] = ()) -> li
 class FakeSession(Session):
     """Keeps token ids where a model keeps keys and values, and writes padding too, as TensorRT does."""
 
-    def __init__(self, contract: EngineContract) -> None:
+    def __init__(self, contract: IOContract) -> None:
         super().__init__(contract)
         self.calls: list[Feeds] = []
 

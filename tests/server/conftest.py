@@ -93,7 +93,7 @@ def road_bundle(tmp_path_factory):
     from tt_edge.compile.pipeline import compile_checkpoint
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig(max_batch=2, max_input_len=128, max_seq_len=224, max_image_tokens=96)
+    config = CompileConfig.of(max_batch=2, max_input_len=128, max_seq_len=224, max_image_tokens=96)
     path = tmp_path_factory.mktemp("road") / "road.ttedge"
     compile_checkpoint(str(CHECKPOINT), path, config, EngineTarget())
     return path

@@ -19,6 +19,7 @@ from examples.road_scenes.evaluate import CHECKPOINT
 from tests.server.conftest import serving_llm
 from tests.server.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.llm import LLM
 from tt_edge.server import images
 
@@ -298,7 +299,10 @@ def test_a_bundle_whose_tower_does_not_open_leaves_no_session(road_bundle, monke
     monkeypatch.setattr(
         "tt_edge.runtime.engine.reference_session.ReferenceSession.close", lambda self: closed.append(self)
     )
-    monkeypatch.setattr("tt_edge.runtime.llm.open_vision", lambda *_: 1 / 0)
+    monkeypatch.setattr(
+        "tt_edge.runtime.llm.open_part",
+        lambda bundle, part, runtime: open_part(bundle, part, runtime) if part == "decoder" else 1 / 0,
+    )
     with pytest.raises(ZeroDivisionError):
         LLM.load(road_bundle, "reference")
     assert len(closed) == 1

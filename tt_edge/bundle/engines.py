@@ -6,46 +6,44 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from tt_edge import tensorrt_api
-from tt_edge.bundle.manifest import EngineRecord, Evidence, Part, Word
+from tt_edge.bundle.manifest import DECODER, EngineRecord, Evidence, Word
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.update import NewEngine
 from tt_edge.config import Layout
-from tt_edge.contract import EngineContract, ShapeRange
+from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.build import build_engine, check_target
 from tt_edge.network.build_io import ProgressBars
 from tt_edge.network.build_options import BuildOptions, least_profile_batch
 from tt_edge.network.ir import Network
-from tt_edge.vision_contract import VisionContract
 
 
 def engine_file(
-    tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE, part: Part = Part.LLM
+    tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE, part: str = DECODER
 ) -> str:
     """Where an engine of this TensorRT for a compute capability lies in a bundle."""
     if layout is Layout.EDGE_LLM:
         return "llm.engine"
-    prefix = "" if part is Part.LLM else f"{part}-"
-    return f"engines/{prefix}{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
+    return f"engines/{part}-{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
 
 
 def build_evidence(record: EngineRecord) -> Evidence:
     """What is known of an engine that has been built and not run."""
-    what = "engine" if record.part == Part.LLM else f"{record.part} engine"
+    what = "engine" if record.part == DECODER else f"{record.part} engine"
     claim = f"{what} for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
     return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s")
 
 
 def build_record(
     network: Network,
-    contract: EngineContract | VisionContract,
+    contract: IOContract,
     target: str | None,
     destination: BinaryIO,
     *,
     show: bool,
     options: BuildOptions | None = None,
     layout: Layout = Layout.TT_EDGE,
-    part: Part = Part.LLM,
+    part: str = DECODER,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``; its record, and the number of layers of its network definition.
 
@@ -53,7 +51,7 @@ def build_record(
     """
     tensorrt = tensorrt_api.load()
     capability = check_target(tensorrt, target)
-    bars = ProgressBars(f"build {'vision ' if part is Part.VISION else ''}{capability}") if show else None
+    bars = ProgressBars(f"build {'' if part == DECODER else f'{part} '}{capability}") if show else None
     try:
         built = build_engine(
             tensorrt,
@@ -77,19 +75,17 @@ def build_record(
         build_seconds=round(built.seconds, 3),
         version_compatible=built.options.version_compatible,
         stripped=built.options.strip_weights,
-        part=part.value,
+        part=part,
     )
     return record, built.layers
 
 
 def _profiles(
-    contract: EngineContract | VisionContract, tensorrt: tensorrt_api.TensorRT, capability: str
+    contract: IOContract, tensorrt: tensorrt_api.TensorRT, capability: str
 ) -> tuple[dict[str, ShapeRange], ...]:
     """The contract's optimization profiles, with a larger batch where this TensorRT computes a smaller one wrongly."""
-    if isinstance(contract, EngineContract):
-        least = least_profile_batch(tensorrt, capability)
-        contract = replace(contract, max_batch=max(contract.max_batch, least))
-    return contract.profiles()
+    batch = max(contract.limits.max_batch, least_profile_batch(tensorrt, capability))
+    return replace(contract, limits=replace(contract.limits, max_batch=batch)).profiles()
 
 
 def add_engine(
@@ -98,14 +94,14 @@ def add_engine(
     *,
     show: bool = True,
     options: BuildOptions | None = None,
-    part: Part = Part.LLM,
+    part: str = DECODER,
 ) -> EngineRecord:
     """Build a network of the bundle for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
 
     Whatever happens, the bundle stays whole; an older engine under the same key is replaced when the new one is there.
     A signature of the bundle is out of date afterwards. Raises the errors of ``Bundle.network`` and ``build_engine``.
     """
-    layout = bundle.manifest.config.layout
+    layout = bundle.manifest.config.network.layout
     if layout is Layout.EDGE_LLM and bundle.manifest.engines:
         raise InvalidInputError(
             f"{bundle.path} has its llm.engine already, and room for one; compile again to replace it"
@@ -114,7 +110,7 @@ def add_engine(
     with NewEngine(bundle.folder) as engine:
         record, _ = build_record(
             network,
-            bundle.manifest.contract_of(part),
+            bundle.manifest.part(part),
             target,
             engine.file,
             show=show,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import tt_edge
 from tt_edge import strict_json
 from tt_edge.bundle.names import MANIFEST_FILE, check_names
 from tt_edge.config import CompileConfig
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.vision_contract import VisionContract
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: A manifest is read whole; no real one comes near this many bytes.
 MAX_MANIFEST = 16 << 20
 
@@ -31,18 +31,20 @@ class Word(StrEnum):
     EVALUATED = "evaluated"
     #: A GPU ran it.
     EXECUTED = "executed"
+    #: It was compared with Hugging Face, and did not match.
+    FAILED = "failed"
     NOT_EXECUTED = "not executed"
 
 
-class Part(StrEnum):
-    """Which network of a bundle: a vision-language model has two."""
+#: Names of parts. Any lower-case name may be one.
+DECODER: Final = "decoder"
+VISION: Final = "vision"
+_PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-    LLM = "llm"
-    VISION = "vision"
 
-    def file(self, name: str) -> str:
-        """Where a file of this part lies in the bundle."""
-        return name if self is Part.LLM else f"{self}/{name}"
+def part_file(part: str, name: str) -> str:
+    """Where a file of a part lies in the bundle."""
+    return f"{part}/{name}"
 
 
 class _Record:
@@ -97,7 +99,7 @@ class EngineRecord(_Record):
     build_seconds: float
     version_compatible: bool = False
     stripped: bool = False
-    part: str = Part.LLM.value
+    part: str = DECODER
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
@@ -134,32 +136,42 @@ class FileRecord(_Record):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that ``manifest.json`` says. ``files`` lists every other file of the bundle by its relative path."""
+    """Everything that ``manifest.json`` says.
+
+    ``parts`` are the compiled networks by name, in the order in which they are built. ``files`` lists every other file of the
+    bundle by its relative path.
+    """
 
     model: ModelIdentity
     config: CompileConfig
-    contract: EngineContract
+    parts: Mapping[str, IOContract]
     files: Mapping[str, FileRecord]
     engines: tuple[EngineRecord, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     created_by: str = f"tt-edge {tt_edge.__version__}"
     format_version: int = FORMAT_VERSION
-    vision: VisionContract | None = None
+
+    def part(self, name: str) -> IOContract:
+        """The contract of a part. Raises ``BundleError`` for one that is not there."""
+        try:
+            return self.parts[name]
+        except KeyError:
+            hint = "; compile a vision-language model" if name == VISION else "; compile the model again"
+            raise BundleError(
+                f"the bundle has no part {name!r} (it has {', '.join(self.parts) or 'none'}){hint}"
+            ) from None
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The networks that the bundle has."""
-        return (Part.LLM,) if self.vision is None else (Part.VISION, Part.LLM)
+    def contract(self) -> IOContract:
+        """The decoder's contract."""
+        return self.part(DECODER)
 
-    def contract_of(self, part: Part) -> EngineContract | VisionContract:
-        """What engines of ``part`` take and give. Raises ``BundleError`` for a part that is not there."""
-        if part is Part.LLM:
-            return self.contract
-        if self.vision is None:
-            raise BundleError("the bundle has no vision network; compile a vision-language model")
-        return self.vision
+    @property
+    def takes_images(self) -> bool:
+        """Whether there is a vision tower."""
+        return VISION in self.parts
 
-    def engines_of(self, part: Part) -> tuple[EngineRecord, ...]:
+    def engines_of(self, part: str) -> tuple[EngineRecord, ...]:
         return tuple(engine for engine in self.engines if engine.part == part)
 
     def to_json(self) -> bytes:
@@ -169,8 +181,7 @@ class Manifest:
             "created_by": self.created_by,
             "model": asdict(self.model),
             "config": self.config.to_dict(),
-            "contract": self.contract.to_dict(),
-            **({} if self.vision is None else {"vision": self.vision.to_dict()}),
+            "parts": {name: contract.to_dict() for name, contract in self.parts.items()},
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
             "engines": [asdict(e) for e in self.engines],
             "evidence": [asdict(e) for e in self.evidence],
@@ -193,11 +204,16 @@ class Manifest:
             raise BundleError(
                 f"the bundle has format version {version}, this tt-edge reads up to {FORMAT_VERSION}; update tt-edge"
             )
-        if version != FORMAT_VERSION:
+        if version < 1:
             raise BundleError(f"the bundle has format version {version}, which never existed; copy the bundle again")
-        files, config = data.get("files"), data.get("config")
-        if not isinstance(files, dict) or not isinstance(config, dict) or not isinstance(data.get("contract"), dict):
-            raise BundleError(f"{MANIFEST_FILE} lacks its files, config or contract; copy the bundle again")
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle has format version {version}, and this tt-edge reads {FORMAT_VERSION}; compile it again: "
+                f"tt-edge compile {_source_of(data)} -o OUT"
+            )
+        files, config, parts = (data.get(key) for key in ("files", "config", "parts"))
+        if not isinstance(files, dict) or not isinstance(config, dict) or not isinstance(parts, dict):
+            raise BundleError(f"{MANIFEST_FILE} lacks its files, config or parts; copy the bundle again")
         try:
             checked = CompileConfig.from_dict(config)
         except (InvalidInputError, TypeError, ValueError) as error:
@@ -206,12 +222,11 @@ class Manifest:
         manifest = cls(
             model=ModelIdentity.from_dict(data.get("model")),
             config=checked,
-            contract=EngineContract.from_dict(data["contract"]),
+            parts={_part_name(name): _part(name, contract) for name, contract in parts.items()},
             files={name: FileRecord.from_dict(record) for name, record in files.items()},
             engines=tuple(EngineRecord.from_dict(e) for e in _list(data, "engines")),
             evidence=tuple(Evidence.from_dict(e) for e in _list(data, "evidence")),
             created_by=str(data.get("created_by")),
-            vision=None if data.get("vision") is None else VisionContract.from_dict(_object(data, "vision")),
         )
         for engine in manifest.engines:
             if engine.file not in manifest.files:
@@ -226,11 +241,23 @@ class Manifest:
         return manifest
 
 
-def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = data[key]
-    if not isinstance(value, Mapping):
-        raise BundleError(f"the manifest's {key} is {value!r}, not an object; copy the bundle again")
-    return value
+def _source_of(data: Mapping[str, Any]) -> str:
+    """What a bundle says that it was compiled from, as an argument of a command."""
+    model = data.get("model")
+    source = model.get("source") if isinstance(model, Mapping) else None
+    return shlex.quote(source) if isinstance(source, str) and source.isprintable() and source else "CHECKPOINT"
+
+
+def _part_name(name: str) -> str:
+    if not _PART_NAME.fullmatch(name):
+        raise BundleError(f"the manifest has a part {name!r}, which is not a name; copy the bundle again")
+    return name
+
+
+def _part(name: str, contract: Any) -> IOContract:
+    if not isinstance(contract, Mapping):
+        raise BundleError(f"the manifest's part {name!r} is {contract!r}, not an object; copy the bundle again")
+    return IOContract.from_dict(contract)
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

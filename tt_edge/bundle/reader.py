@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tt_edge.bundle.keys import check_signature, required_keys
-from tt_edge.bundle.manifest import MAX_MANIFEST, Manifest, Part
+from tt_edge.bundle.manifest import DECODER, MAX_MANIFEST, Manifest, part_file
 from tt_edge.bundle.names import MANIFEST_FILE, SIGNATURE_FILE
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.folder import CheckedFile, Folder, NotAFileError
@@ -120,12 +120,13 @@ class Bundle:
 
     @property
     def has_network(self) -> bool:
-        """Whether the captured network is there; a bundle may ship with engines only."""
-        return self.has(NETWORK_FILE) and self.has(WEIGHTS_FILE)
+        """Whether the captured network of every part is there; a bundle may ship with engines only."""
+        names = (part_file(part, name) for part in self.manifest.parts for name in (NETWORK_FILE, WEIGHTS_FILE))
+        return all(self.has(name) for name in names)
 
-    def network(self, part: Part = Part.LLM) -> Network:
+    def network(self, part: str = DECODER) -> Network:
         """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
-        names = [part.file(name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
+        names = [part_file(part, name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
         for name in names:
             if not self.has(name):
                 raise BundleError(
@@ -134,9 +135,9 @@ class Bundle:
         self.check_content(*names)
         return read_network(*map(self.file, names))
 
-    def weights(self, part: Part = Part.LLM) -> dict[str, np.ndarray]:
+    def weights(self, part: str = DECODER) -> dict[str, np.ndarray]:
         """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""
-        return read_weights(self.file(part.file(WEIGHTS_FILE)))
+        return read_weights(self.file(part_file(part, WEIGHTS_FILE)))
 
 
 def _open_folder(path: Path) -> Folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tt_edge.bundle.manifest import Manifest
+from tt_edge.bundle.manifest import Manifest, part_file
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.errors import InvalidInputError
@@ -24,9 +24,9 @@ def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False)
         raise InvalidInputError(f"{bundle.path} has no {bare[0]} engine; build one with `tt-edge build {bundle.path}`")
     left_out = set()
     for part in manifest.parts:
-        left_out.add(part.file(NETWORK_FILE))
+        left_out.add(part_file(part, NETWORK_FILE))
         if not any(engine.stripped for engine in manifest.engines_of(part)):
-            left_out.add(part.file(WEIGHTS_FILE))
+            left_out.add(part_file(part, WEIGHTS_FILE))
     names = [name for name in manifest.files if name not in left_out]
     with BundleWriter(output, overwrite=overwrite) as writer:
         bundle.check_content(*names)
@@ -38,4 +38,4 @@ def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False)
             writer.add_engine(engine)
         for evidence in manifest.evidence:
             writer.add_evidence(evidence)
-        return writer.commit(manifest.model, manifest.config, manifest.contract, manifest.vision)
+        return writer.commit(manifest.model, manifest.config, manifest.parts)

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import io
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,9 @@ from tt_edge.bundle.hashing import HashingFile
 from tt_edge.bundle.manifest import EngineRecord, Evidence, Manifest, ModelIdentity
 from tt_edge.bundle.names import MANIFEST_FILE, check_name
 from tt_edge.config import CompileConfig
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.folder import Folder
-from tt_edge.vision_contract import VisionContract
 
 _OLD = "-old"
 
@@ -100,8 +100,7 @@ class BundleWriter:
         self,
         model: ModelIdentity,
         config: CompileConfig,
-        contract: EngineContract,
-        vision: VisionContract | None = None,
+        parts: Mapping[str, IOContract],
     ) -> Manifest:
         """Write the manifest and move the bundle into place; an old bundle there is replaced.
 
@@ -110,11 +109,10 @@ class BundleWriter:
         manifest = Manifest(
             model=model,
             config=config,
-            contract=contract,
+            parts=parts,
             files={name: file.record for name, file in self._files.items()},
             engines=tuple(self._engines),
             evidence=tuple(self._evidence),
-            vision=vision,
         )
         with io.BufferedWriter(self._folder.create(MANIFEST_FILE)) as file:
             file.write(manifest.to_json())

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge import tensorrt_api
     from tt_edge.bundle import Bundle
     from tt_edge.bundle.engines import add_engine
+    from tt_edge.bundle.manifest import DECODER
     from tt_edge.bundle.shipping import ship_engines
     from tt_edge.config import EngineTarget, Layout
     from tt_edge.errors import InvalidInputError
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         strip_weights=args.strip_weights,
     )
     bundle, tensorrt = Bundle.open(args.bundle, args.require_signature), tensorrt_api.load()
-    if bundle.manifest.config.layout is Layout.EDGE_LLM and len(targets) > 1:
+    if bundle.manifest.config.network.layout is Layout.EDGE_LLM and len(targets) > 1:
         raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target")
     if bundle.manifest.config.needs_plugins:
         from tt_edge.plugins.edgellm.library import load_for_building
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return 0
     for r in records:
-        what = "engine" if r.part == "llm" else f"{r.part} engine"
+        what = "engine" if r.part == DECODER else f"{r.part} engine"
         kind = "".join(f", {word}" for word, true in _KINDS.items() if getattr(r, true))
         print(
             f"{args.bundle}: {what} for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "

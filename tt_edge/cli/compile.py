@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     """Compile; prints a report."""
     from pathlib import Path
 
-    from tt_edge.config import CompileConfig, EngineTarget
-    from tt_edge.quant_config import QuantConfig
+    from tt_edge.config import CompileConfig, EngineTarget, Limits
+    from tt_edge.config.quantization import QuantConfig
 
     settings = {
         "backend": args.backend,
@@ -105,13 +105,13 @@ def run(args: argparse.Namespace) -> int:
     }
     target = EngineTarget.parse(args.engine)
     if args.max_seq_len is not None and args.max_input_len is None:
-        settings["max_input_len"] = min(CompileConfig.max_input_len, args.max_seq_len)
-    config = CompileConfig(**{key: value for key, value in settings.items() if value is not None})
+        settings["max_input_len"] = min(Limits.max_input_len, args.max_seq_len)
+    config = CompileConfig.of(**{key: value for key, value in settings.items() if value is not None})
 
     from tt_edge.compile.pipeline import compile_checkpoint
 
     calibration = None
-    if config.quant is not None:
+    if config.quantization.recipe is not None:
         from tt_edge.compile.quantize.data import CalibrationData
 
         calibration = CalibrationData(

@@ -70,23 +70,27 @@ def _pytorch(source: str, bundle: Bundle, llm: LLM, questions: list[Question]) -
     from tt_edge.compile.parity.accuracy import measure_pytorch
 
     config = bundle.manifest.config
-    model = load_model(source, config.precision)
-    if config.quant is not None:
+    model = load_model(source, config.network.precision)
+    if config.quantization.recipe is not None:
         from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
         from tt_edge.compile.quantize.stage import quantize_again
 
-        quantize_again(model, config.quant, bundle.read_bytes(STATISTICS_FILE))
+        quantize_again(model, config.quantization.recipe, bundle.read_bytes(STATISTICS_FILE))
     return measure_pytorch(model, llm, questions)
 
 
 def _row(path: str, bundle: Bundle, network: Accuracy, pytorch: Accuracy | None) -> dict[str, Any]:
+    from tt_edge.bundle.manifest import DECODER, part_file
     from tt_edge.network.storage import WEIGHTS_FILE
 
+    weights = part_file(DECODER, WEIGHTS_FILE)
     config, files = bundle.manifest.config, bundle.manifest.files
     return {
         "bundle": path,
-        "format": config.precision.value if config.quant is None else config.quant.name,
-        "weight_bytes": files[WEIGHTS_FILE].size if WEIGHTS_FILE in files else None,
+        "format": config.network.precision.value
+        if config.quantization.recipe is None
+        else config.quantization.recipe.name,
+        "weight_bytes": files[weights].size if weights in files else None,
         "network": network.to_dict(),
         "pytorch": None if pytorch is None else pytorch.to_dict(),
     }

@@ -85,14 +85,15 @@ def _vision(bundle: Bundle) -> dict[str, Any] | None:
     """The vision tower of a vision-language model."""
     from dataclasses import asdict
 
-    from tt_edge.bundle.manifest import Part
+    from tt_edge.bundle.manifest import VISION
     from tt_edge.network.inspection import parameters_by_dtype
 
-    contract = bundle.manifest.vision
+    contract = bundle.manifest.parts.get(VISION)
     if contract is None:
         return None
-    network = bundle.network(Part.VISION) if bundle.has_network else None
+    network = bundle.network(VISION) if bundle.has_network else None
     return {
+        "unit": contract.tower.unit,
         "inputs": [asdict(t) for t in contract.inputs],
         "outputs": [asdict(t) for t in contract.outputs],
         "min_image_tokens": contract.min_image_tokens,
@@ -106,6 +107,7 @@ def _vision(bundle: Bundle) -> dict[str, Any] | None:
 def render(name: str, facts: dict[str, Any]) -> str:
     """A page of aligned plain text."""
     model, config, kv = facts["model"], facts["config"], facts["kv_cache"]
+    limits = config["limits"]
     plain_io = [t for t in (*facts["inputs"], *facts["outputs"]) if not t["name"].startswith(("past_", "present_"))]
     sections: list[tuple[str, Iterable[str]]] = [
         (
@@ -115,12 +117,15 @@ def render(name: str, facts: dict[str, Any]) -> str:
             ],
         ),
         ("model", [f"{model['architecture']}, {model['parameters'] / 1e6:,.1f} M parameters, from {model['source']}"]),
-        ("compiled", [f"{config['precision']}, {config['backend']} backend{_quantization(facts)}"]),
+        (
+            "compiled",
+            [f"{config['network']['precision']}, {config['attention']['backend']} backend{_quantization(facts)}"],
+        ),
         (
             "limits",
             [
-                f"batch {config['max_batch']}, input {config['max_input_len']:,} tokens, "
-                f"sequence {config['max_seq_len']:,} tokens"
+                f"batch {limits['max_batch']}, input {limits['max_input_len']:,} tokens, "
+                f"sequence {limits['max_seq_len']:,} tokens"
             ],
         ),
         ("engine I/O", [f"{t['name']:<20} {t['dtype']:<9} {_shape(t['shape'])}" for t in plain_io]),
@@ -173,7 +178,9 @@ def _vision_sections(vision: dict[str, Any] | None) -> list[tuple[str, Iterable[
     if vision is None:
         return []
     rows = [f"{vision['min_image_tokens']:,} to {vision['max_image_tokens']:,} image tokens in one call"]
-    rows += [f"{t['name']:<20} {t['dtype']:<9} {_shape(t['shape'])}" for t in (*vision["inputs"], *vision["outputs"])]
+    for tensor in (*vision["inputs"], *vision["outputs"]):
+        shape = _shape(vision["unit"] if dim == "units" else dim for dim in tensor["shape"])
+        rows.append(f"{tensor['name']:<20} {tensor['dtype']:<9} {shape}")
     if vision["layers"]:
         rows += [*_weights(vision["weights"]), f"layers {_layers(vision['layers'])}"]
     return [("vision", rows)]
@@ -189,11 +196,11 @@ def _layers(layers: dict[str, int]) -> str:
 
 def _quantization(facts: dict[str, Any]) -> str:
     """Which quantization the linear layers have, if any."""
-    from tt_edge.quant_config import QuantConfig
+    from tt_edge.config.quantization import QuantConfig
 
     if facts["model"]["quantization"]:
         return f", the checkpoint's own quantization: {facts['model']['quantization']}"
-    recipe = facts["config"]["quant"]
+    recipe = facts["config"]["quantization"]["recipe"]
     return f", linear layers {QuantConfig.from_dict(recipe).name}" if recipe else ""
 
 

@@ -3,84 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
-from tt_edge.config import Cache
-from tt_edge.contract import BATCH, SEQUENCE, Dim, EngineContract, KVPair, ShapeRange, TensorSpec
-from tt_edge.dtypes import DType
+from tt_edge.contract import ShapeRange, TensorSpec
 from tt_edge.errors import LoweringError
-from tt_edge.lowering.base import Converters, LoweringContext, output_values, value
-from tt_edge.lowering.decoder.replace_ids_with_embeddings import NAME as EMBEDS
+from tt_edge.lowering.base import Converters
 from tt_edge.network.capture import capture
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import recording
 from tt_edge.tensorrt_api import TensorRT
 
 _SETTINGS = {"immutable_weights": True}
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A captured network and the contract of its inputs and outputs. ``keep_alive`` owns the weights' memory."""
-
-    network: Network
-    contract: EngineContract
-    keep_alive: object
-
-
-def engine_contract(module: GraphModule, context: LoweringContext) -> EngineContract:
-    """Read the engine contract off a lowered graph's inputs and outputs."""
-    graph, config = module.graph, context.config
-    dims: dict[Any, str] = {}
-    inputs = []
-    placeholders = graph.find_nodes(op="placeholder")
-    tokens = next(node for node in placeholders if node.target in ("input_ids", EMBEDS))
-    for size, dim in zip(value(tokens).shape[:2], (BATCH, SEQUENCE), strict=True):
-        dims[size.node.expr] = dim
-    for node in placeholders:
-        name = str(node.target)
-        inputs.append(_spec(name, node, dims, context.input_shapes.get(name)))
-    names = ["logits", *(present for _, present in context.kv_cache)]
-    outputs = [_spec(name, node, dims) for name, node in zip(names, output_values(graph), strict=True)]
-    return EngineContract(
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
-        kv_cache=tuple(KVPair(past, present) for past, present in context.kv_cache),
-        max_batch=config.max_batch,
-        max_input_len=config.max_input_len,
-        max_seq_len=config.max_seq_len,
-        vocab_size=int(outputs[0].shape[-1]),
-        single_profile=config.single_profile,
-        kv_in_place=config.cache is Cache.IN_PLACE,
-    )
-
-
-def _spec(name: str, node: Node, dims: dict[Any, str], shape: tuple[Dim, ...] | None = None) -> TensorSpec:
-    fake = value(node)
-    if shape is None:
-        shape = tuple(size if isinstance(size, int) else dims[size.node.expr] for size in fake.shape)
-    return TensorSpec(name, DType(str(fake.dtype).removeprefix("torch.")), shape)
-
-
-def convert(module: GraphModule, context: LoweringContext, name: str) -> Converted:
-    """Convert a lowered decoder to a captured network and its contract.
-
-    Raises ``LoweringError`` when an operator has no converter or TensorRT refuses a layer.
-    """
-    for node in module.graph.find_nodes(op="placeholder"):
-        if not node.users:
-            module.graph.erase_node(node)  # e.g. the positions of a model without position embeddings
-    contract = engine_contract(module, context)
-    inputs = [(spec, contract.profiles()[0][spec.name]) for spec in contract.inputs]
-    network, keep_alive = convert_graph(module, inputs, [spec.name for spec in contract.outputs], name)
-    return Converted(network, contract, keep_alive)
 
 
 def converters() -> Converters:
@@ -112,8 +51,8 @@ def convert_graph(
 
     The graph was lowered with ``converters()``. ``inputs`` describe its placeholders in order, ``outputs`` name what it
     returns. torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
-    construction (building, deserializing) are not used, because they
-    need a GPU. Raises ``LoweringError`` as ``convert`` does.
+    construction (building, deserializing) are not used, because they need a GPU. Raises ``LoweringError`` when an operator
+    has no converter or TensorRT refuses a layer.
     """
     with torch_tensorrt_on_this_host() as torch_tensorrt, torch.no_grad():
         from torch_tensorrt.dynamo._settings import CompilationSettings

@@ -17,23 +17,21 @@ from safetensors.torch import save
 from tt_edge.config import CompileConfig
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.text.chat_template import ChatTemplate
+from tt_edge.runtime.text.tokenizer import Files, read_json, special_tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: The engine's file name in this layout.
-ENGINE_FILE = "llm.engine"
 VERSION = "0.9.1"
 
 
-def edge_llm_files(
-    model: PreTrainedModel, config: CompileConfig, template: ChatTemplate | None
-) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file but the engine's and the tokenizer's.
+def edge_llm_files(model: PreTrainedModel, config: CompileConfig, files: Files) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file but the engine's and the tokenizer's; ``files`` are the latter.
 
     Raises ``UnsupportedModelError`` for RoPE that the runtime would compute otherwise than the model does: it makes the table
     itself, from config.json.
     """
+    template = ChatTemplate.from_bundle(files, special_tokens_of(read_json(files, "tokenizer_config.json")))
     yield "config.json", (json.dumps(_config(model, config), indent=2) + "\n").encode()
     embedding = model.get_input_embeddings().weight.detach().contiguous()
     yield "embedding.safetensors", save({"embedding": embedding})
@@ -51,7 +49,7 @@ def _config(model: PreTrainedModel, config: CompileConfig) -> dict[str, Any]:
     if kind != "default":
         raise UnsupportedModelError(
             f"RoPE type {kind!r} is not computed by Edge-LLM's runtime as the model does it (0.9.1 takes llama3 for default and "
-            "knows no yarn); leave --layout, where the network has the model's own table"
+            "knows no yarn); omit --layout, where the network has the model's own table"
         )
     return {
         "model_type": str(facts.model_type),
@@ -69,9 +67,9 @@ def _config(model: PreTrainedModel, config: CompileConfig) -> dict[str, Any]:
         "partial_rotary_factor": float(rope.get("partial_rotary_factor", 1.0)),
         "kv_cache_dtype": "fp16",
         "builder_config": {
-            "max_batch_size": config.max_batch,
-            "max_input_len": config.max_input_len,
-            "max_kv_cache_capacity": config.max_seq_len,
+            "max_batch_size": config.limits.max_batch,
+            "max_input_len": config.limits.max_input_len,
+            "max_kv_cache_capacity": config.limits.max_seq_len,
         },
     }
 

@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.bundle.manifest import EngineRecord, ModelIdentity, Part
+from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, ModelIdentity
 from tt_edge.config import CompileConfig
 
 if TYPE_CHECKING:
+    from tt_edge.compile.part import CompiledPart
     from tt_edge.lowering.pipeline import LoweringReport
 
-_OF_PART = {Part.VISION.value: " (vision)"}
 _ADD_ENGINE = "add --engine sm89 (or the target's), or build on the target"
 _ADD_ENGINE_WITH_PLUGINS = (
     "build where standard TensorRT and the plugin library are; the plugin itself is not executed here"
 )
 
 
-@dataclass
-class CompileReport:
-    """What a compile did.
+@dataclass(frozen=True)
+class PartReport:
+    """What became of one part.
 
     ``layers`` are those of the captured network, ``converted`` those before tidying, ``engine_layers`` those of the
-    ``INetworkDefinition`` that was built (an attention is two there). ``seconds`` are by stage.
+    ``INetworkDefinition`` that was built last (an attention is two there), 0 without an engine.
     """
 
-    output: Path
-    model: ModelIdentity
-    config: CompileConfig
     lowering: LoweringReport
     converted: int
     layers: int
     weight_bytes: int
+    engine_layers: int
+
+    @classmethod
+    def of(cls, part: CompiledPart, engine_layers: int) -> PartReport:
+        network = part.network
+        weight_bytes = sum(network.weight_bytes().values())
+        return cls(part.lowering, part.converted_layers, len(network.layers), weight_bytes, engine_layers)
+
+
+@dataclass
+class CompileReport:
+    """What a compile did: each part by name, and ``seconds`` by stage, of all parts together."""
+
+    output: Path
+    model: ModelIdentity
+    config: CompileConfig
+    parts: Mapping[str, PartReport]
     engines: list[EngineRecord] = field(default_factory=list)
-    engine_layers: int = 0
     quantized: dict[str, int] = field(default_factory=dict)  # linear layers by format
-    vision_layers: int = 0  # of a vision-language model's tower
-    vision_weight_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: int = 0
 
+    @property
+    def decoder(self) -> PartReport:
+        return self.parts[DECODER]
+
     def to_dict(self) -> dict[str, Any]:
+        decoder, vision = self.decoder, self.parts.get(VISION)
         return {
             "output": str(self.output),
             "model": vars(self.model),
-            "passes": [vars(p) for p in self.lowering.passes],
-            "layers": self.layers,
-            "layers_converted": self.converted,
-            "weight_bytes": self.weight_bytes,
+            "passes": [vars(p) for p in decoder.lowering.passes],
+            "layers": decoder.layers,
+            "layers_converted": decoder.converted,
+            "weight_bytes": decoder.weight_bytes,
             "quantized_layers": self.quantized,
-            "vision_layers": self.vision_layers,
-            "vision_weight_bytes": self.vision_weight_bytes,
+            "vision_passes": [] if vision is None else [vars(p) for p in vision.lowering.passes],
+            "vision_layers": 0 if vision is None else vision.layers,
+            "vision_weight_bytes": 0 if vision is None else vision.weight_bytes,
             "engines": [vars(e) for e in self.engines],
             "seconds": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
@@ -63,16 +81,14 @@ class CompileReport:
         stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
         lines = [
             f"{self.output}: {self.model.architecture}, {self.model.parameters / 1e6:,.1f} M parameters",
-            f"  network  {self.layers} layers ({self.converted} before tidying), {self.weight_bytes / 1e6:,.1f} MB of weights",
             *(
-                [f"  vision   {self.vision_layers} layers, {self.vision_weight_bytes / 1e6:,.1f} MB of weights"]
-                if self.vision_layers
-                else []
+                f"  {'network' if name == DECODER else name:<8} {part.layers} layers ({part.converted} before tidying), "
+                f"{part.weight_bytes / 1e6:,.1f} MB of weights"
+                for name, part in sorted(self.parts.items(), key=lambda item: item[0] != DECODER)
             ),
             *(f"  quant    {name}: {count} linear layers" for name, count in self.quantized.items()),
             *(
-                f"  engine   {e.compute_capability}{_OF_PART.get(e.part, '')}, {e.bytes / 1e6:,.1f} MB in {e.build_seconds:.1f} s "
-                f"({e.flavour} {e.tensorrt_version}, built)"
+                f"  engine   {e.compute_capability}{'' if e.part == DECODER else f' ({e.part})'}, {_build_of(e)}"
                 for e in self.engines
             ),
             f"  seconds  {stages}; peak memory {self.peak_rss_mb:,} MiB",
@@ -81,3 +97,7 @@ class CompileReport:
             hint = _ADD_ENGINE_WITH_PLUGINS if self.config.needs_plugins else _ADD_ENGINE
             lines.insert(-1, f"  engine   none: {hint}")
         return "\n".join(lines)
+
+
+def _build_of(engine: EngineRecord) -> str:
+    return f"{engine.bytes / 1e6:,.1f} MB in {engine.build_seconds:.1f} s ({engine.flavour} {engine.tensorrt_version}, built)"

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tt_edge.bundle.manifest import EngineRecord, Part
+from tt_edge.bundle.manifest import EngineRecord, part_file
+from tt_edge.doctor.facts import Facts, trap_findings
 from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
-from tt_edge.doctor.report import Facts, trap_findings
 from tt_edge.network.storage import WEIGHTS_FILE
 from tt_edge.runtime.engine.choose import Machine
 
@@ -36,7 +36,7 @@ def bundle_findings(facts: Facts, bundle: Bundle, machine: Machine | None = None
             yield _without_engine(facts, bundle, part, why)
     yield from _plugins(facts, bundle)
     yield from _memory(facts, bundle, fitting)
-    quant = manifest.config.quant
+    quant = manifest.config.quantization.recipe
     largest = max((engine.bytes for engine in fitting), default=max(_weights(bundle)))
     yield from trap_findings(
         facts,
@@ -46,7 +46,7 @@ def bundle_findings(facts: Facts, bundle: Bundle, machine: Machine | None = None
     )
 
 
-def _without_engine(facts: Facts, bundle: Bundle, part: Part, why: str) -> Finding:
+def _without_engine(facts: Facts, bundle: Bundle, part: str, why: str) -> Finding:
     """No engine of ``part`` runs here: whether one can be built, or the reference evaluates the network."""
     topic, text = f"{part} engine", f"no {part} engine runs here ({why})"
     if not bundle.has_network:
@@ -62,10 +62,10 @@ def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
     config, library = bundle.manifest.config, facts.library
     if not config.needs_plugins:
         return
-    wanted = f"the bundle needs a plugin library of contract {config.plugin_contract}"
+    wanted = f"the bundle needs a plugin library of contract {config.attention.plugin_contract}"
     if library is None:
         yield Finding("wrong", "plugins", f"{wanted}, and none is installed", "pip install tensorrt-edgellm")
-    elif library.contract and library.contract != config.plugin_contract:
+    elif library.contract and library.contract != config.attention.plugin_contract:
         yield Finding("wrong", "plugins", f"{wanted}; {library.path} is of contract {library.contract}")
 
 
@@ -112,6 +112,6 @@ def _weights(bundle: Bundle) -> list[int]:
     manifest = bundle.manifest
     sizes = []
     for part in manifest.parts:
-        record = manifest.files.get(part.file(WEIGHTS_FILE))
+        record = manifest.files.get(part_file(part, WEIGHTS_FILE))
         sizes.append(record.size if record else max((e.bytes for e in manifest.engines_of(part)), default=0))
     return sizes

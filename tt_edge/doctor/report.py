@@ -7,39 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tt_edge.doctor.facts import Facts, gather, trap_findings
 from tt_edge.doctor.findings import LEVELS, Finding, size
-from tt_edge.doctor.gpu import Gpu, read_gpu
-from tt_edge.doctor.memory import Memory, free_disk, read_memory
-from tt_edge.doctor.software import Library, Package, python, read_library, read_packages, system_bindings
-from tt_edge.doctor.system import System, read_system
-from tt_edge.doctor.traps import Situation, traps_for
+from tt_edge.doctor.software import Library
 from tt_edge.tensorrt_api import Flavour
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is here. ``gpu`` is a reason where there is none that can be used; ``disk_free`` is in bytes."""
-
-    system: System
-    memory: Memory
-    gpu: Gpu | str
-    packages: tuple[Package, ...]
-    library: Library | None
-    hidden_bindings: str | None
-    disk_free: int
-    python: str
-
-    @property
-    def compute_capability(self) -> str:
-        return self.gpu.compute_capability if isinstance(self.gpu, Gpu) else ""
-
-    @property
-    def usable(self) -> tuple[Package, ...]:
-        """The TensorRT packages that can be imported."""
-        return tuple(package for package in self.packages if not package.error)
 
 
 @dataclass(frozen=True)
@@ -85,20 +59,6 @@ def examine(bundle: Bundle | None = None, root: Path = Path("/"), plugin_path: s
     else:
         findings += trap_findings(facts)
     return Report(facts, tuple(findings), str(bundle.path) if bundle else "")
-
-
-def gather(root: Path, folder: Path, plugin_path: str | None = None) -> Facts:
-    """All facts. ``folder`` is where a bundle lies, or would."""
-    return Facts(
-        system=read_system(root),
-        memory=read_memory(root),
-        gpu=read_gpu(),
-        packages=read_packages(),
-        library=read_library(plugin_path),
-        hidden_bindings=system_bindings(root),
-        disk_free=free_disk(folder),
-        python=python(),
-    )
 
 
 def machine_findings(facts: Facts) -> Iterator[Finding]:
@@ -190,16 +150,3 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         transparent = memory.transparent or "not in this kernel"
         yield Finding("ok", "huge pages", f"{reserved}, {memory.huge_pages_free:,} free; transparent: {transparent}")
         yield Finding("ok", "cma", f"{size(memory.cma_free)} of {size(memory.cma_total)} free")
-
-
-def trap_findings(facts: Facts, **bundle: Any) -> Iterator[Finding]:
-    """Known faults of what is here; ``bundle`` has the fields of ``Situation`` that are a bundle's."""
-    for package in facts.usable or (Package(""),):
-        situation = Situation(
-            package.flavour,
-            package.version,
-            facts.compute_capability,
-            facts.system.release if facts.system.kind == "jetson" else "",
-            **bundle,
-        )
-        yield from (trap.finding() for trap in traps_for(situation))

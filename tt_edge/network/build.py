@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tt_edge import cuda
-from tt_edge.contract import SHAPE_TENSORS, ShapeRange
+from tt_edge.contract import ShapeRange, is_shape_tensor
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.network.build_io import Progress, progress_monitor, stream_writer
 from tt_edge.network.build_options import BuildOptions, TimingCache
@@ -136,8 +136,8 @@ def _configure(
     for ranges in profiles:
         profile = builder.create_optimization_profile()
         for name, shapes in ranges.items():
-            # The names of shape tensors are the contract's: the network knows which they are only once it is compiled.
-            set_range = profile.set_shape_input if name in SHAPE_TENSORS else profile.set_shape
+            # Which inputs are shape tensors is the registry's to say: the network knows which they are only once it is compiled.
+            set_range = profile.set_shape_input if is_shape_tensor(name) else profile.set_shape
             set_range(name, shapes.min, shapes.opt, shapes.max)
         config.add_optimization_profile(profile)
     if options.workspace_bytes is not None:

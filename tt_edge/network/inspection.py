@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.dtypes import DType
 from tt_edge.network.ir import Network
 
@@ -31,12 +31,12 @@ class DecodeCost:
         return bandwidth_gb_s * 1e9 / self.bytes
 
 
-def kv_bytes_per_token(contract: EngineContract) -> int:
+def kv_bytes_per_token(contract: IOContract) -> int:
     """Bytes of KV cache that one token of one row occupies, over all layers."""
     return contract.kv_bytes(1) // contract.max_seq_len
 
 
-def decode_cost(network: Network, contract: EngineContract, cached_tokens: int | None = None) -> DecodeCost:
+def decode_cost(network: Network, contract: IOContract, cached_tokens: int | None = None) -> DecodeCost:
     """The cost of one decode step with ``cached_tokens`` in the cache (default: half its capacity)."""
     cached = contract.max_seq_len // 2 if cached_tokens is None else cached_tokens
     constants = {tensor.name: (layer, tensor) for layer, tensor in network.constants()}

@@ -3,7 +3,7 @@
 Importing this loads neither TensorRT, CUDA, ``tokenizers`` nor Jinja; each is loaded by the first thing that needs it.
 """
 
-from tt_edge.runtime.engine.choose import Runtime, open_session
+from tt_edge.runtime.engine.choose import Runtime, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.scheduling.generation import GeneratedTokens, generate
@@ -21,5 +21,5 @@ __all__ = [
     "Session",
     "Timing",
     "generate",
-    "open_session",
+    "open_part",
 ]

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.engine.choose import open_session, open_vision
+from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.sources import ImageSource
@@ -80,9 +81,9 @@ class LLM:
         name = Path(path).resolve().name.removesuffix(".ttedge")
         defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
         with ExitStack() as opened:  # closed again where a later step fails
-            session, vision = opened.enter_context(open_session(bundle, runtime)), None
-            if bundle.manifest.vision is not None:
-                tower = open_vision(bundle, runtime)
+            session, vision = opened.enter_context(open_part(bundle, DECODER, runtime)), None
+            if bundle.manifest.takes_images:
+                tower = open_part(bundle, VISION, runtime)
                 opened.callback(tower.close)
                 vision = VisionPipeline.from_bundle(bundle, tower, tokenizer)
             llm = cls(

@@ -25,7 +25,7 @@ LAYOUT = {"backend": "plugin", "layout": "edge-llm"}
 
 
 def files(model, **limits):
-    config = CompileConfig(**LAYOUT, **{"max_batch": 2, "max_input_len": 64, "max_seq_len": 128, **limits})
+    config = CompileConfig.of(**LAYOUT, **{"max_batch": 2, "max_input_len": 64, "max_seq_len": 128, **limits})
     return dict(edge_llm_files(model, config, None))
 
 
@@ -131,4 +131,4 @@ def test_two_rope_bases_are_refused():
 )
 def test_only_with_the_contract_that_the_runtime_has(settings):
     with pytest.raises(InvalidInputError, match=r"layout edge-llm is of backend plugin with contract 0\.9\.1"):
-        CompileConfig(layout="edge-llm", **settings)
+        CompileConfig.of(layout="edge-llm", **settings)

@@ -12,10 +12,10 @@ from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache, rounded_kv_cache, scales_of_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.plugins import plugin_fields
-from tt_edge.quant_config import QuantConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256}
@@ -42,7 +42,7 @@ def test_scales_are_the_largest_magnitudes():
 
 @pytest.mark.parametrize("contract", ["0.9.1", "0.10", "0.11"])
 def test_a_bundle_computes_what_pytorch_does_with_rounded_keys_and_values(tmp_path, contract):
-    config = CompileConfig(kv_cache="fp8", plugin_contract=contract, **LIMITS)
+    config = CompileConfig.of(kv_cache="fp8", plugin_contract=contract, **LIMITS)
     compile_model(model, tmp_path / "out.ttedge", config, EngineTarget(), batches=BATCHES)
     bundle = Bundle.open(tmp_path / "out.ttedge")
     report = verify_bundle(bundle, model(), new_tokens=12)
@@ -57,7 +57,7 @@ def test_a_bundle_computes_what_pytorch_does_with_rounded_keys_and_values(tmp_pa
 def test_the_cache_takes_a_byte_an_element(tmp_path):
     sizes = {}
     for kind in ("fp16", "fp8"):
-        config = CompileConfig(kv_cache=kind, **LIMITS)
+        config = CompileConfig.of(kv_cache=kind, **LIMITS)
         compile_model(model, tmp_path / f"{kind}.ttedge", config, EngineTarget(), batches=BATCHES)
         contract = Bundle.open(tmp_path / f"{kind}.ttedge").manifest.contract
         sizes[kind] = contract.kv_bytes(2)
@@ -67,7 +67,7 @@ def test_the_cache_takes_a_byte_an_element(tmp_path):
 
 def test_rounding_is_real(tmp_path):
     """The compiled model differs from the one that keeps its keys and values, by about what PyTorch differs."""
-    config = CompileConfig(kv_cache="fp8", **LIMITS)
+    config = CompileConfig.of(kv_cache="fp8", **LIMITS)
     compile_model(model, tmp_path / "out.ttedge", config, EngineTarget(), batches=BATCHES)
     bundle, source, ids = Bundle.open(tmp_path / "out.ttedge"), model(), BATCHES[1]
     session = ReferenceSession(bundle.network(), bundle.manifest.contract)
@@ -80,7 +80,7 @@ def test_rounding_is_real(tmp_path):
 
 
 def test_with_quantized_layers(tmp_path):
-    config = CompileConfig(kv_cache="fp8", quant=QuantConfig("int4_wo"), **LIMITS)
+    config = CompileConfig.of(kv_cache="fp8", quant=QuantConfig("int4_wo"), **LIMITS)
     compile_model(model, tmp_path / "out.ttedge", config, EngineTarget(), batches=BATCHES)
     report = verify_bundle(Bundle.open(tmp_path / "out.ttedge"), model(), new_tokens=8)
     assert report.passed, report.render()
@@ -88,7 +88,7 @@ def test_with_quantized_layers(tmp_path):
 
 def test_without_data(tmp_path):
     with pytest.raises(InvalidInputError, match="an FP8 KV cache needs calibration data"):
-        compile_model(model, tmp_path / "out.ttedge", CompileConfig(kv_cache="fp8", **LIMITS), EngineTarget())
+        compile_model(model, tmp_path / "out.ttedge", CompileConfig.of(kv_cache="fp8", **LIMITS), EngineTarget())
     assert not list(tmp_path.iterdir())
 
 

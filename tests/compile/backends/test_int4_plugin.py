@@ -12,17 +12,17 @@ from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.prequantized.packing import write_model
 from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
-from tt_edge.compile.export.decoder import export_decoder
+from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_checkpoint, compile_model
 from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.config import Backend, CompileConfig, EngineTarget
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.network.plugins import plugin_fields
 from tt_edge.plugins.edgellm.int4_packing import NAME
-from tt_edge.quant_config import QuantConfig
 
 #: Heads of 64 elements, and widths that are multiples of 128.
 WIDE = {"hidden_size": 256, "intermediate_size": 384}
@@ -34,7 +34,7 @@ def model(**settings):
 
 
 def bundle_of(path, quant="int4_wo", batches=(), **settings):
-    config = CompileConfig(backend="plugin", quant=QuantConfig(quant), **LIMITS, **settings)
+    config = CompileConfig.of(backend="plugin", quant=QuantConfig(quant), **LIMITS, **settings)
     compile_model(model, path, config, EngineTarget(), batches=batches)
     return Bundle.open(path)
 
@@ -47,10 +47,11 @@ def test_the_pass():
     """Before: quantized linears. After: plugins, and sums for biases; the same numbers."""
     source = model().float()
     quantize_model(source, QuantConfig("int4_wo"), {})
-    graph = export_decoder(source, 128)
+    config = CompileConfig.of(backend="plugin", precision="fp32", **LIMITS)
+    graph = DecoderCompiler(source, config).export()
     ids, positions = torch.arange(3, 20)[None], torch.arange(17)[None]
     before = graph(ids, positions)
-    config = CompileConfig(backend="plugin", precision="fp32", **LIMITS)
+    config = CompileConfig.of(backend="plugin", precision="fp32", **LIMITS)
     record = InsertInt4Plugin()(graph, LoweringContext(config, 2))
     after = GraphModule(graph, graph.graph)(ids, positions)
     assert record.matches == 14
@@ -90,7 +91,7 @@ def weight_bytes(bundle):
 
 
 def test_both_ways_take_half_a_byte_an_element(tmp_path):
-    config = CompileConfig(backend="plugin", **LIMITS)
+    config = CompileConfig.of(backend="plugin", **LIMITS)
     compile_model(model, tmp_path / "fp16.ttedge", config, EngineTarget())
     half = weight_bytes(Bundle.open(tmp_path / "fp16.ttedge"))
     elements = sum(module.weight.numel() for name, module in model().named_modules() if name.endswith("_proj"))
@@ -100,7 +101,7 @@ def test_both_ways_take_half_a_byte_an_element(tmp_path):
 
 
 def test_other_groups_stay_out_of_the_box(tmp_path):
-    config = CompileConfig(backend="plugin", quant=QuantConfig("int4_wo", group_size=64), **LIMITS)
+    config = CompileConfig.of(backend="plugin", quant=QuantConfig("int4_wo", group_size=64), **LIMITS)
     compile_model(model, tmp_path / "out.ttedge", config, EngineTarget())
     assert plugins(Bundle.open(tmp_path / "out.ttedge").network()) == {"AttentionPlugin": 2}
 
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_gptq(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "checkpoint_format": "gptq"}
     write_model(tmp_path / "model", tiny_model("qwen2", **WIDE), settings, lambda n, k: packing.gptq(n=n, k=k))
-    config = CompileConfig(backend="plugin", **LIMITS)
+    config = CompileConfig.of(backend="plugin", **LIMITS)
     compile_checkpoint(str(tmp_path / "model"), tmp_path / "out.ttedge", config, EngineTarget(), progress=False)
     bundle = Bundle.open(tmp_path / "out.ttedge")
     assert plugins(bundle.network())[NAME] == 14
@@ -120,14 +121,14 @@ def test_a_checkpoint_of_gptq(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["native", "sdpa"])
 def test_other_backends_have_no_plugin(backend):
-    assert CompileConfig(backend=backend).int4_gemm == "ootb"
-    assert CompileConfig(backend=Backend.PLUGIN).int4_gemm == "plugin"
+    assert CompileConfig.of(backend=backend).int4_gemm == "ootb"
+    assert CompileConfig.of(backend=Backend.PLUGIN).int4_gemm == "plugin"
     with pytest.raises(
         InvalidInputError, match=f"int4_gemm plugin is not for backend {backend}; give --backend plugin"
     ):
-        CompileConfig(backend=backend, int4_gemm="plugin")
+        CompileConfig.of(backend=backend, int4_gemm="plugin")
 
 
 def test_an_unknown_way():
     with pytest.raises(InvalidInputError, match="int4_gemm 'magic' is unknown; choose one of plugin, ootb"):
-        CompileConfig(int4_gemm="magic")
+        CompileConfig.of(int4_gemm="magic")

@@ -19,7 +19,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import check_parity, compare_layers_with, verify_bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.config import CompileConfig, EngineTarget, PluginContract, Precision
-from tt_edge.contract import CONTEXT_PROFILE, EngineContract
+from tt_edge.contract import CONTEXT_PROFILE, IOContract
 from tt_edge.errors import EngineError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.network.build import build_engine
@@ -143,7 +143,7 @@ class TestContract:
     @pytest.mark.parametrize("version", VERSIONS)
     def test_round_trip(self, version):
         contract = converted(version=version).contract
-        assert EngineContract.from_dict(contract.to_dict()) == contract
+        assert IOContract.from_dict(contract.to_dict()) == contract
         assert contract.kv_in_place
         assert [(p.past, p.present) for p in contract.kv_cache] == [
             ("past_key_values_0", "present_key_values_0"), ("past_key_values_1", "present_key_values_1")
@@ -154,7 +154,7 @@ class TestBundle:
     @pytest.mark.parametrize("version", VERSIONS)
     def test_round_trip(self, tmp_path, version):
         source = model(dtype=torch.float16)
-        config = CompileConfig("plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version)
+        config = CompileConfig.of("plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version)
         report = compile_model(lambda: source, tmp_path / "m.ttedge", config, EngineTarget())
         assert "engine   none: build where standard TensorRT and the plugin library are" in report.render()
         bundle = Bundle.open(tmp_path / "m.ttedge")
@@ -162,7 +162,7 @@ class TestBundle:
         assert verify_bundle(bundle, source, new_tokens=8).passed
 
     def test_float32_is_not_for_deployment(self, tmp_path):
-        config = CompileConfig("plugin", "fp32", max_seq_len=96, max_input_len=64)
+        config = CompileConfig.of("plugin", "fp32", max_seq_len=96, max_input_len=64)
         with pytest.raises(
             UnsupportedModelError, match=r"fp16 alone, and precision is fp32; compile with --precision fp16"
         ):
@@ -172,7 +172,7 @@ class TestBundle:
     def test_rtx_builds_no_such_engine(self, tensorrt, tmp_path):
         if tensorrt.has_plugins:
             pytest.skip("standard TensorRT is installed")
-        config = CompileConfig("plugin", max_seq_len=96, max_input_len=64)
+        config = CompileConfig.of("plugin", max_seq_len=96, max_input_len=64)
         with pytest.raises(
             EngineError, match=r"builds no engines with plugins; build where standard TensorRT .*--backend native"
         ):

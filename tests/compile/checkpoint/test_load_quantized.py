@@ -113,7 +113,7 @@ def test_bundle(tmp_path, case):
     """Compiled with an engine, verified against the checkpoint, and no larger than its types."""
     (tmp_path / "model").mkdir()
     checkpoint(tmp_path / "model", case)
-    config = CompileConfig(precision="fp16", max_batch=2, max_input_len=64, max_seq_len=128)
+    config = CompileConfig.of(precision="fp16", max_batch=2, max_input_len=64, max_seq_len=128)
     target = EngineTarget((CASES[case][4],))
     report = compile_checkpoint(str(tmp_path / "model"), tmp_path / "out.ttedge", config, target, progress=False)
     assert report.quantized == {CASES[case][2]: 14}
@@ -131,7 +131,7 @@ def test_the_target_must_have_the_type(tmp_path):
     checkpoint(tmp_path, "modelopt-fp8")
     with pytest.raises(EngineError, match="fp8 needs compute capability sm89 or later, not sm86"):
         compile_checkpoint(
-            str(tmp_path), tmp_path / "out.ttedge", CompileConfig(max_seq_len=64, max_input_len=64), EngineTarget(("sm86",)),
+            str(tmp_path), tmp_path / "out.ttedge", CompileConfig.of(max_seq_len=64, max_input_len=64), EngineTarget(("sm86",)),
             progress=False,
         )  # fmt: skip
     assert not (tmp_path / "out.ttedge").exists()
@@ -147,7 +147,7 @@ def test_quantizing_twice_is_refused(tmp_path, capsys):
 
 def test_inspect_names_the_quantization(tmp_path, capsys):
     checkpoint(tmp_path, "gptq")
-    config = CompileConfig(max_seq_len=64, max_input_len=64)
+    config = CompileConfig.of(max_seq_len=64, max_input_len=64)
     compile_checkpoint(str(tmp_path), tmp_path / "out.ttedge", config, EngineTarget(), progress=False)
     assert main(["inspect", str(tmp_path / "out.ttedge")]) == 0
     page = capsys.readouterr().out

@@ -7,7 +7,7 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from tests.tiny_models import tiny_model
-from tt_edge.compile.export.decoder import export_decoder
+from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.semantics import _matching_layout, semantic_rotary
 from tt_edge.config import CompileConfig
 from tt_edge.errors import UnsupportedModelError
@@ -36,9 +36,9 @@ ROPE = {
 
 
 def lowered(model, capacity=CAPACITY, **config):
-    module = export_decoder(model, capacity)
-    layers = model.config.num_hidden_layers
-    context = LoweringContext(CompileConfig(max_batch=4, max_input_len=48, max_seq_len=capacity, **config), layers)
+    compiler = DecoderCompiler(model, CompileConfig.of(max_batch=4, max_input_len=48, max_seq_len=capacity, **config))
+    module = compiler.export()
+    context = LoweringContext(compiler.config, compiler.decoder_layers)
     report = lower(module, passes_for(context.config), context)
     return module, report
 
@@ -111,7 +111,7 @@ def test_length_dependent_rope_is_exact_within_the_original_context_and_refused_
     model = tiny_model("llama", rope_parameters=rope, max_position_embeddings=96)
     assert largest_difference(model, capacity=96) < 2e-4
     with pytest.raises(UnsupportedModelError, match=rf"{rope['rope_type']}.*past 96 tokens.*--max-seq-len 96"):
-        export_decoder(model, 97)
+        DecoderCompiler(model, CompileConfig.of(max_input_len=48, max_seq_len=97)).export()
 
 
 def test_sliding_window_layers_mask_in_the_graph():

@@ -7,9 +7,10 @@ import torch
 from transformers import LlamaConfig, masking_utils
 
 from tests.tiny_models import tiny_model
-from tt_edge.compile.export.decoder import export_decoder
+from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.masks import Visibility, visible_masks
 from tt_edge.compile.export.semantics import ATTENTION_NAME, _attention_function
+from tt_edge.config import CompileConfig
 from tt_edge.errors import UnsupportedModelError
 
 
@@ -66,11 +67,13 @@ def test_swaps_are_undone():
         dict(masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping),
         masking_utils.find_packed_sequence_indices,
     )
-    export_decoder(tiny_model("mistral"), 64)
+    DecoderCompiler(tiny_model("mistral"), CompileConfig.of(max_input_len=64, max_seq_len=64)).export()
     mapping = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
     assert (dict(mapping), masking_utils.find_packed_sequence_indices) == before
 
 
 def test_a_model_with_another_mask_is_refused_by_name():
     with pytest.raises(UnsupportedModelError, match="neither causal nor a sliding window"):
-        export_decoder(tiny_model("gemma3", use_bidirectional_attention=True), 64)
+        DecoderCompiler(
+            tiny_model("gemma3", use_bidirectional_attention=True), CompileConfig.of(max_input_len=64, max_seq_len=64)
+        ).export()

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
-from tt_edge.bundle.manifest import Part
+from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.report import PreprocessingParity
@@ -25,7 +25,7 @@ LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 160, "max_image_to
 
 def compiled(family, folder, precision="fp32", sizes=None, **more):
     checkpoint = write_checkpoint(family, folder / "checkpoint", **(sizes or {}))
-    config = CompileConfig(precision=precision, **{**LIMITS, **more})
+    config = CompileConfig.of(precision=precision, **{**LIMITS, **more})
     compile_checkpoint(str(checkpoint), folder / "out.ttedge", config, EngineTarget())
     return Bundle.open(folder / "out.ttedge"), checkpoint
 
@@ -56,7 +56,7 @@ def test_every_family(family, precision, tmp_path):
 def test_towers_with_the_plugin(family, tmp_path):
     """ViTAttentionPlugin in the tower, beside TensorRT's own attention in the language part."""
     bundle, checkpoint = compiled(family, tmp_path, "fp16", {"tower_head": 64}, vision_attention="plugin")
-    assert bundle.network(Part.VISION).kinds()["PLUGIN_V3"]
+    assert bundle.network(VISION).kinds()["PLUGIN_V3"]
     assert "PLUGIN_V3" not in bundle.network().kinds()
     report = verify_bundle(bundle, checkpoint, new_tokens=6)
     assert report.passed, report.render()

@@ -11,9 +11,9 @@ from tests.tiny_models import tiny_model
 from tt_edge.compile.quantize.calibrate import calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize, quantize_model, quantize_weight
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
+from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.plugins.ops.quantization import dequantize_weight, fake_quantize_nvfp4
-from tt_edge.quant_config import QuantConfig, QuantFormat
 
 #: modelopt's name of each recipe. Its NVFP4 runs on a GPU alone.
 CONFIGS = {

@@ -15,6 +15,7 @@ from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.quantize import STATISTICS_FILE, CalibrationData, calibrate, from_bytes, load_batches
@@ -22,8 +23,8 @@ from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache
 from tt_edge.compile.quantize.pictures import CalibrationPictures
 from tt_edge.compile.vision.families import family_of
 from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError
-from tt_edge.quant_config import QuantConfig
 from tt_edge.runtime import LLM
 
 LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 160, "max_image_tokens": 64}
@@ -77,7 +78,7 @@ def input_ranges(model):
 def test_ranges_are_those_of_transformers(checkpoint, data, tmp_path):
     family, folder = checkpoint
     path, samples = write_samples(family, data)
-    config = CompileConfig(precision="fp32", quant=QuantConfig("fp8"), **LIMITS)
+    config = CompileConfig.of(precision="fp32", quant=QuantConfig("fp8"), **LIMITS)
     calibration = CalibrationData(path)
     compile_checkpoint(str(folder), tmp_path / "out.ttedge", config, EngineTarget(), calibration=calibration)
     statistics = from_bytes(Bundle.open(tmp_path / "out.ttedge").read_bytes(STATISTICS_FILE))
@@ -103,7 +104,7 @@ def test_pictures_count(checkpoint, data, tmp_path):
     found = []
     for source in (path, data / "text.txt"):
         model = load_model(folder, Precision.FP32)
-        pictures = CalibrationPictures.of(model, folder)
+        pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
         batches = load_batches(CalibrationData(source), AutoTokenizer.from_pretrained(folder), pictures)
         found.append(calibrate(model, QuantConfig("fp8"), batches, device="cpu"))
     assert any(
@@ -115,7 +116,7 @@ def test_the_built_in_set_has_pictures(checkpoint):
     """One for each passage, the same every time; of families with tiles, one tile each."""
     family, folder = checkpoint
     model = load_model(folder, Precision.FP32)
-    pictures = CalibrationPictures.of(model, folder)
+    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     one, two = (load_batches(CalibrationData(samples=6, max_length=8), tokenizer, pictures) for _ in range(2))
     with_pictures = [batch for batch in one if "pixel_values" in batch]
@@ -133,7 +134,7 @@ def test_an_fp8_cache_is_calibrated_on_pictures(data):
     folder = write_checkpoint("qwen2_5_vl", data / "checkpoint")
     path, _ = write_samples("qwen2_5_vl", data)
     model = load_model(folder, Precision.FP32)
-    pictures = CalibrationPictures.of(model, folder)
+    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
     batches = load_batches(CalibrationData(path), AutoTokenizer.from_pretrained(folder), pictures)
     assert any("pixel_values" in batch for batch in batches)
     scales = calibrate_kv_cache(model, batches)
@@ -145,7 +146,7 @@ def test_an_fp8_cache_is_calibrated_on_pictures(data):
 def test_what_is_refused(data, tmp_path):
     """The line is named, and no bundle is left."""
     folder = write_checkpoint("qwen2_vl", tmp_path / "checkpoint")
-    config = CompileConfig(quant=QuantConfig("fp8"), **LIMITS)
+    config = CompileConfig.of(quant=QuantConfig("fp8"), **LIMITS)
     place = PLACEHOLDERS["qwen2_vl"]
     bad = {
         "b.jsonl:1: image .*missing.png does not exist": {"text": place, "images": ["missing.png"]},

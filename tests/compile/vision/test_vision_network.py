@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from tests.tiny_vlms import VLMS, tiny_vlm
+from tt_edge.compile.limits import with_image_tokens
 from tt_edge.compile.vision.families import family_of
-from tt_edge.compile.vision.network import compile_vision
+from tt_edge.compile.vision.network import TowerCompiler
+from tt_edge.compile.vision.tower import tower_of
 from tt_edge.config import CompileConfig
-from tt_edge.contract import ShapeRange
+from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
-from tt_edge.vision_contract import VisionContract
 
 GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2", "eagle2")
 #: Frames, rows and columns of patches: odd ones, one image, three, a video, a strip.
@@ -42,8 +43,11 @@ def compiled(family, precision="fp32", attention="native", head=None):
     dtype = torch.float16 if precision == "fp16" else torch.float32
     model = tiny_vlm(family, dtype, tower_head=head or ATTENTIONS[attention])
     limits = {"max_seq_len": 128, "max_input_len": 64, "max_image_tokens": 128}
-    config = CompileConfig(precision=precision, vision_attention=attention, **limits)
-    vision = compile_vision(model, family_of(model), config, "tiny")
+    config = CompileConfig.of(precision=precision, vision_attention=attention, **limits)
+    family = family_of(model)
+    tower, geometry = tower_of(model, family.tower, ragged=attention == "plugin")
+    config = config.with_limits(with_image_tokens(config.limits, geometry, family.most_tiles))
+    vision = TowerCompiler(model, config, tower, geometry).compile()
     return model, vision.network, vision.contract, ReferenceEvaluator(vision.network), vision
 
 
@@ -116,7 +120,7 @@ def test_an_engine_is_built(tensorrt, family):
     # LLaVA's second last layer is taken, as Eagle's; of BLIP-2 it is two layers and a Q-Former of two with cross attention.
     layers = {"qwen2_vl": 2, "qwen2_5_vl": 3, "qwen3_vl": 3, "llava": 2, "internvl": 2, "blip-2": 6, "eagle2": 1}
     assert network.kinds()["ATTENTION"] == layers[family]
-    assert VisionContract.from_dict(contract.to_dict()) == contract
+    assert IOContract.from_dict(contract.to_dict()) == contract
 
 
 def test_too_many_tokens():
@@ -147,7 +151,7 @@ def test_the_plugins_layers():
         kinds = network.kinds()
         assert kinds["PLUGIN_V3"] == count
         assert "ATTENTION" not in kinds
-        assert VisionContract.from_dict(contract.to_dict()) == contract
+        assert IOContract.from_dict(contract.to_dict()) == contract
         names = {spec.name for spec in contract.inputs}
         assert "segment_ids" not in names
         assert ("cu_window_seqlens" in names) == (family == "qwen2_5_vl")
@@ -168,7 +172,7 @@ def test_windows_are_offsets():
 def test_a_picture_smaller_than_the_least(monkeypatch):
     """Room that is left stands in segments and windows of its own, and changes nothing."""
     model, _, contract, evaluator, _ = compiled("qwen2_5_vl", attention="plugin")
-    wide = replace(contract, min_image_tokens=50)
+    wide = replace(contract, limits=replace(contract.limits, min_image_tokens=50))
     given = picture(contract, (1, 4, 6))
     feeds, _ = vision_inputs(wide, [given])
     assert np.diff(feeds["cu_window_seqlens"]).max() <= 4 * contract.geometry.window_tokens

@@ -13,11 +13,11 @@ from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.dtypes import DType
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.quant_config import QuantConfig
-from tt_edge.runtime.engine.choose import open_session, open_vision
+from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
@@ -83,11 +83,11 @@ def reference(model, ids, pictures):
 
 def compiled(family, path, heads_of_64=False, **settings):
     limits = {"precision": "fp32", "max_batch": 3, "max_input_len": 64, "max_seq_len": 96, "max_image_tokens": 48}
-    config = CompileConfig(**{**limits, **settings})
-    make = lambda: tiny_vlm(family, getattr(torch, config.precision.dtype.value), heads_of_64=heads_of_64)  # noqa: E731
+    config = CompileConfig.of(**{**limits, **settings})
+    make = lambda: tiny_vlm(family, getattr(torch, config.network.precision.dtype.value), heads_of_64=heads_of_64)  # noqa: E731
     compile_model(make, path, config, EngineTarget())
     bundle = Bundle.open(path)
-    session, vision = open_session(bundle, "reference"), open_vision(bundle, "reference")
+    session, vision = open_part(bundle, "decoder", "reference"), open_part(bundle, "vision", "reference")
     axes, merge_size = bundle.manifest.contract.position_axes, vision.contract.geometry.merge_size
     processor = MultimodalProcessor(None, (IMAGE,), axes, merge_size)
     return Scheduler(session), VisionPipeline(processor, VisionEncoder(vision)), bundle
@@ -105,7 +105,7 @@ def test_tokens_equal_generate(tmp_path, family, backend):
     if family == "blip-2" and backend != "native":
         pytest.skip("the language part is OPT, whose backends test_families has")
     scheduler, pipeline, bundle = compiled(family, tmp_path / "out.ttedge", **BACKENDS[backend])
-    model, vision = tiny_vlm(family), bundle.manifest.vision
+    model, vision = tiny_vlm(family), bundle.manifest.part("vision")
     one, two, three = picture(vision, 1), picture(vision, 2, (1, 2, 8)), picture(vision, 3, (1, 6, 2))
     cases = [[one], [], [two, one, three]]
     if family == "blip-2":  # whose generate() wants the image in front, and one at least
@@ -122,7 +122,7 @@ def test_tokens_equal_generate(tmp_path, family, backend):
 def test_a_conversation_computes_the_image_once(tmp_path):
     """A second turn finds image and answer in the cache; another image in the same place does not pass for it."""
     scheduler, pipeline, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
-    vision, model = bundle.manifest.vision, tiny_vlm("qwen2_5_vl")
+    vision, model = bundle.manifest.part("vision"), tiny_vlm("qwen2_5_vl")
     one, other = picture(vision, 1, (1, 6, 8)), picture(vision, 2, (1, 6, 8))
     first = prompt(0, one)
     request = asked(pipeline, first, [one])
@@ -144,7 +144,7 @@ def test_the_plugin_backend(tmp_path, family):
         family, tmp_path / "out.ttedge", heads_of_64=True, backend="plugin", precision="fp16"
     )
     assert bundle.network().kinds()["PLUGIN_V3"] == 2
-    given = picture(bundle.manifest.vision, 1)
+    given = picture(bundle.manifest.part("vision"), 1)
     ids = prompt(0, given)
     request = asked(pipeline, ids, [given])
     rows = []
@@ -187,7 +187,7 @@ def test_the_language_part_is_quantized(tmp_path, quant):
     found = quantize_model(model, recipe, {})
     assert len(found) == 2 * 7
     assert all(name.startswith("model.language_model.layers.") for name in found)
-    given = picture(bundle.manifest.vision, 1)
+    given = picture(bundle.manifest.part("vision"), 1)
     ids = prompt(0, given)
     request = asked(pipeline, ids, [given])
     scheduler.submit(request)

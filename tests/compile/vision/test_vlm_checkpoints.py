@@ -20,7 +20,7 @@ from tt_edge.runtime import LLM
 from tt_edge.runtime.multimodal.sources import Video, images_of
 
 NEW = 8
-LIMITS = CompileConfig(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)
+LIMITS = CompileConfig.of(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)
 
 
 def ask_for_flash_attention(checkpoint):

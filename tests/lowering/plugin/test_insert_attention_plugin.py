@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.lowering.helpers import canonical, context, ops
+from tt_edge.compile.interface import input_spec
 from tt_edge.config import Precision
 from tt_edge.errors import LoweringError, UnsupportedModelError
 from tt_edge.lowering.plugin.insert_attention_plugin import InsertAttentionPlugin
@@ -127,7 +128,7 @@ def test_rotations_and_attention_become_one_operator(version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_inputs_are_the_contracts(version):
-    module, _, ctx = lowered(version)
+    module, _, _ = lowered(version)
     generation = GENERATIONS[version]
     (node,) = [n for n in module.graph.nodes if n.target is torch.ops.tt_edge.attention_plugin.default]
     named = dict(zip(generation.input_names, node.args[0], strict=True))
@@ -140,16 +141,18 @@ def test_inputs_are_the_contracts(version):
     assert named[CACHE].target == "past_key_values_0"
     for name in integers:
         assert named[name].meta["val"].dtype == torch.int32
-    symbols = {s for shape in ctx.input_shapes.values() for s in shape if isinstance(s, str)}
+    specs = [input_spec(n) for n in module.graph.find_nodes(op="placeholder")[3:]]
+    symbols = {symbol for spec in specs for symbol in spec.symbols}
     extra = {"batch+1", "phase", "contexts"} if generation.ragged else {"starts"}
     assert symbols == {"batch", *extra}
 
 
 def test_a_pool_has_pages_for_the_largest_batch():
-    _, _, ctx = lowered("0.10")
-    assert ctx.config.max_batch == 4
-    assert ctx.input_shapes["past_key_values_0"] == (2, 4, PAGE_TOKENS, HKV, D)
-    assert ctx.input_shapes["kv_page_table"] == ("batch", 2, 1)
+    module, _, ctx = lowered("0.10")
+    shapes = {spec.name: spec.shape for spec in map(input_spec, module.graph.find_nodes(op="placeholder")[3:])}
+    assert ctx.config.limits.max_batch == 4
+    assert shapes["past_key_values_0"] == (2, 4, PAGE_TOKENS, HKV, D)
+    assert shapes["kv_page_table"] == ("batch", 2, 1)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from tests.lowering.helpers import canonical, context, ops
+from tt_edge.compile.interface import input_spec
+from tt_edge.contract import IMAGE_TOKENS, TILES, VisionGeometry
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
-from tt_edge.vision_contract import IMAGE_TOKENS, TILES, VisionGeometry
 
 GRID = VisionGeometry("toy", IMAGE_TOKENS, 1, merge_size=2, window_tokens=2, ragged=True)
 TILED = VisionGeometry("toy", TILES, 5, tile_size=(28, 28), ragged=True)
@@ -27,9 +28,11 @@ def exported(module: nn.Module, **inputs: Tensor) -> GraphModule:
 
 def lowered(module: GraphModule, geometry: VisionGeometry, **config) -> tuple[GraphModule, int, dict]:
     where = context(0, **config)
+    before = set(module.graph.find_nodes(op="placeholder"))
     matches = InsertVitAttentionPlugin(geometry)(module, where).matches
     module.recompile()
-    return module, matches, where.input_shapes
+    added = [node for node in module.graph.find_nodes(op="placeholder") if node not in before]
+    return module, matches, {spec.name: spec.shape for spec in map(input_spec, added)}
 
 
 class Grid(nn.Module):

@@ -12,12 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tt_edge.contract import SHAPE_TENSORS, EngineContract
+from tt_edge.contract import IOContract, is_shape_tensor
 from tt_edge.dtypes import DType
 from tt_edge.network.capture import DTYPES
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
-from tt_edge.vision_contract import VisionContract
 
 SUCCESS = 0
 
@@ -169,13 +168,13 @@ class FakeContext:
     def set_input_shape(self, name, shape):
         limits = self.engine.contract.profiles()[self.profile][name]
         self.shapes[name] = shape
-        return name in SHAPE_TENSORS or all(
+        return is_shape_tensor(name) or all(
             low <= size <= high for low, size, high in zip(limits.min, shape, limits.max, strict=True)
         )
 
     def execute_async_v3(self, stream):
         contract = self.engine.contract
-        for pair in getattr(contract, "kv_cache", ()):  # a vision network has none
+        for pair in contract.kv_cache:  # a vision network has none
             assert (self.addresses[pair.past] == self.addresses[pair.present]) == contract.kv_in_place
         assert self.memory[0]
         assert self.memory[1] >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
@@ -187,7 +186,7 @@ class FakeContext:
         contract = self.engine.contract
         feeds = {s.name: self._array(s.name, shapes[s.name], s.dtype.numpy) for s in contract.inputs}
         outputs = self.engine.evaluator.run(feeds)
-        for name in ["logits"] if getattr(contract, "kv_in_place", False) else outputs:
+        for name in ["logits"] if contract.kv_cache and contract.kv_in_place else outputs:
             self._array(name, outputs[name].shape, outputs[name].dtype)[...] = outputs[name]
         self.engine.executed.append(self.profile)
 
@@ -199,7 +198,7 @@ class FakeContext:
 class FakeEngine:
     REAL = "ICudaEngine"
 
-    def __init__(self, network: Network, contract: EngineContract | VisionContract) -> None:
+    def __init__(self, network: Network, contract: IOContract) -> None:
         self.network = network
         self.evaluator = ReferenceEvaluator(network)
         self.contract = contract

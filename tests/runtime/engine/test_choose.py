@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.decoders import compiled
-from tt_edge.bundle import EngineRecord
+from tests.toy_engine import vision_contract
+from tt_edge.bundle import EngineRecord, Manifest, ModelIdentity
 from tt_edge.config import CompileConfig
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.runtime.engine import choose
-from tt_edge.runtime.engine.choose import Machine, open_session, open_vision
+from tt_edge.runtime.engine.choose import Machine, open_part
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
 HERE = Machine("linux_x86_64", "sm89", {"tensorrt_rtx": "1.6.1.120"})
@@ -25,13 +26,14 @@ def engine(**changes):
 
 def bundle(*engines, **config):
     network, contract = compiled()
-    manifest = SimpleNamespace(contract=contract, engines=engines, config=CompileConfig(**config))
+    model = ModelIdentity("Toy", "toy", "toy", "toy", 1, "")
+    manifest = Manifest(model, CompileConfig.of(**config), {"decoder": contract}, {}, engines)
     return SimpleNamespace(
         path="b.ttedge",
         has_network=True,
         manifest=manifest,
-        network=lambda: network,
-        weights=lambda: network.weights,
+        network=lambda part: network,
+        weights=lambda part: network.weights,
         file=lambda name: name,
     )
 
@@ -47,9 +49,9 @@ UNFIT = [
 @pytest.mark.parametrize("change", UNFIT)
 def test_an_engine_for_another_machine_is_not_run(change):
     other = bundle(engine(**change))
-    assert isinstance(open_session(other, "auto", HERE), ReferenceSession)
-    with pytest.raises(EngineError, match="no engine of the bundle fits") as caught:
-        open_session(other, "tensorrt", HERE)
+    assert isinstance(open_part(other, "decoder", "auto", HERE), ReferenceSession)
+    with pytest.raises(EngineError, match="no decoder engine of the bundle fits") as caught:
+        open_part(other, "decoder", "tensorrt", HERE)
     message = str(caught.value)
     assert "\n" not in message
     assert "linux_x86_64, sm89, tensorrt_rtx 1.6.1.120" in message
@@ -59,7 +61,7 @@ def test_an_engine_for_another_machine_is_not_run(change):
 
 def test_a_machine_without_gpu_or_tensorrt_says_so():
     with pytest.raises(EngineError, match=r"no usable NVIDIA GPU, no TensorRT.*it has: none"):
-        open_session(bundle(), "tensorrt", Machine("linux_x86_64", None, {}))
+        open_part(bundle(), "decoder", "tensorrt", Machine("linux_x86_64", None, {}))
 
 
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt"])
@@ -71,7 +73,7 @@ def test_the_engine_that_fits_is_run(monkeypatch, runtime):
         lambda *arguments, **_: opened.append(arguments) or "session",
     )
     both = bundle(engine(compute_capability="sm120", file="other"), engine())
-    assert open_session(both, runtime, HERE) == "session"
+    assert open_part(both, "decoder", runtime, HERE) == "session"
     assert [(file, str(flavour)) for file, _, flavour in opened] == [("engines/sm89.engine", "tensorrt_rtx")]
 
 
@@ -79,12 +81,12 @@ def test_the_engine_that_fits_is_run(monkeypatch, runtime):
 def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, backend, loaded):
     calls = []
     monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
-    monkeypatch.setattr(choose, "load_library", lambda module: calls.append(module))
+    monkeypatch.setattr(choose, "load_library", lambda module, name: calls.append(name))
     monkeypatch.setattr(
         "tt_edge.runtime.engine.tensorrt_session.TensorRTSession", lambda *_, **__: calls.append("session") or "session"
     )
-    assert open_session(bundle(engine(), backend=backend), "auto", HERE) == "session"
-    assert calls == ["bindings"] * loaded + ["session"]
+    assert open_part(bundle(engine(), backend=backend), "decoder", "auto", HERE) == "session"
+    assert calls == ["AttentionPlugin"] * loaded + ["session"]
 
 
 @pytest.mark.parametrize(("attention", "loaded"), [("native", []), ("plugin", ["ViTAttentionPlugin"])])
@@ -92,20 +94,20 @@ def test_a_towers_engine_gets_its_plugins_library(monkeypatch, attention, loaded
     calls = []
     monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
     monkeypatch.setattr(choose, "load_library", lambda module, name: calls.append(name))
-    monkeypatch.setattr("tt_edge.runtime.engine.vision_session.TensorRTVision", lambda *_, **__: "session")
+    monkeypatch.setattr("tt_edge.runtime.engine.feed_forward.TensorRTFeedForward", lambda *_, **__: "session")
     given = bundle(engine(part="vision"), vision_attention=attention)
-    given.manifest.vision = "contract"
-    assert open_vision(given, "auto", HERE) == "session"
+    given.manifest.parts["vision"] = vision_contract()
+    assert open_part(given, "vision", "auto", HERE) == "session"
     assert calls == loaded
 
 
 def test_reference_is_used_when_asked_for():
-    assert isinstance(open_session(bundle(engine()), "reference", HERE), ReferenceSession)
+    assert isinstance(open_part(bundle(engine()), "decoder", "reference", HERE), ReferenceSession)
 
 
 def test_unknown_runtime():
     with pytest.raises(InvalidInputError, match="'cuda' is unknown; choose one of auto, tensorrt, reference"):
-        open_session(bundle(), "cuda", HERE)
+        open_part(bundle(), "decoder", "cuda", HERE)
 
 
 def test_this_machine_can_be_described():
@@ -146,12 +148,12 @@ def test_a_version_compatible_engine_runs_with_later_tensorrt(installed, reads_i
 )
 def test_why_an_engine_does_not_fit(change, why, caplog):
     assert HERE.misfit(engine(**change)) == why
-    open_session(bundle(engine(**change)), "auto", HERE)
+    open_part(bundle(engine(**change)), "decoder", "auto", HERE)
     assert why in caplog.text
 
 
 def test_no_word_about_engines_where_there_are_none(caplog):
-    open_session(bundle(), "auto", HERE)
+    open_part(bundle(), "decoder", "auto", HERE)
     assert caplog.text == ""
 
 
@@ -164,12 +166,12 @@ def test_what_the_session_is_told_about_its_engine(monkeypatch, stripped):
     )
     record = engine(stripped=stripped, version_compatible=not stripped)
     made = bundle(record)
-    open_session(made, "tensorrt", HERE)
-    assert told == {"weights": made.weights() if stripped else None, "holds_host_code": not stripped}
+    open_part(made, "decoder", "tensorrt", HERE)
+    assert told == {"weights": made.weights("decoder") if stripped else None, "holds_host_code": not stripped}
 
 
 def test_without_a_network_there_is_nothing_to_fall_back_to():
     shipped = bundle(engine(compute_capability="sm120"))
     shipped.has_network = False
     with pytest.raises(EngineError, match=r"this GPU is sm89; it ships engines only, so build one from the bundle"):
-        open_session(shipped, "auto", HERE)
+        open_part(shipped, "decoder", "auto", HERE)

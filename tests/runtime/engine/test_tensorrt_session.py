@@ -17,7 +17,7 @@ from tests.runtime.engine import fake_tensorrt
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda
-from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE
+from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, ONE_PROFILE
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.generation_config import GenerationConfig
@@ -85,7 +85,7 @@ def test_short_inputs_take_the_generation_profile(fake):
 
 def test_one_profile_serves_all(monkeypatch, tmp_path):
     network, contract = compiled()
-    fake = Fake(monkeypatch, tmp_path, network, replace(contract, single_profile=True))
+    fake = Fake(monkeypatch, tmp_path, network, replace(contract, phases=ONE_PROFILE))
     with fake.open() as session:
         results = generate(session, PROMPTS, GenerationConfig(5))
     assert [r.new_token_ids for r in results] == [from_scratch(p, 5) for p in PROMPTS]

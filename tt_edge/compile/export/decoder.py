@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from unittest.mock import patch
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
+from tt_edge.bundle.manifest import DECODER
 from tt_edge.compile.export.semantics import constant_rope, semantic_attention, semantic_rotary
+from tt_edge.compile.export.trace import trace
+from tt_edge.compile.interface import read_contract
+from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.families import family_of
+from tt_edge.config import Cache, CompileConfig
+from tt_edge.contract import IOContract
 from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.base import LoweringContext, LoweringPass
+from tt_edge.lowering.pipeline import passes_for
 
 # Sizes of the traced example. They are distinct from each other and from 1, so that no dimension is specialised by
 # accident, and the exported graph holds for all others.
@@ -42,28 +52,74 @@ class _LogitsOnly(nn.Module):
         return {"input_ids": torch.zeros(batch, sequence, dtype=torch.int64), "position_ids": positions}
 
 
-def export_decoder(model: PreTrainedModel, max_seq_len: int, image_rows: int = 0) -> GraphModule:
-    """Export a decoder to an FX graph of ATen and ``tt_edge`` operators.
+class DecoderCompiler(PartCompiler):
+    """The decoder of a language model, or of a vision-language model.
 
     Placeholders ``input_ids`` and ``position_ids`` ``[B, S]`` int64; output logits ``[B, S, V]``; weights are ``get_attr``
-    nodes that share storage with ``model``. Of a vision-language model it is the language part, with two more
-    placeholders, ``image_indices`` and ``image_features`` (``tt_edge.contract``), the latter of ``image_rows`` rows.
-    Raises ``UnsupportedModelError`` when the model cannot be traced.
+    nodes that share storage with the model. Of a vision-language model it is the language part, with more placeholders:
+    ``image_indices`` and the feature tables (``tt_edge.contract.inputs``).
     """
-    if experts := next((n for n in _EXPERTS if getattr(model.config, n, None)), None):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is a mixture of experts ({experts} {getattr(model.config, experts)}), which no backend has; "
-            "compile a dense model"
+
+    name = DECODER
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: CompileConfig,
+        network_name: str = "model",
+        kv_scales: Sequence[tuple[float, float, float]] = (),
+    ) -> None:
+        super().__init__(model, config, network_name)
+        self.decoder_layers = int(model.config.get_text_config().num_hidden_layers)
+        self.kv_scales = kv_scales
+
+    def passes(self) -> list[LoweringPass]:
+        return passes_for(self.config)
+
+    def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
+        return read_contract(
+            module,
+            ["logits", *(present for _, present in context.kv_cache)],
+            self.config.limits,
+            kv_cache=context.kv_cache,
+            kv_in_place=self.config.attention.cache is Cache.IN_PLACE,
+            single_profile=self.config.network.single_profile,
         )
-    family = family_of(model)
-    module: _LogitsOnly | ImageDecoder
-    traceable: AbstractContextManager[None]
-    if family is None:
-        module = _LogitsOnly(model)
-        example, traceable = module.example(_BATCH, _SEQUENCE), nullcontext()
-    else:
-        module = ImageDecoder(model, family)
-        example, traceable = module.example(_BATCH, _SEQUENCE, image_rows), module.traceable()
+
+    def export(self) -> GraphModule:
+        model, limits = self.model, self.config.limits
+        _check_dense(model)
+        family = family_of(model)
+        module: _LogitsOnly | ImageDecoder
+        traceable: AbstractContextManager[None]
+        if family is None:
+            module = _LogitsOnly(model)
+            example, traceable = module.example(_BATCH, _SEQUENCE), nullcontext()
+        else:
+            module = ImageDecoder(model, family)
+            rows = limits.max_batch * (limits.max_image_tokens or 0)
+            example, traceable = module.example(_BATCH, _SEQUENCE, rows), module.traceable()
+        with (
+            traceable,
+            constant_rope(model, limits.max_seq_len),
+            semantic_attention(model),
+            semantic_rotary(model),
+        ):
+            exported = trace(
+                module,
+                tuple(example.values()),
+                {},
+                _dynamic_shapes(module, example),
+                type(model).__name__,
+                explain=partial(_explain_attention, model),
+            )
+        if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
+            _explain_attention(model)
+        return exported
+
+
+def _dynamic_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """Batch and sequence are dynamic where an input has both, last; those of ``*args`` are one tuple."""
     dims = (torch.export.Dim("batch"), torch.export.Dim("sequence"))
     dynamic = [
         {tensor.ndim - 2 + i: dim for i, dim in enumerate(dims)} if tensor.shape[-2:] == (_BATCH, _SEQUENCE) else None
@@ -71,46 +127,16 @@ def export_decoder(model: PreTrainedModel, max_seq_len: int, image_rows: int = 0
     ]
     named = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     shapes, rest = dynamic[: len(named)], dynamic[len(named) :]
-    with (
-        traceable,
-        constant_rope(model, max_seq_len),
-        semantic_attention(model),
-        semantic_rotary(model),
-        torch.no_grad(),
-        patch.object(
-            torch.fx.config, "do_not_emit_stack_traces", True
-        ),  # a tenth of the time, and nothing here reads them
-    ):
-        try:
-            program = torch.export.export(
-                module,
-                tuple(example.values()),
-                dynamic_shapes=(*shapes, *([tuple(rest)] if rest else [])),  # those of *args are one tuple
-                strict=False,
-            )
-        except UnsupportedModelError:
-            raise
-        except Exception as error:
-            if isinstance(error.__cause__, UnsupportedModelError):
-                raise error.__cause__ from error
-            _explain_attention(model, error)
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UnsupportedModelError(
-                f"{type(model).__name__} cannot be traced by torch.export: {reason}; run with --debug for where"
-            ) from error
-    if any(_mutates(node) for node in program.graph.nodes):
-        # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
-        program = program.run_decompositions({})
-    exported = program.module(check_guards=False)
-    if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
-        _explain_attention(model)
-    # A plain GraphModule over the same parameters, without the exporter's checks of its inputs: passes add inputs.
-    return GraphModule(exported, exported.graph)
+    return (*shapes, *([tuple(rest)] if rest else []))
 
 
-def _mutates(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+def _check_dense(model: PreTrainedModel) -> None:
+    """Raise ``UnsupportedModelError`` for a mixture of experts."""
+    if experts := next((n for n in _EXPERTS if getattr(model.config, n, None)), None):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is a mixture of experts ({experts} {getattr(model.config, experts)}), which no backend has; "
+            "compile a dense model"
+        )
 
 
 def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:

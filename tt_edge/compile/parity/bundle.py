@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.prompts import default_pictures
 from tt_edge.compile.parity.report import ParityReport
@@ -46,10 +47,10 @@ def verify_bundle(
     from tt_edge.compile.checkpoint.load_quantized import parameter_count
 
     manifest = bundle.manifest
-    if images and manifest.vision is None:
+    if images and not manifest.takes_images:
         raise InvalidInputError(f"{bundle.path} is of a language model, which takes no images; leave them out")
     source = model if isinstance(model, str | os.PathLike) else None
-    precision = Precision(manifest.config.precision)
+    precision = Precision(manifest.config.network.precision)
     if isinstance(model, str | os.PathLike):
         model = load_model(model, precision)
     if type(model).__name__ != manifest.model.architecture:
@@ -62,14 +63,14 @@ def verify_bundle(
             f"the bundle's model has {manifest.model.parameters:,} parameters, the checkpoint's {count:,}; "
             "give the checkpoint that the bundle was compiled from"
         )
-    if (recipe := manifest.config.quant) is not None:
+    if (recipe := manifest.config.quantization.recipe) is not None:
         from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
         from tt_edge.compile.quantize.stage import quantize_again
 
         quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
     network = bundle.network()
     with _kv_cache_of(network, model):
-        if manifest.vision is None:
+        if not manifest.takes_images:
             return check_parity(model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed)
         return _with_pictures(bundle, model, source, network, precision, new_tokens, seed, images)
 
@@ -84,13 +85,13 @@ def _with_pictures(
     seed: int,
     images: Sequence[ImageFile],
 ) -> ParityReport:
-    from tt_edge.runtime.engine.choose import Runtime, open_vision
+    from tt_edge.runtime.engine.choose import Runtime, open_part
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
     from tt_edge.runtime.text.chat_template import ChatTemplate
     from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
     tokenizer = BundleTokenizer.from_bundle(bundle)
-    vision = VisionPipeline.from_bundle(bundle, open_vision(bundle, Runtime.REFERENCE), tokenizer)
+    vision = VisionPipeline.from_bundle(bundle, open_part(bundle, VISION, Runtime.REFERENCE), tokenizer)
     pixels = [pixels_of(image) for image in images] if images else default_pictures(vision)
     report = check_parity(
         model,

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tt_edge.contract import Step, feeds
 from tt_edge.network.ir import Network
 from tt_edge.network.reference.evaluator import ReferenceEvaluator
-from tt_edge.runtime.engine.feeds import Step, feeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tt_edge.contract import EngineContract
+    from tt_edge.contract import IOContract
     from tt_edge.network.reference.compare import Comparison
 
 
 def compare_layers_with(
-    model: PreTrainedModel, network: Network, contract: EngineContract, prompt: list[int], tolerance: float
+    model: PreTrainedModel, network: Network, contract: IOContract, prompt: list[int], tolerance: float
 ) -> Comparison:
     """Compare the output of every module of the model with the tensor that the network computes for it, in order.
 
@@ -72,7 +72,7 @@ def _fits(shape: tuple[int, ...], actual: tuple[int, ...]) -> bool:
     return len(shape) == len(actual) and all(d in (-1, a) for d, a in zip(shape, actual, strict=True))
 
 
-def _feeds(contract: EngineContract, prompt: list[int]) -> dict[str, np.ndarray]:
+def _feeds(contract: IOContract, prompt: list[int]) -> dict[str, np.ndarray]:
     ids = np.array([prompt], np.int64)
     step = Step(contract, ids, np.array([len(prompt)]), np.zeros(1, np.int32))
     empty = [*(contract.input(name) for name in contract.cache_names), *contract.feature_tables]

@@ -24,7 +24,7 @@ from tt_edge.runtime.multimodal.prompt_images import place_images
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tt_edge.contract import EngineContract
+    from tt_edge.contract import IOContract
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 #: Greedy tokens of Hugging Face, and the logits ``[new_tokens, V]`` that chose them: its own, and in fp32.
@@ -34,7 +34,7 @@ _Reference = tuple[list[int], np.ndarray, np.ndarray]
 def check_parity(
     model: PreTrainedModel,
     network: Network,
-    contract: EngineContract,
+    contract: IOContract,
     precision: Precision,
     *,
     new_tokens: int = 32,
@@ -70,7 +70,7 @@ def check_parity(
 
 
 def _batches(
-    contract: EngineContract,
+    contract: IOContract,
     new_tokens: int,
     seed: int,
     vision: VisionPipeline | None,

@@ -15,7 +15,7 @@ from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 
 if TYPE_CHECKING:
-    from tt_edge.contract import EngineContract
+    from tt_edge.contract import IOContract
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 #: Heights and widths of the pictures that are made where none are given: odd ones and, where those are too large, small ones.
@@ -34,7 +34,7 @@ class Prompt:
     images: PromptImages = NO_IMAGES
 
 
-def text_prompts(contract: EngineContract, new_tokens: int, seed: int, excluded: Collection[int] = ()) -> list[Prompt]:
+def text_prompts(contract: IOContract, new_tokens: int, seed: int, excluded: Collection[int] = ()) -> list[Prompt]:
     """Up to three random prompts of different lengths, as many as the batch allows, without the ``excluded`` ids."""
     room = _room(contract, new_tokens)
     lengths = dict.fromkeys((min(room, 48), max(1, min(room, 48) // 5), max(1, min(room, 48) // 2)))
@@ -47,7 +47,7 @@ def text_prompts(contract: EngineContract, new_tokens: int, seed: int, excluded:
 
 
 def picture_prompts(
-    contract: EngineContract,
+    contract: IOContract,
     vision: VisionPipeline,
     pictures: Sequence[ProcessedImage],
     new_tokens: int,
@@ -93,7 +93,7 @@ def default_pictures(vision: VisionPipeline) -> list[NDArray[np.uint8]]:
     return found
 
 
-def _room(contract: EngineContract, new_tokens: int) -> int:
+def _room(contract: IOContract, new_tokens: int) -> int:
     """Tokens that a prompt may have."""
     room = min(contract.max_input_len, contract.max_seq_len - new_tokens)
     if room < 1:

@@ -21,8 +21,8 @@ from tt_edge.compile.memory import map_large_blocks, release_memory
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
 from tt_edge.compile.vision.families import family_of
+from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError
-from tt_edge.quant_config import QuantConfig, QuantFormat
 
 #: Where a bundle keeps what calibration found, so that `verify` can quantize the checkpoint again in the same way.
 STATISTICS_FILE = "quantization.safetensors"

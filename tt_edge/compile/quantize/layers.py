@@ -13,10 +13,10 @@ from tt_edge.compile.memory import release_memory
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
 from tt_edge.compile.vision.families import family_of
+from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT4_MAX, INT8_MAX, NVFP4_BLOCK
 from tt_edge.plugins.ops.number_formats import e2m1_codes, pack_nibbles
-from tt_edge.quant_config import QuantConfig, QuantFormat
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -16,31 +15,17 @@ from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.chat_template import ChatTemplate
-from tt_edge.runtime.text.tokenizer import BundleTokenizer
+from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files
 
 #: Heights and widths of drawn pictures; where pictures are cut into tiles, those of one tile.
 _SIZES = ((168, 224), (150, 210), (196, 140), (112, 280))
 _TILE_SIZES = ((196, 196),)
 
 
-class _Folder:
-    """A folder's files, as those of a bundle are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def has(self, name: str) -> bool:
-        return (self._path / name).is_file()
-
-    def read_bytes(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
-
-
 class CalibrationPictures:
-    """What ``model`` takes for samples with pictures, by the settings that lie in ``folder``: those of the bundle to be."""
+    """What ``model`` takes for samples with images, by the settings among ``files``: those of the bundle to be."""
 
-    def __init__(self, model: PreTrainedModel, kind: str, folder: Path) -> None:
-        files = _Folder(folder)
+    def __init__(self, model: PreTrainedModel, kind: str, files: Files) -> None:
         self._model = model
         self._tokenizer = BundleTokenizer.from_bundle(files)
         self._template = ChatTemplate.from_bundle(files, self._tokenizer.special_tokens)
@@ -49,10 +34,10 @@ class CalibrationPictures:
         self._processor = MultimodalProcessor.from_files(files, geometry, self._tokenizer)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, folder: Path) -> CalibrationPictures | None:
+    def of(cls, model: PreTrainedModel, files: Files) -> CalibrationPictures | None:
         """``None`` for a language model."""
         family = family_of(model)
-        return None if family is None else cls(model, family.tower, folder)
+        return None if family is None else cls(model, family.tower, files)
 
     def tokenize(self, sample: Sample) -> list[int]:
         """Token ids of a sample. Raises ``InvalidInputError`` for pictures that cannot be read."""

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from tt_edge.vision_contract import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
+from tt_edge.contract import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tt_edge.contract import IOContract
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
@@ -18,7 +19,6 @@ from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
 from tt_edge.runtime.scheduling.request import Request, Timing
 from tt_edge.runtime.scheduling.scheduler import Scheduler
-from tt_edge.vision_contract import VisionContract
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
@@ -85,12 +85,12 @@ def measure(
     return vision_speed(llm.session.word, [row[0] for row in rows[1:]], [row[1] for row in rows[1:]], *peak.read())
 
 
-def random_picture(contract: VisionContract, tokens: int, seed: int = 0) -> ProcessedImage:
+def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> ProcessedImage:
     """A preprocessed picture of so many tokens, of random pixels: as nearly square as the number lets it be.
 
     Raises ``InvalidInputError`` for a number that pictures of this model cannot have.
     """
-    geometry, generator = contract.geometry, np.random.default_rng(seed)
+    geometry, generator = contract.tower, np.random.default_rng(seed)
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_unit)
         if rest or not tiles:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from tt_edge import cuda
-from tt_edge.bundle.manifest import Part
-from tt_edge.config import Backend, TowerAttention
+from tt_edge.bundle.manifest import DECODER, VISION
+from tt_edge.config import Backend, CompileConfig, TowerAttention
+from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
-from tt_edge.plugins.edgellm import vit_contract
+from tt_edge.plugins.edgellm import contracts, vit_contract
 from tt_edge.plugins.edgellm.library import load_library
-from tt_edge.runtime.engine.session import Session
 from tt_edge.tensorrt_api import Flavour, installed, load
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle, EngineRecord
-    from tt_edge.runtime.engine.vision_session import VisionSession
+    from tt_edge.runtime.engine.feed_forward import FeedForward
+    from tt_edge.runtime.engine.session import Session
 
 _LOGGER = logging.getLogger("tt_edge")
 
@@ -95,19 +97,36 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)) or (0,)
 
 
-def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None = None) -> Session:
-    """A session for ``bundle``: by an engine that fits ``machine`` (default: this one) or by the reference.
+@overload
+def open_part(
+    bundle: Bundle, part: Literal["decoder"] = DECODER, runtime: str = "auto", machine: Machine | None = None
+) -> Session: ...
+@overload
+def open_part(
+    bundle: Bundle, part: Literal["vision"], runtime: str = "auto", machine: Machine | None = None
+) -> FeedForward: ...
+@overload
+def open_part(
+    bundle: Bundle, part: str, runtime: str = "auto", machine: Machine | None = None
+) -> FeedForward | Session: ...
+def open_part(
+    bundle: Bundle, part: str = DECODER, runtime: str = "auto", machine: Machine | None = None
+) -> FeedForward | Session:
+    """What runs a part of ``bundle``: by an engine that fits ``machine`` (default: this one) or by the reference.
 
-    Raises ``InvalidInputError`` for an unknown ``runtime``, and ``EngineError`` for ``tensorrt`` when no engine fits.
-    An engine that fits but does not load is an error, with ``auto`` too: a silent fallback would hide it.
+    A part that is fed in steps, such as the decoder, is a ``Session``; any other a ``FeedForward``. Raises
+    ``InvalidInputError`` for an unknown ``runtime``, and ``EngineError`` for ``tensorrt`` when no engine fits. An engine that
+    fits but does not load is an error, with ``auto`` too: a silent fallback would hide it.
     """
     if runtime not in list(Runtime):
         raise InvalidInputError(f"runtime {runtime!r} is unknown; choose one of {', '.join(Runtime)}")
+    contract = bundle.manifest.part(part)
     if runtime != Runtime.REFERENCE:
         machine = machine or Machine.detect()
-        engine = _fitting(bundle, Part.LLM, machine)
+        engines = bundle.manifest.engines_of(part)
+        engine = next((e for e in engines if machine.misfit(e) is None), None)
         if engine is not None:
-            return _open_engine(bundle, engine, machine)
+            return _open_engine(bundle, engine, contract, machine)
         if runtime == Runtime.TENSORRT or not bundle.has_network:
             otherwise = (
                 f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
@@ -115,71 +134,52 @@ def open_session(bundle: Bundle, runtime: str = "auto", machine: Machine | None 
                 else "it ships engines only, so build one from the bundle that it was made from"
             )
             raise EngineError(
-                f"no engine of the bundle fits this machine ({machine}); it has: {_misfits(bundle, machine) or 'none'}; "
+                f"no {part} engine of the bundle fits this machine ({machine}); it has: {_misfits(engines, machine) or 'none'}; "
                 f"{otherwise}"
             )
-        if bundle.manifest.engines:
+        if engines:
             _LOGGER.warning(
-                "no engine fits this machine, so NumPy evaluates the network, slowly: %s", _misfits(bundle, machine)
+                "no %s engine fits this machine, so NumPy evaluates the network, slowly: %s",
+                part,
+                _misfits(engines, machine),
             )
+    from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
     from tt_edge.runtime.engine.reference_session import ReferenceSession
 
-    return ReferenceSession(bundle.network(), bundle.manifest.contract)
+    kind = ReferenceSession if _has_steps(contract) else ReferenceFeedForward
+    return kind(bundle.network(part), contract)
 
 
-def open_vision(bundle: Bundle, runtime: str = "auto", machine: Machine | None = None) -> VisionSession:
-    """What runs the vision network of ``bundle``, chosen and refused as ``open_session`` does."""
-    from tt_edge.runtime.engine.vision_session import ReferenceVision, TensorRTVision
-
-    contract = bundle.manifest.vision
-    assert contract is not None
-    if runtime != Runtime.REFERENCE:
-        machine = machine or Machine.detect()
-        engine = _fitting(bundle, Part.VISION, machine)
-        if engine is not None:
-            flavour = machine.runtime_for(engine)
-            assert flavour is not None
-            tensorrt = load(flavour)
-            if bundle.manifest.config.vision_attention is TowerAttention.PLUGIN:  # or TensorRT cannot read the engine
-                load_library(tensorrt.module, name=vit_contract.NAME)
-            return TensorRTVision(
-                bundle.file(engine.file),
-                contract,
-                tensorrt,
-                weights=bundle.weights(Part.VISION) if engine.stripped else None,
-                holds_host_code=engine.version_compatible,
-            )
-        if runtime == Runtime.TENSORRT or not bundle.has_network:
-            raise EngineError(
-                f"no vision engine of the bundle fits this machine ({machine}); build one with `tt-edge build {bundle.path}`"
-            )
-    return ReferenceVision(bundle.network(Part.VISION), contract)
+def _has_steps(contract: IOContract) -> bool:
+    """Whether the part is called step by step with tokens, and not once with all its inputs."""
+    return any(contract.inputs_fed_by(source) for source in (FedBy.STEP, FedBy.EDGE_LLM))
 
 
-def _fitting(bundle: Bundle, part: Part, machine: Machine) -> EngineRecord | None:
-    engines = bundle.manifest.engines
-    return next((e for e in engines if e.part == part and machine.misfit(e) is None), None)
-
-
-def _open_engine(bundle: Bundle, engine: EngineRecord, machine: Machine) -> Session:
+def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, machine: Machine) -> FeedForward | Session:
+    from tt_edge.runtime.engine.feed_forward import TensorRTFeedForward
     from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
 
     flavour = machine.runtime_for(engine)
     assert flavour is not None
     tensorrt = load(flavour)
-    if bundle.manifest.config.backend is Backend.PLUGIN:  # or TensorRT cannot read the engine
-        load_library(tensorrt.module)
-    return TensorRTSession(
+    if (plugin := _plugin(bundle.manifest.config, engine.part)) is not None:  # or TensorRT cannot read the engine
+        load_library(tensorrt.module, name=plugin)
+    kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
+    return kind(
         bundle.file(engine.file),
-        bundle.manifest.contract,
+        contract,
         tensorrt,
-        weights=bundle.weights() if engine.stripped else None,
+        weights=bundle.weights(engine.part) if engine.stripped else None,
         holds_host_code=engine.version_compatible,
     )
 
 
-def _misfits(bundle: Bundle, machine: Machine) -> str:
-    return ", ".join(
-        f"{e.compute_capability} ({e.flavour} {e.tensorrt_version}): {machine.misfit(e)}"
-        for e in bundle.manifest.engines
-    )
+def _plugin(config: CompileConfig, part: str) -> str | None:
+    """The plugin that the engines of a part need, if any."""
+    if part == VISION:
+        return vit_contract.NAME if config.vision.attention is TowerAttention.PLUGIN else None
+    return contracts.NAME if config.attention.backend is Backend.PLUGIN else None
+
+
+def _misfits(engines: Sequence[EngineRecord], machine: Machine) -> str:
+    return ", ".join(f"{e.compute_capability} ({e.flavour} {e.tensorrt_version}): {machine.misfit(e)}" for e in engines)

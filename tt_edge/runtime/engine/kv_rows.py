@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import BATCH, EngineContract, TensorSpec
+from tt_edge.contract import BATCH, IOContract, TensorSpec
 
 Bytes = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ class Region(NamedTuple):
         )
 
 
-def region(spec: TensorSpec, contract: EngineContract, row: int) -> Region:
+def region(spec: TensorSpec, contract: IOContract, row: int) -> Region:
     """The place of ``row`` in the cache tensor ``spec``.
 
     A cache is ``[batch, …, capacity, head_dim]``, or a pool of pages ``[2, pages, tokens, kv_heads, head_dim]`` in

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tt_edge.contract import BATCH, EngineContract
+from tt_edge.contract import BATCH, Feeds, IOContract
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
-from tt_edge.runtime.engine.feeds import Feeds
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
 
@@ -15,7 +14,7 @@ from tt_edge.runtime.engine.session import Session
 class ReferenceSession(Session):
     """Evaluates ``network`` with TensorRT's semantics. No TensorRT, no GPU."""
 
-    def __init__(self, network: Network, contract: EngineContract) -> None:
+    def __init__(self, network: Network, contract: IOContract) -> None:
         super().__init__(contract)
         self._evaluator = ReferenceEvaluator(network)
         self._cache: Feeds = {}

@@ -10,9 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import EngineContract
+from tt_edge.contract import FedBy, Feeds, IOContract, Step, fed_by, feeds
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
-from tt_edge.runtime.engine.feeds import FEEDS, Feeds, Step, feeds
 from tt_edge.runtime.engine.kv_rows import Bytes, KVPrefix, Region, region
 from tt_edge.runtime.engine.tokens import Tokens
 
@@ -36,21 +35,20 @@ class Session(ABC):
     Subclasses run the network in ``_execute`` and make room for a batch in ``_allocate``.
     """
 
-    def __init__(self, contract: EngineContract) -> None:
+    def __init__(self, contract: IOContract) -> None:
         self.contract = contract
         self._past = np.zeros(0, np.int32)
-        tables = {table.name for table in contract.feature_tables}
-        known = {*FEEDS, *contract.cache_names, *tables}
-        unknown = [t.name for t in contract.inputs if t.name not in known]
-        if "inputs_embeds" in unknown:
+        if contract.inputs_fed_by(FedBy.EDGE_LLM):
             raise InvalidInputError(
                 "the bundle is laid out for NVIDIA's Edge-LLM runtime, which looks up embeddings by itself; run it there, or "
                 "compile without --layout edge-llm"
             )
-        if unknown:
+        given = {name for name in contract.cache_names if fed_by(name) is FedBy.CACHE}
+        given |= {spec.name for source in (FedBy.STEP, FedBy.TABLE) for spec in contract.inputs_fed_by(source)}
+        unknown = next((spec.name for spec in contract.inputs if spec.name not in given), None)
+        if unknown is not None:
             raise BundleError(
-                f"the compiled model needs an input {unknown[0]!r}, which this runtime cannot give "
-                f"({', '.join(FEEDS)}); update tt-edge"
+                f"the compiled model needs an input {unknown!r}, which this runtime does not give; update tt-edge"
             )
         self._full_logits = len(contract.output("logits").shape) == 3
         self._history: list[Tokens] = []

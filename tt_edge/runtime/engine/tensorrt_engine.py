@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.network.capture import DTYPES
 from tt_edge.tensorrt_api import TensorRT
-from tt_edge.vision_contract import VisionContract
 
 
 class TensorRTEngine:
@@ -27,7 +26,7 @@ class TensorRTEngine:
     def __init__(
         self,
         file: CheckedFile,
-        contract: EngineContract | VisionContract,
+        contract: IOContract,
         tensorrt: TensorRT,
         *,
         weights: Mapping[str, np.ndarray] | None = None,

@@ -12,7 +12,7 @@ from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 
 if TYPE_CHECKING:
-    from tt_edge.runtime.engine.vision_session import VisionSession
+    from tt_edge.runtime.engine.feed_forward import FeedForward
 
 _Features = dict[str, np.ndarray]
 
@@ -20,7 +20,7 @@ _Features = dict[str, np.ndarray]
 class VisionEncoder:
     """Runs a vision network. Features of the most recent images are kept in host memory, up to ``max_bytes``."""
 
-    def __init__(self, session: VisionSession, max_bytes: int = 256 << 20) -> None:
+    def __init__(self, session: FeedForward, max_bytes: int = 256 << 20) -> None:
         self.session = session
         self._max_bytes = max_bytes
         self._cache: OrderedDict[str, _Features] = OrderedDict()

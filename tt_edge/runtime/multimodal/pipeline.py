@@ -15,7 +15,7 @@ from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
-    from tt_edge.runtime.engine.vision_session import VisionSession
+    from tt_edge.runtime.engine.feed_forward import FeedForward
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class VisionPipeline:
     encoder: VisionEncoder
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, session: VisionSession, tokenizer: BundleTokenizer) -> VisionPipeline:
+    def from_bundle(cls, bundle: Bundle, session: FeedForward, tokenizer: BundleTokenizer) -> VisionPipeline:
         """Raises ``BundleError`` for a bundle without the settings that preprocessing needs."""
         axes = bundle.manifest.contract.position_axes
-        processor = MultimodalProcessor.from_files(bundle, session.contract.geometry, tokenizer, axes)
+        processor = MultimodalProcessor.from_files(bundle, session.contract.tower, tokenizer, axes)
         return cls(processor, VisionEncoder(session))
 
     def prompt_images(self, token_ids: Sequence[int], images: Sequence[ProcessedImage]) -> PromptImages:

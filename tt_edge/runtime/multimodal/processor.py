@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import (
     ImageProcessor,
@@ -20,7 +21,6 @@ from tt_edge.runtime.multimodal.mrope import mrope_positions
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
 from tt_edge.runtime.multimodal.sources import ImageSource, Video
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files, read_json
-from tt_edge.vision_contract import VisionGeometry
 
 
 @dataclass(frozen=True)

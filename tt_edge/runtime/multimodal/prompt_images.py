@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from tt_edge.contract import EngineContract
+    from tt_edge.contract import IOContract
 
 Int64s = NDArray[np.int64]
 Int32s = NDArray[np.int32]
@@ -66,7 +66,7 @@ NO_IMAGES = PromptImages(np.zeros(0, np.int32), (), {})
 
 
 def place_images(
-    contract: EngineContract, shape: tuple[int, ...], rows: Iterable[tuple[int, int, int, PromptImages]]
+    contract: IOContract, shape: tuple[int, ...], rows: Iterable[tuple[int, int, int, PromptImages]]
 ) -> tuple[Int64s, Int32s]:
     """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of a step of ``shape`` ``(B, S)``.
 

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, IOContract, VisionGeometry
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
-from tt_edge.vision_contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, VisionContract, VisionGeometry
 
 #: The inputs by name.
 VisionInputs = dict[str, np.ndarray]
 Rows = NDArray[np.int64]
 
 
-def vision_inputs(contract: VisionContract, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     """Inputs of one call for ``images``, and the row of its result for each image token, in their order.
 
     Raises ``CapacityError`` for more than the network takes, before anything is computed.
@@ -32,7 +32,7 @@ def vision_inputs(contract: VisionContract, images: Sequence[ProcessedImage]) ->
             f"{len(images)} images have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give "
             "fewer or smaller images, or compile with a larger --max-image-tokens"
         )
-    geometry = contract.geometry
+    geometry = contract.tower
     inputs, rows = _tiles(images) if geometry.unit == TILES else _patches(geometry, images)
     units = len(next(iter(inputs.values())))
     if units > contract.max_units:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tt_edge.contract import EngineContract
+from tt_edge.contract import IOContract
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
@@ -26,7 +26,7 @@ def check_prompt(
     what: str,
     prompt: Sequence[int],
     config: GenerationConfig,
-    contract: EngineContract,
+    contract: IOContract,
     images: PromptImages = NO_IMAGES,
 ) -> None:
     """Raise ``InvalidInputError`` or ``CapacityError`` if ``prompt``, called ``what``, cannot run, now or ever."""
@@ -41,7 +41,7 @@ def check_prompt(
     _check_images(what, images, config, contract)
 
 
-def _check_images(what: str, images: PromptImages, config: GenerationConfig, contract: EngineContract) -> None:
+def _check_images(what: str, images: PromptImages, config: GenerationConfig, contract: IOContract) -> None:
     if not images.tokens:
         return
     if not contract.takes_images:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tt_edge.atomic import replacing
-from tt_edge.contract import EngineContract
+from tt_edge.bundle.manifest import DECODER, part_file
+from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError
 from tt_edge.folder import CheckedFile, Folder
 from tt_edge.network.storage import WEIGHTS_FILE, read_weights, write_weights
@@ -25,12 +26,8 @@ _FINGERPRINT, _TOKENS = "fingerprint", "tokens"
 
 def fingerprint(manifest: Manifest) -> bytes:
     """32 bytes that differ where keys and values may: by model, weights, and the layout of the cache."""
-    files = manifest.files
-    weights = (
-        [files[WEIGHTS_FILE].sha256]
-        if WEIGHTS_FILE in files
-        else sorted(files[e.file].sha256 for e in manifest.engines)
-    )
+    files, decoder = manifest.files, part_file(DECODER, WEIGHTS_FILE)
+    weights = [files[decoder].sha256] if decoder in files else sorted(files[e.file].sha256 for e in manifest.engines)
     contract = manifest.contract.to_dict()
     text = json.dumps([manifest.model.config_sha256, weights, contract], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
@@ -46,7 +43,7 @@ def save_prefixes(prefixes: PrefixCache, path: Path, model: bytes) -> None:
         write_weights(arrays, file)
 
 
-def load_prefixes(path: Path, model: bytes, contract: EngineContract) -> list[KVPrefix]:
+def load_prefixes(path: Path, model: bytes, contract: IOContract) -> list[KVPrefix]:
     """Read what ``save_prefixes`` wrote, memory-mapped. Raises ``BundleError`` for a file of another model, or a damaged one."""
     try:
         arrays = read_weights(CheckedFile.open(path))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders
-from tt_edge.vision_contract import TILES, VisionGeometry
 
 #: Heights and widths: of cameras, odd, tiny, upright, and a strip.
 SIZES = [(140, 196), (480, 640), (333, 517), (28, 28), (5, 900), (1080, 1920), (61, 59), (900, 200)]

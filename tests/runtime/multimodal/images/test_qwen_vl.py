@@ -21,12 +21,12 @@ from transformers import (
 from examples.road_scenes.evaluate import CHECKPOINT
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo
 from tests.tiny_vlms import IMAGE, tiny_vlm
+from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders, image_processor_for
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.images.qwen_vl import PLACEHOLDERS, QwenVLProcessor
 from tt_edge.runtime.multimodal.mrope import mrope_positions
-from tt_edge.vision_contract import IMAGE_TOKENS, VisionGeometry
 
 AROUND = "<|vision_start|>", "<|vision_end|>"
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
@@ -17,7 +18,6 @@ from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.square import SquareProcessor
 from tt_edge.runtime.multimodal.images.tiles import TilingProcessor
 from tt_edge.runtime.text.tokenizer import Files, read_json
-from tt_edge.vision_contract import VisionGeometry
 
 
 class ImageProcessor(Protocol):

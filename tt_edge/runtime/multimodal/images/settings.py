@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
-from tt_edge.vision_contract import VisionGeometry
 
 
 @dataclass(frozen=True)

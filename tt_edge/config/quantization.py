@@ -8,6 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tt_edge.config.base import JsonConfig
 from tt_edge.errors import EngineError, InvalidInputError
 
 #: The lowest compute capability whose tensor cores have a format's types, 89 for sm89; for all others it is 75.
@@ -31,11 +32,11 @@ class QuantFormat(StrEnum):
     FP8 = "fp8"
     #: Weights in INT8 with a scale a channel, inputs with one scale, outliers moved into the weights (SmoothQuant).
     INT8_SQ = "int8_sq"
-    #: Weights alone in INT8, a scale a channel.
+    #: Only weights, in INT8, a scale a channel.
     INT8_WO = "int8_wo"
-    #: Weights alone in INT4, a scale a group, channels scaled by how much their inputs matter (AWQ).
+    #: Only weights, in INT4, a scale a group, channels scaled by how much their inputs matter (AWQ).
     INT4_AWQ = "int4_awq"
-    #: Weights alone in INT4, a scale a group.
+    #: Only weights, in INT4, a scale a group.
     INT4_WO = "int4_wo"
     #: Weights and inputs in E2M1 with an E4M3 scale for each 16 elements and one scale for all.
     NVFP4 = "nvfp4"
@@ -51,14 +52,6 @@ class QuantFormat(StrEnum):
         return FIRST_CAPABILITY.get(self, 75)
 
 
-class KVCacheType(StrEnum):
-    """Element type of the KV cache."""
-
-    FP16 = "fp16"
-    BF16 = "bf16"
-    FP8 = "fp8"
-
-
 #: In a rule: leave the layer in half precision.
 KEEP = "none"
 
@@ -68,7 +61,7 @@ class QuantConfig:
     """A recipe: the first of ``rules`` whose pattern matches a linear layer's name decides, or else ``format``.
 
     Patterns are shell-style (``*.down_proj``) over names such as ``model.layers.0.mlp.down_proj``; a rule's format may be
-    ``none``. The language model head is left alone unless a rule names it. ``group_size`` is INT4's.
+    ``none``. The language model head is not quantized unless a rule names it. ``group_size`` is INT4's.
     """
 
     format: QuantFormat | None
@@ -139,3 +132,20 @@ class QuantConfig:
             if part.strip():
                 pairs.append((pattern.strip(), name.strip()))
         return cls(None if format is None else format, tuple(pairs), group_size)  # type: ignore[arg-type]
+
+
+class Int4Gemm(StrEnum):
+    """What INT4 linear layers become."""
+
+    #: NVIDIA's Int4GroupwiseGemmPlugin, where a layer fits it (groups of 128); only on the plugin backend.
+    PLUGIN = "plugin"
+    #: TensorRT's own blocked INT4, out of the box.
+    OOTB = "ootb"
+
+
+@dataclass(frozen=True)
+class QuantizationConfig(JsonConfig):
+    """What linear layers become. ``recipe`` ``None``: as the checkpoint has them."""
+
+    recipe: QuantConfig | None = None
+    int4_gemm: Int4Gemm = Int4Gemm.OOTB

@@ -14,25 +14,27 @@ from tt_edge.contract import (
     CONTEXT_PROFILE,
     GENERATION_PROFILE,
     GENERATION_TOKENS,
+    ONE_PROFILE,
     SEQUENCE,
-    EngineContract,
+    TWO_PROFILES,
+    IOContract,
     ShapeRange,
     TensorSpec,
 )
 from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError
 
-CONTRACT = replace(compiled(max_batch=3, max_input_len=40)[1], single_profile=False)
+CONTRACT = compiled(max_batch=3, max_input_len=40)[1]
 CACHE = (2, 48, 16)  # [kv_heads, max_seq_len, head_dim]
 
 
 def from_json(data):
-    return EngineContract.from_dict(json.loads(json.dumps(data)))
+    return IOContract.from_dict(json.loads(json.dumps(data)))
 
 
-@pytest.mark.parametrize("single_profile", [False, True])
-def test_round_trip(single_profile):
-    contract = replace(CONTRACT, single_profile=single_profile)
+@pytest.mark.parametrize("phases", [ONE_PROFILE, TWO_PROFILES])
+def test_round_trip(phases):
+    contract = replace(CONTRACT, phases=phases)
     assert from_json(contract.to_dict()) == contract
 
 
@@ -70,13 +72,15 @@ def test_profiles():
 
 @pytest.mark.parametrize(("max_input_len", "opt", "generation"), [(1, 1, 1), (2, 2, 2), (128, 128, 4), (1024, 128, 4)])
 def test_profiles_stay_within_the_limits(max_input_len, opt, generation):
-    profiles = replace(CONTRACT, max_input_len=max_input_len).profiles()
+    profiles = replace(
+        CONTRACT, limits=replace(CONTRACT.limits, max_input_len=max_input_len, max_seq_len=1024)
+    ).profiles()
     assert profiles[CONTEXT_PROFILE]["input_ids"] == ShapeRange((1, 1), (1, opt), (3, max_input_len))
     assert profiles[GENERATION_PROFILE]["input_ids"].max == (3, generation)
 
 
 def test_a_single_profile_is_the_context_profile():
-    assert replace(CONTRACT, single_profile=True).profiles() == CONTRACT.profiles()[:1]
+    assert replace(CONTRACT, phases=ONE_PROFILE).profiles() == CONTRACT.profiles()[:1]
 
 
 @pytest.mark.parametrize("key", sorted(CONTRACT.to_dict()))
@@ -87,11 +91,19 @@ def test_missing_fields(key):
         from_json(data)
 
 
-@pytest.mark.parametrize("key", ["max_batch", "max_input_len", "max_seq_len", "vocab_size"])
+@pytest.mark.parametrize("key", sorted(CONTRACT.to_dict()["limits"]))
+def test_missing_limits(key):
+    data = CONTRACT.to_dict()
+    data["limits"] = {name: value for name, value in data["limits"].items() if name != key}
+    with pytest.raises(BundleError, match=f"engine contract is malformed .*{key}.*; compile the model again"):
+        from_json(data)
+
+
+@pytest.mark.parametrize("key", ["max_batch", "max_input_len", "max_seq_len"])
 @pytest.mark.parametrize("value", ["3", 3.0, True, None, 0, -1, float("inf"), [3]], ids=repr)
 def test_limits_of_wrong_types(key, value):
     with pytest.raises(BundleError, match=f"engine contract is malformed .*{key} is {re.escape(repr(value))}"):
-        from_json({**CONTRACT.to_dict(), key: value})
+        from_json({**CONTRACT.to_dict(), "limits": {**CONTRACT.to_dict()["limits"], key: value}})
 
 
 @pytest.mark.parametrize("key", ["inputs", "outputs", "kv_cache"])

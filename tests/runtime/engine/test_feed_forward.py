@@ -14,7 +14,7 @@ from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
-from tt_edge.runtime.engine.vision_session import ReferenceVision, TensorRTVision
+from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward, TensorRTFeedForward
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
@@ -32,10 +32,10 @@ class Fake:
         self.file = tmp_path / "vision.engine"
         self.file.write_bytes(b"engine")
 
-    def open(self, engine="its own") -> TensorRTVision:
+    def open(self, engine="its own") -> TensorRTFeedForward:
         found = fake_tensorrt.FakeModule(self.engine if engine == "its own" else engine)
         module = Recorder(found, self.trt, self.trt, [])
-        return TensorRTVision(CheckedFile.open(self.file), self.contract, TensorRT(Flavour.RTX, module, "1.6.1"))
+        return TensorRTFeedForward(CheckedFile.open(self.file), self.contract, TensorRT(Flavour.RTX, module, "1.6.1"))
 
 
 def feeds_of(contract, grids):
@@ -51,7 +51,7 @@ def test_features_are_the_references(monkeypatch, tmp_path, family):
     """Calls of several sizes, larger and smaller ones, through the same buffers."""
     fake = Fake(monkeypatch, tmp_path, family)
     session = fake.open()
-    memory, reference = set(fake.cuda.memory), ReferenceVision(fake.network, fake.contract)
+    memory, reference = set(fake.cuda.memory), ReferenceFeedForward(fake.network, fake.contract)
     for grids in ("odd", "three", "video", "odd"):
         feeds = feeds_of(fake.contract, GRIDS[grids])
         want = reference.run(feeds)
@@ -69,7 +69,12 @@ def test_a_shape_beyond_the_profile_is_refused(monkeypatch, tmp_path):
     fake = Fake(monkeypatch, tmp_path, "internvl")
     session = fake.open()
     limit = fake.contract.max_units
-    fake.engine.contract = compiled("internvl")[2].from_dict({**fake.contract.to_dict(), "max_image_tokens": 8})
+    fake.engine.contract = compiled("internvl")[2].from_dict(
+        {
+            **fake.contract.to_dict(),
+            "limits": {**fake.contract.to_dict()["limits"], "min_image_tokens": 4, "max_image_tokens": 8},
+        }
+    )
     feeds = feeds_of(fake.contract, [None] * limit)
     with pytest.raises(EngineError, match=r"TensorRT 1\.6\.1 refuses shape .* for pixel_values; build an engine here"):
         session.run(feeds)

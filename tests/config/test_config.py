@@ -7,15 +7,18 @@ import json
 
 import pytest
 
-from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision
+from tt_edge.config import Backend, CompileConfig, EngineTarget, Precision, QuantConfig
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 
 CONFIGS = [
     CompileConfig(),
-    CompileConfig(Backend.PLUGIN, plugin_contract="0.9.1"),
-    CompileConfig(Backend.NATIVE, Precision.BF16, 4, 128, 256, True, True),
+    CompileConfig.of(backend=Backend.PLUGIN, plugin_contract="0.9.1"),
+    CompileConfig.of(
+        precision=Precision.BF16, max_batch=4, max_input_len=128, max_seq_len=256, full_logits=True, single_profile=True
+    ),
+    CompileConfig.of(backend="plugin", quant=QuantConfig("int4_awq", (("*.down_proj", "fp8"),)), kv_cache="fp8"),
     EngineTarget(),
     EngineTarget(("sm89", "sm120"), True),
     GenerationConfig(),
@@ -40,13 +43,19 @@ def test_frozen(config):
 
 
 def test_unknown_fields_are_refused_by_name():
-    with pytest.raises(InvalidInputError, match="CompileConfig has no field 'beams'; known fields: backend, "):
+    with pytest.raises(InvalidInputError, match="CompileConfig has no field 'beams'; known fields: attention, "):
         CompileConfig.from_dict({"beams": 4})
+    with pytest.raises(InvalidInputError, match="Limits has no field 'beams'; known fields: max_batch, "):
+        CompileConfig.from_dict({"limits": {"beams": 4}})
+    with pytest.raises(InvalidInputError, match="CompileConfig has no setting 'beams'; known settings: backend, "):
+        CompileConfig.of(beams=4)
+    with pytest.raises(InvalidInputError, match="limits is 4; it must be an object"):
+        CompileConfig.from_dict({"limits": 4})
 
 
 def test_plain_strings_become_enum_members():
-    config = CompileConfig(backend="native", precision="bf16")
-    assert (config.backend, config.precision) == (Backend.NATIVE, Precision.BF16)
+    config = CompileConfig.of(backend="native", precision="bf16")
+    assert (config.attention.backend, config.network.precision) == (Backend.NATIVE, Precision.BF16)
     assert [p.dtype for p in Precision] == [DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32]
 
 
@@ -76,12 +85,12 @@ def test_plain_strings_become_enum_members():
 )
 def test_wrong_compile_settings_are_named_with_their_value(settings, message):
     with pytest.raises(InvalidInputError) as caught:
-        CompileConfig(**settings)
+        CompileConfig.of(**settings)
     assert message in str(caught.value)
 
 
 def test_lengths_may_be_equal():
-    assert CompileConfig(max_input_len=64, max_seq_len=64).max_input_len == 64
+    assert CompileConfig.of(max_input_len=64, max_seq_len=64).limits.max_input_len == 64
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tt_edge.config import CompileConfig
+from tt_edge.config.quantization import QuantConfig, QuantFormat, check_capability
 from tt_edge.errors import EngineError, InvalidInputError
-from tt_edge.quant_config import QuantConfig, QuantFormat, check_capability
 
 
 def test_the_first_rule_that_matches_decides():
@@ -31,7 +31,7 @@ def test_rules_alone_are_a_recipe():
 
 
 def test_round_trip():
-    config = CompileConfig(quant=QuantConfig("int4_wo", (("*.o_proj", "none"),), 64))
+    config = CompileConfig.of(quant=QuantConfig("int4_wo", (("*.o_proj", "none"),), 64))
     assert CompileConfig.from_dict(config.to_dict()) == config
 
 
@@ -44,11 +44,14 @@ def test_round_trip():
         (lambda: QuantConfig.parse("fp8", "=fp8"), "--quant-layers has '=fp8'"),
         (lambda: QuantConfig("int4_wo", group_size=48), "group size 48 of INT4 is not one of 32, 64, 128"),
         (lambda: QuantConfig.from_dict({"formt": "fp8"}), "is not of the form format, rules, group_size"),
-        (lambda: CompileConfig(kv_cache="int8"), "kv_cache 'int8' is unknown"),
-        (lambda: CompileConfig(kv_cache="bf16"), "kv_cache bf16 differs from precision fp16"),
-        (lambda: CompileConfig(kv_cache="fp8"), "kv_cache fp8 is not for backend native"),
-        (lambda: CompileConfig(kv_cache="fp8", backend="sdpa"), "kv_cache fp8 is not for backend sdpa"),
-        (lambda: CompileConfig(kv_cache="fp8", backend="plugin", plugin_contract="0.4"), "not in plugin contract 0.4"),
+        (lambda: CompileConfig.of(kv_cache="int8"), "kv_cache 'int8' is unknown"),
+        (lambda: CompileConfig.of(kv_cache="bf16"), "kv_cache bf16 differs from precision fp16"),
+        (lambda: CompileConfig.of(kv_cache="fp8"), "kv_cache fp8 is not for backend native"),
+        (lambda: CompileConfig.of(kv_cache="fp8", backend="sdpa"), "kv_cache fp8 is not for backend sdpa"),
+        (
+            lambda: CompileConfig.of(kv_cache="fp8", backend="plugin", plugin_contract="0.4"),
+            "not in plugin contract 0.4",
+        ),
     ],
 )
 def test_refused(make, message):

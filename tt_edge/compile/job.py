@@ -1,0 +1,309 @@
+"""A compile, from a model to a bundle: one object whose stages are its methods.
+
+Peak memory: the model's weights exist once in this process. Loading maps or reads them; export, lowering, conversion and
+capture pass references on; the bundle's file and TensorRT's builder both read them where the model holds them; and the
+engine goes from the builder to disk as a stream. So at the peak, which is inside the builder, there are the model's
+weights and the builder's own copies (about two, measured; see docs/architecture.md).
+
+The weights are written and hashed in a thread while the engine is built: neither needs much of Python.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tt_edge import tensorrt_api
+from tt_edge.bundle.engines import build_evidence, build_record, engine_file
+from tt_edge.bundle.manifest import DECODER, EngineRecord, Evidence, ModelIdentity, Word, part_file
+from tt_edge.bundle.writer import BundleWriter
+from tt_edge.compile.files import HostFiles
+from tt_edge.compile.limits import with_image_tokens, within_model
+from tt_edge.compile.memory import release_memory
+from tt_edge.compile.origin import Origin
+from tt_edge.compile.report import CompileReport, PartReport
+from tt_edge.compile.stages import Stages, peak_rss_mb
+from tt_edge.config import (
+    Backend,
+    CompileConfig,
+    EngineTarget,
+    KVCacheType,
+    Layout,
+    Precision,
+    TowerAttention,
+    check_capability,
+)
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.network.build import check_target
+from tt_edge.network.storage import write_network
+from tt_edge.plugins.edgellm.library import load_for_building
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.part import CompiledPart, PartCompiler
+    from tt_edge.compile.vision.tower import GridTower, TileTower
+    from tt_edge.contract import IOContract, VisionGeometry
+
+
+class CompileJob:
+    """Compiles ``origin`` to a bundle at ``output``: ``run`` runs the stages in order.
+
+    Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the model's
+    own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's library, for
+    building engines.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        output: Path,
+        config: CompileConfig,
+        target: EngineTarget,
+        *,
+        fit_length: bool = False,
+        overwrite: bool = False,
+        progress: bool = False,
+        plugin_path: str | None = None,
+    ) -> None:
+        self.origin, self.output, self.config, self.target = origin, output, config, target
+        self._fit_length, self._overwrite, self._plugin_path = fit_length, overwrite, plugin_path
+        self.stages = Stages(progress)
+        self.files = HostFiles()
+        self.quantized: dict[str, int] = {}
+        self._kv_scales: list[tuple[float, float, float]] = []
+        self._model: PreTrainedModel | None = None
+        self._tower: tuple[GridTower | TileTower, VisionGeometry] | None = None
+        self._contracts: dict[str, IOContract] = {}
+        self._parts: dict[str, PartReport] = {}
+        self._engines: list[EngineRecord] = []
+
+    def run(self) -> CompileReport:
+        """Run all stages. Raises the errors of ``tt_edge.errors``."""
+        with _no_garbage_collection():
+            try:
+                return self._run()
+            finally:
+                self._model, self._tower = None, None
+
+    def _run(self) -> CompileReport:
+        with BundleWriter(self.output, overwrite=self._overwrite) as self._writer:
+            self.check_target()  # before the slow part: a bad target is seen at once
+            self.load()
+            self.resolve_limits()
+            self.quantize()
+            self.collect_files()
+            for compiler in self.compilers():
+                self.build(compiler.compile(self.stages))
+            return self.finish()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, from ``load`` on."""
+        assert self._model is not None
+        return self._model
+
+    def check_target(self) -> None:
+        """Check each engine target, and the recipe, against the installed TensorRT."""
+        config, targets = self.config, self.target.targets
+        if config.needs_plugins and config.network.precision is not Precision.FP16:
+            of_decoder = config.attention.backend is Backend.PLUGIN
+            name, native = (
+                ("AttentionPlugin", "--backend") if of_decoder else ("ViTAttentionPlugin", "--vision-attention")
+            )
+            raise UnsupportedModelError(
+                f"{name} computes in fp16 only, and precision is {config.network.precision}; compile with --precision fp16, or use "
+                f"{native} native"
+            )
+        if config.network.layout is Layout.EDGE_LLM and len(targets) > 1:
+            raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target, or none")
+        if targets:
+            load_for_building(tensorrt_api.load(), config, self._plugin_path)
+        self._check_formats(() if config.quantization.recipe is None else sorted(config.quantization.recipe.formats))
+
+    def _check_formats(self, formats: tuple[str, ...] | list[str]) -> None:
+        """Raise ``EngineError`` for a target that this TensorRT does not build for, or that lacks a format's types."""
+        for target in self.target.targets:
+            capability = check_target(tensorrt_api.load(), target)
+            for format in formats:
+                check_capability(format, capability)
+
+    def load(self) -> None:
+        """Read the files that go along, and the model."""
+        self.files.update(self.origin.files())
+        calibration = self.origin.calibration() if self.config.quantization.recipe is not None else None
+        if calibration is not None and self.config.quantization.recipe is not None:
+            calibration.check(self.config.quantization.recipe)
+        with self.stages.stage("load"):
+            self._model = self.origin.load(self.config.network.precision)
+        self.identity = _identity(self.model, self.origin)
+
+    def resolve_limits(self) -> None:
+        """Settle every limit, before any part is compiled."""
+        from tt_edge.compile.vision.families import family_of
+        from tt_edge.compile.vision.tower import tower_of
+
+        limits = within_model(self.config.limits, self.model, fit=self._fit_length)
+        family = family_of(self.model)
+        if family is None:
+            _check_takes_no_images(self.model, self.config)
+        else:
+            ragged = self.config.vision.attention is TowerAttention.PLUGIN
+            self._tower = tower_of(self.model, family.tower, ragged=ragged)
+            limits = with_image_tokens(limits, self._tower[1], family.most_tiles)
+        self.config = self.config.with_limits(limits)
+
+    def quantize(self) -> None:
+        """Calibrate and quantize what ``config`` asks for; count what comes quantized."""
+        from tt_edge.compile.checkpoint.load_quantized import quantized_layers
+
+        formats = [str(layer.format) for layer in quantized_layers(self.model)]
+        self._check_formats(sorted(set(formats)))
+        self.quantized = dict(Counter(formats))
+        files = HostFiles(self.files | {"config.json": _config_json(self.model)})
+        if self.config.attention.kv_cache is KVCacheType.FP8:
+            with self.stages.stage("calibrate"):
+                self._kv_scales = self.origin.calibration().kv_scales(self.model, files)
+        if self.config.quantization.recipe is not None:
+            from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
+            from tt_edge.compile.quantize.stage import quantize
+
+            with self.stages.stage("quantize"):
+                self.quantized, statistics = quantize(
+                    self.model, self.config.quantization.recipe, self.origin.calibration(), files, show=self.stages.show
+                )
+            self.files[STATISTICS_FILE] = statistics
+
+    def collect_files(self) -> None:
+        """Make what the runtime reads beside the tokenizer, and write all of it."""
+        from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
+
+        if self.config.network.layout is Layout.EDGE_LLM:
+            from tt_edge.compile.edge_llm_layout import edge_llm_files
+
+            self.files.update(edge_llm_files(self.model, self.config, self.files))
+        else:
+            self.files["config.json"] = _config_json(self.model)
+        self.files["generation_config.json"] = generation_settings(self.model)
+        for name, content in self.files.items():
+            self._writer.write_bytes(name, content)
+
+    def compilers(self) -> Iterator[PartCompiler]:
+        """A compiler for each part of the model, in the order in which parts are built."""
+        from tt_edge.compile.export.decoder import DecoderCompiler
+
+        name = self.origin.name
+        if self._tower is not None:
+            from tt_edge.compile.vision.network import TowerCompiler
+
+            yield TowerCompiler(self.model, self.config, *self._tower, network_name=f"{name}-vision")
+        yield DecoderCompiler(self.model, self.config, name, kv_scales=self._kv_scales)
+
+    def build(self, part: CompiledPart) -> None:
+        """Write a part's network while its engines are built."""
+        self._contracts[part.name] = part.contract
+        engine_layers = 0
+        with ThreadPoolExecutor(1, "tt-edge-write") as pool:
+            writing = pool.submit(
+                write_network, part.network, lambda name: self._writer.open(part_file(part.name, name))
+            )
+            for target in self.target.targets:
+                with self.stages.stage("build"):
+                    engine_layers = self._build_engine(part, target)
+            with self.stages.stage("write"):
+                writing.result()
+        self._parts[part.name] = PartReport.of(part, engine_layers)
+
+    def _build_engine(self, part: CompiledPart, target: str | None) -> int:
+        """Build one engine; the number of layers of its network definition."""
+        tensorrt, layout = tensorrt_api.load(), self.config.network.layout
+        file = engine_file(tensorrt, check_target(tensorrt, target), layout, part.name)
+        with self._writer.open(file) as destination:
+            record, layers = build_record(
+                part.network,
+                part.contract,
+                target,
+                destination,
+                show=self.stages.show,
+                layout=layout,
+                part=part.name,
+            )
+        self._engines.append(record)
+        return layers
+
+    def finish(self) -> CompileReport:
+        """State what is known, and put the bundle in its place."""
+        for engine in self._engines:
+            self._writer.add_engine(engine)
+        for name in sorted(self._parts, key=lambda name: name != DECODER):
+            claim = "network" if name == DECODER else f"{name} network"
+            how = "captured; run `tt-edge verify --model` to evaluate it"
+            self._writer.add_evidence(Evidence(claim, Word.NOT_EXECUTED, how))
+        for engine in self._engines:
+            self._writer.add_evidence(build_evidence(engine))
+        with self.stages.stage("finish"):
+            self._writer.commit(self.identity, self.config, self._contracts)
+        return CompileReport(
+            self.output,
+            self.identity,
+            self.config,
+            self._parts,
+            engines=self._engines,
+            quantized=self.quantized,
+            seconds=self.stages.seconds,
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+
+def _config_json(model: PreTrainedModel) -> bytes:
+    text: str = model.config.to_json_string(use_diff=False)
+    return (text + "\n").encode()
+
+
+def _identity(model: PreTrainedModel, origin: Origin) -> ModelIdentity:
+    from tt_edge.compile.checkpoint.load_quantized import parameter_count
+
+    return ModelIdentity(
+        architecture=type(model).__name__,
+        model_type=str(model.config.model_type),
+        name=origin.name,
+        source=origin.source,
+        parameters=parameter_count(model),
+        config_sha256=hashlib.sha256(_config_json(model).removesuffix(b"\n")).hexdigest(),
+        quantization=origin.quantization,
+    )
+
+
+def _check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None:
+    """Raise ``InvalidInputError`` for settings of a vision tower that the model does not have."""
+    given = {
+        "--max-image-tokens": config.limits.max_image_tokens is not None,
+        "--min-image-tokens": config.limits.min_image_tokens is not None,
+        "--vision-attention": config.vision.attention is not TowerAttention.NATIVE,
+    }
+    if any(given.values()):
+        options = " and ".join(name for name, is_given in given.items() if is_given)
+        raise InvalidInputError(f"{type(model).__name__} takes no images; omit {options}")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect no cycles in the block, and all of them after it.
+
+    Tracing makes a million objects that live to the end. For Qwen2.5-0.5B, looking through them again and again took 1.4 of
+    7 s and freed 15 MB. Among them are cycles that hold the weights, so they must go before the next compile.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+        release_memory(cycles=True)

@@ -1,0 +1,100 @@
+"""Where a compiled model comes from: a checkpoint, or a function that makes it in memory."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tt_edge.config import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.quantize.data import CalibrationData
+    from tt_edge.compile.quantize.stage import Calibration
+
+
+class Origin(ABC):
+    """A model that is to be compiled, and what goes with it into the bundle. ``source`` is what the manifest names."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """The model's name: the last part of ``source``."""
+        return os.path.basename(self.source.rstrip("/")) or self.source or "model"
+
+    @property
+    def quantization(self) -> str:
+        """How the model comes quantized, such as ``awq (4 bits, groups of 128)``; empty where it does not."""
+        return ""
+
+    @abstractmethod
+    def load(self, precision: Precision) -> PreTrainedModel:
+        """The model, in evaluation mode, on the CPU."""
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """Files for the runtime: of the tokenizer, the chat template and the image processor."""
+
+    @abstractmethod
+    def calibration(self) -> Calibration:
+        """What it is calibrated on."""
+
+
+class CheckpointOrigin(Origin):
+    """A checkpoint folder or hub id. ``tokenizer`` is a checkpoint to take the tokenizer from (default: the same)."""
+
+    def __init__(
+        self, source: str, *, tokenizer: str | None = None, calibration: CalibrationData | None = None
+    ) -> None:
+        super().__init__(source)
+        self._tokenizer, self._data = tokenizer or source, calibration
+
+    @property
+    def quantization(self) -> str:
+        from tt_edge.compile.checkpoint.prequantized import detect
+
+        found = detect(self.source) if os.path.isdir(self.source) else None
+        return "" if found is None else str(found)
+
+    def load(self, precision: Precision) -> PreTrainedModel:
+        from tt_edge.compile.checkpoint.load import load_model
+
+        return load_model(self.source, precision)
+
+    def files(self) -> dict[str, bytes]:
+        from tt_edge.compile.checkpoint.tokenizer_files import processor_files, tokenizer_files
+
+        # A processor's chat template goes before its tokenizer's.
+        return dict(tokenizer_files(self._tokenizer)) | dict(processor_files(self.source))
+
+    def calibration(self) -> Calibration:
+        from tt_edge.compile.quantize.stage import CheckpointCalibration
+
+        return CheckpointCalibration(self.source, self._tokenizer, self._data)
+
+
+class MemoryOrigin(Origin):
+    """A model that ``make`` makes, without a tokenizer; ``batches`` of token ids ``[B, S]`` to calibrate on."""
+
+    def __init__(
+        self, make: Callable[[], PreTrainedModel], name: str = "model", batches: Sequence[torch.Tensor] = ()
+    ) -> None:
+        super().__init__(name)
+        self._make, self._batches = make, batches
+
+    def load(self, precision: Precision) -> PreTrainedModel:
+        return self._make()
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+    def calibration(self) -> Calibration:
+        from tt_edge.compile.quantize.stage import GivenBatches
+
+        return GivenBatches(self._batches)

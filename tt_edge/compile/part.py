@@ -1,0 +1,90 @@
+"""From a model to one captured part of a bundle: the stages that every part goes through."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.fx import GraphModule
+
+from tt_edge.compile.convert import convert_graph, converters
+from tt_edge.compile.stages import Stages
+from tt_edge.config import CompileConfig
+from tt_edge.contract import IOContract
+from tt_edge.lowering.base import LoweringContext, LoweringPass
+from tt_edge.lowering.pipeline import LoweringReport, lower
+from tt_edge.network.ir import Network
+from tt_edge.network.simplify import simplify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class CompiledPart:
+    """A captured part and the contract of its inputs and outputs.
+
+    ``converted_layers`` are those of the network before tidying; ``keep_alive`` owns the weights' memory.
+    """
+
+    name: str
+    network: Network
+    contract: IOContract
+    lowering: LoweringReport
+    converted_layers: int
+    keep_alive: object
+
+
+class PartCompiler(ABC):
+    """Exports, lowers, converts and captures one part of ``model``. ``config`` has its limits resolved."""
+
+    #: The part's name in the bundle.
+    name: str
+    #: How many decoder layers there are, each of which must have one attention; 0: any number.
+    decoder_layers = 0
+    #: Scales of an FP8 KV cache, layer by layer.
+    kv_scales: Sequence[tuple[float, float, float]] = ()
+
+    def __init__(self, model: PreTrainedModel, config: CompileConfig, network_name: str = "model") -> None:
+        self.model, self.config, self.network_name = model, config, network_name
+
+    @abstractmethod
+    def export(self) -> GraphModule:
+        """The part as a graph of ATen and ``tt_edge`` operators. Raises ``UnsupportedModelError`` for a model without one."""
+
+    @abstractmethod
+    def passes(self) -> list[LoweringPass]:
+        """The lowering passes, in order."""
+
+    @abstractmethod
+    def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
+        """The contract of the lowered graph."""
+
+    def compile(self, stages: Stages | None = None) -> CompiledPart:
+        """Run all stages.
+
+        Raises ``UnsupportedModelError`` when the part cannot be traced or the backend cannot express it, and ``LoweringError``
+        when a pass misses something or TensorRT refuses a layer.
+        """
+        stages = stages or Stages(show=False)
+        with stages.stage("export"):
+            module = self.export()
+        with stages.stage("lower"):
+            context = LoweringContext(
+                self.config, self.decoder_layers, kv_scales=self.kv_scales, converters=converters()
+            )
+            lowering = lower(module, self.passes(), context)
+        with stages.stage("convert"):
+            contract = self.contract(module, context)
+            ranges = contract.profiles()[0]
+            network, keep_alive = convert_graph(
+                module,
+                [(spec, ranges[spec.name]) for spec in contract.inputs],
+                [spec.name for spec in contract.outputs],
+                self.network_name,
+            )
+            converted = len(network.layers)
+            simplify(network)
+        return CompiledPart(self.name, network, contract, lowering, converted, keep_alive)

@@ -1,0 +1,104 @@
+"""How to compile a checkpoint: one configuration for each concern. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from tt_edge.config.attention import CACHES, AttentionConfig, Backend, Cache, KVCacheType, PluginContract
+from tt_edge.config.base import JsonConfig, member, require
+from tt_edge.config.limits import Limits
+from tt_edge.config.network import Layout, NetworkConfig
+from tt_edge.config.quantization import Int4Gemm, QuantizationConfig
+from tt_edge.config.vision import TowerAttention, VisionConfig
+from tt_edge.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class CompileConfig(JsonConfig):
+    """How to compile a checkpoint. ``CompileConfig.of`` makes one from flat settings and fills in what follows from others."""
+
+    limits: Limits = field(default_factory=Limits)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+
+    @classmethod
+    def of(cls, **settings: Any) -> CompileConfig:
+        """From settings by the names of the command line's options, such as ``max_batch=4, backend="plugin"``.
+
+        ``cache``, ``plugin_contract`` and ``int4_gemm`` are the backend's default where they are ``None`` or not given. Raises
+        ``InvalidInputError`` for an unknown or wrong setting.
+        """
+        backend = member(Backend, "backend", settings.get("backend", Backend.NATIVE))
+        layout = member(Layout, "layout", settings.get("layout", Layout.TT_EDGE))
+        is_plugin = backend is Backend.PLUGIN
+        contract = PluginContract.V0_9_1 if layout is Layout.EDGE_LLM else PluginContract.V0_11
+        defaults = {
+            "cache": CACHES[backend][0],
+            "plugin_contract": contract if is_plugin else None,
+            "int4_gemm": Int4Gemm.PLUGIN if is_plugin else Int4Gemm.OOTB,
+        }
+        settings = {**settings, **{name: value for name, value in defaults.items() if settings.get(name) is None}}
+        if settings["cache"] == Cache.NONE:  # every step takes the whole sequence
+            settings["max_input_len"] = settings.get("max_seq_len", Limits.max_seq_len)
+        concerns: dict[str, dict[str, Any]] = {concern: {} for concern in _CONCERNS}
+        for name, value in settings.items():
+            if name not in _SETTINGS:
+                known = ", ".join(sorted(_SETTINGS))
+                raise InvalidInputError(f"CompileConfig has no setting {name!r}; known settings: {known}")
+            concern, key = _SETTINGS[name]
+            concerns[concern][key] = value
+        return cls(**{concern: _CONCERNS[concern](**values) for concern, values in concerns.items()})
+
+    def check(self) -> None:
+        """What concerns must agree on."""
+        attention, network = self.attention, self.network
+        is_plugin = attention.backend is Backend.PLUGIN
+        if network.layout is Layout.EDGE_LLM:
+            contract = PluginContract.V0_9_1
+            require(
+                is_plugin and attention.plugin_contract is contract,
+                f"layout {network.layout} is of backend plugin with contract {contract}; give only --backend plugin",
+            )
+        require(
+            attention.kv_cache in (None, KVCacheType.FP8) or str(attention.kv_cache) == str(network.precision),
+            f"kv_cache {attention.kv_cache} differs from precision {network.precision}; omit --kv-cache, or give --precision "
+            f"{attention.kv_cache}",
+        )
+        require(
+            is_plugin or self.quantization.int4_gemm is Int4Gemm.OOTB,
+            f"int4_gemm {self.quantization.int4_gemm} is not for backend {attention.backend}; give --backend plugin, or omit "
+            "--int4-gemm",
+        )
+        require(
+            attention.cache is not Cache.NONE or self.limits.max_input_len == self.limits.max_seq_len,
+            f"max_input_len {self.limits.max_input_len} is not max_seq_len {self.limits.max_seq_len}, and without a cache "
+            "every step takes the whole sequence; omit --max-input-len",
+        )
+
+    def with_limits(self, limits: Limits) -> CompileConfig:
+        """The same with other limits."""
+        return replace(self, limits=limits)
+
+    @property
+    def needs_plugins(self) -> bool:
+        """Whether engines need NVIDIA's plugin library, where they are built and where they run."""
+        return self.attention.backend is Backend.PLUGIN or self.vision.attention is TowerAttention.PLUGIN
+
+
+_CONCERNS: dict[str, Any] = {
+    "limits": Limits,
+    "network": NetworkConfig,
+    "attention": AttentionConfig,
+    "vision": VisionConfig,
+    "quantization": QuantizationConfig,
+}
+_RENAMED = {("vision", "attention"): "vision_attention", ("quantization", "recipe"): "quant"}
+#: Where each setting of the command line belongs.
+_SETTINGS = {
+    _RENAMED.get((concern, f.name), f.name): (concern, f.name)
+    for concern, kind in _CONCERNS.items()
+    for f in fields(kind)
+}

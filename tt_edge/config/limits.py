@@ -1,0 +1,40 @@
+"""The largest sizes of calls. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tt_edge.config.base import JsonConfig, require, require_positive
+
+
+@dataclass(frozen=True)
+class Limits(JsonConfig):
+    """Largest sizes of what a compiled model takes.
+
+    ``max_batch`` slots; ``max_input_len`` prompt tokens a slot in one call; ``max_seq_len`` tokens a slot in all, the capacity of
+    the KV cache. Of a vision-language model, ``min_image_tokens`` and ``max_image_tokens`` in one call of its tower, the latter
+    also in a slot's prompt; ``None`` of a language model.
+    """
+
+    max_batch: int = 1
+    max_input_len: int = 1024
+    max_seq_len: int = 2048
+    min_image_tokens: int | None = None
+    max_image_tokens: int | None = None
+
+    def check(self) -> None:
+        for name in ("max_batch", "max_seq_len", "max_input_len"):
+            require_positive(name, getattr(self, name))
+        for name in ("min_image_tokens", "max_image_tokens"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
+        require(
+            self.min_image_tokens is None or self.min_image_tokens <= (self.max_image_tokens or self.min_image_tokens),
+            f"min_image_tokens {self.min_image_tokens} exceeds max_image_tokens {self.max_image_tokens}; lower "
+            "--min-image-tokens or raise --max-image-tokens",
+        )
+        require(
+            self.max_input_len <= self.max_seq_len,
+            f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
+            "raise --max-seq-len or lower --max-input-len",
+        )

@@ -1,0 +1,46 @@
+"""Types, inputs and outputs of the compiled networks. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tt_edge.config.base import JsonConfig
+from tt_edge.dtypes import DType
+
+
+class Precision(StrEnum):
+    """Precision that weights and activations are compiled in."""
+
+    FP16 = "fp16"
+    #: Same exponent range as fp32; needs Ampere or newer.
+    BF16 = "bf16"
+    #: For parity checks; twice the memory traffic of fp16.
+    FP32 = "fp32"
+
+    @property
+    def dtype(self) -> DType:
+        return {"fp16": DType.FLOAT16, "bf16": DType.BFLOAT16, "fp32": DType.FLOAT32}[self.value]
+
+
+class Layout(StrEnum):
+    """For whose runtime a bundle's inputs, outputs and files are."""
+
+    #: tt-edge's own.
+    TT_EDGE = "tt-edge"
+    #: NVIDIA Edge-LLM's C++ runtime, 0.9.1.
+    EDGE_LLM = "edge-llm"
+
+
+@dataclass(frozen=True)
+class NetworkConfig(JsonConfig):
+    """Types, inputs and outputs of the compiled networks.
+
+    ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``. ``single_profile`` gives engines one
+    optimization profile for prefill and decode in place of one each: the builder compiles the network once a profile.
+    """
+
+    precision: Precision = Precision.FP16
+    layout: Layout = Layout.TT_EDGE
+    full_logits: bool = False
+    single_profile: bool = False

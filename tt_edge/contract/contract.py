@@ -1,0 +1,235 @@
+"""What a compiled part takes and gives, and in which shapes.
+
+Written by the compiler, stored in the bundle's manifest, obeyed by every session. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from tt_edge.config.limits import Limits
+from tt_edge.contract.geometry import VisionGeometry
+from tt_edge.contract.inputs import FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
+from tt_edge.contract.symbols import FEATURE_ROWS, UNITS, Phase, Scope
+from tt_edge.contract.tensor import Shape, ShapeRange, TensorSpec
+from tt_edge.errors import BundleError, InvalidInputError
+
+#: Optimization profile indices of an engine that has one for each phase.
+CONTEXT_PROFILE, GENERATION_PROFILE = 0, 1
+
+#: The phases of a part with one optimization profile, and with one for each.
+ONE_PROFILE: tuple[Phase, ...] = (Phase.CONTEXT,)
+TWO_PROFILES: tuple[Phase, ...] = (Phase.CONTEXT, Phase.GENERATION)
+
+
+@dataclass(frozen=True)
+class KVPair:
+    """One cache tensor: the engine input ``past`` and the output ``present`` that takes its place in the next step.
+
+    Where the contract says ``kv_in_place``, both must be bound to one device address (``IKVCacheUpdateLayer``);
+    where it does not, to different ones.
+    """
+
+    past: str
+    present: str
+
+
+@dataclass(frozen=True)
+class IOContract:
+    """Inputs, outputs, aliasing and limits of a compiled part: a decoder, a vision tower.
+
+    ``inputs`` and ``outputs`` are in binding order; what is known of an input by its name is in ``tt_edge.contract.inputs``.
+    ``phases`` has one entry for each optimization profile. ``kv_cache`` lists the cache tensors K, V, layer by layer, usually
+    ``[batch, kv_heads, max_seq_len, head_dim]`` (the attention plugin has layouts of its own, and one tensor a layer); without
+    them, a call takes a slot's whole sequence. ``geometry`` is a vision tower's; its outputs are tables of features by the
+    names of the decoder's inputs.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    limits: Limits
+    phases: tuple[Phase, ...] = ONE_PROFILE
+    kv_cache: tuple[KVPair, ...] = ()
+    kv_in_place: bool = True
+    geometry: VisionGeometry | None = None
+
+    @property
+    def max_batch(self) -> int:
+        return self.limits.max_batch
+
+    @property
+    def max_input_len(self) -> int:
+        return self.limits.max_input_len
+
+    @property
+    def max_seq_len(self) -> int:
+        return self.limits.max_seq_len
+
+    def input(self, name: str) -> TensorSpec:
+        return _named(self.inputs, name)
+
+    def output(self, name: str) -> TensorSpec:
+        return _named(self.outputs, name)
+
+    def inputs_fed_by(self, source: FedBy) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.inputs if fed_by(spec.name) is source)
+
+    @property
+    def vocab_size(self) -> int:
+        """Of a decoder: how many logits a token has."""
+        size = self.output("logits").shape[-1]
+        assert isinstance(size, int)
+        return size
+
+    @cached_property
+    def cache_names(self) -> frozenset[str]:
+        """Names of the inputs that hold the KV cache."""
+        return frozenset(pair.past for pair in self.kv_cache)
+
+    @cached_property
+    def feature_tables(self) -> tuple[TensorSpec, ...]:
+        """Inputs that hold features of images: written when a prompt brings some, not fed with every step."""
+        return self.inputs_fed_by(FedBy.TABLE)
+
+    @property
+    def takes_images(self) -> bool:
+        return bool(self.feature_tables)
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Of a decoder: rows of the feature tables that each slot has, 0 for a language model. Of a tower: most in a call."""
+        if self.geometry is not None:
+            return self.limits.max_image_tokens or 0
+        return next((int(t.shape[0]) // self.max_batch for t in self.feature_tables), 0)
+
+    @property
+    def min_image_tokens(self) -> int:
+        """Of a tower: fewest image tokens in a call; smaller calls are padded."""
+        return self.limits.min_image_tokens or 0
+
+    @property
+    def tower(self) -> VisionGeometry:
+        """The geometry of a vision tower. Raises ``BundleError`` for another part."""
+        if self.geometry is None:
+            raise BundleError("the part is not a vision tower; use the part 'vision'")
+        return self.geometry
+
+    @property
+    def min_units(self) -> int:
+        """Of a tower: least size of what ``geometry.unit`` counts."""
+        return self._scope(Phase.CONTEXT).units[0]
+
+    @property
+    def max_units(self) -> int:
+        return self._scope(Phase.CONTEXT).units[2]
+
+    @property
+    def position_axes(self) -> int:
+        """How many numbers a token's position is: 3 with M-RoPE (temporal, height, width), or else 1."""
+        positions = next((t for t in self.inputs if t.name == "position_ids"), None)
+        return int(positions.shape[0]) if positions is not None and len(positions.shape) == 3 else 1
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether the slots of one call must have equally many tokens in the cache."""
+        return any(is_shape_tensor(spec.name) for spec in self.inputs)
+
+    def kv_bytes(self, batch: int) -> int:
+        """Bytes of KV cache for ``batch`` slots at full capacity; a pool of pages is always that of the largest batch."""
+        total = 0
+        for pair in self.kv_cache:
+            spec, count = self.input(pair.past), 1
+            for size in spec.resolve(batch=batch):
+                count *= size
+            total += spec.dtype.nbytes(count)
+        return total
+
+    @cached_property
+    def largest(self) -> dict[str, int]:
+        """The largest size, in any profile, of every symbolic dimension that the inputs and outputs have."""
+        known = known_symbols()
+        names = {name for spec in (*self.inputs, *self.outputs) for name in spec.symbols}
+        return {name: max(known[name].sizes(self._scope(phase))[2] for phase in self.phases) for name in sorted(names)}
+
+    def output_sizes(self, shapes: Mapping[str, Shape]) -> dict[str, int]:
+        """Sizes of the outputs' symbolic dimensions for input shapes: those of the inputs, and rows of features."""
+        sizes = {
+            symbol: size
+            for spec in self.inputs
+            for symbol, size in zip(spec.shape, shapes[spec.name], strict=True)
+            if isinstance(symbol, str)
+        }
+        if self.geometry is not None:
+            sizes[FEATURE_ROWS.name] = sizes[UNITS.name] * self.geometry.tokens_a_unit
+        return sizes
+
+    def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
+        """The optimization profiles, one for each phase, as input name to shape range."""
+        return tuple(
+            {spec.name: self._range(spec, self._scope(phase)) for spec in self.inputs} for phase in self.phases
+        )
+
+    def _scope(self, phase: Phase) -> Scope:
+        return Scope(self.limits, phase, self.geometry)
+
+    def _range(self, spec: TensorSpec, scope: Scope) -> ShapeRange:
+        entry = engine_input(spec.name)
+        if entry is not None and entry.values is not None:
+            return ShapeRange(*((value,) for value in entry.values(scope)))
+        known = known_symbols()
+        sizes = {name: known[name].sizes(scope) for name in spec.symbols}
+        return ShapeRange(*(spec.resolve(**{name: each[i] for name, each in sizes.items()}) for i in range(3)))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> IOContract:
+        """Rebuild from ``to_dict``'s form. Raises ``BundleError`` when a field is missing or of a wrong type."""
+        symbols = known_symbols()
+        try:
+            geometry, limits = data["geometry"], data["limits"]
+            contract = cls(
+                inputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["inputs"]),
+                outputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["outputs"]),
+                limits=Limits(**{f.name: limits[f.name] for f in fields(Limits)}),
+                phases=tuple(Phase(phase) for phase in data["phases"]),
+                kv_cache=tuple(KVPair(str(p["past"]), str(p["present"])) for p in data["kv_cache"]),
+                kv_in_place=_flag(data["kv_in_place"], "kv_in_place"),
+                geometry=None if geometry is None else VisionGeometry.from_dict(geometry),
+            )
+            _check(contract)
+        except (KeyError, TypeError, ValueError, InvalidInputError) as error:
+            what = str(error) if isinstance(error, InvalidInputError) else repr(error)
+            raise BundleError(f"engine contract is malformed ({what}); compile the model again") from error
+        return contract
+
+
+def _check(contract: IOContract) -> None:
+    """Raise ``ValueError`` for a contract whose sizes cannot be computed."""
+    if contract.phases not in (ONE_PROFILE, TWO_PROFILES):
+        raise ValueError(f"phases is {[phase.value for phase in contract.phases]}")
+    limits = contract.limits
+    if contract.geometry is not None and (limits.min_image_tokens is None or limits.max_image_tokens is None):
+        raise ValueError("a vision tower has no limits of image tokens")
+    known = known_symbols()
+    for spec in (*contract.inputs, *contract.outputs):
+        strange = next((name for name in spec.symbols if known[name].of_tower), None)
+        if strange is not None and contract.geometry is None:
+            raise ValueError(f"{spec.name} has the dimension {strange!r} of a vision tower, and there is no geometry")
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _named(specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise BundleError(f"engine contract has no tensor {name!r}; compile the model again")

@@ -1,0 +1,73 @@
+"""Sizes from which the host computes the inputs of a vision tower. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tt_edge.contract.tensor import size
+
+#: What the first dimension of a tower's inputs counts (``VisionGeometry.unit``).
+IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
+
+
+@dataclass(frozen=True)
+class VisionGeometry:
+    """Sizes from which the host computes a vision tower's inputs.
+
+    ``unit`` is what the dynamic dimension counts; a unit makes ``tokens_a_unit`` rows of features (of a window, the most).
+    For towers that take patches: ``merge_size`` squared patches of ``patch_dim`` numbers are a token; ``window_tokens`` is how
+    many tokens attend to each other in layers with windows, 0 without; ``position_table_side`` is the side of a square table of
+    learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``. ``ragged``: offsets say which
+    tokens attend to each other (ViTAttentionPlugin), so that the tokens of all images follow one another without gaps.
+    """
+
+    family: str
+    unit: str
+    tokens_a_unit: int
+    merge_size: int = 0
+    patch_dim: int = 0
+    window_tokens: int = 0
+    position_table_side: int = 0
+    tile_size: tuple[int, int] | None = None
+    ragged: bool = False
+
+    @property
+    def patches_a_unit(self) -> int:
+        return self.tokens_a_unit * self.merge_size**2
+
+    @property
+    def window_patches(self) -> int:
+        return self.window_tokens * self.merge_size**2
+
+    def most_units(self, tokens: int) -> int:
+        """Units that are enough for ``tokens`` image tokens; windows may be half empty at the images' edges."""
+        if self.unit == WINDOWS:
+            return max(1, -(-2 * tokens // self.tokens_a_unit))
+        return max(1, tokens // self.tokens_a_unit)
+
+    def units(self, least_tokens: int, most_tokens: int) -> tuple[int, int, int]:
+        """Least, usual and largest number of units in one call, for calls of so many image tokens."""
+        most = self.most_units(most_tokens)
+        least = min(most, max(1, least_tokens // self.tokens_a_unit))
+        return least, max(least, most // 2), most
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
+        """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
+        values: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        tile = values.pop("tile_size")
+        for key, value in values.items():
+            wanted = {"family": str, "unit": str, "ragged": bool}.get(key, int)
+            if type(value) is not wanted:
+                raise ValueError(f"{key} is {value!r}")
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"{key} is {value!r}")
+        if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES):
+            raise ValueError(f"unit is {values['unit']!r}")
+        size(values["tokens_a_unit"], "tokens_a_unit")
+        if tile is not None:
+            height, width = tile
+            tile = size(height, "tile_size"), size(width, "tile_size")
+        return cls(**values, tile_size=tile)

@@ -1,0 +1,255 @@
+"""The registry of engine inputs: everything that is known of an input by its name. Torch-free.
+
+A new input is one entry here. From it follow its shape in the contract, its range in each optimization profile, the size of
+its buffer, and what a session feeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from tt_edge.contract import symbols as s
+from tt_edge.contract.step import Step
+from tt_edge.contract.symbols import Scope, Sizes, Symbol
+from tt_edge.dtypes import DType
+
+#: Arrays by input name.
+Feeds = dict[str, np.ndarray]
+
+
+class FedBy(Enum):
+    """Who gives an input its content."""
+
+    #: Every step, by ``EngineInput.feed``.
+    STEP = "step"
+    #: The KV cache: the session keeps it, and the network updates it.
+    CACHE = "cache"
+    #: A table of image features: written when a prompt brings images, not with every step.
+    TABLE = "table"
+    #: The images of a call of the vision tower: ``tt_edge.runtime.multimodal.vision_inputs``.
+    IMAGES = "images"
+    #: NVIDIA's Edge-LLM runtime, which tt-edge's cannot stand in for.
+    EDGE_LLM = "edge-llm"
+
+
+@dataclass(frozen=True)
+class EngineInput:
+    """One engine input, or a family of them with a number in their names: ``past_key_{i}``.
+
+    ``dtype`` is ``None`` where it is the model's. ``shape`` has a symbol in each place whose size may vary from call to call,
+    and ``None`` for sizes of the model; an input with more dimensions than that has more of the model's in front.
+    ``feed`` computes what is fed in a step. ``values`` are of a shape tensor, int64 in host memory: the range of its value.
+    ``produced`` is the shape where another part makes the tensor.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[Symbol | None, ...]
+    fed_by: FedBy
+    feed: Callable[[Step], np.ndarray] | None = None
+    values: Callable[[Scope], Sizes] | None = None
+    produced: tuple[Symbol | None, ...] = ()
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.name).replace(r"\{i\}", r"\d+"))
+
+    def matches(self, name: str) -> bool:
+        return self._pattern.fullmatch(name) is not None
+
+    def named(self, index: int) -> str:
+        """The name of one of a family."""
+        return self.name.format(i=index)
+
+    def symbols(self, rank: int) -> tuple[str | None, ...]:
+        """The symbol in each of ``rank`` dimensions, ``None`` for sizes of the model."""
+        names = tuple(symbol.name if symbol is not None else None for symbol in self.shape)
+        return (None,) * (rank - len(names)) + names
+
+
+#: Where this step's tokens stand in the cache, from ``start_idx`` up to ``end_idx``, in all rows.
+START, END = "start_idx", "end_idx"
+
+#: Features of a prompt's images: ``image_features`` ``[rows, hidden]``, and for each of the first decoder layers of Qwen3-VL
+#: ``deepstack_features_i``, what it adds at the places of images. ``image_indices`` int32 ``[B, S]`` says which row stands in for
+#: a token's embedding, and -1 that none does.
+IMAGE_FEATURES, IMAGE_INDICES = "image_features", "image_indices"
+_DEEPSTACK = "deepstack_features_{i}"
+
+
+def deepstack_name(level: int) -> str:
+    """The feature table of the decoder layer ``level`` (Qwen3-VL)."""
+    return _DEEPSTACK.format(i=level)
+
+
+#: Token embeddings in place of ids, and the rotary table: what NVIDIA's Edge-LLM runtime feeds by itself.
+INPUTS_EMBEDS, ROPE_TABLE = "inputs_embeds", "rope_rotary_cos_sin"
+
+#: The input of towers that take tiles.
+TILE_PIXELS = "pixel_values"
+#: Of ragged towers: where each tile begins, and the end.
+CU_TILES = "cu_tiles"
+#: Of ragged towers: which offsets tell the same as numbers of segments and windows for every patch.
+OFFSETS_OF = {"segment_ids": "cu_seqlens", "window_ids": "cu_window_seqlens"}
+
+
+def _positions(step: Step) -> np.ndarray:
+    axes = step.contract.position_axes
+    if step.positions is not None:
+        return step.positions if axes > 1 else step.positions[0]
+    places = step.past[:, None] + np.arange(step.width)
+    return np.broadcast_to(places, (axes, *places.shape)) if axes > 1 else places
+
+
+def _image_indices(step: Step) -> np.ndarray:
+    return np.full(step.input_ids.shape, -1) if step.image_indices is None else step.image_indices
+
+
+def _page_table(step: Step) -> np.ndarray:
+    """Every row has the pages that follow those of the row before; V's pages are numbered on from K's."""
+    pages = step.contract.input("kv_page_table").shape[2]
+    assert isinstance(pages, int)
+    numbers = np.arange(step.batch * pages).reshape(step.batch, 1, pages)
+    return np.concatenate([numbers, numbers + step.contract.max_batch * pages], axis=1)
+
+
+def _first_past(scope: Scope) -> Sizes:
+    capacity = scope.limits.max_seq_len
+    return 0, capacity // 2 if scope.generates else 0, capacity - 1
+
+
+def _end(scope: Scope) -> Sizes:
+    start = _first_past(scope)[1]
+    # TensorRT checks that the optimum shapes agree.
+    return 1, start + s.SEQUENCE.sizes(scope)[1], scope.limits.max_seq_len
+
+
+def _of_step(
+    name: str, dtype: DType, shape: tuple[Symbol | None, ...], feed: Callable[[Step], np.ndarray]
+) -> EngineInput:
+    return EngineInput(name, dtype, shape, FedBy.STEP, feed)
+
+
+def _per_row(name: str, feed: Callable[[Step], np.ndarray], dtype: DType = DType.INT32) -> EngineInput:
+    return _of_step(name, dtype, (s.BATCH,), feed)
+
+
+def _of_tower(name: str, dtype: DType | None, *shape: Symbol | None) -> EngineInput:
+    return EngineInput(name, dtype, shape, FedBy.IMAGES)
+
+
+_TOKENS = (s.BATCH, s.SEQUENCE)
+_TABLE = (None, None)
+_ROWS_MADE = (s.FEATURE_ROWS, None)
+
+REGISTRY: list[EngineInput] = [
+    _of_step("input_ids", DType.INT64, _TOKENS, lambda step: step.input_ids),
+    _of_step("position_ids", DType.INT64, _TOKENS, _positions),  # of M-RoPE [3, B, S]
+    _per_row("write_indices", lambda step: step.past),
+    _per_row("last_token_indices", lambda step: np.maximum(step.lengths - 1, 0), DType.INT64),
+    EngineInput("past_key_{i}", None, (s.BATCH, None, None, None), FedBy.CACHE),
+    EngineInput("past_value_{i}", None, (s.BATCH, None, None, None), FedBy.CACHE),
+    # A cache that goes through the network. All rows have the same past.
+    EngineInput(START, DType.INT64, (None,), FedBy.STEP, lambda step: step.past[:1], _first_past),
+    EngineInput(END, DType.INT64, (None,), FedBy.STEP, lambda step: step.past[:1] + step.width, _end),
+    # Of vision-language models.
+    _of_step(IMAGE_INDICES, DType.INT32, _TOKENS, _image_indices),
+    EngineInput(IMAGE_FEATURES, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
+    EngineInput(_DEEPSTACK, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
+    # The attention plugin's: plugins/edgellm/contracts.py. Its cache is a tensor a layer, by rows or a pool of pages.
+    EngineInput("past_key_values_{i}", None, (s.BATCH, None, None, None, None), FedBy.CACHE),
+    _per_row("context_lengths", lambda step: step.past + 1 if step.is_decode else np.maximum(step.lengths, 1)),
+    _of_step(
+        "kvcache_start_index",
+        DType.INT32,
+        (s.STARTS,),
+        lambda step: step.past[:0] if step.is_plain_prefill else step.past,
+    ),
+    _of_step("kv_page_table", DType.INT32, (s.BATCH, None, None), _page_table),
+    # Padding counts as new tokens: nothing sees it, and it is overwritten.
+    _per_row("query_lengths", lambda step: np.full(step.batch, step.width)),
+    _per_row("past_lengths", lambda step: step.past),
+    _of_step("query_start_offsets", DType.INT32, (s.OFFSETS,), lambda step: np.arange(step.batch + 1) * step.width),
+    _per_row("attention_sequence_lengths", lambda step: step.past + step.width),
+    _of_step(
+        "execution_phase_marker",
+        DType.INT32,
+        (s.PHASE,),
+        lambda step: np.zeros(s.GENERATION_PHASE if step.is_decode else s.CONTEXT_PHASE),
+    ),
+    _of_step(
+        "context_sequence_count_carrier",
+        DType.INT32,
+        (s.CONTEXTS,),
+        lambda step: np.zeros(0 if step.is_decode else step.batch),
+    ),
+    EngineInput(INPUTS_EMBEDS, None, (s.BATCH, s.SEQUENCE, None), FedBy.EDGE_LLM),
+    EngineInput(ROPE_TABLE, DType.FLOAT32, (None, None, None), FedBy.EDGE_LLM),
+    # Of vision towers.
+    _of_tower(TILE_PIXELS, None, s.UNITS, None, None, None),
+    _of_tower("patches", None, s.UNITS, None, None),
+    _of_tower("patch_positions", DType.INT64, s.UNITS, None, None),
+    _of_tower("segment_ids", DType.INT32, s.UNITS, None),
+    _of_tower("window_ids", DType.INT32, s.UNITS, None),
+    _of_tower("interpolation_indices", DType.INT64, s.UNITS, None, None),
+    _of_tower("interpolation_weights", DType.FLOAT32, s.UNITS, None, None),
+    # Of ragged towers: where segments and windows of patches begin, and the end; and a vector as long as the longest segment.
+    _of_tower("cu_seqlens", DType.INT32, s.SEGMENTS),
+    _of_tower("cu_window_seqlens", DType.INT32, s.WINDOW_OFFSETS),
+    _of_tower("max_seqlen_carrier", DType.INT32, s.LONGEST),
+    _of_tower(CU_TILES, DType.INT32, s.TILE_OFFSETS),
+]
+
+
+@lru_cache(maxsize=4096)  # every step asks for every input
+def engine_input(name: str) -> EngineInput | None:
+    """What is known of the input ``name``; ``None`` for one that the registry lacks."""
+    return next((entry for entry in REGISTRY if entry.matches(name)), None)
+
+
+def known_symbols() -> dict[str, Symbol]:
+    """Every symbolic dimension that an input or output may have, by name."""
+    return {
+        symbol.name: symbol for entry in REGISTRY for symbol in (*entry.shape, *entry.produced) if symbol is not None
+    }
+
+
+def is_shape_tensor(name: str) -> bool:
+    """Whether TensorRT needs the input's value to know shapes, and so reads it in host memory."""
+    entry = engine_input(name)
+    return entry is not None and entry.values is not None
+
+
+def fed_by(name: str) -> FedBy | None:
+    """Who gives the input its content; ``None`` for an input that the registry lacks."""
+    entry = engine_input(name)
+    return None if entry is None else entry.fed_by
+
+
+def feeds(step: Step) -> Feeds:
+    """An array for every input of the contract that is fed by the step."""
+    arrays = {}
+    for spec in step.contract.inputs:
+        entry = engine_input(spec.name)
+        if entry is not None and entry.feed is not None:
+            arrays[spec.name] = np.ascontiguousarray(entry.feed(step), spec.dtype.numpy)
+    return arrays
+
+
+@contextmanager
+def registered(entry: EngineInput) -> Iterator[EngineInput]:
+    """Have one more input within the block, for experiments."""
+    REGISTRY.append(entry)
+    engine_input.cache_clear()
+    try:
+        yield entry
+    finally:
+        REGISTRY.remove(entry)
+        engine_input.cache_clear()

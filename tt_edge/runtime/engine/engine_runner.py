@@ -1,0 +1,118 @@
+"""An engine ready to be called: loaded, with a stream, its buffers, and its execution contexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tt_edge import cuda
+from tt_edge.contract import FedBy, Feeds, IOContract, Shape, fed_by, is_shape_tensor
+from tt_edge.folder import CheckedFile
+from tt_edge.runtime.engine.tensorrt_engine import TensorRTEngine
+from tt_edge.tensorrt_api import TensorRT
+
+
+class EngineRunner:
+    """What every way of running an engine on the current GPU has in common.
+
+    Everything that a call needs is allocated once, at the contract's largest sizes: device buffers, page-locked host buffers,
+    one piece of memory for the activations of all execution contexts, of which there is one for each optimization profile. An
+    output that updates a cache in place is bound to the address of its input. Everything is queued on one stream.
+
+    Raises ``EngineError`` as ``TensorRTEngine`` does.
+    """
+
+    def __init__(
+        self,
+        engine_file: CheckedFile,
+        contract: IOContract,
+        tensorrt: TensorRT,
+        *,
+        weights: Mapping[str, np.ndarray] | None = None,
+        holds_host_code: bool = False,
+    ) -> None:
+        self.contract, self.tensorrt = contract, tensorrt
+        self.contexts: list[Any] = []
+        self.device: dict[str, cuda.Buffer] = {}
+        self._host: dict[str, cuda.HostBuffer] = {}
+        self._engine: TensorRTEngine | None = None
+        self.stream = cuda.Stream()
+        try:
+            self._engine = TensorRTEngine(
+                engine_file, contract, tensorrt, weights=weights, holds_host_code=holds_host_code
+            )
+            self._allocate()
+            self.contexts = self._engine.make_contexts(self.stream)
+            for context in self.contexts:
+                for spec in (*contract.inputs, *contract.outputs):
+                    # TensorRT reads shape tensors on the host.
+                    buffer = self._host[spec.name] if is_shape_tensor(spec.name) else self.device[spec.name]
+                    self.bind(context, spec.name, buffer.address)
+            self.stream.synchronize()
+        except BaseException:
+            self.close()
+            raise
+
+    def _allocate(self) -> None:
+        contract = self.contract
+        largest = contract.largest
+        presents = {pair.present: pair.past for pair in contract.kv_cache}
+        shared = presents if contract.kv_in_place else {}
+        stays = {spec.name for spec in contract.inputs if fed_by(spec.name) in (FedBy.CACHE, FedBy.TABLE)}
+        for spec in (*contract.inputs, *contract.outputs):
+            nbytes = spec.dtype.nbytes(math.prod(spec.resolve(**largest)))
+            if spec.name not in stays and spec.name not in presents:
+                self._host[spec.name] = cuda.HostBuffer(nbytes)
+            if spec.name not in shared and not is_shape_tensor(spec.name):
+                self.device[spec.name] = cuda.Buffer(nbytes)
+                # Once: a NaN in an unwritten place of the cache would survive a product with a weight of 0.
+                self.device[spec.name].fill_zero(self.stream)
+        for present, past in shared.items():
+            self.device[present] = self.device[past]
+
+    def stage(self, feeds: Feeds) -> Feeds:
+        """Copy inputs to page-locked memory; views of it, by name."""
+        staged = {name: self._host[name].view(array.shape, array.dtype) for name, array in feeds.items()}
+        for name, array in feeds.items():
+            staged[name][...] = array
+        return staged
+
+    def result(self, name: str, **sizes: int) -> np.ndarray:
+        """Page-locked memory for an output, in its shape for given sizes of the symbolic dimensions."""
+        spec = self.contract.output(name)
+        return self._host[name].view(spec.resolve(**sizes), spec.dtype.numpy)
+
+    def set_shape(self, context: Any, name: str, shape: Shape) -> None:
+        self.require(context.set_input_shape(name, shape), f"shape {shape} for {name}")
+
+    def bind(self, context: Any, name: str, address: int) -> None:
+        self.require(context.set_tensor_address(name, address), f"the address of {name}")
+
+    def queue(self, context: Any, staged: Feeds, results: Feeds, what: str) -> None:
+        """Queue a call: staged inputs to the device, the engine, outputs back. ``what`` names it for errors."""
+        for name, array in staged.items():
+            if name in self.device:
+                self.device[name].copy_from(array, self.stream)
+        self.require(context.execute_async_v3(self.stream.handle), what)
+        for name, array in results.items():
+            self.device[name].copy_to(array, self.stream)
+
+    def require(self, accepted: bool, what: str) -> None:
+        """Raise ``EngineError`` unless TensorRT ``accepted`` what it was given."""
+        assert self._engine is not None
+        self._engine.require(accepted, what)
+
+    def close(self) -> None:
+        """Release the engine and all memory. Closing twice is harmless."""
+        self.contexts.clear()  # before their engine
+        if self._engine is not None:
+            self._engine.close()
+        for buffer in set(self.device.values()):  # a cache that is updated in place is there under two names
+            buffer.close()
+        for staging in self._host.values():
+            staging.close()
+        self.device, self._host = {}, {}
+        self.stream.close()
