@@ -60,7 +60,7 @@ class InsertAttentionPlugin(LoweringPass):
     both must be bound to one address.
 
     The plugins compute in float16. Float32 graphs are lowered too, for parity checks by the reference evaluator; what is
-    compiled for deployment must be float16 (``tt_edge.compile.pipeline``).
+    compiled for deployment must be float16 (``tt_edge.compile.job``).
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:

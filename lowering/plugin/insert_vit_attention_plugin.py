@@ -48,7 +48,7 @@ class InsertVitAttentionPlugin(LoweringPass):
     and windows, which they take the place of, are none any more. A window's size is known, so its carrier is a constant.
 
     The plugin computes in float16. Float32 graphs are lowered too, for parity checks by the reference evaluator; what is
-    compiled for deployment must be float16 (``tt_edge.compile.pipeline``).
+    compiled for deployment must be float16 (``tt_edge.compile.job``).
     """
 
     def __init__(self, geometry: VisionGeometry) -> None:

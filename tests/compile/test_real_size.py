@@ -20,9 +20,11 @@ WEIGHTS_MB = 988
 def test_qwen2_5_half_a_billion(tmp_path):
     config = CompileConfig.of(max_input_len=1024, max_seq_len=1024)
     report = compile_model(lambda: make_model("qwen2.5-0.5b"), tmp_path / "q.ttedge", config, EngineTarget(("sm89",)))
-    assert report.engine_layers <= 1.2 * FLOOR_LAYERS
-    assert report.weight_bytes / 1e6 == pytest.approx(WEIGHTS_MB, rel=0.01)  # each stored once, the tied head too
-    matches = {p.name: p.matches for p in report.lowering.passes}
+    assert report.decoder.engine_layers <= 1.2 * FLOOR_LAYERS
+    assert report.decoder.weight_bytes / 1e6 == pytest.approx(
+        WEIGHTS_MB, rel=0.01
+    )  # each stored once, the tied head too
+    matches = {p.name: p.matches for p in report.decoder.lowering.passes}
     assert (matches["insert_kv_cache"], matches["tabulate_rotary"], matches["move_logits_to_last_token"]) == (24, 48, 1)
     bundle = Bundle.open(tmp_path / "q.ttedge")
     assert bundle.verify() == []
