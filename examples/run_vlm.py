@@ -52,6 +52,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--vision_attention", default="native", choices=list(TowerAttention), help="of the tower (default: native)")
     add("--max_image_tokens", type=int, metavar="N", help="room for image tokens (default: what this run needs)")
+    add("--exact_images", action="store_true", help="refuse images that would have to be scaled to fit")
     return parser.parse_args(argv)
 
 
@@ -121,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
         with LLM.load(bundle) as llm:
             if llm.vision is None:
                 raise InvalidInputError(f"{bundle} is of a language model, without a vision tower; see run_llm.py")
+            if args.exact_images or args.enable_pytorch_run:  # PyTorch gets the images as they are
+                llm.vision = llm.vision.with_exact_images()
             return benchmark(args, llm) if args.benchmark else compare(args, llm)
 
 
@@ -132,6 +135,8 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
     prompt = llm.apply_chat_template(messages(args)) if chat else args.prompt
     config = GenerationConfig(max_new_tokens=args.num_tokens)
     [ours] = llm.generate([prompt], config, add_special_tokens=not chat, images=[images])
+    for note in ours.notes:
+        print(note, file=sys.stderr)
     theirs = None
     if args.enable_pytorch_run:
         from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM

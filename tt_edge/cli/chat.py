@@ -155,6 +155,8 @@ def _answer(conversation: object, text: str, images: Sequence[str]) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     print()
+    for warning in completion.notes:
+        print(f"({warning})", file=sys.stderr)
     if sys.stdin.isatty():
         timing, tokens = completion.timing, len(completion.input_ids)
         speed = f"{timing.new_tokens} tokens, {timing.tokens_per_s:.1f}/s, first after {timing.ttft_s * 1000:.0f} ms"

@@ -21,6 +21,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for a vision-language model: an image for the prompt, before its text; may be repeated; implies --chat",
     )
+    parser.add_argument(
+        "--exact-images",
+        action="store_true",
+        help="refuse images that would have to be scaled to fit the compiled model",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most this many (default 64)")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
@@ -48,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         **sampling_of(args),
     )
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+        if args.exact_images and llm.vision is not None:
+            llm.vision = llm.vision.with_exact_images()
         placed = llm.vision is not None and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
         prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else args.prompt
@@ -73,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         for number, (asked, result) in enumerate(zip(args.prompt, results, strict=True), 1):
             print(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}")
+    for note in dict.fromkeys(note for result in results for note in result.notes):
+        print(note, file=sys.stderr)
     tokens = sum(len(result.new_token_ids) for result in results)
     seconds = max(result.timing.ttft_s + result.timing.decode_s for result in results)
     first = min(result.timing.ttft_s for result in results)

@@ -233,7 +233,7 @@ class LLM:
         if not processed:
             return EncodedPrompt(prompt, ids, asked_at=start, cache_salt=cache_salt)
         with self._vision_turn:
-            found = self.vision.prompt_images(ids, processed)
+            found = self.vision.prompt_images(ids, processed, cache_salt)
         return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
     def encoded_ids(self, token_ids: Sequence[int], cache_salt: str = "") -> EncodedPrompt:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images import ImageOptions
 from tt_edge.runtime.multimodal.sources import Video, images_of, images_of_row
 
 
@@ -20,8 +21,23 @@ def test_images_of_every_form_in_order():
         user({"type": "image", "image": "a.png"}, {"type": "text", "text": "and"}, {"type": "image", "path": "b.png"}),
         user({"type": "image", "url": "c.png"}, {"type": "image", "image": pixels}),
         user({"type": "image_url", "image_url": {"url": "d.png"}}, {"type": "image_url", "image_url": "e.png"}),
+        user({"type": "image", "base64": "AAAA"}),
     ]
-    assert images_of(messages) == ["a.png", "b.png", "c.png", pixels, "d.png", "e.png"]
+    wanted = ["a.png", "b.png", "c.png", pixels, "d.png", "e.png", "data:image;base64,AAAA"]
+    assert images_of(messages) == wanted
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a.png", "max_pixels": 5000},
+        {"type": "image_url", "image_url": "a.png", "max_pixels": 5000},
+        {"type": "image_url", "image_url": {"url": "a.png", "max_pixels": 5000, "detail": "high"}},
+    ],
+)
+def test_sizes_that_are_asked_for(part):
+    (image,) = images_of([user(part)])
+    assert (image.image, image.options) == ("a.png", ImageOptions(max_pixels=5000))
 
 
 @pytest.mark.parametrize(("given", "fps"), [({}, 2.0), ({"fps": 4}, 4), ({"sample_fps": 1.5, "fps": 4}, 1.5)])

@@ -91,7 +91,8 @@ def _with_pictures(
     from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
     tokenizer = BundleTokenizer.from_bundle(bundle)
-    vision = VisionPipeline.from_bundle(bundle, open_part(bundle, VISION, Runtime.REFERENCE), tokenizer)
+    tower = open_part(bundle, VISION, Runtime.REFERENCE)
+    vision = VisionPipeline.from_bundle(bundle, tower, tokenizer, scale_to_fit=False)
     pixels = [pixels_of(image) for image in images] if images else default_pictures(vision)
     report = check_parity(
         model,
@@ -107,7 +108,8 @@ def _with_pictures(
     if source is None:
         return report
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
-    return replace(report, preprocessing=compare_preprocessing(source, vision.processor, tokenizer, template, pixels))
+    processor = replace(vision.processor, max_tokens=None)  # each image fits; all together need not
+    return replace(report, preprocessing=compare_preprocessing(source, processor, tokenizer, template, pixels))
 
 
 def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:

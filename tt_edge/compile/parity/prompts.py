@@ -88,7 +88,7 @@ def default_pictures(vision: VisionPipeline) -> list[NDArray[np.uint8]]:
     most = vision.encoder.session.contract.max_image_tokens
     for sizes in _SIZES:
         found = [drawn(*size, seed) for seed, size in enumerate(sizes)]
-        if max(vision.processor.preprocess(picture).tokens for picture in found) <= most:
+        if max(vision.processor.image_processor.tokens_of(picture.shape[:2]) for picture in found) <= most:
             break
     return found
 

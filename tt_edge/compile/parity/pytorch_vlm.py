@@ -18,9 +18,9 @@ from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
 from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
-from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
+from tt_edge.runtime.multimodal.images import ImageFile, ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
-from tt_edge.runtime.multimodal.sources import ImageSource, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.scheduling.request import Timing
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def processor_inputs(
     """What the checkpoint's own processor makes of a prompt with its placeholders, and its images in order."""
     from PIL import Image  # of the extra vlm, which language models do without
 
-    pictures = [Image.fromarray(pixels_of(image)) for image in images if not isinstance(image, Video)]
+    pictures = [Image.fromarray(pixels_of(_as_it_is(image))) for image in images if not isinstance(image, Video)]
     videos = [image for image in images if isinstance(image, Video)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
     if videos:
@@ -161,6 +161,15 @@ _USED = {
     "second_per_grid_ts",
     "mm_token_type_ids",
 }
+
+
+def _as_it_is(image: ImageSource) -> ImageFile:
+    """Raises ``InvalidInputError`` for an image with a size that is asked for: the checkpoint's processor has no such setting."""
+    if isinstance(image, SizedImage | ProcessedImage | Video):
+        raise InvalidInputError(
+            "an image has max_pixels, detail or the like, which is not compared with PyTorch; omit it from the image"
+        )
+    return image
 
 
 def _metadata(video: Video) -> dict[str, Any]:

@@ -23,28 +23,32 @@ class VisionEncoder:
     def __init__(self, session: FeedForward, max_bytes: int = 256 << 20) -> None:
         self.session = session
         self._max_bytes = max_bytes
-        self._cache: OrderedDict[str, _Features] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], _Features] = OrderedDict()
 
-    def encode(self, images: Sequence[ProcessedImage]) -> _Features:
-        """Features ``[tokens, hidden]`` by the names of the language network's tables. New images are encoded in one call."""
-        fresh = list({i.digest: i for i in images if i.digest not in self._cache}.values())
-        found = {image.digest: self._cache[image.digest] for image in images if image.digest in self._cache}
+    def encode(self, images: Sequence[ProcessedImage], cache_salt: str = "") -> _Features:
+        """Features ``[tokens, hidden]`` by the names of the language network's tables. New images are encoded in one call.
+
+        Cached features are reused only where ``cache_salt`` is the same.
+        """
+        keys = [(cache_salt, image.digest) for image in images]
+        fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._cache}
+        found = {key: self._cache[key] for key in keys if key in self._cache}
         if fresh:
-            inputs, rows = vision_inputs(self.session.contract, fresh)
+            inputs, rows = vision_inputs(self.session.contract, list(fresh.values()))
             out, first = self.session.run(inputs), 0
-            for image in fresh:
+            for key, image in fresh.items():
                 own = rows[first : first + image.tokens]
-                found[image.digest] = {name: array[own] for name, array in out.items()}
+                found[key] = {name: array[own] for name, array in out.items()}
                 first += image.tokens
-        for digest, features in found.items():
-            self._cache[digest] = features
-            self._cache.move_to_end(digest)
+        for key, features in found.items():
+            self._cache[key] = features
+            self._cache.move_to_end(key)
         while (
             len(self._cache) > 1 and sum(a.nbytes for f in self._cache.values() for a in f.values()) > self._max_bytes
         ):
             self._cache.popitem(last=False)
         names = [spec.name for spec in self.session.contract.outputs]
-        return {name: np.concatenate([found[image.digest][name] for image in images]) for name in names}
+        return {name: np.concatenate([found[key][name] for key in keys]) for name in names}
 
     @property
     def cached_images(self) -> int:

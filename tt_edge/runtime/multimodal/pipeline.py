@@ -26,16 +26,28 @@ class VisionPipeline:
     encoder: VisionEncoder
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, session: FeedForward, tokenizer: BundleTokenizer) -> VisionPipeline:
-        """Raises ``BundleError`` for a bundle without the settings that preprocessing needs."""
-        axes = bundle.manifest.contract.position_axes
-        processor = MultimodalProcessor.from_files(bundle, session.contract.tower, tokenizer, axes)
+    def from_bundle(
+        cls, bundle: Bundle, session: FeedForward, tokenizer: BundleTokenizer, *, scale_to_fit: bool = True
+    ) -> VisionPipeline:
+        """``scale_to_fit``: images of more image tokens than the network takes are scaled, not refused.
+
+        Raises ``BundleError`` for a bundle without the settings that preprocessing needs.
+        """
+        axes, vision = bundle.manifest.contract.position_axes, session.contract
+        processor = MultimodalProcessor.from_files(bundle, vision.tower, tokenizer, axes, vision.max_image_tokens)
+        processor = dataclasses.replace(processor, scale_to_fit=scale_to_fit)
         return cls(processor, VisionEncoder(session))
 
-    def prompt_images(self, token_ids: Sequence[int], images: Sequence[ProcessedImage]) -> PromptImages:
-        """Place ``images`` among the tokens of their prompt, and encode those whose features are not cached."""
+    def prompt_images(
+        self, token_ids: Sequence[int], images: Sequence[ProcessedImage], cache_salt: str = ""
+    ) -> PromptImages:
+        """Place ``images`` among the tokens of their prompt, and encode those whose features are not cached for the salt."""
         placed = self.processor.place(token_ids, images)
-        return dataclasses.replace(placed, features=self.encoder.encode(images))
+        return dataclasses.replace(placed, features=self.encoder.encode(images, cache_salt))
+
+    def with_exact_images(self) -> VisionPipeline:
+        """The same, but images that do not fit are refused, not scaled."""
+        return dataclasses.replace(self, processor=dataclasses.replace(self.processor, scale_to_fit=False))
 
     def close(self) -> None:
         """Release the vision network. Closing twice is harmless."""

@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tt_edge.contract import VisionGeometry
-from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import (
+    AS_IT_IS,
+    ImageOptions,
     ImageProcessor,
+    OpenedImage,
     ProcessedImage,
     image_processor_for,
-    pixels_of,
+    open_image,
     read_settings,
 )
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.mrope import mrope_positions
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
-from tt_edge.runtime.multimodal.sources import ImageSource, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files, read_json
+
+#: Most pixels of all images of a prompt, before they are decoded.
+MAX_PROMPT_PIXELS = 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedImage:
+    """An image whose size is decided, and which is not decoded yet.
+
+    It gets ``tokens`` image tokens: the ``wanted`` of its own size, or less where ``limit`` is the most that it may have.
+    """
+
+    image: OpenedImage
+    options: ImageOptions
+    wanted: int
+    tokens: int
+    limit: int | None = None
+
+    @property
+    def note(self) -> str:
+        """What the caller should know: that the image is scaled to fit, if it is."""
+        if self.tokens == self.wanted:
+            return ""
+        height, width = self.image.size
+        return (
+            f"image {self.image.name} of {width} x {height} pixels is scaled to {self.tokens} image tokens to fit the compiled "
+            f"model; in full it has {self.wanted}"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,18 +59,27 @@ class MultimodalProcessor:
     """What a checkpoint's own processor does: prompts to token ids, images to pixels, positions for both.
 
     ``token_ids`` are the tokens that stand for a row of features: that of images, then that of videos. ``axes`` is 3 for
-    M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others.
+    M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others. Of ``max_tokens`` image
+    tokens, what the vision network takes in one call, each image of a prompt gets its share: larger images are scaled to
+    fit, or refused without ``scale_to_fit``.
     """
 
     image_processor: ImageProcessor
     token_ids: tuple[int, ...]
     axes: int = 1
     merge_size: int = 1
+    max_tokens: int | None = None
+    scale_to_fit: bool = True
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
     def from_files(
-        cls, files: Files, geometry: VisionGeometry, tokenizer: BundleTokenizer, axes: int = 1
+        cls,
+        files: Files,
+        geometry: VisionGeometry,
+        tokenizer: BundleTokenizer,
+        axes: int = 1,
+        max_tokens: int | None = None,
     ) -> MultimodalProcessor:
         """The processor that a bundle's or checkpoint's files describe, for a vision network of this ``geometry``.
 
@@ -53,7 +93,7 @@ class MultimodalProcessor:
         ids = {kind: index for kind, index in named.items() if isinstance(index, int)}
         tokens = {kind: tokenizer.backend.id_to_token(ids[kind]) if kind in ids else None for kind in named}
         settings = read_settings(files, model, geometry, tokens)
-        return cls(image_processor_for(settings), tuple(ids.values()), axes, geometry.merge_size)
+        return cls(image_processor_for(settings), tuple(ids.values()), axes, geometry.merge_size, max_tokens)
 
     @property
     def placeholders(self) -> Placeholders:
@@ -65,22 +105,51 @@ class MultimodalProcessor:
     ) -> tuple[list[int], list[ProcessedImage]]:
         """Token ids of ``prompt``, each placeholder as long as its image is, and the preprocessed images in token order.
 
-        Raises ``InvalidInputError`` for images that cannot be read, and unless there is a placeholder for each.
+        Raises ``InvalidInputError`` for images that cannot be read, and unless there is a placeholder for each; and
+        ``CapacityError`` for more images than fit. What their sizes tell is found before any image is decoded.
         """
-        processed = [self.preprocess(source) for source in sources]
+        self.placeholders.check(prompt, len(sources))
+        processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
         ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return [self.token_ids[0]] * leading + ids, ordered
 
-    def preprocess(self, source: ImageSource) -> ProcessedImage:
+    def plan(self, sources: Sequence[ImageSource]) -> list[PlannedImage | ProcessedImage]:
+        """Open the images of a prompt and decide their sizes. Videos are preprocessed at once.
+
+        Raises ``InvalidInputError`` and ``CapacityError`` as ``tokenize`` does.
+        """
+        found = [self._opened(source) for source in sources]
+        pixels = sum(image.image.size[0] * image.image.size[1] for image in found if isinstance(image, PlannedImage))
+        if pixels > MAX_PROMPT_PIXELS:
+            raise InvalidInputError(
+                f"the prompt's images have {pixels:,} pixels, more than {MAX_PROMPT_PIXELS:,}; give fewer or smaller images"
+            )
+        wanted = [image.tokens for image in found]
+        if self.max_tokens is None or sum(wanted) <= self.max_tokens:
+            return found
+        if self.scale_to_fit:
+            fixed = sum(image.tokens for image in found if isinstance(image, ProcessedImage))
+            share = _share([i.tokens for i in found if isinstance(i, PlannedImage)], self.max_tokens - fixed)
+            found = [self._scaled(image, share) if isinstance(image, PlannedImage) else image for image in found]
+        if (tokens := sum(image.tokens for image in found)) > self.max_tokens:
+            raise CapacityError(
+                f"{len(sources)} images have {tokens} image tokens, more than max_image_tokens {self.max_tokens}; give fewer or "
+                "smaller images, or compile with a larger --max-image-tokens"
+            )
+        return found
+
+    def preprocess(self, source: ImageSource | PlannedImage) -> ProcessedImage:
         """Read and preprocess an image or a video. Raises ``InvalidInputError`` for one that cannot be read."""
-        if not isinstance(source, Video):
-            return self.image_processor.process(pixels_of(source))
-        process_video = getattr(self.image_processor, "process_video", None)
-        if process_video is None:
-            raise UnsupportedModelError("this model takes no videos; give its frames as images")
-        processed: ProcessedImage = process_video([pixels_of(frame) for frame in source.frames], source.fps)
-        return processed
+        if isinstance(source, ProcessedImage):
+            return source
+        if isinstance(source, Video):
+            return self._video(source)
+        if isinstance(source, PlannedImage):
+            found = self.image_processor.process(source.image.pixels(), source.options, source.limit)
+            return replace(found, note=source.note)
+        [planned] = self.plan([source])
+        return self.preprocess(planned)
 
     def place(self, token_ids: Sequence[int], images: Sequence[ProcessedImage]) -> PromptImages:
         """Where ``images`` stand among the tokens of their prompt. The result has no features yet.
@@ -104,4 +173,42 @@ class MultimodalProcessor:
         if self.axes > 1:
             spans = [span for image in images for span in image.spans]
             positions, delta = mrope_positions(is_image, spans, self.merge_size)
-        return PromptImages(indices, keys, {}, positions, delta)
+        notes = tuple(image.note for image in images if image.note)
+        return PromptImages(indices, keys, {}, positions, delta, notes)
+
+    def _opened(self, source: ImageSource) -> PlannedImage | ProcessedImage:
+        if isinstance(source, Video | ProcessedImage):
+            return self.preprocess(source)
+        file, options = (source.image, source.options) if isinstance(source, SizedImage) else (source, AS_IT_IS)
+        opened = open_image(file)
+        tokens = self.image_processor.tokens_of(opened.size, options)
+        return PlannedImage(opened, options, tokens, tokens)
+
+    def _scaled(self, image: PlannedImage, share: int) -> PlannedImage:
+        if image.tokens <= share:
+            return image
+        tokens = self.image_processor.tokens_of(image.image.size, image.options, share)
+        return replace(image, tokens=tokens, limit=share)
+
+    def _video(self, video: Video) -> ProcessedImage:
+        process_video = getattr(self.image_processor, "process_video", None)
+        if process_video is None:
+            raise UnsupportedModelError("this model takes no videos; give its frames as images")
+        frames = [open_image(frame) for frame in video.frames]
+        if (pixels := sum(frame.size[0] * frame.size[1] for frame in frames)) > MAX_PROMPT_PIXELS:
+            raise InvalidInputError(
+                f"the video's frames have {pixels:,} pixels, more than {MAX_PROMPT_PIXELS:,}; give fewer or smaller frames"
+            )
+        processed: ProcessedImage = process_video([frame.pixels() for frame in frames], video.fps)
+        return processed
+
+
+def _share(wanted: Sequence[int], budget: int) -> int:
+    """The most tokens that each image may have so that all have ``budget``: those that want less leave more to others."""
+    left = budget
+    for place, tokens in enumerate(sorted(wanted)):
+        share = left // (len(wanted) - place)
+        if tokens > share:
+            return max(1, share)
+        left -= tokens
+    return max(1, budget)

@@ -28,7 +28,7 @@ class PromptImages:
     prompt's beginning is looked for, the id of a text token, and for an image's token a negative number that stands for
     its place in that very image. ``positions`` int64 ``[3, S]`` are those of M-RoPE, ``None`` where a position is a
     token's place; generated tokens follow at their place plus ``delta``. ``features`` are by the names of the network's tables,
-    ``[rows, hidden]``.
+    ``[rows, hidden]``. ``notes`` are for the caller, such as that an image was scaled to fit.
     """
 
     indices: Int32s
@@ -36,6 +36,7 @@ class PromptImages:
     features: Mapping[str, np.ndarray]
     positions: Int64s | None = None
     delta: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.load import ImageFile
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 
 #: Frames a second of a video, from one in a quarter of an hour to a fast camera's. Far outside, positions overflow.
 MIN_FPS, MAX_FPS = 0.001, 1000
@@ -31,15 +33,25 @@ class Video:
             )
 
 
-ImageSource: TypeAlias = ImageFile | Video
+@dataclass(frozen=True, eq=False)
+class SizedImage:
+    """An image with a size that is asked for."""
+
+    image: ImageFile
+    options: ImageOptions
+
+
+#: An image, as a file or pixels, with a size or preprocessed already; or a video.
+ImageSource: TypeAlias = ImageFile | SizedImage | Video | ProcessedImage
 
 
 def images_of(messages: Sequence[Any]) -> list[ImageSource]:
     """The images and videos of a conversation, in order.
 
-    Parts ``{"type": "image", "image": …}``, OpenAI's ``image_url``, and ``{"type": "video", "video": [frame, …], "fps": 2}``.
-    Raises ``InvalidInputError`` for a video that is not a list of frames and their rate. What is no message, the chat template
-    refuses.
+    Parts ``{"type": "image", "image": …}`` (or ``path``, ``url``, ``base64``), OpenAI's ``image_url``, and ``{"type": "video",
+    "video": [frame, …], "fps": 2}``. An image may have qwen-vl-utils' ``min_pixels``, ``max_pixels``, or ``resized_height`` and
+    ``resized_width``, and OpenAI's ``detail``. Raises ``InvalidInputError`` for a size that is none, and for a video that is
+    not a list of frames and their rate. What is no message, the chat template refuses.
     """
     found: list[Any] = []  # of another type: refused when it is read
     for message in messages:
@@ -47,10 +59,11 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
         for part in content if isinstance(content, list) else []:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "image":
-                found.append(part.get("image", part.get("path", part.get("url"))))
+                found.append(_sized(_named(part), ImageOptions.of(part)))
             elif kind == "image_url":
                 url = part.get("image_url")
-                found.append(url.get("url") if isinstance(url, dict) else url)
+                options = ImageOptions.of({**part, **(url if isinstance(url, dict) else {})})
+                found.append(_sized(url.get("url") if isinstance(url, dict) else url, options))
             elif kind == "video":
                 frames = part.get("video")
                 if not isinstance(frames, list | tuple):
@@ -59,6 +72,18 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
                     )
                 found.append(Video(tuple(frames), part.get("sample_fps", part.get("fps", Video.fps))))
     return found
+
+
+def _named(part: Mapping[str, Any]) -> Any:
+    """The image of a part of type ``image``, by the names that transformers and qwen-vl-utils take."""
+    base64 = part.get("base64")
+    if isinstance(base64, str) and not base64.startswith("data:"):
+        base64 = f"data:image;base64,{base64}"
+    return next((part[name] for name in ("image", "path", "url") if name in part), base64)
+
+
+def _sized(image: Any, options: ImageOptions) -> Any:
+    return image if options == AS_IT_IS else SizedImage(image, options)
 
 
 def images_of_row(row: Mapping[str, Any], folder: Path) -> tuple[ImageSource, ...]:

@@ -30,7 +30,7 @@ class Completion:
     ``new_token_ids``.
 
     ``cached_tokens`` of the prompt were reused from the cache. ``tokens`` have log-probabilities if they were asked for, and so
-    have ``prompt_tokens``, the prompt's from its second on.
+    have ``prompt_tokens``, the prompt's from its second on. ``notes`` are for the caller, such as that an image was scaled to fit.
     """
 
     prompt: str
@@ -43,6 +43,7 @@ class Completion:
     stopped_by: str | None = None
     tokens: list[Token] = field(default_factory=list, repr=False)
     prompt_tokens: list[Token] = field(default_factory=list, repr=False)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -134,4 +135,5 @@ class TextRequest:
             stopped_by=self._stream.stopped_by,
             tokens=request.tokens,
             prompt_tokens=request.prompt_tokens,
+            notes=request.images.notes,
         )

@@ -1,20 +1,24 @@
 """From image files to the inputs of a vision network: NumPy and Pillow, no PyTorch."""
 
 from tt_edge.runtime.multimodal.images.families import ImageProcessor, image_processor_for, read_settings
-from tt_edge.runtime.multimodal.images.load import ImageFile, ImageLimits, load_image, pixels_of
+from tt_edge.runtime.multimodal.images.load import ImageFile, ImageLimits, OpenedImage, open_image, pixels_of
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 
 __all__ = [
+    "AS_IT_IS",
     "CheckpointSettings",
     "ImageFile",
     "ImageLimits",
+    "ImageOptions",
     "ImageProcessor",
+    "OpenedImage",
     "Placeholders",
     "ProcessedImage",
     "image_processor_for",
-    "load_image",
+    "open_image",
     "pixels_of",
     "read_settings",
 ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
@@ -27,8 +28,16 @@ class ImageProcessor(Protocol):
     def placeholders(self) -> Placeholders:
         """How images stand in a prompt."""
 
-    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess an image ``[H, W, 3]``. Raises ``InvalidInputError`` for one that the family cannot take."""
+    def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
+        """Image tokens of an image of ``(height, width)``, made smaller until they are ``max_tokens`` where the family can.
+
+        Raises ``InvalidInputError`` for a size or for options that the family cannot take.
+        """
+
+    def process(
+        self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
+    ) -> ProcessedImage:
+        """Preprocess an image ``[H, W, 3]``, which gets ``tokens_of`` its size. Raises as that does."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,21 @@ class Placeholders:
 
     def are_in(self, prompt: str) -> bool:
         """Whether ``prompt`` says where its images stand."""
-        return self.leading or any(True for _ in self._found(prompt))
+        return self.leading or bool(self._found(prompt))
+
+    def check(self, prompt: str, images: int) -> None:
+        """Raise ``InvalidInputError`` unless ``prompt`` has a place for each of so many images."""
+        if self.leading:
+            if images > 1:
+                raise InvalidInputError(f"this model takes one image a prompt, and there are {images}; give one")
+            return
+        found = len(self._found(prompt))
+        if found != images:
+            what = "<image-N>" if self.numbered else self.image
+            raise InvalidInputError(
+                f"the prompt has {found} placeholders {what} for {images} images; give one for each, or a chat, "
+                "whose template places them"
+            )
 
     def expand(self, prompt: str, images: Sequence[ProcessedImage]) -> tuple[str, int, list[ProcessedImage]]:
         """``prompt`` with every placeholder as long as its image is, as the Hugging Face processors write it.
@@ -36,17 +50,10 @@ class Placeholders:
         Also how many image tokens stand before the prompt's first token, and the images in the order of their tokens.
         Raises ``InvalidInputError`` unless there are as many placeholders as images.
         """
+        self.check(prompt, len(images))
         if self.leading:
-            if len(images) > 1:
-                raise InvalidInputError(f"this model takes one image a prompt, and there are {len(images)}; give one")
             return prompt, sum(image.tokens for image in images), list(images)
-        found = list(self._found(prompt))
-        if len(found) != len(images):
-            what = "<image-N>" if self.numbered else self.image
-            raise InvalidInputError(
-                f"the prompt has {len(found)} placeholders {what} for {len(images)} images; give one for each, or a chat, "
-                "whose template places them"
-            )
+        found = self._found(prompt)
         parts, ordered, end = [], [], 0
         for place, match in enumerate(found):
             number = self._number(match, len(images)) if self.numbered else place

@@ -25,7 +25,8 @@ class ProcessedImage:
     """``pixels`` fp32: patches ``[N, patch_dim]`` of a ``grid``, frames, rows and columns of them; or tiles ``[n, 3, H, W]``.
 
     ``tokens`` is how many image tokens it takes in a prompt. A video has as many ``frames`` as its grid, which are ``interval``
-    positions apart; where the family writes the time before each frame, ``timestamps`` are its seconds.
+    positions apart; where the family writes the time before each frame, ``timestamps`` are its seconds. ``note`` says what
+    the caller should know, such as that the image was scaled to fit.
     """
 
     pixels: NDArray[np.float32]
@@ -34,6 +35,7 @@ class ProcessedImage:
     is_video: bool = False
     interval: float = 1.0
     timestamps: tuple[float, ...] = ()
+    note: str = ""
 
     @cached_property
     def digest(self) -> str:

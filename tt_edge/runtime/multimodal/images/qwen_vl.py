@@ -11,14 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, LOW_DETAIL_PIXELS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
-from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize, resize_at_once
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, numbers
 from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Longest side by shortest, at most (transformers, ``smart_resize``).
 _MAX_RATIO = 200
+
+#: Image tokens of an image for which no bounds are given (qwen-vl-utils, ``IMAGE_MIN_TOKEN_NUM``, ``IMAGE_MAX_TOKEN_NUM``).
+_UTILS_LEAST_TOKENS, _UTILS_MOST_TOKENS = 4, 16384
+
+#: Height and width in pixels.
+Size = tuple[int, int]
 
 PLACEHOLDERS = Placeholders("<|image_pad|>", "<|video_pad|>")
 
@@ -39,6 +46,10 @@ class PixelBounds:
         least = settings.get("min_pixels") or size.get("shortest_edge") or least
         most = settings.get("max_pixels") or size.get("longest_edge") or most
         return cls(int(least), int(most), of_all_frames)
+
+    def at_most(self, pixels: int) -> PixelBounds:
+        """These bounds, and no more than ``pixels``."""
+        return replace(self, least=min(self.least, pixels), most=min(self.most, pixels))
 
 
 def check_frames(frames: Sequence[NDArray[np.uint8]]) -> None:
@@ -97,10 +108,19 @@ class QwenVLProcessor:
                 timed=timed,
             )
 
-    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
+    def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
+        """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where a side is one token already."""
+        height, width = self.sizes(size, options, max_tokens)[-1]
+        return height * width // self._side**2
+
+    def process(
+        self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
+    ) -> ProcessedImage:
         """Preprocess an image ``[H, W, 3]``."""
-        height, width = self.size_of(*image.shape[:2])
-        pixels = normalize(resize(image, height, width, self.resample), self.mean, self.std)  # [3, H, W]
+        asked, final = self.sizes((image.shape[0], image.shape[1]), options, max_tokens)
+        if asked is not None:
+            image = resize_at_once(image, *asked)
+        pixels = normalize(resize(image, *final, self.resample), self.mean, self.std)  # [3, H, W]
         return self._patches(np.broadcast_to(pixels, (self.temporal_patch_size, *pixels.shape)))
 
     def process_video(self, frames: Sequence[NDArray[np.uint8]], fps: float) -> ProcessedImage:
@@ -127,12 +147,47 @@ class QwenVLProcessor:
             timestamps=tuple(middles) if self.timed else (),
         )
 
+    def sizes(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[Size | None, Size]:
+        """The sizes that an image is made: the one that ``options`` ask for, as qwen-vl-utils computes it, and the final one.
+
+        Raises ``InvalidInputError`` for an image that is too elongated, or too large to be resized.
+        """
+        asked, bounds = None, self.bounds
+        if options.sets_pixels:
+            asked = self._asked(size, options)
+            check_resize(size, asked)
+        if options.low_detail:
+            bounds = bounds.at_most(LOW_DETAIL_PIXELS)
+        if max_tokens is not None:
+            bounds = bounds.at_most(max_tokens * self._side**2)
+        final = self.size_of(*(asked or size), bounds)
+        check_resize(asked or size, final)
+        return asked, final
+
+    def _asked(self, size: Size, options: ImageOptions) -> Size:
+        token = self._side**2
+        least, most = _UTILS_LEAST_TOKENS * token, _UTILS_MOST_TOKENS * token
+        if options.resized_height is not None and options.resized_width is not None:
+            return self.size_of(options.resized_height, options.resized_width, PixelBounds(least, most))
+        least = least if options.min_pixels is None else options.min_pixels
+        most = most if options.max_pixels is None else options.max_pixels
+        if least > most:
+            raise InvalidInputError(
+                f"an image's min_pixels {least} exceeds its max_pixels {most} (qwen-vl-utils' own where not given); give both"
+            )
+        return self.size_of(*size, PixelBounds(least, most))
+
+    @property
+    def _side(self) -> int:
+        """Pixels of a token's side."""
+        return self.patch_size * self.merge_size
+
     def size_of(self, height: int, width: int, bounds: PixelBounds | None = None, frames: int = 1) -> tuple[int, int]:
         """The size, in pixels, that an image is made: multiples of a token's side, the number of pixels within ``bounds``.
 
         Where those are of all ``frames``, frames are counted as the patches hold them, and small ones enlarged first.
         """
-        factor, bounds = self.patch_size * self.merge_size, bounds or self.bounds
+        factor, bounds = self._side, bounds or self.bounds
         count = whole_count = 1
         if bounds.of_all_frames:
             count = frames

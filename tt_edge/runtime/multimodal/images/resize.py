@@ -7,21 +7,46 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.load import ImageLimits
+
+
+def check_resize(size: tuple[int, int], to: tuple[int, int]) -> None:
+    """Raise ``InvalidInputError`` where resizing from one ``(height, width)`` to another would make too many pixels on the way.
+
+    ``resize`` changes the width first: an image of 1 x 1,000,000 would have 448 million pixels in between.
+    """
+    (height, width), (to_height, to_width) = size, to
+    if max(height * to_width, to_height * to_width) > ImageLimits.max_pixels:
+        raise InvalidInputError(
+            f"an image of {width} x {height} pixels cannot be resized to {to_width} x {to_height}; crop it"
+        )
+
 
 def resize(image: NDArray[np.uint8], height: int, width: int, resample: int) -> NDArray[np.uint8]:
     """``[H, W, 3]`` in another size, with Pillow's filter ``resample`` (2 bilinear, 3 bicubic), antialiased.
 
     First the width, then the height: torchvision, which transformers' processors use, rounds between the two. In one call
     Pillow differs from it by up to 9 of 255 at sharp edges, in two by at most 2, and by more than 1 in a pixel of 50,000.
+    Raises ``InvalidInputError`` as ``check_resize`` does.
     """
     from PIL import Image
 
+    check_resize((image.shape[0], image.shape[1]), (height, width))
     method = Image.Resampling(resample)
     resized = Image.fromarray(image)
     for size in ((width, image.shape[0]), (width, height)):
         if resized.size != size:
             resized = resized.resize(size, method)
     return np.array(resized)
+
+
+def resize_at_once(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """``[H, W, 3]`` in another size by one call of Pillow with its default filter, as qwen-vl-utils does."""
+    from PIL import Image
+
+    check_resize((image.shape[0], image.shape[1]), (height, width))
+    return np.array(Image.fromarray(image).resize((width, height)))
 
 
 def normalize(image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

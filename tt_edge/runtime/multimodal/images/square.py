@@ -8,11 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.runtime.multimodal.images.load import ImageLimits
+from tt_edge.errors import BundleError
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
-from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, height_and_width, numbers
 
 #: OpenAI's, of CLIP.
@@ -63,23 +63,33 @@ class SquareProcessor:
             )
         return found
 
-    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess an image ``[H, W, 3]``. Raises ``InvalidInputError`` for one that is much longer than wide."""
+    def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
+        """As many for every image. Raises ``InvalidInputError`` for one that is much longer than wide."""
+        refuse_pixel_settings(options)
+        height, width = size
+        if self.pad:
+            height = width = max(height, width)
+            check_resize(size, (height, width))  # the square is as large as what is made of it
+        check_resize((height, width), self._resized(height, width))
+        return self.tokens
+
+    def process(
+        self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
+    ) -> ProcessedImage:
+        """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
+        self.tokens_of((image.shape[0], image.shape[1]), options)
         if self.pad:
             image = _padded_to_square(image, tuple(int(255 * part) for part in self.mean))
-        if self.shortest_edge is None:
-            cut = resize(image, *self.tile_size, self.resample)
-        else:
-            cut = _middle(resize(image, *self._with_shortest_edge(*image.shape[:2]), self.resample), *self.tile_size)
+        cut = resize(image, *self._resized(*image.shape[:2]), self.resample)
+        if self.shortest_edge is not None:
+            cut = _middle(cut, *self.tile_size)
         return ProcessedImage(normalize(cut, self.mean, self.std)[None], None, self.tokens)
 
-    def _with_shortest_edge(self, height: int, width: int) -> tuple[int, int]:
-        assert self.shortest_edge is not None
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the middle is cut out."""
+        if self.shortest_edge is None:
+            return self.tile_size
         longer = int(self.shortest_edge * max(height, width) / min(height, width))
-        if longer * self.shortest_edge > ImageLimits.max_pixels:
-            raise InvalidInputError(
-                f"an image of {width} x {height} pixels would be resized to {longer} x {self.shortest_edge}; crop it"
-            )
         return (self.shortest_edge, longer) if height <= width else (longer, self.shortest_edge)
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
-from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, height_and_width, numbers
 from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
@@ -84,10 +85,33 @@ class TilingProcessor:
             )
         return found
 
-    def process(self, image: NDArray[np.uint8]) -> ProcessedImage:
-        """Preprocess an image ``[H, W, 3]``."""
+    def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
+        """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where one tile has more.
+
+        Raises ``InvalidInputError`` for an image that is too elongated to be resized.
+        """
+        columns, rows = self._arrangement(size, options, max_tokens)
+        return self.tokens_a_tile * self._tiles(columns * rows)
+
+    def _tiles(self, tiles: int) -> int:
+        return tiles + (self.thumbnail and tiles > 1)
+
+    def _arrangement(self, size: tuple[int, int], options: ImageOptions, max_tokens: int | None) -> Arrangement:
+        refuse_pixel_settings(options)
+        most = 1 if options.low_detail else self.max_tiles
+        if max_tokens is not None:
+            while most > 1 and self.tokens_a_tile * self._tiles(most) > max_tokens:
+                most -= 1
+        columns, rows = self.choose(size, self.tile_size, min(self.min_tiles, most), most)
+        check_resize(size, (rows * self.tile_size[0], columns * self.tile_size[1]))
+        return columns, rows
+
+    def process(
+        self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
+    ) -> ProcessedImage:
+        """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
         size, (height, width) = (image.shape[0], image.shape[1]), self.tile_size
-        columns, rows = self.choose(size, self.tile_size, self.min_tiles, self.max_tiles)
+        columns, rows = self._arrangement(size, options, max_tokens)
         whole = resize(image, rows * height, columns * width, self.resample)
         tiles = list(whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3))
         if self.thumbnail and len(tiles) > 1:
