@@ -15,11 +15,11 @@ from tt_edge.runtime.text.tokenizer import BundleTokenizer
 CAPACITY = 80
 
 
-def make_llm(folder: Path, **settings) -> LLM:
-    """Two rows of 80 tokens, evaluated by the reference session; ``folder`` has the tokenizer."""
+def make_llm(folder: Path, *, capacity: int = CAPACITY, **settings) -> LLM:
+    """Two slots of ``capacity`` tokens, evaluated by the reference session; ``folder`` has the tokenizer."""
     tokenizer = BundleTokenizer.from_bundle(Folder(folder))
     special = len(tokenizer.special_tokens) + 3  # <|system|> and so on, which have no role
-    shape = DecoderShape(vocabulary=512, capacity=CAPACITY, scale=0.3, tied=False, silent=special)
+    shape = DecoderShape(vocabulary=512, capacity=capacity, scale=0.3, tied=False, silent=special)
     network, contract = compiled(max_batch=2, max_input_len=16, shape=shape)
     template = ChatTemplate.from_bundle(Folder(folder), tokenizer.special_tokens)
     return LLM(ReferenceSession(network, contract), tokenizer, template, **settings)

@@ -20,6 +20,7 @@ uvicorn = pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
 
 from tt_edge.server import Settings, create_app  # noqa: E402
+from tt_edge.server.connections import ConnectionLimits, limited  # noqa: E402
 
 MODEL = "tiny"
 
@@ -51,7 +52,10 @@ def serving(folder, max_waiting: int = 8, **settings) -> Iterator[Served]:
 @contextmanager
 def serving_llm(llm: LLM, max_waiting: int = 8, **settings) -> Iterator[Served]:
     model = AsyncLLM(llm, max_waiting)
-    config = uvicorn.Config(create_app(model, Settings(**settings)), port=0, log_level="error", lifespan="on")
+    http = limited(settings.pop("limits", ConnectionLimits()))
+    config = uvicorn.Config(
+        create_app(model, Settings(**settings)), port=0, log_level="error", lifespan="on", http=http
+    )
     socket = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)

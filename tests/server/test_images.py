@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from examples.road_scenes.evaluate import CHECKPOINT
+from tests.runtime.multimodal.test_processor import gif
 from tests.server.conftest import serving_llm
 from tests.server.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.llm import LLM
-from tt_edge.server import images
+from tt_edge.server import bodies
 
 pytestmark = pytest.mark.xdist_group("road scenes")
 
@@ -131,6 +132,35 @@ def image_of(width: int, height: int) -> str:
     return url_of(file.getvalue())
 
 
+def test_images_that_do_not_fit_are_scaled_and_the_answer_says_so(client, road_bundle):
+    four = [user(*[image("clear")] * 4, text(QUESTION))]
+    warnings = ask(client, four).warnings
+    assert len(warnings) == 4
+    assert "pixels is scaled to 20 image tokens to fit the compiled model; in full it has 35" in warnings[0]
+    chunks = list(ask(client, four, stream=True))
+    assert len(chunks[0].warnings) == 4
+    assert all(not hasattr(chunk, "warnings") for chunk in chunks[1:])
+    assert not hasattr(ask(client, [user(image("clear"), text(QUESTION))]), "warnings")
+    exact = LLM.load(road_bundle, "reference")
+    exact.vision = exact.vision.with_exact_images()
+    match = "image tokens, more than max_image_tokens 96"
+    with serving_llm(exact) as served, served.client() as other, pytest.raises(openai.BadRequestError, match=match):
+        ask(other, four)
+
+
+def test_sizes_that_are_asked_for(client):
+    """``detail`` and qwen-vl-utils' settings, in a part as DashScope has them."""
+    whole = ask(client, [user(image("clear"), text(QUESTION))]).usage.prompt_tokens
+    small = ask(client, [user({**image("clear"), "max_pixels": 10 * 28 * 28}, text(QUESTION))])
+    assert whole - small.usage.prompt_tokens == 15, "20 image tokens, the least that this model takes, of 35"
+    photo = image_of(500, 500)
+    counts = [
+        ask(client, [user({"type": "image_url", "image_url": {"url": photo, "detail": detail}})]).usage.prompt_tokens
+        for detail in ("low", "high", "auto")
+    ]
+    assert counts[0] <= counts[1] == counts[2]
+
+
 WHOLE = IMAGES["clear"].read_bytes()
 
 
@@ -154,7 +184,10 @@ WHOLE = IMAGES["clear"].read_bytes()
             "does not match any of the expected tags: 'text', 'image_url'",
         ),
         ([{"type": "video", "video": [str(IMAGES["clear"])]}], "does not match any of the expected tags"),
-        ([{"type": "image_url", "image_url": "data:image/png;base64,AA"}], "image_url: Input should be an object"),
+        (
+            [{"type": "image_url", "image_url": "data:image/png;base64,AA"}],
+            "image_url: Input should be a valid dictionary",
+        ),
         ([{"type": "image_url", "image_url": {"url": "data:text/plain;base64,AAAA"}}], "must begin with data:image/"),
         (
             [{"type": "image_url", "image_url": {"url": "data:image/png;base64,A?="}}],
@@ -163,7 +196,14 @@ WHOLE = IMAGES["clear"].read_bytes()
         ([{"type": "image_url", "image_url": {"url": url_of(b"hello")}}], "its format is unknown"),
         ([{"type": "image_url", "image_url": {"url": url_of(WHOLE[: len(WHOLE) // 2])}}], "cannot be read"),
         ([{"type": "image_url", "image_url": {"url": image_of(3000, 2)}}], "longer than 200 times its width"),
-        ([image("clear")] * 4, "more than max_image_tokens 96"),
+        ([image("clear", detail="huge")], "detail: Input should be 'auto', 'low' or 'high'"),
+        ([{**image("clear"), "max_pixels": 0}], "max_pixels of an image is 0"),
+        ([{**image("clear"), "resized_height": 28}], "has one of resized_height and resized_width"),
+        (
+            [{"type": "image_url", "image_url": {"url": url_of(gif(8000, 8000), "gif")}}] * 5,
+            "320,000,000 pixels, more than",
+        ),
+        ([{"type": "image_url", "image_url": {"url": image_of(1, 60_000)}}], "longer than 200 times its width"),
         ([image("clear")] * 33, "33 images, more than 32; send fewer"),
         ([image("clear"), text("<|image_pad|> what?")], "the prompt has 2 placeholders"),
         ([text("<|image_pad|> what?")], "the prompt has 1 placeholders <|image_pad|> for 0 images"),
@@ -272,7 +312,7 @@ def test_encoding_that_takes_too_long(road_bundle, monkeypatch):
 
 
 def test_bytes_that_are_held_are_bounded(road_bundle, monkeypatch):
-    monkeypatch.setattr(images, "MAX_HELD", 0)  # so twice the largest body
+    monkeypatch.setattr(bodies, "MAX_HELD", 0)  # so twice the largest body
     with serving_llm(LLM.load(road_bundle, "reference"), max_body=20_000) as served:
         release = hold(served, monkeypatch)
         assert 40_000 / 3 < len(json.dumps(body_of("clear"))) < 20_000

@@ -79,7 +79,7 @@ def test_what_a_web_page_could_send_is_refused(folder):
 
 
 def test_health_and_metrics(folder):
-    with serving(folder, api_key="secret") as served:
+    with serving(folder, api_keys=("secret",)) as served:
         assert get(f"{served.url}/health") == (200, '{"status":"ok"}')
         assert get(f"{served.url}/metrics")[0] == 401
         key = {"Authorization": "Bearer secret"}

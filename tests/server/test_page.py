@@ -80,7 +80,7 @@ def test_stop(served, page, monkeypatch):
 
 
 def test_the_key_is_asked_for(folder, page):
-    with serving(folder, api_key="secret") as served:
+    with serving(folder, api_keys=("secret",)) as served:
         page.goto(served.url)
         page.wait_for_selector("#status:text('API key is missing or wrong')")
         page.click("summary")
@@ -175,11 +175,21 @@ class TestImages:
         assert opened.locator("#attached li").count() == 0
         assert errors == []
 
-    def test_a_refusal_gives_the_images_back(self, opened, errors):
-        opened.set_input_files("#files", [IMAGES / "clear.png"] * 3)
+    def test_images_that_are_scaled_to_fit(self, opened, errors):
+        opened.set_input_files("#files", [IMAGES / "clear.png"] * 4)
+        opened.wait_for_selector("#attached li:nth-child(4)")
+        say(opened, "How many cars?")
+        opened.wait_for_selector(".note:text('is scaled to')")
+        assert errors == []
+
+    def test_a_refusal_gives_the_images_back(self, opened, tmp_path, errors):
+        from PIL import Image
+
+        Image.new("RGB", (1000, 3), "green").save(tmp_path / "strip.png")
+        opened.set_input_files("#files", [tmp_path / "strip.png"] * 3)
         opened.wait_for_selector("#attached li:nth-child(3)")
         say(opened, "How many cars?")
-        opened.wait_for_selector(".error:text('more than max_image_tokens 96')")
+        opened.wait_for_selector(".error:text('longer than 200 times its width')")
         assert opened.locator("#attached li").count() == 3
         assert opened.input_value("#text") == "How many cars?"
         assert errors == []

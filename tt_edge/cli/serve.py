@@ -20,13 +20,17 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: only this machine)"
     )
     parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--served-model-name", metavar="NAME", help="default: the bundle's name without .ttedge")
     parser.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help=f"file with the key that clients must send (or set {_KEY})"
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the keys of the clients, one a line, of which each must send one (or set {_KEY} for one key); with "
+        "several, no client's prompts are computed from another's in the KV cache",
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without a key")
     parser.add_argument(
@@ -40,6 +44,17 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="MiB that a request may have (1; 32 where the model takes images, which come as data: URLs)",
+    )
+    parser.add_argument(
+        "--max-connections-per-address",
+        type=int,
+        metavar="N",
+        help="connections that one address may have; this machine's own are not counted (default: --max-waiting and 32)",
+    )
+    parser.add_argument(
+        "--exact-images",
+        action="store_true",
+        help="refuse images that would have to be scaled to fit the compiled model",
     )
     parser.add_argument(
         "--system", metavar="TEXT", help="compute this system prompt once, for chats that begin with it"
@@ -63,12 +78,13 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn
 
         from tt_edge.server import Settings, create_app
+        from tt_edge.server.connections import ConnectionLimits, limited
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f'{error.name} is not installed, which `tt-edge serve` needs; pip install "tt-edge[serve]"'
         ) from None
-    key = api_key(args.api_key_file)
-    if args.host not in _LOOPBACK and key is None and not args.insecure:
+    keys = api_keys(args.api_key_file)
+    if args.host not in _LOOPBACK and not keys and not args.insecure:
         raise InvalidInputError(
             f"--host {args.host} without a key lets the whole network in; set {_KEY} or --api-key-file, or add --insecure"
         )
@@ -79,18 +95,25 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.max_body_mb is not None and args.max_body_mb < 1:
         raise InvalidInputError(f"--max-body-mb is {args.max_body_mb}; give at least 1")
+    per_address = args.max_connections_per_address
+    if per_address is not None and per_address < 1:
+        raise InvalidInputError(f"--max-connections-per-address is {per_address}; give at least 1")
+    places = args.max_waiting + 32
+    limits = ConnectionLimits(per_address or places, 4 * max(places, per_address or 0))
     hosts = {*_LOOPBACK, "[::1]"} if args.host in _LOOPBACK else None
     max_body = None if args.max_body_mb is None else args.max_body_mb << 20
-    settings = Settings(api_key=key, timeout_s=args.timeout, hosts=hosts, max_body=max_body)
+    settings = Settings(api_keys=keys, timeout_s=args.timeout, hosts=hosts, max_body=max_body)
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         llm.name = args.served_model_name or llm.name
+        if args.exact_images and llm.vision is not None:
+            llm.vision = llm.vision.with_exact_images()
         precompute(llm, args.system, args.prefix_cache)
         config = uvicorn.Config(
             create_app(AsyncLLM(llm, args.max_waiting), settings),
             host=args.host,
             port=args.port,
             log_level="warning",
-            limit_concurrency=4 * (args.max_waiting + 32),
+            http=limited(limits),
             timeout_graceful_shutdown=5,
         )
         try:
@@ -112,21 +135,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def api_key(file: Path | None) -> str | None:
-    """The key from ``file`` or the environment. Raises ``InvalidInputError`` for a file that is not one line of text."""
+def api_keys(file: Path | None) -> tuple[str, ...]:
+    """The keys in ``file``, one a line, or that of the environment; none where neither is given.
+
+    Raises ``InvalidInputError`` for a file that holds no key, or a line that is none.
+    """
     from tt_edge.errors import InvalidInputError
 
     if file is None:
-        return os.environ.get(_KEY) or None
+        key = os.environ.get(_KEY)
+        return (key,) if key else ()
     try:
-        key = file.read_text().strip()
+        lines = [line.strip() for line in file.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            f"--api-key-file {file} cannot be read ({error}); give a text file of one line"
-        ) from None
-    if not key or not key.isascii() or any(c.isspace() for c in key):
-        raise InvalidInputError(f"--api-key-file {file} does not hold a key; write one line without spaces into it")
-    return key
+        raise InvalidInputError(f"--api-key-file {file} cannot be read ({error}); give a text file") from None
+    keys = dict.fromkeys(line for line in lines if line)
+    if not keys:
+        raise InvalidInputError(f"--api-key-file {file} does not hold a key; write one a line into it")
+    for number, key in enumerate(lines, 1):
+        if not key.isascii() or any(c.isspace() for c in key):
+            raise InvalidInputError(f"--api-key-file {file}: line {number} is no key; write one without spaces")
+    return tuple(keys)
 
 
 def precompute(llm: object, system: str | None, file: Path | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -125,14 +125,20 @@ class AsyncLLM:
         Raises ``QueueFullError`` when too many wait, before any work. A coroutine that is cancelled gives up its place; the
         work of that moment is finished and thrown away.
         """
-        with self._wake:
-            self._check_room(1)
-            self._encoding += 1
         work = partial(self.llm.encode, prompt, images, add_special_tokens=add_special_tokens, cache_salt=cache_salt)
         has_images = bool(prompt.images if isinstance(prompt, RenderedChat) else images)
         pool = self._images if has_images else self._texts
-        try:
+        with self.waiting_place():
             return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    @contextmanager
+    def waiting_place(self) -> Iterator[None]:
+        """Count as one waiting prompt. Raises ``QueueFullError`` when too many wait."""
+        with self._wake:
+            self._check_room(1)
+            self._encoding += 1
+        try:
+            yield
         finally:
             with self._wake:
                 self._encoding -= 1

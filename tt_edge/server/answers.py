@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ Reply = ChatReply | TextReply
 
 #: Seconds of silence after which a comment is sent, so that no proxy takes the connection for dead.
 KEEP_ALIVE_S = 15.0
+
+#: Seconds that a client may take to read what is left of an answer when its time is over.
+UNREAD_S = 30.0
 
 
 async def whole(
@@ -71,23 +75,27 @@ class Events(StreamingResponse):
         super().__init__(self._lines(), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(super().__call__(scope, receive, send))
         try:
-            await super().__call__(scope, receive, send)
+            # A client that does not read holds the answer up; it must not do so for ever.
+            await asyncio.wait({sending}, timeout=self._timeout_s + UNREAD_S)
+            if sending.done():
+                sending.result()
         except ClientDisconnect:
             pass
         finally:
+            sending.cancel()
             for stream in self._streams:
                 stream.cancel()
 
     async def _lines(self) -> AsyncIterator[str]:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                async for event in self._events():
-                    yield ": keep-alive\n\n" if event is None else _event(event)
+            async for event in self._events():
+                yield ": keep-alive\n\n" if event is None else _event(event)
         except TTEdgeError as error:
             yield _event(ApiError.of(error).to_dict())
-        except TimeoutError:
-            yield _event(timed_out(self._timeout_s).to_dict())
+        except ApiError as error:
+            yield _event(error.to_dict())
         yield "data: [DONE]\n\n"
 
     async def _events(self) -> AsyncIterator[dict[str, Any] | None]:
@@ -95,7 +103,7 @@ class Events(StreamingResponse):
         for index in range(len(self._streams)):
             if (event := reply.first(index)) is not None:
                 yield event
-        async for index, piece in _merged(self._streams):
+        async for index, piece in _merged(self._streams, self._timeout_s):
             if isinstance(piece, Completion):
                 completions[index] = piece
                 yield reply.last(index, piece)
@@ -109,8 +117,13 @@ class Events(StreamingResponse):
             yield reply.usage(done)
 
 
-async def _merged(streams: Sequence[CompletionStream]) -> AsyncIterator[tuple[int, Delta | Completion | None]]:
-    """The pieces of all streams, each with its index and its completion as the last; None after long silence."""
+async def _merged(
+    streams: Sequence[CompletionStream], timeout_s: float
+) -> AsyncIterator[tuple[int, Delta | Completion | None]]:
+    """The pieces of all streams, each with its index and its completion as the last; None after long silence.
+
+    Raises the first error of a stream, and ``ApiError`` after ``timeout_s``.
+    """
     queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]] = asyncio.Queue()
 
     async def pump(index: int, stream: CompletionStream) -> None:
@@ -122,18 +135,22 @@ async def _merged(streams: Sequence[CompletionStream]) -> AsyncIterator[tuple[in
             queue.put_nowait((index, error))
 
     tasks = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
+    deadline, left = time.monotonic() + timeout_s, len(streams)
     try:
-        left = len(streams)
         while left:
-            try:
-                item = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
-            except TimeoutError:
+            piece = asyncio.ensure_future(queue.get())
+            await asyncio.wait({piece}, timeout=max(0.0, min(KEEP_ALIVE_S, deadline - time.monotonic())))
+            if not piece.done():
+                piece.cancel()
+                if time.monotonic() >= deadline:
+                    raise timed_out(timeout_s)
                 yield -1, None
                 continue
-            if isinstance(item[1], Exception):
-                raise item[1]
-            left -= isinstance(item[1], Completion)
-            yield item[0], item[1]
+            index, found = piece.result()
+            if isinstance(found, Exception):
+                raise found
+            left -= isinstance(found, Completion)
+            yield index, found
     finally:
         for task in tasks:
             task.cancel()

@@ -1,11 +1,14 @@
-"""Who may ask, and how much at once: an ASGI middleware before everything else."""
+"""Who may ask, and what: an ASGI middleware before everything else."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tt_edge.server.errors import ApiError
@@ -14,36 +17,76 @@ from tt_edge.server.errors import ApiError
 OPEN_PATHS = frozenset({"/", "/chat.js", "/chat.css", "/health"})
 
 
+@dataclass(frozen=True)
+class Client:
+    """Who sends a request. ``name`` tells clients apart where they take turns: a key, or an address.
+
+    ``salt`` tells apart whose prompts may share the KV cache: empty unless there are several keys.
+    """
+
+    name: str
+    salt: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> Client:
+        """The client that the guard has found."""
+        client = request.scope["state"]["client"]
+        assert isinstance(client, cls)
+        return client
+
+    def cache_salt(self, given: str | None) -> str:
+        """The salt of a request that gives one of its own, or none."""
+        return f"{self.salt}/{given}" if given else self.salt
+
+
 class Guard:
-    """Refuses requests without the key, for another host, or whose body is no JSON.
+    """Refuses requests without one of the keys, for another host, or whose body is no JSON.
 
     A browser lets any web page send requests to this machine. It cannot read the answers, but they would cost time; and
     by DNS rebinding it could read them. Against the first, bodies must be declared as JSON, which browsers ask leave
     for; against the second, the Host header must be one of ``hosts`` (``None``: any).
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, hosts: Collection[str] | None) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str], hosts: Collection[str] | None) -> None:
         self._app, self._hosts = app, hosts
-        self._key = f"Bearer {api_key}".encode() if api_key else None
+        several = len(api_keys) > 1
+        self._clients = [
+            (f"Bearer {key}".encode(), Client(f"key {place}", _salt(key) if several else ""))
+            for place, key in enumerate(api_keys)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._refusal(scope)) is not None:
-            await error.response()(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            try:
+                scope.setdefault("state", {})["client"] = self._client(scope)
+            except ApiError as error:
+                return await error.response()(scope, receive, send)
+        return await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _client(self, scope: Scope) -> Client:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self._hosts is not None and name not in self._hosts:
-            return ApiError(421, f"host {host!r} is not this server's ({', '.join(sorted(self._hosts))})")
-        given = headers.get("authorization", "").encode()
-        if self._key is not None and scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given, self._key):
-            return ApiError(
-                401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key"
-            )
+            raise ApiError(421, f"host {host[:200]!r} is not this server's ({', '.join(sorted(self._hosts))})")
+        client = self._authenticated(headers.get("authorization", "").encode(), scope)
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != "application/json":
-            return ApiError(415, f"content type {kind!r} is not application/json; declare the body as that")
-        return None
+            raise ApiError(415, f"content type {kind[:200]!r} is not application/json; declare the body as that")
+        return client
+
+    def _authenticated(self, given: bytes, scope: Scope) -> Client:
+        # All keys are compared, so that the time does not say which was nearly right.
+        found = [client for key, client in self._clients if hmac.compare_digest(given, key)]
+        if found:
+            return found[0]
+        if self._clients and scope["path"] not in OPEN_PATHS:
+            raise ApiError(
+                401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key"
+            )
+        address = scope.get("client")
+        return Client(str(address[0]) if address else "")
+
+
+def _salt(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -1,26 +1,26 @@
-"""From a request with images to a prompt that a model takes: read and encoded beside the event loop, with limits."""
+"""Images of requests: preprocessed and encoded beside the event loop, one at a time, clients taking turns."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers
-from tt_edge.server.errors import ApiError
+from tt_edge.server.guard import Client
 from tt_edge.server.metrics import Metrics
 
-#: Most bytes of a body, where the model takes text alone and where it takes images.
-TEXT_BODY, IMAGE_BODY = 1 << 20, 32 << 20
-
-#: Most bytes of bodies that are held at one time, until their images are encoded: sixteen of the largest. Bodies of text never
-#: come to this; how many requests there are is bounded before.
-MAX_HELD = 512 << 20
+_T = TypeVar("_T")
 
 #: Most images of one request.
 MAX_IMAGES = 32
@@ -30,46 +30,84 @@ class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-class HeldBytes:
-    """Counts the bytes of bodies that are held at one time. ``add`` raises ``ApiError`` 429 for more than ``limit``."""
+class Turns:
+    """A lock whose next holder is another client's than the last, where several wait: each takes its turn."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._held = limit, 0
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._held = False
 
-    def add(self, count: int) -> None:
-        if self._held + count > self._limit:
-            raise ApiError(429, "the server holds as many bytes of requests as it may; try again later", "overloaded")
-        self._held += count
+    @asynccontextmanager
+    async def of(self, client: str) -> AsyncIterator[None]:
+        """Wait for the turn of ``client``, and hold it."""
+        if self._held:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(client, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # it had come at that moment
+                    self._pass_on()
+                raise
+        self._held = True
+        try:
+            yield
+        finally:
+            self._pass_on()
 
-    def remove(self, count: int) -> None:
-        self._held -= count
+    def _pass_on(self) -> None:
+        while self._waiting:
+            client, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[client] = turns  # behind the others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._held = False
 
 
-async def encode(
-    model: AsyncLLM, request: Request, prompt: str, images: Sequence[str], timeout_s: float, metrics: Metrics
-) -> EncodedPrompt:
-    """``prompt`` with its ``images``, ``data:`` URLs, encoded. The body of ``request`` must have been read.
+class ImageEncoder:
+    """Encodes the images of prompts. ``worker`` is a thread."""
 
-    Raises ``ApiError`` for too many or after ``timeout_s``, ``ClientGoneError`` when the client goes away meanwhile, and what is
-    wrong with the images or the prompt.
-    """
-    if not images:
-        return await model.encode(prompt, add_special_tokens=False)
-    if len(images) > MAX_IMAGES:
-        raise ApiError(400, f"the messages have {len(images)} images, more than {MAX_IMAGES}; send fewer")
-    start = time.perf_counter()
-    work = asyncio.ensure_future(model.encode(prompt, images, add_special_tokens=False))
-    gone = asyncio.ensure_future(answers.disconnected(request))
-    both: set[asyncio.Future[Any]] = {work, gone}
-    try:
-        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            encoded = work.result()
-            metrics.images(len(images), time.perf_counter() - start)
-            return encoded
-        if gone.done():
-            raise ClientGoneError
-        raise answers.timed_out(timeout_s)
-    finally:
-        work.cancel()
-        gone.cancel()
+    def __init__(self, model: AsyncLLM, worker: Executor, metrics: Metrics, timeout_s: float) -> None:
+        self._model, self._worker, self._metrics, self._timeout_s = model, worker, metrics, timeout_s
+        self._turns = Turns()
+
+    async def encode(self, request: Request, chat: RenderedChat, cache_salt: str) -> EncodedPrompt:
+        """``chat`` with its images encoded. The body of ``request`` must have been read.
+
+        Raises ``ApiError`` after the timeout, ``ClientGoneError`` when the client goes away meanwhile, ``QueueFullError`` where
+        too many wait, before any image is read, and what is wrong with the images or the prompt.
+        """
+        start = time.perf_counter()
+        work = asyncio.ensure_future(self._encoded(chat, Client.of(request).name, cache_salt))
+        gone = asyncio.ensure_future(answers.disconnected(request))
+        both: set[asyncio.Future[Any]] = {work, gone}
+        try:
+            await asyncio.wait(both, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                encoded = work.result()
+                self._metrics.images(len(chat.images), time.perf_counter() - start)
+                return dataclasses.replace(encoded, asked_at=start)
+            if gone.done():
+                raise ClientGoneError
+            raise answers.timed_out(self._timeout_s)
+        finally:
+            work.cancel()
+            gone.cancel()
+
+    async def _encoded(self, chat: RenderedChat, client: str, cache_salt: str) -> EncodedPrompt:
+        llm = self._model.llm
+        assert llm.vision is not None
+        processor = llm.vision.processor
+        with self._model.waiting_place():
+            processor.placeholders.check(chat.text, len(chat.images))
+            planned = await self._in_turn(client, processor.plan, chat.images)
+            images = [await self._in_turn(client, processor.preprocess, image) for image in planned]
+            ready = dataclasses.replace(chat, images=images)
+            return await self._in_turn(client, lambda: llm.encode(ready, cache_salt=cache_salt))
+
+    async def _in_turn(self, client: str, work: Callable[..., _T], *args: Any) -> _T:
+        async with self._turns.of(client):
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work, *args)

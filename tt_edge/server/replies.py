@@ -6,12 +6,12 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 from tt_edge.runtime.scheduling.request import FinishReason
 from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.text.completion import Completion
+from tt_edge.runtime.text.detokenizer import IncrementalDecoder
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 Json = dict[str, Any]
@@ -37,11 +37,15 @@ def usage(completions: Sequence[Completion], n: int) -> Json:
 
 @dataclass
 class ChatReply:
-    """``chat.completion`` and ``chat.completion.chunk`` objects of one request."""
+    """``chat.completion`` and ``chat.completion.chunk`` objects of one request.
+
+    ``warnings`` are for the caller, such as that an image was scaled to fit; the field is there only if there are some.
+    """
 
     model: str
     tokenizer: BundleTokenizer
     n: int = 1
+    warnings: Sequence[str] = ()
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -55,10 +59,12 @@ class ChatReply:
             }
             for index, completion in enumerate(completions)
         ]
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage(completions, self.n)}
+        head = {**self._head("chat.completion"), **self._warnings()}
+        return {**head, "choices": choices, "usage": usage(completions, self.n)}
 
     def first(self, index: int) -> Json | None:
-        return self._chunk(index, {"role": "assistant", "content": ""}, (), None)
+        chunk = self._chunk(index, {"role": "assistant", "content": ""}, (), None)
+        return {**chunk, **self._warnings()} if index == 0 else chunk
 
     def piece(self, index: int, text: str, tokens: Sequence[Token]) -> Json:
         return self._chunk(index, {"content": text}, tokens, None)
@@ -71,6 +77,9 @@ class ChatReply:
 
     def _head(self, kind: str) -> Json:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _warnings(self) -> Json:
+        return {"warnings": list(self.warnings)} if self.warnings else {}
 
     def _chunk(self, index: int, delta: Json, tokens: Sequence[Token], finish: str | None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": self._logprobs(tokens), "finish_reason": finish}
@@ -103,16 +112,22 @@ class TextReply:
     tokenizer: BundleTokenizer
     n: int = 1
     echo: bool = False
+    logprobs: int | None = None
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     prompts: list[str] = field(default_factory=list)  # one for each choice, for echo
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         choices = [
-            self._choice(
-                index, self._echoed(index) + c.text, c.tokens, finish_reason(c.finish_reason), len(self._echoed(index))
-            )
-            for index, c in enumerate(completions)
+            {
+                "index": index,
+                "text": self._echoed(index) + completion.text,
+                "logprobs": self._logprobs(
+                    completion.tokens, self._scored_prompt(completion), len(self._echoed(index))
+                ),
+                "finish_reason": finish_reason(completion.finish_reason),
+            }
+            for index, completion in enumerate(completions)
         ]
         return {**self._head(), "choices": choices, "usage": usage(completions, self.n)}
 
@@ -134,20 +149,40 @@ class TextReply:
     def _head(self) -> Json:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
 
-    def _choice(self, index: int, text: str, tokens: Sequence[Token], finish: str | None, offset: int = 0) -> Json:
-        return {"index": index, "text": text, "logprobs": self._logprobs(tokens, offset), "finish_reason": finish}
+    def _choice(self, index: int, text: str, tokens: Sequence[Token], finish: str | None) -> Json:
+        return {"index": index, "text": text, "logprobs": self._logprobs(tokens), "finish_reason": finish}
 
-    def _logprobs(self, tokens: Sequence[Token], offset: int) -> Json | None:
-        if not any(token.logprob is not None for token in tokens):
+    def _scored_prompt(self, completion: Completion) -> list[Token]:
+        """The prompt's tokens with their log-probabilities, of which the first has none; nothing unless it is echoed."""
+        if not self.echo or not completion.prompt_tokens or self.logprobs is None:
+            return []
+        return [Token(completion.input_ids[0]), *completion.prompt_tokens]
+
+    def _logprobs(self, tokens: Sequence[Token], prompt: Sequence[Token] = (), offset: int = 0) -> Json | None:
+        """OpenAI's form: ``text_offset`` is each token's first character in the text, ``offset`` that of the answer."""
+        if not any(token.logprob is not None for token in [*prompt, *tokens]):
             return None
-        texts = [self._text(token.id) for token in tokens]
-        offsets = list(accumulate(map(len, texts[:-1]), initial=offset))
+        every = [*prompt, *tokens]
         return {
-            "tokens": texts,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._text(t): p for t, p in token.top} for token in tokens],
-            "text_offset": offsets,
+            "tokens": [self._text(token.id) for token in every],
+            "token_logprobs": [token.logprob for token in every],
+            "top_logprobs": [None if token.logprob is None else self._top(token) for token in every],
+            "text_offset": [*self._offsets(prompt, 0), *self._offsets(tokens, offset)],
         }
+
+    def _top(self, token: Token) -> dict[str, float]:
+        """By text, as OpenAI has it: of tokens that read the same, such as parts of characters, the likeliest."""
+        found: dict[str, float] = {}
+        for other, logprob in token.top:
+            found.setdefault(self._text(other), logprob)
+        return found
+
+    def _offsets(self, tokens: Sequence[Token], first: int) -> list[int]:
+        decoder, offsets = IncrementalDecoder(self.tokenizer), []
+        for token in tokens:
+            offsets.append(first)
+            first += len(decoder.push(token.id))
+        return offsets
 
     def _text(self, token: int) -> str:
         return self.tokenizer.decode([token], skip_special_tokens=False)

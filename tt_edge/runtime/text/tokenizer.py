@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from tt_edge import strict_json
 from tt_edge.errors import BundleError, InvalidInputError, one_line
 
+#: Characters from which on a text is encoded by the library's call for batches, which lets other threads run meanwhile.
+LONG_TEXT = 10_000
+
 
 class Files(Protocol):
     """Where the tokenizer's files come from: a bundle, in practice."""
@@ -71,6 +74,8 @@ class BundleTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens."""
         with _bundle_errors("encode this text"):
+            if len(text) > LONG_TEXT:
+                return list(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

@@ -173,6 +173,7 @@ async function answer(asked) {
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       usage = event.usage ?? usage;
+      for (const warning of event.warnings ?? []) show("note", warning);
       const piece = event.choices[0]?.delta.content ?? "";
       if (piece) first ||= performance.now();
       answered += piece;

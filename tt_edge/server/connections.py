@@ -1,0 +1,158 @@
+"""Connections: how many an address may have, and how long one may take to send its request.
+
+A connection that says nothing costs a place. Without limits, one client can take them all, and everybody else gets 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tt_edge.server.errors import ApiError
+
+#: Seconds that a refused connection stays open for its answer to be read.
+_LINGER_S = 0.2
+
+
+def is_loopback(address: str) -> bool:
+    """Whether ``address`` is of this machine."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address in ("", "localhost")  # a socket of the file system
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def owner(address: str) -> str:
+    """Whose connections count together: an IPv4 address, or the 64 bits of an IPv6 address that its owner does not choose."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """At most ``total`` connections of other machines, ``per_address`` of one, and ``total`` more of this machine.
+
+    Headers of a request must come within ``header_s`` seconds. ``is_local`` says which addresses are of this machine.
+    """
+
+    per_address: int = 96
+    total: int = 384
+    header_s: float = 10.0
+    is_local: Callable[[str], bool] = is_loopback
+
+
+@dataclass
+class _Pool:
+    """Open connections, the oldest first."""
+
+    connections: dict[LimitedConnection, None] = field(default_factory=dict)
+    of_owner: dict[str, int] = field(default_factory=dict)
+
+
+class LimitedConnection(H11Protocol):
+    """uvicorn's HTTP connection with ``limits``; ``limited`` makes a class of it."""
+
+    limits: ClassVar[ConnectionLimits]
+    pools: ClassVar[dict[bool, _Pool]]
+
+    _pool: _Pool | None = None
+    _owner = ""
+    _refused = False
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admit the connection, or refuse it in a line."""
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        local = self.limits.is_local(address)
+        self._owner, pool = owner(address), self.pools[local]
+        if not local and pool.of_owner.get(self._owner, 0) >= self.limits.per_address:
+            return self._refuse(429, f"this address has {self.limits.per_address} connections, as many as one may")
+        if len(pool.connections) >= self.limits.total and not _close_one_that_waits(pool):
+            return self._refuse(503, "the server has as many connections as it may")
+        self._pool = pool
+        pool.connections[self] = None
+        pool.of_owner[self._owner] = pool.of_owner.get(self._owner, 0) + 1
+        self._watch_headers()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        super().connection_lost(exc)
+        self._unwatch()
+        self.leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; while they are the headers of a request, the time runs on."""
+        if self._refused:
+            return
+        super().data_received(data)
+        if not self.waits_for_request:
+            self._unwatch()
+        elif self._header_timer is None:
+            self._watch_headers()
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def leave(self) -> None:
+        """No longer count. Harmless when it does not."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            del pool.connections[self]
+            pool.of_owner[self._owner] -= 1
+            if not pool.of_owner[self._owner]:
+                del pool.of_owner[self._owner]
+
+    def _watch_headers(self) -> None:
+        self._header_timer = self.loop.call_later(self.limits.header_s, self._expire)
+
+    def _unwatch(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _expire(self) -> None:
+        self._header_timer = None
+        if self.waits_for_request:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = json.dumps(ApiError(status, f"{message}; try again later", "overloaded").to_dict()).encode()
+        head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n".encode() + body)
+        self.transport.write_eof()
+        # Closed at once, with bytes unread, the connection would be reset before the client has the answer.
+        self._refused = True
+        self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def _close_one_that_waits(pool: _Pool) -> bool:
+    """Close the oldest connection that has no request; whether there was one."""
+    for connection in pool.connections:
+        if connection.waits_for_request:
+            connection.leave()
+            connection.transport.abort()
+            return True
+    return False
+
+
+def limited(limits: ConnectionLimits) -> type[LimitedConnection]:
+    """uvicorn's ``http`` setting: connections with these limits, counted together."""
+    pools = {True: _Pool(), False: _Pool()}
+    return type("Connection", (LimitedConnection,), {"limits": limits, "pools": pools})
