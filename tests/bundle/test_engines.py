@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.decoders import compiled
-from tt_edge.bundle.engines import _profiles
+from tt_edge.bundle.engines import profiles_for
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
 
@@ -24,7 +24,7 @@ from tt_edge.tensorrt_api import Flavour, TensorRT
 )
 def test_profiles_avoid_the_fusion_that_is_wrong_at_batch_1(flavour, version, capability, max_batch, largest):
     _, contract = compiled(max_batch)
-    profiles = _profiles(contract, TensorRT(flavour, None, version), capability)
+    profiles = profiles_for(contract, TensorRT(flavour, None, version), capability)
     for profile in profiles:
         ids = profile["input_ids"]
         assert (ids.min[0], ids.opt[0], ids.max[0]) == (1, 1, largest)

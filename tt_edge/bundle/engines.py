@@ -56,7 +56,7 @@ def build_record(
         built = build_engine(
             tensorrt,
             network,
-            _profiles(contract, tensorrt, capability),
+            profiles_for(contract, tensorrt, capability),
             target,
             destination,
             progress=bars,
@@ -80,7 +80,7 @@ def build_record(
     return record, built.layers
 
 
-def _profiles(
+def profiles_for(
     contract: IOContract, tensorrt: tensorrt_api.TensorRT, capability: str
 ) -> tuple[dict[str, ShapeRange], ...]:
     """The contract's optimization profiles, with a larger batch where this TensorRT computes a smaller one wrongly."""

@@ -14,8 +14,17 @@ preprocessing is held against the checkpoint's own processor.
 """
 
 from tt_edge.compile.parity.bundle import verify_bundle
+from tt_edge.compile.parity.golden import GoldenMaker, golden_bytes
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.report import ParityReport, RowParity
 
-__all__ = ["ParityReport", "RowParity", "check_parity", "compare_layers_with", "verify_bundle"]
+__all__ = [
+    "GoldenMaker",
+    "ParityReport",
+    "RowParity",
+    "check_parity",
+    "compare_layers_with",
+    "golden_bytes",
+    "verify_bundle",
+]

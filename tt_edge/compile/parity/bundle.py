@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.manifest import VISION
+from tt_edge.compile.parity.golden import GoldenMaker
 from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.prompts import default_pictures
 from tt_edge.compile.parity.report import ParityReport
@@ -32,6 +33,7 @@ def verify_bundle(
     new_tokens: int = 32,
     seed: int = 0,
     images: Sequence[ImageFile] = (),
+    maker: GoldenMaker | None = None,
 ) -> ParityReport:
     """Compare a bundle with the checkpoint it was compiled from.
 
@@ -41,7 +43,7 @@ def verify_bundle(
 
     Of a vision-language model the preprocessing (where the checkpoint is a folder or id) and the tower are compared as
     well, and prompts with pictures: ``images``, or two that are made up. Raises ``ParityError`` when the checkpoint is not
-    the bundle's model at all.
+    the bundle's model at all. What Hugging Face answers is given to ``maker``, for a golden set.
     """
     from tt_edge.compile.checkpoint.load import load_model
     from tt_edge.compile.checkpoint.load_quantized import parameter_count
@@ -71,8 +73,10 @@ def verify_bundle(
     network = bundle.network()
     with _kv_cache_of(network, model):
         if not manifest.takes_images:
-            return check_parity(model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed)
-        return _with_pictures(bundle, model, source, network, precision, new_tokens, seed, images)
+            return check_parity(
+                model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed, maker=maker
+            )
+        return _with_pictures(bundle, model, source, network, precision, new_tokens, seed, images, maker)
 
 
 def _with_pictures(
@@ -84,6 +88,7 @@ def _with_pictures(
     new_tokens: int,
     seed: int,
     images: Sequence[ImageFile],
+    maker: GoldenMaker | None,
 ) -> ParityReport:
     from tt_edge.runtime.engine.choose import Runtime, open_part
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
@@ -94,6 +99,8 @@ def _with_pictures(
     tower = open_part(bundle, VISION, Runtime.REFERENCE)
     vision = VisionPipeline.from_bundle(bundle, tower, tokenizer, scale_to_fit=False)
     pixels = [pixels_of(image) for image in images] if images else default_pictures(vision)
+    if maker is not None:
+        maker.add_images(pixels)
     report = check_parity(
         model,
         network,
@@ -104,6 +111,7 @@ def _with_pictures(
         vision=vision,
         pictures=[vision.processor.preprocess(picture) for picture in pixels],
         special_ids=[*vision.processor.token_ids, *tokenizer.backend.get_added_tokens_decoder()],
+        maker=maker,
     )
     if source is None:
         return report

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tt_edge.compile.parity.golden import GoldenMaker
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
@@ -17,9 +18,9 @@ from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR,
 from tt_edge.compile.parity.vision import compare_features
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network
+from tt_edge.proof.replay import teacher_forced
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.multimodal.images import ProcessedImage
-from tt_edge.runtime.multimodal.prompt_images import place_images
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,11 +43,12 @@ def check_parity(
     vision: VisionPipeline | None = None,
     pictures: Sequence[ProcessedImage] = (),
     special_ids: Sequence[int] = (),
+    maker: GoldenMaker | None = None,
 ) -> ParityReport:
     """Compare a captured network with the module it came from, in a ragged batch and with a batch of one.
 
     Of a vision-language model also with ``pictures``, which ``vision``'s captured vision network encodes; its features
-    are compared, too. Random text has none of ``special_ids``.
+    are compared, too. Random text has none of ``special_ids``. What Hugging Face answers is given to ``maker``, if any.
     """
     half = precision is not Precision.FP32
     truth = copy.deepcopy(model).float() if half else model
@@ -55,9 +57,14 @@ def check_parity(
     rows: list[RowParity] = []
     for batch in batches:
         references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
-        logits = _teacher_forced(session, batch, [tokens for tokens, _, _ in references])
+        tokens = [tokens for tokens, _, _ in references]
+        logits = teacher_forced(session, [p.ids for p in batch], [p.images for p in batch], tokens)
+        if maker is not None:
+            maker.add_batch(batch, references, pictures)
         rows += [_compare(p, out, *reference) for p, out, reference in zip(batch, logits, references, strict=True)]
     features = compare_features(model, truth, vision.encoder, pictures) if vision is not None and pictures else ()
+    if maker is not None and features:
+        maker.add_features(model, truth, pictures)
     del truth
     own = max(row.reference_error for row in rows)
     tolerance = HALF_PRECISION_FACTOR * own if half else FP32_TOLERANCE
@@ -115,33 +122,6 @@ def _reference(model: PreTrainedModel, truth: PreTrainedModel, prompt: Prompt, n
 def _chosen_by(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> np.ndarray:
     logits: Tensor = model(**cast(inputs, model.dtype)).logits
     return logits[0, -new_tokens - 1 : -1].float().numpy()
-
-
-def _teacher_forced(session: ReferenceSession, prompts: list[Prompt], tokens: list[list[int]]) -> list[np.ndarray]:
-    """The compiled network's logits ``[new_tokens, V]`` of each row, fed with the reference's tokens."""
-    session.reset(len(prompts))
-    for row, prompt in enumerate(prompts):
-        if prompt.pictures:
-            session.write_features(row, prompt.images.features)
-    lengths = np.array([len(prompt.ids) for prompt in prompts])
-    ids = np.zeros((len(prompts), lengths.max()), np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt.ids)] = prompt.ids
-    steps = [_forward(session, prompts, ids, lengths)]
-    for step in range(len(tokens[0]) - 1):
-        column = np.array([[row[step]] for row in tokens], np.int64)
-        steps.append(_forward(session, prompts, column, np.ones(len(prompts), np.int64)))
-    return list(np.stack(steps, axis=1))
-
-
-def _forward(session: ReferenceSession, prompts: list[Prompt], ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Logits of a step, with the positions and feature rows of a vision-language model."""
-    more: tuple[np.ndarray, ...] = ()
-    if session.contract.takes_images:
-        past = session.past_lengths.tolist()
-        given = [(row, past[row], int(lengths[row]), prompt.images) for row, prompt in enumerate(prompts)]
-        more = place_images(session.contract, ids.shape, given)
-    return session.forward(ids, lengths, *more).copy()
 
 
 def _compare(prompt: Prompt, logits: np.ndarray, tokens: list[int], own: np.ndarray, exact: np.ndarray) -> RowParity:

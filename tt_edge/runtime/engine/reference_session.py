@@ -29,11 +29,15 @@ class ReferenceSession(Session):
         # Zeros rather than empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
         self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
 
-    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+    def inputs(self, feeds: Feeds, rows: slice) -> Feeds:
+        """Every input of a step of the network: what it is fed, the rows' caches, and the tables of features."""
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
         pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
         caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}
-        out = self._evaluator.run({**feeds, **caches, **self._tables})
+        return {**feeds, **caches, **self._tables}
+
+    def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+        out = self._evaluator.run(self.inputs(feeds, rows))
         if not self.contract.kv_in_place:
             for pair in self.contract.kv_cache:
                 self._cache[pair.past][rows] = out[pair.present]
