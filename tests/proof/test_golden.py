@@ -174,6 +174,8 @@ def edited(golden: GoldenSet, name: str, change) -> dict[str, np.ndarray]:
         ("about", lambda about: about.update(tolerance="1")),
         ("about", lambda about: about.update(batches=[[3]])),
         ("about", lambda about: about.update(batches=[0])),
+        ("about", lambda about: about.update(batches=[])),
+        ("about", lambda about: about.update(batches=[[0], []])),
         ("about", lambda about: about.update(images=[[0], [], []])),
         ("about", lambda about: about.pop("precision")),
         ("about", lambda about: about.update(images=[])),
@@ -197,3 +199,33 @@ def test_a_missing_tensor_is_refused(made):
         tensors.pop(name)
         with pytest.raises(BundleError, match=r"golden\.safetensors is malformed"):
             GoldenSet.from_tensors(tensors)
+
+
+def test_prompts_of_one_batch_have_equally_many_steps(made):
+    network, contract, golden = made
+    shorter = golden_of(network, contract, steps=3).prompts[1]
+    mixed = GoldenSet("fp32", 1e-4, (golden.prompts[0], shorter), ((0, 1),))
+    with pytest.raises(BundleError, match="have not equally many steps"):
+        GoldenSet.from_tensors(mixed.tensors())
+    apart = GoldenSet("fp32", 1e-4, mixed.prompts, ((0,), (1,)))
+    assert replay(ReferenceSession(network, contract), GoldenSet.from_tensors(apart.tensors())).passed
+
+
+def test_damaged_files_are_answered_or_refused(made, tmp_path):
+    """Bytes that chance has changed: a session runs on what is left, or the set is refused; nothing else happens."""
+    network, contract, golden = made
+    file, rng = tmp_path / "golden.safetensors", np.random.default_rng(0)
+    written(golden, file)
+    pristine, refused = file.read_bytes(), 0
+    session = ReferenceSession(network, contract)
+    for _ in range(150):
+        content = bytearray(pristine)
+        for place in rng.integers(0, len(content), 4):
+            content[place] = rng.integers(256)
+        file.write_bytes(content)
+        try:
+            with np.errstate(all="ignore"):
+                replay(session, GoldenSet.from_tensors(read_weights(CheckedFile.open(file))))
+        except BundleError:
+            refused += 1
+    assert refused

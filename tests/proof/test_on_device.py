@@ -239,3 +239,11 @@ def test_a_bundle_that_cannot_be_written_to_is_proven_all_the_same(path, monkeyp
         record(bundle, [on_device.prove(bundle, golden, "reference", FITS).evidence])
         == "not recorded: Permission denied"
     )
+
+
+def test_tf32_is_named_where_it_may_be_to_blame(path, gpu):
+    proof = on_device.prove(*opened(path), "auto", FITS)
+    assert proof.hint == ""
+    off = replace(proof, replay=replace(proof.replay, rows=(replace(proof.replay.rows[0], relative_error=8e-4),)))
+    assert "may compute products in TF32" in off.hint
+    assert replace(off, engines=()).hint == ""

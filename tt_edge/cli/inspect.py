@@ -43,6 +43,7 @@ def collect(bundle: Bundle) -> dict[str, Any]:
     from dataclasses import asdict
 
     from tt_edge.network.inspection import decode_cost, kv_bytes_per_token, parameters_by_dtype
+    from tt_edge.proof.evidence import read_beside
     from tt_edge.runtime.engine.choose import Machine
 
     manifest = bundle.manifest
@@ -76,7 +77,7 @@ def collect(bundle: Bundle) -> dict[str, Any]:
         },
         "vision": _vision(bundle),
         "engines": [asdict(e) | {"does_not_run_here": machine.misfit(e)} for e in manifest.engines],
-        "evidence": [asdict(e) for e in manifest.evidence],
+        "evidence": [asdict(e) for e in (*manifest.evidence, *read_beside(bundle))],
         "files": {name: record.size for name, record in manifest.files.items()},
     }
 

@@ -149,6 +149,8 @@ def _report(bundle: Bundle, proof: Proof, result: dict[str, Any], lines: list[st
     result["precision"] = {part: report.to_dict() for part, report in proof.precision.items()}
     lines.append(proof.replay.render())
     lines += [report.render() for report in proof.precision.values()]
+    if proof.hint:
+        lines.append(proof.hint)
     lines.append(record(bundle, [proof.evidence]))
     if not proof.replay.passed and proof.engines:
         lines.append(f"`tt-edge verify {bundle.path} --bisect` looks for the layer that is wrong")

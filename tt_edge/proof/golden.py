@@ -169,11 +169,14 @@ def _parse(tensors: Mapping[str, np.ndarray]) -> GoldenSet:
     prompts = tuple(_prompt(tensors, number, listed) for number, listed in enumerate(numbers))
     if not prompts or len(prompts) != _count(tensors, "prompt", "ids"):
         raise ValueError(f"{len(prompts)} prompts are listed")
+    batches = tuple(_indices(batch, len(prompts)) for batch in about["batches"])
+    if not batches or any(len({len(prompts[index].tokens) for index in batch}) != 1 for batch in batches):
+        raise ValueError("a batch is empty, or its prompts have not equally many steps")
     return GoldenSet(
         precision=str(about["precision"]),
         tolerance=_number(about["tolerance"]),
         prompts=prompts,
-        batches=tuple(_indices(batch, len(prompts)) for batch in about["batches"]),
+        batches=batches,
         images=images,
         feature_tolerance=_number(about["feature_tolerance"]),
     )

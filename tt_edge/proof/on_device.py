@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
 
 
+#: Relative error up to which TF32, which has the 10 fraction bits of fp16, may be to blame.
+TF32_ERROR = 5e-3
+
+
 @dataclass(frozen=True)
 class Proof:
     """What running the golden set showed. ``engines`` are those that ran, none where the reference evaluated the network;
@@ -49,6 +53,14 @@ class Proof:
         return self.replay.passed and all(report.passed for report in self.precision.values())
 
     @property
+    def hint(self) -> str:
+        """What may explain a result that does not match, "" where nothing is known."""
+        result = self.replay
+        if self.engines and result.precision == "fp32" and result.tolerance < result.relative_error < TF32_ERROR:
+            return "engines in fp32 may compute products in TF32, which errs so much; compile in fp16 or bf16 to compare closely"
+        return ""
+
+    @property
     def evidence(self) -> Evidence:
         return evidence_of(self.replay, self.engines[-1] if self.engines else None)
 
@@ -58,7 +70,7 @@ def golden_of(bundle: Bundle) -> GoldenSet | None:
     name = next((name for name in bundle.manifest.files if is_version_of(name, GOLDEN_FILE)), None)
     if name is None:
         return None
-    bundle.read_bytes(name, MAX_BYTES)  # its size and its SHA-256
+    bundle.read_bytes(name, MAX_BYTES + (1 << 20))  # its size, with the header, and its SHA-256
     return GoldenSet.from_tensors(read_weights(bundle.file(name)))
 
 

@@ -63,9 +63,10 @@ class Verdict:
     def render(self) -> str:
         """A few lines: which layer, its types, the error, and what was right before it."""
         if self.fault == "none":
+            results = ", ".join(f"{m.tensor} {m.error:.2e} of {m.allowed:.2e}" for m in self.measured[:1])
             return (
-                f"the engine that was built for the search is right ({self.trials} built): rebuild the bundle's with `tt-edge "
-                "build`, and run `tt-edge verify` again"
+                f"the engine that was built for the search is right as far as rounding goes ({results}): rebuild the bundle's with "
+                "`tt-edge build` and run `tt-edge verify` again; where it fails again, small errors add up and no layer is wrong"
             )
         assert self.wrong is not None
         lines = []
