@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
+from tests.proof.engines import FaultyEngine, broken
 from tests.tiny_models import tiny_model
 from tt_edge.compile.parity import GoldenMaker, check_parity, golden_bytes, verify_bundle
 from tt_edge.config import Precision
 from tt_edge.folder import CheckedFile
 from tt_edge.network.storage import read_weights
 from tt_edge.proof.golden import MAX_BYTES, GoldenSet
-from tt_edge.proof.parts import open_decoder, open_pipeline
+from tt_edge.proof.on_device import search
+from tt_edge.proof.parts import DECODER, VISION, open_decoder, open_pipeline
 from tt_edge.proof.replay import replay
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
@@ -54,12 +56,31 @@ def test_images_and_features_are_kept(tmp_path):
     assert len(result.features) == 2
     assert all(found.relative_error < 1e-5 for found in result.features)
 
-    wrong = vision.encoder.session._evaluator._steps[5]
-    compute = wrong.compute
-    wrong.compute = lambda *inputs: np.asarray(compute(*inputs)) * np.float32(1.5)
+    # A layer of the tower that is wrong: features do not match, and the search looks into the tower.
+    layers = [layer for layer in bundle.network(VISION).layers if layer.kind == "MATRIX_MULTIPLY"]
+    wrong = layers[len(layers) // 2].name
+    (step,) = (step for step in vision.encoder.session._evaluator._steps if step.layer.name == wrong)
+    compute = step.compute
+    step.compute = lambda *inputs: broken(np.asarray(compute(*inputs)))
     vision.encoder.forget()
     result = replay(open_decoder(bundle, "reference"), golden, vision)
     assert (result.passed, result.features_passed) == (False, False)
+    case, verdict = search(bundle, golden, result, lambda case: FaultyEngine(case.network, case.feeds, wrong))
+    assert (case.part, case.text, case.results) == (VISION, "image 0", ("image_features",))
+    assert [layer.name for layer in verdict.layers] == [wrong]
+
+    # The tower is right, and a layer of the decoder is not: its caches and tables are those of the failing step.
+    attention = next(layer.name for layer in bundle.network(DECODER).layers if layer.kind == "ATTENTION")
+    decoder = open_decoder(bundle, "reference")
+    (step,) = (step for step in decoder._evaluator._steps if step.layer.name == attention)
+    attend = step.compute
+    step.compute = lambda *inputs: broken(np.asarray(attend(*inputs)))
+    result = replay(decoder, golden, open_pipeline(bundle, "reference"))
+    assert (result.logits_passed, result.features_passed) == (False, True)
+    case, verdict = search(bundle, golden, result, lambda case: FaultyEngine(case.network, case.feeds, attention))
+    assert case.part == DECODER
+    assert "image_features" in case.feeds
+    assert [layer.name for layer in verdict.layers] == [attention]
 
 
 def test_images_that_are_too_large_are_left_out():
