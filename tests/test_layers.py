@@ -25,7 +25,8 @@ LAYERS = [
     ["network"],
     ["bundle"],
     ["runtime"],
-    ["server", "doctor", "proof"],
+    ["server", "doctor"],
+    ["proof"],
     # Of the host, with PyTorch.
     ["plugins.ops"],
     ["plugins.converters"],

@@ -167,8 +167,8 @@ def test_options_that_say_nothing_together(tt_edge, bundle, checkpoint):
 def test_bisect_prints_what_was_found(tt_edge, bundle, checkpoint, monkeypatch):
     """The engine, and the debugging engines, are the reference evaluator with one wrong layer."""
     from tests.proof.engines import FaultyEngine, broken
+    from tt_edge.bundle.manifest import DECODER
     from tt_edge.proof import on_device
-    from tt_edge.proof.parts import DECODER
     from tt_edge.runtime.engine.reference_session import ReferenceSession
 
     tt_edge("verify", bundle, "--model", checkpoint, "--new-tokens", 4)

@@ -16,6 +16,7 @@ from tests.proof.test_precision import engine as inspector
 from tests.proof.test_precision import gemm
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.keys import new_key
+from tt_edge.bundle.manifest import DECODER
 from tt_edge.bundle.signing import sign
 from tt_edge.bundle.update import put_file
 from tt_edge.errors import BundleError, EngineError, InvalidInputError
@@ -24,7 +25,6 @@ from tt_edge.network.storage import write_weights
 from tt_edge.proof import on_device
 from tt_edge.proof.evidence import beside, read_beside, record
 from tt_edge.proof.golden import GOLDEN_FILE, GoldenSet
-from tt_edge.proof.parts import DECODER
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.tensorrt_api import Flavour, TensorRT

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, GENERATION_TOKENS, EngineContract
+from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, GENERATION_TOKENS, Feeds, IOContract
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.ir import Network
 from tt_edge.proof.golden import GoldenSet
-from tt_edge.proof.parts import Contract
 from tt_edge.proof.replay import Replay, RowResult, prompt_images, teacher_forced
-from tt_edge.runtime.engine.feeds import Feeds
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
-from tt_edge.vision_contract import VisionContract
 
 if TYPE_CHECKING:
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
@@ -30,7 +27,7 @@ class Case:
 
     part: str
     network: Network
-    contract: Contract
+    contract: IOContract
     feeds: Mapping[str, np.ndarray]
     results: tuple[str, ...]
     profile: int
@@ -40,7 +37,7 @@ class Case:
 def decoder_case(
     part: str,
     network: Network,
-    contract: EngineContract,
+    contract: IOContract,
     golden: GoldenSet,
     row: RowResult,
     vision: VisionPipeline | None,
@@ -71,7 +68,7 @@ def decoder_case(
 
 
 def vision_case(
-    part: str, network: Network, contract: VisionContract, golden: GoldenSet, image: int, vision: VisionPipeline
+    part: str, network: Network, contract: IOContract, golden: GoldenSet, image: int, vision: VisionPipeline
 ) -> Case:
     """The call that encodes one golden image."""
     feeds, _ = vision_inputs(contract, [vision.processor.preprocess(golden.images[image].pixels)])
@@ -93,7 +90,7 @@ def first_failure(result: Replay) -> RowResult:
 class _Recorder(ReferenceSession):
     """Keeps the inputs of the step number ``wanted`` that the batch slot ``slot`` takes part in."""
 
-    def __init__(self, network: Network, contract: EngineContract, wanted: int, slot: int) -> None:
+    def __init__(self, network: Network, contract: IOContract, wanted: int, slot: int) -> None:
         super().__init__(network, contract)
         self._wanted, self._slot, self._done = wanted, slot, 0
         self.recorded: dict[str, np.ndarray] = {}

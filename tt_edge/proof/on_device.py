@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.engines import profiles_for
-from tt_edge.bundle.manifest import EngineRecord, Evidence
+from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, Evidence
 from tt_edge.bundle.update import is_version_of
 from tt_edge.doctor.system import read_system
 from tt_edge.doctor.traps import Situation, Trap, traps_for
@@ -22,7 +22,7 @@ from tt_edge.proof.evidence import evidence_of
 from tt_edge.proof.golden import GOLDEN_FILE, MAX_BYTES, GoldenSet
 from tt_edge.proof.graph import Graph
 from tt_edge.proof.one_call import TensorRTTrial
-from tt_edge.proof.parts import DECODER, VISION, in_order, open_decoder, open_pipeline
+from tt_edge.proof.parts import in_order, open_decoder, open_pipeline
 from tt_edge.proof.precision import PrecisionReport, compare_precision, layer_information, parse_layers
 from tt_edge.proof.replay import Replay, replay
 from tt_edge.proof.verdict import Verdict
@@ -108,7 +108,7 @@ def _precision(bundle: Bundle, engines: Sequence[EngineRecord], machine: Machine
         flavour = machine.runtime_for(engine)
         assert flavour is not None
         text = layer_information(load(flavour), bundle.file(engine.file), holds_host_code=engine.version_compatible)
-        network = bundle.network(type(DECODER)(engine.part))
+        network = bundle.network(engine.part)
         layers = parse_layers(text, network)
         if layers is not None:
             reports[engine.part] = compare_precision(network, layers)

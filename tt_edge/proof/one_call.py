@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.contract import ShapeRange
+from tt_edge.contract import IOContract, ShapeRange, is_shape_tensor
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.network.build import build_engine
 from tt_edge.network.ir import Network
 from tt_edge.proof.graph import with_outputs
-from tt_edge.proof.parts import Contract, caches_in_place, is_shape_tensor
 from tt_edge.tensorrt_api import TensorRT
 
 
@@ -53,7 +52,7 @@ class TensorRTTrial:
 
     tensorrt: TensorRT
     network: Network
-    contract: Contract
+    contract: IOContract
     profiles: Sequence[Mapping[str, ShapeRange]]
     feeds: Mapping[str, np.ndarray]
     profile: int
@@ -103,7 +102,7 @@ class TensorRTTrial:
 
     def _take(self, context: Any, network: Network, memory: _Memory) -> None:
         """Bind the outputs. A cache that is updated in place has its input's memory."""
-        places = caches_in_place(self.contract)
+        places = {pair.present: pair.past for pair in self.contract.kv_cache} if self.contract.kv_in_place else {}
         for name in network.outputs:
             shape, dtype = tuple(context.get_tensor_shape(name)), network.tensors[name].dtype.numpy
             self._require(min(shape, default=0) >= 0, f"the shape {shape} of {name}")

@@ -9,13 +9,14 @@ import torch
 from tests.compile.compiling import compiled
 from tests.proof.engines import FaultyEngine, broken
 from tests.tiny_models import tiny_model
+from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.compile.parity import GoldenMaker, check_parity, golden_bytes, verify_bundle
 from tt_edge.config import Precision
 from tt_edge.folder import CheckedFile
 from tt_edge.network.storage import read_weights
 from tt_edge.proof.golden import MAX_BYTES, GoldenSet
 from tt_edge.proof.on_device import search
-from tt_edge.proof.parts import DECODER, VISION, open_decoder, open_pipeline
+from tt_edge.proof.parts import open_decoder, open_pipeline
 from tt_edge.proof.replay import replay
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
