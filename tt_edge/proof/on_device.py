@@ -172,7 +172,7 @@ def debugging_engines(bundle: Bundle) -> tuple[Callable[[Case], Trial], tuple[Tr
             "that built the bundle's engines"
         )
     load_for_building(tensorrt, bundle.manifest.config)
-    system, quant = read_system(), bundle.manifest.config.quant
+    system, quant = read_system(), bundle.manifest.config.quantization.recipe
     situation = Situation(
         tensorrt.flavour.value,
         tensorrt.version,
