@@ -53,6 +53,19 @@ def test_the_report_as_json_and_lengths_within_the_models(tt_edge, checkpoint, o
     assert (config.limits.max_input_len, config.limits.max_seq_len) == (512, 512)  # the model's max_position_embeddings
 
 
+def test_graphs_are_dumped_by_part(tt_edge, checkpoint, out, tmp_path):
+    folder = tmp_path / "graphs"
+    assert tt_edge("compile", checkpoint, "-o", out, "--dump-graphs", folder, *LIMITS).status == 0
+    assert [path.name for path in folder.iterdir()] == ["decoder"]
+    names = {path.name.partition("-")[2] for path in (folder / "decoder").iterdir()}
+    assert {"insert_kv_cache.before.txt", "insert_kv_cache.after.txt"} <= names
+    written = (folder / "decoder").stat().st_mtime_ns
+    tt_edge("compile", checkpoint, "-o", out, "--overwrite", "--dump-graphs", folder, *LIMITS).fails_with(
+        f"{folder} is not an empty folder; name a new or empty one for the graphs", 2
+    )
+    assert (folder / "decoder").stat().st_mtime_ns == written
+
+
 def test_overwrite(tt_edge, checkpoint, bundle):
     old = (bundle / "manifest.json").read_bytes()
     tt_edge("compile", checkpoint, "-o", bundle, *LIMITS).fails_with(

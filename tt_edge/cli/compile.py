@@ -15,7 +15,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="native",
-        help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: attention alone, TensorRT 10; "
+        help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: only the attention layer, TensorRT 10; "
         "plugin: NVIDIA Edge-LLM's AttentionPlugin, fp16",
     )
     parser.add_argument(
@@ -36,12 +36,15 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--backend plugin",
     )
     parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
-    parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="rows at once (default 1)")
+    parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="sequences at once (default 1)")
     parser.add_argument(
-        "--max-input-len", type=int, metavar="N", help="prompt tokens a row in one call (default 1024, or less)"
+        "--max-input-len", type=int, metavar="N", help="prompt tokens a sequence in one call (default 1024, or less)"
     )
     parser.add_argument(
-        "--max-seq-len", type=int, metavar="N", help="tokens a row in all: the KV cache (default 2048, or the model's)"
+        "--max-seq-len",
+        type=int,
+        metavar="N",
+        help="tokens a sequence in all: the KV cache (default 2048, or the model's)",
     )
     parser.add_argument(
         "--min-image-tokens",
@@ -61,7 +64,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="of a vision-language model's tower: native (the default), TensorRT's attention layer; or plugin, NVIDIA Edge-LLM's "
         "ViTAttentionPlugin, fp16",
     )
-    parser.add_argument("--full-logits", action="store_true", help="logits of every token, not of the last alone")
+    parser.add_argument("--full-logits", action="store_true", help="logits of every token, not only of the last")
     parser.add_argument(
         "--single-profile",
         action="store_true",
@@ -74,6 +77,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="GPUs to build for: sm89,sm120 (ahead of time), local, or none (the default; build on the target)",
     )
     add_quantization(parser)
+    parser.add_argument(
+        "--dump-graphs",
+        metavar="DIR",
+        help="write the graph of each part, before and after every lowering pass that changed it, to this empty folder",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -130,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.json,
         plugin_path=args.plugin_path,
+        dump_graphs=None if args.dump_graphs is None else Path(args.dump_graphs),
         calibration=calibration,
     )
     if args.json:

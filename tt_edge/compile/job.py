@@ -57,7 +57,7 @@ class CompileJob:
 
     Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the model's
     own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's library, for
-    building engines.
+    building engines; ``dump_graphs`` a folder for the graph of each part before and after every lowering pass that changed it.
     """
 
     def __init__(
@@ -71,9 +71,11 @@ class CompileJob:
         overwrite: bool = False,
         progress: bool = False,
         plugin_path: str | None = None,
+        dump_graphs: Path | None = None,
     ) -> None:
         self.origin, self.output, self.config, self.target = origin, output, config, target
         self._fit_length, self._overwrite, self._plugin_path = fit_length, overwrite, plugin_path
+        self._dump_graphs = dump_graphs
         self.stages = Stages(progress)
         self.files = HostFiles()
         self.quantized: dict[str, int] = {}
@@ -100,7 +102,8 @@ class CompileJob:
             self.quantize()
             self.collect_files()
             for compiler in self.compilers():
-                self.build(compiler.compile(self.stages))
+                dump = None if self._dump_graphs is None else self._dump_graphs / compiler.name
+                self.build(compiler.compile(self.stages, dump))
             return self.finish()
 
     @property
@@ -110,7 +113,11 @@ class CompileJob:
         return self._model
 
     def check_target(self) -> None:
-        """Check each engine target, and the recipe, against the installed TensorRT."""
+        """Check each engine target, and the recipe, against the installed TensorRT; and the folder of ``dump_graphs``."""
+        if self._dump_graphs is not None:
+            from tt_edge.lowering.dump import GraphDump
+
+            GraphDump.check(self._dump_graphs)
         config, targets = self.config, self.target.targets
         if config.needs_plugins and config.network.precision is not Precision.FP16:
             of_decoder = config.attention.backend is Backend.PLUGIN

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.fx import GraphModule
@@ -62,8 +63,8 @@ class PartCompiler(ABC):
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
         """The contract of the lowered graph."""
 
-    def compile(self, stages: Stages | None = None) -> CompiledPart:
-        """Run all stages.
+    def compile(self, stages: Stages | None = None, dump: Path | None = None) -> CompiledPart:
+        """Run all stages. ``dump`` is a folder for the graph before and after each lowering pass that changed it.
 
         Raises ``UnsupportedModelError`` when the part cannot be traced or the backend cannot express it, and ``LoweringError``
         when a pass misses something or TensorRT refuses a layer.
@@ -75,7 +76,7 @@ class PartCompiler(ABC):
             context = LoweringContext(
                 self.config, self.decoder_layers, kv_scales=self.kv_scales, converters=converters()
             )
-            lowering = lower(module, self.passes(), context)
+            lowering = lower(module, self.passes(), context, dump)
         with stages.stage("convert"):
             contract = self.contract(module, context)
             ranges = contract.profiles()[0]

@@ -28,6 +28,7 @@ def compile_checkpoint(
     overwrite: bool = False,
     progress: bool = True,
     plugin_path: str | None = None,
+    dump_graphs: Path | None = None,
     tokenizer: str | None = None,
     calibration: CalibrationData | None = None,
 ) -> CompileReport:
@@ -46,6 +47,7 @@ def compile_checkpoint(
         overwrite=overwrite,
         progress=progress,
         plugin_path=plugin_path,
+        dump_graphs=dump_graphs,
     ).run()
 
 
