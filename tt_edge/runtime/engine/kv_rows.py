@@ -35,7 +35,7 @@ def region(spec: TensorSpec, contract: IOContract, row: int) -> Region:
     """The place of ``row`` in the cache tensor ``spec``.
 
     A cache is ``[batch, …, capacity, head_dim]``, or a pool of pages ``[2, pages, tokens, kv_heads, head_dim]`` in
-    which a row's pages follow one another (``feeds.py``).
+    which a row's pages follow one another (``kv_page_table`` in ``tt_edge.contract.inputs``).
     """
     shape = spec.resolve(batch=contract.max_batch)
     if spec.shape[0] == BATCH:
