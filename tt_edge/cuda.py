@@ -170,14 +170,23 @@ class Buffer:
     def copy_runs_from(self, host: np.ndarray, offset: int, pitch: int, stream: Stream) -> None:
         """Queue a copy of each ``host[i]``, C-contiguous, to ``offset + i * pitch`` bytes into the buffer."""
         kind, width = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice, host[0].nbytes
+        self._require_inside(offset, pitch, host)
         to, source = (self.address + offset, pitch), (host.ctypes.data, width)
         call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
 
     def copy_runs_to(self, host: np.ndarray, offset: int, pitch: int, stream: Stream) -> None:
         """The reverse of ``copy_runs_from``."""
         kind, width = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost, host[0].nbytes
+        self._require_inside(offset, pitch, host)
         to, source = (host.ctypes.data, width), (self.address + offset, pitch)
         call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
+
+    def _require_inside(self, offset: int, pitch: int, host: np.ndarray) -> None:
+        """CUDA does not check this: what lies behind the buffer would be read or written."""
+        width = host[0].nbytes
+        end = offset + (len(host) - 1) * pitch + width
+        if offset < 0 or width > pitch or end > self.nbytes:
+            raise EngineError(f"a copy ends at byte {end:,} of a buffer of {self.nbytes:,}; compile the model again")
 
     def close(self) -> None:
         if self._pointer is not None:

@@ -10,17 +10,21 @@ from typing import Any, NoReturn
 
 #: Deepest nesting of arrays and objects; what tt-edge and Hugging Face write has fewer than ten levels.
 MAX_DEPTH = 100
+#: Most values. One of 3 bytes, ``[],``, takes 64 bytes of memory and more, so the size of a text does not bound its cost.
+MAX_VALUES = 2_000_000
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def loads(content: bytes | str) -> Any:
+def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
     """``json.loads`` that refuses what has no one meaning, or none at all.
 
     Raises ``ValueError``, with a reason of one line, for text that is not JSON in UTF-8, for a key that an object has
     twice, for ``NaN``, ``Infinity`` and numbers beyond a double, for half of a surrogate pair (which is no text and
-    cannot be printed), and for nesting deeper than ``MAX_DEPTH``. It never raises ``RecursionError``.
+    cannot be printed), for nesting deeper than ``MAX_DEPTH``, and for more than ``max_values`` values. It never raises
+    ``RecursionError``.
     """
+    _check_count(content, max_values)
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
@@ -33,6 +37,13 @@ def loads(content: bytes | str) -> Any:
         except UnicodeEncodeError:
             raise ValueError("it has half of a surrogate pair") from None
     return value
+
+
+def _check_count(content: bytes | str, most: int) -> None:
+    """Before anything is parsed: each value but the first has a comma or a bracket before it. (Strings may have some too.)"""
+    marks = (content.count(mark) for mark in (",[{" if isinstance(content, str) else (b",", b"[", b"{")))
+    if sum(marks) > most:
+        raise ValueError(f"it has more than {most:,} values")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

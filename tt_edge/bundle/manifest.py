@@ -20,6 +20,7 @@ from tt_edge.errors import BundleError, InvalidInputError
 FORMAT_VERSION = 2
 #: A manifest is read whole; no real one comes near this many bytes.
 MAX_MANIFEST = 16 << 20
+MAX_VALUES = 100_000
 
 
 class Word(StrEnum):
@@ -192,7 +193,7 @@ class Manifest:
     def from_json(cls, content: bytes) -> Manifest:
         """Parse and check ``manifest.json``. Raises ``BundleError`` for a malformed one or one of a newer format."""
         try:
-            data = strict_json.loads(content)
+            data = strict_json.loads(content, MAX_VALUES)
         except ValueError as error:
             raise BundleError(f"{MANIFEST_FILE} is not valid JSON ({error}); copy the bundle again") from error
         if not isinstance(data, dict):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tt_edge.bundle.consistency import check_contract, check_network
 from tt_edge.bundle.keys import check_signature, required_keys
 from tt_edge.bundle.manifest import DECODER, MAX_MANIFEST, Manifest, part_file
 from tt_edge.bundle.names import MANIFEST_FILE, SIGNATURE_FILE
@@ -56,6 +57,8 @@ class Bundle:
             if keys is not None:
                 check_signature(folder, content, keys)
             manifest = Manifest.from_json(content)
+            for part, contract in manifest.parts.items():
+                check_contract(part, contract)
             try:
                 files = {name: _open_file(folder, name, record.size) for name, record in manifest.files.items()}
                 return cls(folder, manifest, content, files)
@@ -133,7 +136,9 @@ class Bundle:
                     f"bundle {self.path} has no {name}: it ships engines only; use the bundle that it was made from"
                 )
         self.check_content(*names)
-        return read_network(*map(self.file, names))
+        network = read_network(*map(self.file, names))
+        check_network(part, network, self.manifest.part(part))
+        return network
 
     def weights(self, part: str = DECODER) -> dict[str, np.ndarray]:
         """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""

@@ -27,6 +27,8 @@ from tt_edge.plugins.edgellm.library import check_fields, contract_of
 
 KINDS = ("PLUGIN_V2", "PLUGIN_V3")
 
+#: Most values of a field; contracts have lists of about ten.
+_MAX_FIELD = 1 << 16
 _NUMPY = {FieldType.INT32: np.int32, FieldType.FLOAT32: np.float32, FieldType.CHAR: np.int8}
 
 
@@ -88,6 +90,19 @@ def plugin_attributes(
     for name, (type_, value) in fields.items():
         attributes[f"{type_}.{name}"] = list(value) if isinstance(value, tuple) else value
     return attributes
+
+
+def is_field(name: str, value: object) -> bool:
+    """Whether an attribute such as ``INT32.num_q_heads`` has a value that a creator's field of its type can have."""
+    limits = {FieldType.INT32: 2**31, FieldType.FLOAT32: 2**127, FieldType.CHAR: 128}
+    type_ = name.partition(".")[0]
+    if type_ not in FieldType.__members__:
+        return False
+    kinds = (int, float) if type_ == FieldType.FLOAT32 else (int,)
+    values, most = value if isinstance(value, list) else [value], limits[FieldType(type_)]
+    return len(values) <= _MAX_FIELD and all(
+        isinstance(v, kinds) and not isinstance(v, bool) and -most <= v < most for v in values
+    )
 
 
 def plugin_fields(layer: Layer) -> dict[str, tuple[FieldType, np.ndarray]]:

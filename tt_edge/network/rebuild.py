@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tt_edge.dtypes import DType
-from tt_edge.errors import CaptureError
+from tt_edge.errors import CaptureError, one_line
 from tt_edge.network.capture import DTYPES
 from tt_edge.network.ir import Layer, Network
 from tt_edge.network.layers import ATTENTION, SPECS, Adder, LayerSpec, Property, enum_member
@@ -63,17 +63,32 @@ class _Rebuild:
             tensor = self.captured.tensors[name]
             self.tensors[name] = self.network.add_input(name, self.dtype(tensor.dtype), tensor.shape)
         for layer in self.captured.layers:
-            if layer.kind == "ATTENTION":
-                self.attention(layer)
-            elif layer.kind == "CONSTANT":
-                self.constant(layer)
-            elif layer.kind in KINDS:
-                self.finish(layer, add_plugin(self.trt, self.network, layer, self.inputs(layer)))
-            else:
-                self.layer(layer)
+            try:
+                self.add(layer)
+            except (
+                TypeError,
+                ValueError,
+                RuntimeError,
+                LookupError,
+                AttributeError,
+            ) as error:  # the bindings refuse it
+                raise CaptureError(
+                    f"TensorRT {self.trt.__version__} refuses layer {layer.name!r} ({layer.kind}): {one_line(error)}; "
+                    "compile the model again"
+                ) from error
         for name in self.captured.outputs:
             self.network.mark_output(self.tensors[name])
         return RebuiltNetwork(self.builder, self.network, self.weights, self.given)
+
+    def add(self, layer: Layer) -> None:
+        if layer.kind == "ATTENTION":
+            self.attention(layer)
+        elif layer.kind == "CONSTANT":
+            self.constant(layer)
+        elif layer.kind in KINDS:
+            self.finish(layer, add_plugin(self.trt, self.network, layer, self.inputs(layer)))
+        else:
+            self.layer(layer)
 
     def dtype(self, dtype: DType) -> Any:
         return enum_member(self.trt, "DataType", _TRT_NAMES[dtype])

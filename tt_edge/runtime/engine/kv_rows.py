@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.contract import BATCH, IOContract, TensorSpec
+from tt_edge.errors import CapacityError
 
 Bytes = NDArray[np.uint8]
 
@@ -24,8 +25,14 @@ class Region(NamedTuple):
     token_bytes: int
 
     def view(self, cache: np.ndarray, length: int) -> Bytes:
-        """The first ``length`` tokens in a contiguous host array, without a copy: ``[runs, length, token_bytes]``."""
+        """The first ``length`` tokens in a contiguous host array, without a copy: ``[runs, length, token_bytes]``.
+
+        Raises ``CapacityError`` where they do not all lie in the array.
+        """
         flat = cache.reshape(-1).view(np.uint8)[self.offset :]
+        end = (self.runs - 1) * self.pitch + length * self.token_bytes
+        if length * self.token_bytes > self.pitch or end > flat.nbytes:
+            raise CapacityError(f"{length} tokens reach beyond the KV cache; compile the model again")
         return np.lib.stride_tricks.as_strided(
             flat, (self.runs, length, self.token_bytes), (self.pitch, self.token_bytes, 1)
         )

@@ -1,0 +1,125 @@
+"""Contract, network and limits of a bundle against each other, before any size in them is used. Torch-free.
+
+A contract says how large buffers are and where in them a slot's keys and values lie. Were the cache smaller than the
+contract's own limits, a copy would reach past its end; so nothing is opened unless the three agree.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tt_edge.contract import BATCH, IOContract, TensorSpec
+from tt_edge.errors import BundleError
+from tt_edge.network.ir import Network, Tensor
+from tt_edge.network.validate import MAX_SIZE
+
+#: Most elements of one input or output at its largest. A layer's keys of 64 conversations of 128 Ki tokens are 2^33.
+MAX_ELEMENTS = 1 << 36
+
+
+def check_contract(part: str, contract: IOContract) -> None:
+    """Raise ``BundleError`` for a contract whose tensors, cache and limits do not agree."""
+    names = [spec.name for spec in (*contract.inputs, *contract.outputs)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        _refuse(part, f"it has {twice[:80]!r} twice")
+    if not contract.inputs or not contract.outputs:
+        _refuse(part, "it has no inputs or no outputs")
+    try:
+        largest = contract.largest
+        if too_large := next((name for name, size in largest.items() if not 0 <= size <= MAX_SIZE), None):
+            _refuse(part, f"{too_large} may be {largest[too_large]}")
+        for spec in (*contract.inputs, *contract.outputs):
+            shape = spec.resolve(**largest)
+            if any(size > MAX_SIZE for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+                _refuse(part, f"{spec.name[:80]!r} has up to {math.prod(shape):,} elements")
+        contract.profiles()
+    except (KeyError, ZeroDivisionError) as error:
+        _refuse(part, f"a dimension {error} cannot be computed")
+    _check_cache(part, contract)
+    if (logits := next((t for t in contract.outputs if t.name == "logits"), None)) is not None:
+        if not logits.shape or not isinstance(logits.shape[-1], int):
+            _refuse(part, f"its logits are {_text(logits)}")
+
+
+def _check_cache(part: str, contract: IOContract) -> None:
+    if max(contract.max_batch, contract.max_seq_len) > MAX_SIZE or contract.max_input_len > contract.max_seq_len:
+        _refuse(part, f"its limits are {contract.max_batch}, {contract.max_input_len}, {contract.max_seq_len}")
+    inputs = {spec.name: spec for spec in contract.inputs}
+    outputs = {spec.name: spec for spec in contract.outputs}
+    pasts, presents = [pair.past for pair in contract.kv_cache], [pair.present for pair in contract.kv_cache]
+    if len(set(pasts)) != len(pasts) or len(set(presents)) != len(presents):
+        _refuse(part, "a cache tensor is in two pairs")
+    for pair in contract.kv_cache:
+        past, present = inputs.get(pair.past), outputs.get(pair.present)
+        if past is None or present is None:
+            _refuse(part, f"the cache {pair.past[:80]!r} and {pair.present[:80]!r} is not among its inputs and outputs")
+            return
+        if past.dtype is not present.dtype or past.shape != present.shape:
+            _refuse(part, f"the cache {past.name!r} goes in as {_text(past)} and comes out as {_text(present)}")
+        if _capacity(past, contract.max_batch) < contract.max_seq_len:
+            _refuse(
+                part,
+                f"the cache {past.name!r}, {_text(past)}, has no room for max_seq_len {contract.max_seq_len} tokens",
+            )
+
+
+def _capacity(spec: TensorSpec, max_batch: int) -> int:
+    """Tokens a slot that a cache tensor has room for; see ``runtime/engine/kv_rows.py`` for the two layouts."""
+    shape = spec.shape
+    if len(shape) >= 3 and shape[0] == BATCH and isinstance(shape[-2], int):
+        return shape[-2]
+    if len(shape) == 5 and isinstance(shape[1], int) and isinstance(shape[2], int) and shape[1] % max_batch == 0:
+        return shape[1] // max_batch * shape[2]
+    return 0
+
+
+def check_network(part: str, network: Network, contract: IOContract) -> None:
+    """Raise ``BundleError`` unless the network takes and gives what the contract says."""
+    for what, names, specs in (
+        ("inputs", network.inputs, contract.inputs),
+        ("outputs", network.outputs, contract.outputs),
+    ):
+        if set(names) != {spec.name for spec in specs}:
+            strange = sorted(set(names) ^ {spec.name for spec in specs})
+            _refuse(part, f"its network has other {what}: {', '.join(name[:80] for name in strange[:4])}")
+        for spec in specs:
+            tensor = network.tensors[spec.name]
+            if tensor.dtype is not spec.dtype or not _fits(tensor, spec):
+                _refuse(part, f"{spec.name!r} is {_text(spec)}, and {tensor.dtype} {list(tensor.shape)} in the network")
+    _check_aliases(part, network, contract)
+    if contract.geometry is None:
+        _check_tables(part, network, contract.max_seq_len)
+
+
+def _fits(tensor: Tensor, spec: TensorSpec) -> bool:
+    return len(tensor.shape) == len(spec.shape) and all(
+        isinstance(wanted, str) or size in (-1, wanted) for size, wanted in zip(tensor.shape, spec.shape, strict=True)
+    )
+
+
+def _check_aliases(part: str, network: Network, contract: IOContract) -> None:
+    """What a layer updates in place is one buffer, so it must be one cache of the contract."""
+    pairs = {(pair.past, pair.present) for pair in contract.kv_cache}
+    for layer in network.layers:
+        if layer.kind == "KV_CACHE_UPDATE" and (layer.inputs[0], layer.outputs[0]) not in pairs:
+            _refuse(part, f"layer {layer.name[:80]!r} updates {layer.inputs[0]!r} in place, which is no cache")
+
+
+def _check_tables(part: str, network: Network, max_seq_len: int) -> None:
+    """Positions are looked up in rotary tables, and nothing checks them on a GPU."""
+    for layer in network.layers:
+        if layer.kind == "ROTARY_EMBEDDING" and len(layer.inputs) == 4 and layer.inputs[3] is not None:
+            for name in layer.inputs[1:3]:
+                shape = network.tensors[str(name)].shape
+                if len(shape) == 2 and -1 < shape[0] < max_seq_len:
+                    _refuse(
+                        part, f"layer {layer.name[:80]!r} has a table of {shape[0]} positions, fewer than {max_seq_len}"
+                    )
+
+
+def _text(spec: TensorSpec) -> str:
+    return f"{spec.dtype} {list(spec.shape)}"
+
+
+def _refuse(part: str, why: str) -> None:
+    raise BundleError(f"the bundle's {part} is not what its contract says ({why}); copy the bundle again")
