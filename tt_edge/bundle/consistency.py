@@ -36,9 +36,9 @@ def check_contract(part: str, contract: IOContract) -> None:
     except (KeyError, ZeroDivisionError) as error:
         _refuse(part, f"a dimension {error} cannot be computed")
     _check_cache(part, contract)
-    if (logits := next((t for t in contract.outputs if t.name == "logits"), None)) is not None:
-        if not logits.shape or not isinstance(logits.shape[-1], int):
-            _refuse(part, f"its logits are {_text(logits)}")
+    for spec in contract.outputs:
+        if spec.name == "logits" and not (spec.shape and isinstance(spec.shape[-1], int)):
+            _refuse(part, f"its logits are {_text(spec)}")
 
 
 def _check_cache(part: str, contract: IOContract) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError
+from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.network.ir import Layer, Network, Tensor
 from tt_edge.network.reference.constants import ConstantStore
 from tt_edge.network.reference.numerics import stored_weight
@@ -16,6 +16,9 @@ from tt_edge.network.reference.registry import KERNELS, BoundLayer, Compute
 
 #: Called with (layer, tensor name, array) for each layer output. The array is valid during the call only.
 Observer = Callable[[Layer, str, np.ndarray], None]
+
+# What NumPy raises for shapes and values that do not fit.
+_COMPUTING = (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError, MemoryError)
 
 # Layers whose output may be a view of their input, which a network output must not be.
 _VIEWS = frozenset({"IDENTITY", "CAST", "SHUFFLE", "SLICE", "SQUEEZE", "UNSQUEEZE"})
@@ -55,7 +58,12 @@ class ReferenceEvaluator:
         self._readers.update(network.outputs)
         with np.errstate(all="ignore"):
             for layer in network.layers:
-                self._add(layer, fold_constants)
+                try:
+                    self._add(layer, fold_constants)
+                except _COMPUTING as error:
+                    raise UnsupportedModelError(
+                        f"layer {layer.name!r} ({layer.kind}) cannot be evaluated ({one_line(error)}); compile the model again"
+                    ) from error
         for name in network.outputs:
             if name not in self._slots:
                 raise UnsupportedModelError(
@@ -171,7 +179,7 @@ class ReferenceEvaluator:
                     result = step.compute(*[values[slot] for slot in step.inputs])
                 except TTEdgeError:
                     raise
-                except (ValueError, IndexError) as error:
+                except _COMPUTING as error:
                     raise _failure(step, values, error) from error
                 if type(result) is tuple:
                     for slot, value in zip(step.outputs, result, strict=True):
@@ -223,6 +231,6 @@ def _checked(tensor: Tensor, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
 def _failure(step: _Step, values: list[np.ndarray | None], error: Exception) -> InvalidInputError:
     shapes = ", ".join("none" if (v := values[slot]) is None else str(v.shape) for slot in step.inputs)
     return InvalidInputError(
-        f"layer {step.layer.name!r} ({step.layer.kind}) cannot be computed for inputs of shape {shapes}: {error}; "
+        f"layer {step.layer.name!r} ({step.layer.kind}) cannot be computed for inputs of shape {shapes}: {one_line(error)}; "
         "check the shapes of the network's inputs"
     )
