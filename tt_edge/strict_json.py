@@ -41,8 +41,11 @@ def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
 
 def _check_count(content: bytes | str, most: int) -> None:
     """Before anything is parsed: each value but the first has a comma or a bracket before it. (Strings may have some too.)"""
-    marks = (content.count(mark) for mark in (",[{" if isinstance(content, str) else (b",", b"[", b"{")))
-    if sum(marks) > most:
+    if isinstance(content, str):
+        marks = sum(content.count(mark) for mark in ",[{")
+    else:
+        marks = sum(content.count(mark) for mark in (b",", b"[", b"{"))
+    if marks > most:
         raise ValueError(f"it has more than {most:,} values")
 
 
