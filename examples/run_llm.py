@@ -48,15 +48,18 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 
 
 def count_tokens(args: argparse.Namespace) -> int:
-    from transformers import AutoTokenizer
-
-    from tt_edge.compile.checkpoint.load import check_source
-
-    source = check_source(args.tokenizer or args.model)
     try:
-        return len(AutoTokenizer.from_pretrained(source)(args.prompt).input_ids)
-    except (OSError, ValueError) as error:
+        return len(tokenizer_of(args)(args.prompt).input_ids)
+    except InvalidInputError as error:
+        source = args.tokenizer or args.model
         raise InvalidInputError(f"{source} has no tokenizer for --prompt; give --tokenizer, or --benchmark") from error
+
+
+def tokenizer_of(args: argparse.Namespace):
+    """transformers' tokenizer."""
+    from tt_edge.compile.checkpoint import Checkpoint
+
+    return Checkpoint.open_tokenizer(args.tokenizer or args.model).tokenizer
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,10 +83,15 @@ def compare(args: argparse.Namespace, llm) -> int:
         from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
-        theirs = baseline.generate(ours.input_ids, args.num_tokens)
-        running.show("PyTorch", args.prompt + llm.tokenizer.decode(theirs), baseline.word)
+        tokenizer = tokenizer_of(args)  # transformers' own, as its user has it
+        ids = tokenizer(args.prompt).input_ids
+        theirs, same = baseline.generate(ids, args.num_tokens), list(ours.input_ids) == ids
+        running.show("PyTorch", args.prompt + tokenizer.decode(theirs, skip_special_tokens=True), baseline.word)
     running.show("TensorRT", args.prompt + ours.text, llm.session.word)
-    return 0 if theirs is None else running.show_match(args, theirs, ours.new_token_ids)
+    if theirs is None:
+        return 0
+    print(f"PyTorch and TensorRT prompts match: {same} ({len(ours.input_ids)} tokens)")
+    return running.show_match(args, theirs, ours.new_token_ids) or int(not same)
 
 
 def benchmark(args: argparse.Namespace, llm) -> int:

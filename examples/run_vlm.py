@@ -91,13 +91,13 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 
 def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
     """Tokens of the prompt, and how many of them are images', as the checkpoint's own processor has it."""
-    from transformers import AutoTokenizer
-
+    from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.pytorch_vlm import processor_inputs, processor_of
 
-    processor = processor_of(args.model)
+    checkpoint = Checkpoint.open(args.model)
+    processor = processor_of(checkpoint)
     if processor is None:  # of Eagle 2, which has thirteen tiles at most
-        text = AutoTokenizer.from_pretrained(args.model)(args.prompt).input_ids
+        text = checkpoint.tokenizer(args.prompt).input_ids
         return len(text) + 64 + max(1, len(args.image_path)) * 13 * 260, None
     prompt, patch_size = args.prompt, getattr(getattr(processor, "image_processor", None), "patch_size", None) or 14
     if processor.chat_template:

@@ -6,12 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tt_edge.checkpoint_generation import recommended
 from tt_edge.config.base import JsonConfig, require, require_positive
 
 #: Most alternatives a token's ``logprobs`` may list, and the largest logit bias: OpenAI's limits.
 MAX_LOGPROBS, MAX_BIAS = 20, 100.0
 #: Most stop strings of one request, and their longest, in characters.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
+#: Most token sequences of ``bad_words_ids`` and of ``sequence_bias``.
+MAX_SEQUENCES = 65_536
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,15 @@ class GenerationConfig(JsonConfig):
     gives the same tokens whatever else is in the batch. ``top_k`` (0: off), ``top_p`` and ``min_p`` then limit what is
     drawn from. ``repetition_penalty`` divides the logits of tokens seen in prompt and answer (CTRL, arXiv:1909.05858);
     ``frequency_penalty`` is subtracted once for each time a token is in the answer and ``presence_penalty`` once if it
-    is at all, as OpenAI defines them. ``logit_bias`` (a mapping, kept as pairs) adds to logits by token id. They are
-    applied as Hugging Face orders them: bias, penalties, temperature, ``top_k``, ``top_p``, ``min_p``.
+    is at all, as OpenAI defines them. ``logit_bias`` (a mapping, kept as pairs) adds to logits by token id.
+
+    ``sequence_bias`` adds to the logit of the last token of a sequence where the tokens before it were just seen, and
+    ``bad_words_ids`` forbids it; ``no_repeat_ngram_size`` forbids what would repeat so many tokens of prompt and answer.
+    ``suppress_tokens`` are never chosen, ``begin_suppress_tokens`` not as the first new token. Before ``min_new_tokens``
+    new tokens, or ``min_length`` of prompt and answer together, ``eos_token_ids`` are not chosen.
+
+    All are applied as Hugging Face orders them: biases, penalties, n-grams, bad words, least lengths, suppressed tokens,
+    temperature, ``top_k``, ``top_p``, ``min_p``.
 
     ``logprobs``, if given, asks for every token's log-probability and for that many of the likeliest tokens', by the
     model's own distribution, before any of the above. ``prompt_logprobs`` asks for the same of the prompt's tokens from the
@@ -49,16 +59,24 @@ class GenerationConfig(JsonConfig):
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    no_repeat_ngram_size: int = 0
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    min_new_tokens: int = 0
+    min_length: int = 0
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
-        for name in ("eos_token_ids", "stop_token_ids"):
+        for name in ("eos_token_ids", "stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         if self.prompt_logprobs is None or self.max_new_tokens != 0:
             require_positive("max_new_tokens", self.max_new_tokens)
         require(isinstance(self.ignore_eos, bool), f"ignore_eos is {self.ignore_eos!r}; it must be true or false")
-        _require_integer("top_k", self.top_k, 0, 2**31 - 1)
+        for name in ("top_k", "no_repeat_ngram_size", "min_new_tokens", "min_length"):
+            _require_integer(name, getattr(self, name), 0, 2**31 - 1)
         if self.seed is not None:
             _require_integer("seed", self.seed, 0, 2**63 - 1)
         for name in ("logprobs", "prompt_logprobs"):
@@ -79,10 +97,10 @@ class GenerationConfig(JsonConfig):
         )
         for text in stop:
             fits = isinstance(text, str) and 1 <= len(text) <= MAX_STOP_LENGTH
-            require(
-                fits, f"stop string {text!r} is not of 1 to {MAX_STOP_LENGTH} characters; leave it out or change it"
-            )
+            require(fits, f"stop string {text!r} is not of 1 to {MAX_STOP_LENGTH} characters; omit or change it")
         self._check_bias()
+        object.__setattr__(self, "bad_words_ids", _sequences("bad_words_ids", self.bad_words_ids))
+        object.__setattr__(self, "sequence_bias", _biased_sequences(self.sequence_bias))
 
     def _check_bias(self) -> None:
         """Make ``logit_bias`` pairs, by token id, of a mapping or of pairs."""
@@ -99,12 +117,11 @@ class GenerationConfig(JsonConfig):
 
     @classmethod
     def of_checkpoint(cls, data: Mapping[str, Any]) -> Self:
-        """What a checkpoint's ``generation_config.json`` recommends: sampling, if it says ``do_sample``, and penalties."""
-        names = ["repetition_penalty"]
-        if data.get("do_sample"):
-            names += ["temperature", "top_k", "top_p", "min_p"]
-        given = {name: data[name] for name in names if data.get(name) is not None}
-        return cls(**({"temperature": 1.0} if data.get("do_sample") else {}) | given)
+        """What a checkpoint's ``generation_config.json`` recommends; ``checkpoint_generation.not_applied`` names the rest.
+
+        Raises ``InvalidInputError`` for a value that a field cannot have.
+        """
+        return cls(**recommended(data))
 
     @property
     def samples(self) -> bool:
@@ -117,6 +134,27 @@ def _token_ids(name: str, values: object) -> tuple[int, ...]:
     for value in ids:
         _require_integer(name, value, 0, 2**31 - 1)
     return ids  # type: ignore[return-value]
+
+
+def _sequences(name: str, values: object) -> tuple[tuple[int, ...], ...]:
+    is_list = isinstance(values, tuple | list) and len(values) <= MAX_SEQUENCES
+    require(is_list, f"{name} must be a list of at most {MAX_SEQUENCES} lists of token ids")
+    found = tuple(_token_ids(name, value) for value in values)  # type: ignore[attr-defined]
+    require(all(found), f"{name} has an empty list; its lists have a token id at least")
+    return found
+
+
+def _biased_sequences(given: object) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Pairs of token ids and a bias, of pairs as JSON has them or of a mapping as transformers also takes it."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    is_pairs = isinstance(pairs, tuple | list) and all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+    require(is_pairs, "sequence_bias must be a list of pairs: a list of token ids, and a number")
+    sequences = _sequences("sequence_bias", [ids for ids, _ in pairs])  # type: ignore[attr-defined]
+    biases = [bias for _, bias in pairs]  # type: ignore[attr-defined]
+    for bias in biases:
+        is_number = isinstance(bias, int | float) and not isinstance(bias, bool) and bias == bias
+        require(is_number, f"sequence_bias has the bias {bias!r}; it must be a number")
+    return tuple(zip(sequences, map(float, biases), strict=True))
 
 
 def _require_integer(name: str, value: object, least: int, most: int) -> None:

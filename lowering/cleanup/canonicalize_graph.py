@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
@@ -36,11 +37,16 @@ _IDENTITIES = (
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 )
+#: Of integers these compute nothing, and TensorRT refuses them.
+_ROUNDINGS = (aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.default)
+#: Pointwise operators whose integer inputs are not numbers to compute with.
+_CONVERTING = (aten._to_copy.default, aten.where.self)
 _CONVERSIONS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default)
 
 
 class CanonicalizeGraph(LoweringPass):
-    """Remove assertions, identities and full slices; give every type conversion one form.
+    """Remove assertions, identities, roundings of integers and full slices; give every type conversion one form,
+    and make those of integers explicit that PyTorch does by itself.
 
     Before::
 
@@ -48,10 +54,13 @@ class CanonicalizeGraph(LoweringPass):
         2. b = aten.to.dtype(a, float16)
         3. c = aten.slice(b, 1, 0, INT64_MAX)
         4. aten._assert_tensor_metadata(c)
+        5. d = aten.div(position_ids, 64)
 
     After::
 
         1. b = aten._to_copy(x, dtype=float16)
+        2. p = aten._to_copy(position_ids, dtype=float32)
+        3. d = aten.div(p, 64)
     """
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
@@ -66,6 +75,13 @@ class CanonicalizeGraph(LoweringPass):
         for node in calls(graph, *_IDENTITIES):
             replace(node, _source(node))
             matches += 1
+        for node in calls(graph, *_ROUNDINGS):
+            if not value(_source(node)).dtype.is_floating_point:
+                replace(node, _source(node))
+                matches += 1
+        for node in list(graph.nodes):
+            if _promotes_integers(node):
+                matches += _cast_integers(node)
         for node in calls(graph, aten.slice.Tensor):
             if _is_full_slice(node):
                 replace(node, _source(node))
@@ -87,6 +103,29 @@ class CanonicalizeGraph(LoweringPass):
 def _source(node: Node) -> Node:
     source: Any = node.args[0]
     return source  # type: ignore[no-any-return]
+
+
+def _promotes_integers(node: Node) -> bool:
+    """Whether a pointwise operator makes floats of integers, which it does by itself in PyTorch and not in TensorRT."""
+    if node.op != "call_function" or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return False
+    result = value(node)
+    return isinstance(result, torch.Tensor) and result.dtype.is_floating_point and node.target not in _CONVERTING
+
+
+def _cast_integers(node: Node) -> int:
+    """Convert the integer inputs of ``node`` to the type of its result; returns how many there were."""
+    integers = [arg for arg in node.all_input_nodes if _is_integer(value(arg))]
+    for arg in integers:
+        with node.graph.inserting_before(node):
+            converted = emit(node.graph, aten._to_copy.default, arg, dtype=value(node).dtype, origin=node)
+        node.replace_input_with(arg, converted)
+    return len(integers)
+
+
+def _is_integer(found: Any) -> bool:
+    is_tensor = isinstance(found, torch.Tensor)
+    return is_tensor and not (found.dtype.is_floating_point or found.dtype is torch.bool)
 
 
 def _is_full_slice(node: Node) -> bool:

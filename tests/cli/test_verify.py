@@ -29,7 +29,8 @@ def test_numbers(tt_edge, bundle, checkpoint):
     assert (result.status, result.err) == (0, "")
     assert "Hugging Face generate() and the compiled network match" in result.out
     evidence = Bundle.open(bundle).manifest.evidence
-    assert [(e.claim, e.word) for e in evidence] == [("network", "evaluated")]
+    claims = ("network", "tokenizer", "generation settings")
+    assert [(e.claim, e.word) for e in evidence] == [(claim, "evaluated") for claim in claims]
     assert tt_edge("verify", bundle).status == 0, "the record leaves the bundle whole"
 
 
@@ -47,7 +48,9 @@ def test_another_training_of_the_same_model_does_not_match(tt_edge, bundle, tmp_
     result = tt_edge("verify", bundle, "--model", tmp_path / "other", "--new-tokens", 4)
     assert (result.status, result.err) == (1, "")
     assert "DO NOT match" in result.out
-    assert "does NOT match" in Bundle.open(bundle).manifest.evidence[0].detail
+    network = Bundle.open(bundle).manifest.evidence[0]
+    assert network.word == "failed"
+    assert "does NOT match" in network.detail
 
 
 def test_another_model_is_refused(tt_edge, bundle, tmp_path):
@@ -67,7 +70,7 @@ def test_another_model_is_refused(tt_edge, bundle, tmp_path):
 def test_images(tt_edge, bundle, checkpoint):
     tt_edge("verify", bundle, "--image", "a.png").fails_with("--image is to compare with a checkpoint; add --model", 2)
     tt_edge("verify", bundle, "--model", checkpoint, "--image", "a.png").fails_with(
-        "is of a language model, which takes no images; leave them out", 2
+        "is of a language model, which takes no images; omit --image", 2
     )
 
 

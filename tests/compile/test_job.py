@@ -57,7 +57,7 @@ def test_a_failed_compile_leaves_nothing_either(tmp_path):
         return model
 
     config = CompileConfig.of(precision="fp32", max_input_len=16, max_seq_len=4096)
-    with pytest.raises(InvalidInputError, match="max_seq_len 4096 exceeds the model's max_position_embeddings 512"):
+    with pytest.raises(InvalidInputError, match="max_seq_len 4096 exceeds the 512 tokens that the model was made for"):
         compile_model(make, tmp_path / "out.ttedge", config, EngineTarget())
     gc.collect()
     assert models[0]() is None

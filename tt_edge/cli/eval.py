@@ -25,7 +25,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="JSONL",
         help="a line a question: messages of a chat, or prompt, and answer",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="the first N questions alone")
+    parser.add_argument("--count", type=int, metavar="N", help="only the first N questions")
     parser.add_argument("--model", metavar="CHECKPOINT", help="what the bundles were compiled from; needs PyTorch")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -66,17 +66,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pytorch(source: str, bundle: Bundle, llm: LLM, questions: list[Question]) -> Accuracy:
-    from tt_edge.compile.checkpoint.load import load_model
+    from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.accuracy import measure_pytorch
+    from tt_edge.compile.parity.reference import load_reference
 
     config = bundle.manifest.config
-    model = load_model(source, config.network.precision)
+    checkpoint = Checkpoint.open(source)
+    model = load_reference(checkpoint, config.network.precision)
     if config.quantization.recipe is not None:
         from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
         from tt_edge.compile.quantize.stage import quantize_again
 
         quantize_again(model, config.quantization.recipe, bundle.read_bytes(STATISTICS_FILE))
-    return measure_pytorch(model, llm, questions)
+    return measure_pytorch(model, checkpoint, llm, questions)
 
 
 def _row(path: str, bundle: Bundle, network: Accuracy, pytorch: Accuracy | None) -> dict[str, Any]:

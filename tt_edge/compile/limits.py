@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tt_edge.compile.checkpoint.limits import longest_sequence
 from tt_edge.config.limits import Limits
 from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.errors import InvalidInputError
@@ -18,13 +19,13 @@ _MIN_TOKENS, _MAX_TOKENS = 4, 1024
 
 def within_model(limits: Limits, model: PreTrainedModel, *, fit: bool) -> Limits:
     """``limits``, their lengths within what the model was made for: lowered if ``fit``, or else refused."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = longest_sequence(model.config)
     if most is None or limits.max_seq_len <= most:
         return limits
     if fit:
         return replace(limits, max_seq_len=most, max_input_len=min(limits.max_input_len, most))
     raise InvalidInputError(
-        f"max_seq_len {limits.max_seq_len} exceeds the model's max_position_embeddings {most}; "
+        f"max_seq_len {limits.max_seq_len} exceeds the {most} tokens that the model was made for; "
         f"compile with --max-seq-len {most} or less"
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.config import Precision
 
 if TYPE_CHECKING:
@@ -53,30 +55,38 @@ class CheckpointOrigin(Origin):
         self, source: str, *, tokenizer: str | None = None, calibration: CalibrationData | None = None
     ) -> None:
         super().__init__(source)
-        self._tokenizer, self._data = tokenizer or source, calibration
+        self._tokenizer_source, self._data = tokenizer, calibration
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Opened when it is first asked for."""
+        return Checkpoint.open(self.source)
+
+    @cached_property
+    def _tokenizer(self) -> Checkpoint:
+        given = self._tokenizer_source
+        return self.checkpoint if given is None else Checkpoint.open_tokenizer(given)
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
 
     @property
     def quantization(self) -> str:
-        from tt_edge.compile.checkpoint.prequantized import detect
-
-        found = detect(self.source) if os.path.isdir(self.source) else None
+        found = self.checkpoint.quantization
         return "" if found is None else str(found)
 
     def load(self, precision: Precision) -> PreTrainedModel:
-        from tt_edge.compile.checkpoint.load import load_model
-
-        return load_model(self.source, precision)
+        return self.checkpoint.load(precision)
 
     def files(self) -> dict[str, bytes]:
-        from tt_edge.compile.checkpoint.tokenizer_files import processor_files, tokenizer_files
-
         # A processor's chat template goes before its tokenizer's.
-        return dict(tokenizer_files(self._tokenizer)) | dict(processor_files(self.source))
+        return dict(self._tokenizer.tokenizer_files()) | dict(self.checkpoint.processor_files())
 
     def calibration(self) -> Calibration:
         from tt_edge.compile.quantize.stage import CheckpointCalibration
 
-        return CheckpointCalibration(self.source, self._tokenizer, self._data)
+        return CheckpointCalibration(self.checkpoint, self._tokenizer, self._data)
 
 
 class MemoryOrigin(Origin):

@@ -108,6 +108,21 @@ OTHERS = {
     "Gemma": {"head_dim": 16},
     "Glm4": {"head_dim": 16},
     "Granite": {},
+    # Scales queries by position, and YaRN: prompts are longer than the length before scaling.
+    "Ministral3": {
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 16.0,
+            "original_max_position_embeddings": 8,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale_all_dim": 1.0,
+            "mscale": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "Nemotron": {},
     "Olmo2": {},
     "Persimmon": {},
@@ -118,6 +133,8 @@ OTHERS = {
 }
 REFUSED = {
     "Bloom": "BloomForCausalLM computes attention by itself",
+    "DiffLlama": "DiffLlamaForCausalLM has differential attention, two attentions in each layer",
+    "Doge": "the model computes its own attention mask",
     "Falcon": "FalconForCausalLM computes attention by itself",
     "GPTJ": "GPTJForCausalLM computes attention by itself",
     "GPTNeo": "GPTNeoForCausalLM computes attention by itself",
@@ -127,6 +144,7 @@ REFUSED = {
     "Mpt": "MptForCausalLM computes attention by itself",
 }
 SMALL = {
+    "Doge": {"is_moe": False},
     "GPTJ": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
     "GPTNeo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
     "Mpt": {"d_model": 64, "n_heads": 4, "n_layers": 2},

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tests.tiny_models import tiny_model
-from tt_edge.compile.checkpoint.load import check_source, load_model, looks_like_path
+from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
@@ -110,10 +110,4 @@ def test_a_folder_of_something_else(model, tmp_path):
 
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert check_source("nobody/no-such-model") == "nobody/no-such-model"
     refused("nobody/no-such-model", "checkpoint nobody/no-such-model does not load")
-
-
-def test_what_is_a_path():
-    assert not any(looks_like_path(name) for name in ("gpt2", "Qwen/Qwen3-0.6B"))
-    assert all(looks_like_path(name) for name in ("/a", "./a", "~/a", "a/b/c", "a/"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
-from tt_edge.compile.checkpoint.tokenizer_files import processor_files
+from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, prepare_frames
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
@@ -91,14 +91,18 @@ def test_a_template_of_the_older_form(tmp_path):
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    assert dict(processor_files(folder))["chat_template.jinja"].decode() == template
+    assert dict(Checkpoint.open(folder).processor_files())["chat_template.jinja"].decode() == template
     (folder / "chat_template.jinja").write_text("newer")
-    assert "chat_template.jinja" not in dict(processor_files(folder))
+    assert "chat_template.jinja" not in dict(Checkpoint.open(folder).processor_files())
     (folder / "chat_template.jinja").unlink()
-    for content in ("{}", "[1]", '{"chat_template": ["a"]}', "{"):
+    wrong = {
+        r"chat_template\.json of .* holds no chat template; download": ("{}", '{"chat_template": ["a"]}'),
+        r"chat_template\.json is not valid JSON .*download": ("[1]", "{"),
+    }
+    for message, content in ((message, content) for message, contents in wrong.items() for content in contents):
         (folder / "chat_template.json").write_text(content)
-        with pytest.raises(InvalidInputError, match=r"chat_template\.json of .* holds no chat template .*download"):
-            dict(processor_files(folder))
+        with pytest.raises(InvalidInputError, match=message):
+            dict(Checkpoint.open(folder).processor_files())
 
 
 def test_a_chat(both, files):

@@ -1,99 +1,146 @@
 """Loading a quantized checkpoint: its linear layers stay as they are stored, everything else takes the wanted precision.
 
-The model is made without weights; then tensor after tensor is read from the mapped files and put in its place. No
+transformers' own loader puts every tensor in its place, so that its rules for names, ties and types hold here, too. It is given
+the tensors of the mapped files, and a quantizer that puts a ``QuantizedLinear`` wherever the checkpoint has a quantized layer. No
 weight is ever held in full precision.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from tt_edge.compile.checkpoint.prequantized import QuantizedCheckpoint, read_quantized
+from tt_edge.compile.checkpoint.prequantized import read_quantized
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
+from tt_edge.compile.quantize.quantized_weight import QuantizedWeight
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-#: Left in old checkpoints by modules that compute it.
-_COMPUTED = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
+    from tt_edge.compile.checkpoint.checkpoint import Checkpoint
+
+_METHOD = "tt_edge"
 
 
-def load_quantized(folder: str | os.PathLike[str], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of the quantized checkpoint in ``folder``, with ``QuantizedLinear`` layers, in evaluation mode.
+def load_quantized(
+    checkpoint: Checkpoint,
+    model_class: Any,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    key_mapping: Mapping[str, str] | None = None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with ``QuantizedLinear`` layers, and transformers' loading information.
 
-    ``config`` is the checkpoint's; ``dtype`` that of what is not quantized. Raises ``InvalidInputError`` for a damaged
-    checkpoint and ``UnsupportedModelError`` for one that cannot be read.
+    ``dtype`` is that of what is not quantized; ``key_mapping`` renames tensors as ``from_pretrained``'s does. Raises
+    ``InvalidInputError`` for a damaged checkpoint and ``UnsupportedModelError`` for one that cannot be read.
     """
-    checkpoint = read_quantized(folder)
-    model = _without_weights(folder, config, dtype)
-    parameters = dict(model.named_parameters())
-    plain = _Plain(checkpoint, parameters, dtype, os.fspath(folder))
-    for name, tensor in plain.tensors():
-        _set(model, name, nn.Parameter(tensor, requires_grad=False))
-    for name in checkpoint.linears:
-        _replace(model, name, checkpoint)
-    model.tie_weights()
-    if missing := [name for name, p in model.named_parameters() if p.is_meta]:
-        raise InvalidInputError(
-            f"checkpoint {os.fspath(folder)} does not load: weight {missing[0]} is missing ({len(missing)} in all); "
-            "download it again"
-        )
-    return model.eval().requires_grad_(False)
+    from transformers import GenerationConfig
+
+    stored = read_quantized(checkpoint.folder)
+    layers = {name: QuantizedLinear(stored.linears[name]) for name in stored.linears}
+    tensors: dict[str, Tensor] = dict(stored.plain_tensors())
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{field}": tensor for field, tensor in layer.named_buffers()}
+    model, found = model_class.from_pretrained(
+        None,
+        config=without_quantization(config),
+        dtype=dtype,
+        state_dict=tensors,
+        quantization_config=_Layers(layers, tensors, key_mapping),
+        key_mapping=key_mapping,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    model.hf_quantizer.remove_quantization_config(model)
+    if checkpoint.has("generation_config.json"):
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    return model, found
 
 
-def _without_weights(folder: str | os.PathLike[str], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with parameters that take no memory; buffers, such as rotary frequencies, are real."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
-    plain = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(plain, dtype=dtype)
-    if (Path(folder) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
+def without_quantization(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of ``config``, and of its parts, that says nothing about quantization."""
+    plain = copy.deepcopy(config)
+    parts = [plain, *(value for value in vars(plain).values() if hasattr(value, "to_dict"))]
+    for part in parts:
+        for name in ("quantization_config", "compression_config"):
+            if name in vars(part):
+                delattr(part, name)
+    return plain
 
 
-class _Plain:
-    """What is not quantized, checked against the model's parameters."""
+class _Layers(QuantizationConfigMixin):  # type: ignore[misc]
+    """What ``_Quantizer`` places: the layers by their names in the checkpoint, and the tensors that are about to be loaded."""
 
     def __init__(
-        self, checkpoint: QuantizedCheckpoint, parameters: dict[str, nn.Parameter], dtype: torch.dtype, folder: str
+        self, layers: Mapping[str, QuantizedLinear], tensors: dict[str, Tensor], key_mapping: Mapping[str, str] | None
     ) -> None:
-        self.checkpoint, self.parameters, self.dtype, self.folder = checkpoint, parameters, dtype, folder
+        self.quant_method = _METHOD
+        self.layers, self.tensors, self.key_mapping = layers, tensors, key_mapping
 
-    def tensors(self) -> Any:
-        for name, tensor in self.checkpoint.plain_tensors():
-            if name.endswith(_COMPUTED):
-                continue
-            parameter = self.parameters.get(name)
-            if parameter is None:
-                raise UnsupportedModelError(
-                    f"checkpoint {self.folder} has a tensor {name}, for which the model has no place; "
-                    "use the full-precision checkpoint with --quant"
-                )
-            if parameter.shape != tensor.shape:
-                raise InvalidInputError(
-                    f"checkpoint {self.folder} does not load: weight {name} is {list(tensor.shape)}, and config.json makes "
-                    f"it {list(parameter.shape)}; download it again"
-                )
-            yield name, self._converted(tensor)
-
-    def _converted(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": _METHOD}
 
 
-def _replace(model: nn.Module, name: str, checkpoint: QuantizedCheckpoint) -> None:
-    """Put the quantized layer ``name`` in the place of the model's own."""
-    owner, _, last = name.rpartition(".")
+@register_quantizer(_METHOD)
+class _Quantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts quantized layers into the model before transformers loads their tensors."""
+
+    quantization_config: _Layers
+
+    def is_serializable(self, *_: Any) -> bool:
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        given = self.quantization_config
+        names = names_in(model, given.layers, given.key_mapping)
+        for stored, layer in given.layers.items():
+            name, bias = names[stored], f"{stored}.bias"
+            linear = _linear(model, name)
+            _check_size(name, layer, linear)
+            if linear.bias is None and bias in given.tensors and not given.tensors[bias].any():
+                del given.tensors[bias]  # AutoGPTQ stores zeros for biases that the model does not have
+            owner, _, last = name.rpartition(".")
+            layer.bias = None if linear.bias is None else linear.bias.detach()  # without memory yet
+            setattr(model.get_submodule(owner), last, layer)
+            model.all_tied_weights_keys.pop(f"{name}.weight", None)  # a quantized head is its own
+
+
+def names_in(
+    model: PreTrainedModel, layers: Mapping[str, Any], key_mapping: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Names in the model of the checkpoint's ``layers``, by transformers' rules for renaming."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model, key_mapping, None)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    own = model.state_dict()
+
+    def renamed(key: str) -> str:
+        name, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, own)
+        if name not in own and key in own:
+            return key
+        return str(name)
+
+    return {layer: renamed(f"{layer}.weight").removesuffix(".weight") for layer in layers}
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
     try:
-        linear = getattr(model.get_submodule(owner), last)
+        linear = model.get_submodule(name)
     except AttributeError:
         linear = None
     if not isinstance(linear, nn.Linear):
@@ -101,18 +148,15 @@ def _replace(model: nn.Module, name: str, checkpoint: QuantizedCheckpoint) -> No
             f"the checkpoint has a quantized layer {name}, which {type(model).__name__} has no linear layer for; "
             "use the full-precision checkpoint with --quant"
         )
-    weight = checkpoint.linears[name]
-    if (weight.out_features, weight.in_features) != (linear.out_features, linear.in_features):
+    return linear
+
+
+def _check_size(name: str, stored: QuantizedLinear | QuantizedWeight, linear: nn.Linear) -> None:
+    if (stored.out_features, stored.in_features) != (linear.out_features, linear.in_features):
         raise InvalidInputError(
-            f"layer {name} is {weight.out_features} x {weight.in_features}, and config.json makes it "
+            f"layer {name} is {stored.out_features} x {stored.in_features}, and config.json makes it "
             f"{linear.out_features} x {linear.in_features}; download the checkpoint again"
         )
-    setattr(model.get_submodule(owner), last, QuantizedLinear(weight, linear.bias))
-
-
-def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, last = name.rpartition(".")
-    setattr(model.get_submodule(owner), last, parameter)
 
 
 def quantized_layers(model: nn.Module) -> list[QuantizedLinear]:

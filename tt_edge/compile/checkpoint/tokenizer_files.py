@@ -2,104 +2,121 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.errors import InvalidInputError
+from tt_edge.checkpoint_generation import not_applied
+from tt_edge.compile.checkpoint.checkpoint import Checkpoint
+from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_LOGGER = logging.getLogger("tt_edge")
+
 _TEMPLATE, _OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 #: Files that the runtime reads, where the checkpoint has them.
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", _TEMPLATE)
+#: Vocabularies in SentencePiece's form, or tiktoken's under the same name.
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+#: Files of which one is there where a checkpoint has a tokenizer.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", *_SENTENCEPIECE)
 #: What a vision-language model's preprocessing is made from.
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
-def tokenizer_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each tokenizer file of a checkpoint folder or hub id.
+def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each tokenizer file of a checkpoint, as transformers saves the tokenizer that it loads.
 
-    A checkpoint that has only a slow tokenizer (SentencePiece) is converted to ``tokenizer.json`` by transformers. One
-    without any tokenizer yields nothing: its bundle runs on token ids alone.
+    So tokens that only ``tokenizer_config.json`` or ``added_tokens.json`` has are in ``tokenizer.json``, and a slow tokenizer
+    (SentencePiece, tiktoken) is converted to one. A checkpoint without any tokenizer yields nothing: its bundle runs on token ids
+    only. Raises ``InvalidInputError`` for a tokenizer that does not load, ``MissingDependencyError`` where a package is missing.
     """
+    if not has_tokenizer(checkpoint):
+        return
+    tokenizer = checkpoint.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInputError(
+            f"the tokenizer of {checkpoint.source} has no tokenizer.json and cannot be converted to one; "
+            "save it once with transformers' fast tokenizer and compile again"
+        )
     with tempfile.TemporaryDirectory(prefix="tt-edge-tokenizer-") as scratch:
-        folder = Path(source)
-        if not (folder / "tokenizer.json").is_file():
-            saved = _saved_by_transformers(os.fspath(source), Path(scratch))
-            if saved is None:
-                return
-            folder = saved
+        tokenizer.save_pretrained(scratch)
         for name in _FILES:
-            if (folder / name).is_file():
-                yield name, (folder / name).read_bytes()
+            if (file := Path(scratch) / name).is_file():
+                yield name, file.read_bytes()
 
 
-def processor_files(source: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether there is a vocabulary among its files, in any of the forms that transformers reads."""
+    return any(checkpoint.has(name) for name in _VOCABULARIES) or any(checkpoint.folder.glob("*.tiktoken"))
+
+
+def processor_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     """Name and content of a checkpoint's image processor settings, of which a language model has none.
 
     Older ones have the processor's chat template as ``chat_template.json``; it becomes ``chat_template.jinja``.
     """
     for name in _PROCESSOR_FILES:
-        if (content := _content(source, name)) is not None:
-            yield name, content
-    old = _content(source, _OLD_TEMPLATE)
-    if old is not None and _content(source, _TEMPLATE) is None:
-        try:
-            template = json.loads(old)["chat_template"]
-            if not isinstance(template, str):
-                raise TypeError(f"chat_template is a {type(template).__name__}")
-        except (ValueError, KeyError, TypeError) as error:
+        if checkpoint.has(name):
+            yield name, checkpoint.read_bytes(name)
+    if checkpoint.has(_OLD_TEMPLATE) and not checkpoint.has(_TEMPLATE):
+        template = checkpoint.read_json(_OLD_TEMPLATE).get("chat_template")
+        if not isinstance(template, str):
             raise InvalidInputError(
-                f"{_OLD_TEMPLATE} of {source} holds no chat template ({error}); download the checkpoint again"
-            ) from error
+                f"{_OLD_TEMPLATE} of {checkpoint.source} holds no chat template; download the checkpoint again"
+            )
         yield _TEMPLATE, template.encode()
 
 
-def _content(source: str | os.PathLike[str], name: str) -> bytes | None:
-    """A file of a checkpoint, where it has one of that name."""
-    from tt_edge.compile.checkpoint.load import check_source
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """transformers' tokenizer of a checkpoint.
 
-    checked = check_source(source)
-    file: Path | None = Path(checked) / name
-    if not Path(checked).is_dir():
-        file = _from_hub(checked, name)
-    return file.read_bytes() if file is not None and file.is_file() else None
-
-
-def _from_hub(source: str, name: str) -> Path | None:
-    """A file of a hub repository, downloaded or found in the cache; ``None`` where it has no such, or nothing answers."""
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except OSError:
-        return None  # loading the model says what is wrong
-    return None if found is None else Path(found)
-
-
-def _saved_by_transformers(source: str, scratch: Path) -> Path | None:
+    Raises ``InvalidInputError`` where it has none that loads, ``MissingDependencyError`` where a package to read it is missing.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError, KeyError, TypeError):
-        return None
-    if not getattr(tokenizer, "is_fast", False):
+        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare ones
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if not checkpoint.has("tokenizer.json") and (package := _missing_package(checkpoint, reason)):
+            raise MissingDependencyError(
+                f"the tokenizer of {checkpoint.source} is converted with the package {package}, which is not installed; "
+                "pip install 'tt-edge[sentencepiece]'"
+            ) from error
         raise InvalidInputError(
-            f"the tokenizer of {source} has no tokenizer.json and cannot be converted to one; "
-            "save it once with transformers' fast tokenizer and compile again"
-        )
-    tokenizer.save_pretrained(scratch)
-    return scratch
+            f"the tokenizer of {checkpoint.source} does not load ({reason.rstrip('.')}); give another with --tokenizer"
+        ) from error
+
+
+def _missing_package(checkpoint: Checkpoint, reason: str) -> str | None:
+    """The package that the checkpoint's vocabulary is read with, if it is not installed."""
+    needed = ["sentencepiece", "google.protobuf"] if any(checkpoint.has(name) for name in _SENTENCEPIECE) else []
+    if any(checkpoint.folder.glob("*.tiktoken")) or "tiktoken" in reason:  # Llama 3's tokenizer.model is tiktoken's
+        needed.append("tiktoken")
+    return next((name for name in needed if not _installed(name)), None)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def generation_settings(model: PreTrainedModel) -> bytes:
-    """``generation_config.json``: the checkpoint's own, with the end-of-sequence ids that ``generate()`` would use."""
+    """``generation_config.json``: the checkpoint's own, with the end-of-sequence ids that ``generate()`` would use.
+
+    A warning names the settings that the runtime does not apply. Raises ``InvalidInputError`` for one with a value that it
+    cannot have.
+    """
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(model.generation_config, name, None)
@@ -107,4 +124,11 @@ def generation_settings(model: PreTrainedModel) -> bytes:
             value = getattr(model.config, name, None)
         if value is not None:
             settings[name] = value
-    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+    content = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    try:
+        GenerationConfig.of_checkpoint(json.loads(content))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"generation_config.json: {error}; mend or remove it") from error
+    if left := not_applied(settings):
+        _LOGGER.warning("generation_config.json: %s not applied by tt-edge", ", ".join(left))
+    return content.encode()

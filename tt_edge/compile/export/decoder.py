@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
 from tt_edge.bundle.manifest import DECODER
+from tt_edge.compile.export.features import check_features
 from tt_edge.compile.export.semantics import constant_rope, semantic_attention, semantic_rotary
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
@@ -29,9 +30,6 @@ from tt_edge.lowering.pipeline import passes_for
 # Sizes of the traced example. They are distinct from each other and from 1, so that no dimension is specialised by
 # accident, and the exported graph holds for all others.
 _BATCH, _SEQUENCE = 2, 7
-
-# What configurations call the number of experts.
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 class _LogitsOnly(nn.Module):
@@ -88,7 +86,7 @@ class DecoderCompiler(PartCompiler):
 
     def export(self) -> GraphModule:
         model, limits = self.model, self.config.limits
-        _check_dense(model)
+        check_features(model.config, type(model).__name__)
         family = family_of(model)
         module: _LogitsOnly | ImageDecoder
         traceable: AbstractContextManager[None]
@@ -128,15 +126,6 @@ def _dynamic_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[A
     named = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     shapes, rest = dynamic[: len(named)], dynamic[len(named) :]
     return (*shapes, *([tuple(rest)] if rest else []))
-
-
-def _check_dense(model: PreTrainedModel) -> None:
-    """Raise ``UnsupportedModelError`` for a mixture of experts."""
-    if experts := next((n for n in _EXPERTS if getattr(model.config, n, None)), None):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is a mixture of experts ({experts} {getattr(model.config, experts)}), which no backend has; "
-            "compile a dense model"
-        )
 
 
 def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:

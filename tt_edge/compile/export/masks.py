@@ -35,6 +35,14 @@ class Visibility:
         """Models that trim a mask to the keys' length get it whole: it has no length."""
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        """A model that computes with its mask (Doge adds its own to it) is refused where it starts to."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UnsupportedModelError(
+            f"the model computes its own attention mask (it asks the mask for {name}), which no backend has"
+        )
+
 
 def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Visibility:
     """What transformers calls to make a mask: evaluate ``mask_function`` and find out which it is.

@@ -9,10 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.manifest import VISION
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
 from tt_edge.compile.parity.golden import GoldenMaker
 from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.prompts import default_pictures
+from tt_edge.compile.parity.reference import exact_reference, load_reference
 from tt_edge.compile.parity.report import ParityReport
+from tt_edge.compile.parity.texts import compare_settings, compare_tokenizer
 from tt_edge.compile.parity.vision import compare_preprocessing
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, ParityError
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 def verify_bundle(
     bundle: Bundle,
-    model: str | os.PathLike[str] | PreTrainedModel,
+    model: Checkpoint | str | os.PathLike[str] | PreTrainedModel,
     *,
     new_tokens: int = 32,
     seed: int = 0,
@@ -37,24 +41,26 @@ def verify_bundle(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint it was compiled from.
 
-    ``model`` is the checkpoint's folder or hub id, or the loaded module. If the bundle is quantized, the checkpoint is
-    too, in PyTorch (a loaded module in place), with the statistics that the bundle keeps: what is compared is what
-    TensorRT was given with what was meant. ``tt-edge eval`` says what quantization costs.
+    ``model`` is the checkpoint, its folder or hub id, or the loaded module. A checkpoint is loaded as transformers loads it
+    (``load_reference``), not as a compile does; its own tokenizer and generation settings are held against the bundle's, too.
+    If the bundle is quantized, the checkpoint is too, in PyTorch (a loaded module in place), with the statistics that the
+    bundle keeps: what is compared is what TensorRT was given with what was meant. ``tt-edge eval`` says what quantization
+    costs.
 
     Of a vision-language model the preprocessing (where the checkpoint is a folder or id) and the tower are compared as
     well, and prompts with pictures: ``images``, or two that are made up. Raises ``ParityError`` when the checkpoint is not
     the bundle's model at all. What Hugging Face answers is given to ``maker``, for a golden set.
     """
-    from tt_edge.compile.checkpoint.load import load_model
     from tt_edge.compile.checkpoint.load_quantized import parameter_count
 
     manifest = bundle.manifest
     if images and not manifest.takes_images:
-        raise InvalidInputError(f"{bundle.path} is of a language model, which takes no images; leave them out")
-    source = model if isinstance(model, str | os.PathLike) else None
-    precision = Precision(manifest.config.network.precision)
-    if isinstance(model, str | os.PathLike):
-        model = load_model(model, precision)
+        raise InvalidInputError(f"{bundle.path} is of a language model, which takes no images; omit --image")
+    precision, checkpoint, truth = Precision(manifest.config.network.precision), None, None
+    if isinstance(model, Checkpoint | str | os.PathLike):
+        checkpoint = Checkpoint.open(model)
+        model = load_reference(checkpoint, precision)
+        truth = exact_reference(checkpoint, model, precision)
     if type(model).__name__ != manifest.model.architecture:
         raise ParityError(
             f"the bundle is a {manifest.model.architecture}, the checkpoint a {type(model).__name__}; "
@@ -72,22 +78,53 @@ def verify_bundle(
         quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
     network = bundle.network()
     with _kv_cache_of(network, model):
-        if not manifest.takes_images:
-            return check_parity(
-                model, network, manifest.contract, precision, new_tokens=new_tokens, seed=seed, maker=maker
+        if manifest.takes_images:
+            report = _with_pictures(
+                bundle, model, checkpoint, network, precision, new_tokens, seed, images, truth, maker
             )
-        return _with_pictures(bundle, model, source, network, precision, new_tokens, seed, images, maker)
+        else:
+            report = check_parity(
+                model,
+                network,
+                manifest.contract,
+                precision,
+                new_tokens=new_tokens,
+                seed=seed,
+                truth=truth,
+                maker=maker,
+            )
+        return _with_texts(report, bundle, model, checkpoint, network, new_tokens)
+
+
+def _with_texts(
+    report: ParityReport,
+    bundle: Bundle,
+    model: PreTrainedModel,
+    checkpoint: Checkpoint | None,
+    network: Network,
+    new_tokens: int,
+) -> ParityReport:
+    """The report, with token ids and text beside transformers' own tokenizer, where the checkpoint has one."""
+    if checkpoint is None or not has_tokenizer(checkpoint) or not bundle.has("tokenizer.json"):
+        return report
+    theirs = checkpoint.tokenizer
+    report = replace(report, tokenizer=compare_tokenizer(theirs, bundle))
+    if bundle.manifest.takes_images:
+        return report
+    error = max(row.logit_error for row in report.rows)
+    return replace(report, settings=compare_settings(model, theirs, bundle, network, new_tokens, error))
 
 
 def _with_pictures(
     bundle: Bundle,
     model: PreTrainedModel,
-    source: str | os.PathLike[str] | None,
+    checkpoint: Checkpoint | None,
     network: Network,
     precision: Precision,
     new_tokens: int,
     seed: int,
     images: Sequence[ImageFile],
+    truth: PreTrainedModel | None,
     maker: GoldenMaker | None,
 ) -> ParityReport:
     from tt_edge.runtime.engine.choose import Runtime, open_part
@@ -111,13 +148,14 @@ def _with_pictures(
         vision=vision,
         pictures=[vision.processor.preprocess(picture) for picture in pixels],
         special_ids=[*vision.processor.token_ids, *tokenizer.backend.get_added_tokens_decoder()],
+        truth=truth,
         maker=maker,
     )
-    if source is None:
+    if checkpoint is None:
         return report
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
     processor = replace(vision.processor, max_tokens=None)  # each image fits; all together need not
-    return replace(report, preprocessing=compare_preprocessing(source, processor, tokenizer, template, pixels))
+    return replace(report, preprocessing=compare_preprocessing(checkpoint, processor, tokenizer, template, pixels))
 
 
 def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tt_edge.compile.overflow import overflow_of
 from tt_edge.compile.parity.golden import GoldenMaker
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
+from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
 from tt_edge.compile.parity.vision import compare_features
 from tt_edge.config import Precision
@@ -43,20 +45,25 @@ def check_parity(
     vision: VisionPipeline | None = None,
     pictures: Sequence[ProcessedImage] = (),
     special_ids: Sequence[int] = (),
+    truth: PreTrainedModel | None = None,
     maker: GoldenMaker | None = None,
 ) -> ParityReport:
-    """Compare a captured network with the module it came from, in a ragged batch and with a batch of one.
+    """Compare a captured network with ``model`` in PyTorch, in a ragged batch and with a batch of one.
+
+    Greedy search is plain: nothing of the checkpoint's generation settings holds. ``truth`` is the model in float32 (default:
+    ``model`` itself, computed in float32).
 
     Of a vision-language model also with ``pictures``, which ``vision``'s captured vision network encodes; its features
     are compared, too. Random text has none of ``special_ids``. What Hugging Face answers is given to ``maker``, if any.
     """
     half = precision is not Precision.FP32
-    truth = copy.deepcopy(model).float() if half else model
+    truth = truth or (copy.deepcopy(model).float() if half else model)
     session = ReferenceSession(network, contract)
     batches = list(_batches(contract, new_tokens, seed, vision, pictures, special_ids))
     rows: list[RowParity] = []
     for batch in batches:
-        references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
+        with clean_generation(model):
+            references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
         tokens = [tokens for tokens, _, _ in references]
         logits = teacher_forced(session, [p.ids for p in batch], [p.images for p in batch], tokens)
         if maker is not None:
@@ -71,7 +78,11 @@ def check_parity(
     report = ParityReport(precision.value, tuple(rows), tolerance, features)
     texts = [prompt.ids for batch in batches for prompt in batch if not prompt.pictures]
     if not report.logits_passed and texts:
-        layers = compare_layers_with(model, network, contract, max(texts, key=len), tolerance).render()
+        longest = max(texts, key=len)
+        # Where PyTorch itself overflows, there is no number to compare layers with.
+        layers = overflow_of(model, model_inputs(model, [longest], ()))
+        if layers is None:
+            layers = compare_layers_with(model, network, contract, longest, tolerance).render()
         report = ParityReport(precision.value, report.rows, tolerance, features, layers)
     return report
 
@@ -106,11 +117,6 @@ def _reference(model: PreTrainedModel, truth: PreTrainedModel, prompt: Prompt, n
         out = model.generate(
             **cast(model_inputs(model, [prompt.ids], prompt.pictures), model.dtype),
             max_new_tokens=new_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            num_beams=1,
-            repetition_penalty=1.0,
         )
         tokens: list[int] = out[0, -new_tokens:].tolist()
         inputs = model_inputs(model, [prompt.ids + tokens], prompt.pictures)
@@ -141,5 +147,6 @@ def _compare(prompt: Prompt, logits: np.ndarray, tokens: list[int], own: np.ndar
         ties=int(ties.sum()),
         mismatches=len(mismatched),
         first_mismatch=int(mismatched[0]) if len(mismatched) else None,
+        logit_error=float(np.abs(logits - exact).max() + np.abs(own - exact).max()),
         pictures=len(prompt.pictures),
     )

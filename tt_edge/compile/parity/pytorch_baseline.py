@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.parity.reference import clean_generation, load_reference
 from tt_edge.config import Precision
 from tt_edge.runtime.benchmark.llm import PeakMemory, Speed, check_counts, speed
 from tt_edge.runtime.scheduling.request import Timing
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class PyTorchBaseline:
-    """A checkpoint in PyTorch, on the GPU where there is one."""
+    """A checkpoint in PyTorch as transformers loads it, on the GPU where there is one."""
 
-    def __init__(self, source: str | os.PathLike[str], precision: Precision) -> None:
+    def __init__(self, source: Checkpoint | str | os.PathLike[str], precision: Precision) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: PreTrainedModel = load_model(source, precision).to(self.device)  # type: ignore[arg-type]
+        self.checkpoint = Checkpoint.open(source)
+        self.model: PreTrainedModel = load_reference(self.checkpoint, precision).to(self.device)  # type: ignore[arg-type]
 
     @property
     def word(self) -> str:
@@ -33,12 +35,14 @@ class PyTorchBaseline:
         return f"PyTorch {torch.__version__.partition('+')[0]} on {where}"
 
     def generate(self, input_ids: Sequence[int], max_new_tokens: int) -> list[int]:
-        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids."""
+        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids and none of its other
+        generation settings."""
         ids = torch.tensor([list(input_ids)], device=self.device)
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
-        if self.model.generation_config.pad_token_id is None:
-            settings["pad_token_id"] = 0  # one row needs no padding; this keeps transformers from saying so
-        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        ends = self.model.generation_config.eos_token_id
+        with clean_generation(self.model):
+            out = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, eos_token_id=ends
+            )
         new: list[int] = out[0, ids.shape[1] :].tolist()
         return new
 

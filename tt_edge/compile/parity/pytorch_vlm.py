@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tt_edge.compile.checkpoint.load import check_source
+from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
-from tt_edge.compile.vision.eagle2 import EAGLE_TYPES, Eagle2Config
+from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
 from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
@@ -33,9 +34,9 @@ Inputs = dict[str, Tensor]
 class PyTorchVLM(PyTorchBaseline):
     """A vision-language checkpoint in PyTorch with its own processor, on the GPU where there is one."""
 
-    def __init__(self, source: str | os.PathLike[str], precision: Precision) -> None:
+    def __init__(self, source: Checkpoint | str | os.PathLike[str], precision: Precision) -> None:
         super().__init__(source, precision)
-        self.processor = processor_of(source)
+        self.processor = processor_of(self.checkpoint)
 
     def inputs(
         self, llm: LLM, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
@@ -52,16 +53,17 @@ class PyTorchVLM(PyTorchBaseline):
     def continue_greedily(
         self, inputs: Inputs, max_new_tokens: int, streamer: Any = None, **settings: Any
     ) -> list[int]:
-        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids."""
-        options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, **settings}
-        if self.model.generation_config.pad_token_id is None:
-            options["pad_token_id"] = 0
+        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids and none of its other
+        generation settings."""
+        ends = self.model.generation_config.eos_token_id
         moved = {
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else tensor.dtype)
             for name, tensor in inputs.items()
         }
-        with torch.no_grad():
-            out = self.model.generate(**moved, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+        with torch.no_grad(), clean_generation(self.model):
+            out = self.model.generate(
+                **moved, max_new_tokens=max_new_tokens, streamer=streamer, eos_token_id=ends, **settings
+            )
         prompt: list[int] = inputs["input_ids"][0].tolist()
         ids: list[int] = out[0].tolist()
         return ids[len(prompt) :] if ids[: len(prompt)] == prompt else ids
@@ -105,26 +107,30 @@ class _Clock:
         """Nothing is buffered."""
 
 
-def processor_of(source: str | os.PathLike[str]) -> Any:
+def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
     """The checkpoint's processor; ``None`` of Eagle 2, whose own is code of its checkpoint.
 
     Raises ``InvalidInputError`` for a checkpoint without one, and ``MissingDependencyError`` without torchvision.
     """
-    from transformers import AutoProcessor, PreTrainedConfig
+    from transformers import AutoProcessor
 
-    raw, _ = PreTrainedConfig.get_config_dict(check_source(source))
-    if isinstance(raw, dict) and raw.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type):
+    checkpoint = Checkpoint.open(source)
+    if is_eagle2(checkpoint.settings):
         return None
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except ImportError as error:
         raise MissingDependencyError(
             f"transformers' image processors need torchvision ({error}); pip install 'tt-edge[vlm-host]'"
         ) from error
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"the processor of {source} does not load ({error}); download it again") from error
+        raise InvalidInputError(
+            f"the processor of {checkpoint.source} does not load ({error}); download it again"
+        ) from error
     if not hasattr(processor, "image_processor"):  # transformers gives a language model's tokenizer
-        raise InvalidInputError(f"{source} has no image processor, as vision-language models have; give one of these")
+        raise InvalidInputError(
+            f"{checkpoint.source} has no image processor, as vision-language models have; give one of these"
+        )
     return processor
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tt_edge.bundle.manifest import Evidence, Word
+from tt_edge.compile.parity.texts import SettingsParity, TokenizerParity
 
 #: Allowed relative error in fp32; in half precision, so many times PyTorch's own.
 FP32_TOLERANCE = 1e-4
@@ -29,6 +30,8 @@ class RowParity:
     mismatches: int
     first_mismatch: int | None
     pictures: int = 0
+    #: The largest absolute error of a logit, the network's and PyTorch's own together.
+    logit_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class PreprocessingParity:
 class ParityReport:
     """The outcome of a parity check. ``tolerance`` bounds the relative error of every row's logits.
 
-    Of a vision-language model there are also ``features`` and ``preprocessing``, or why the latter was not compared.
+    Of a vision-language model there are also ``features`` and ``preprocessing``, or why the latter was not compared. Where the
+    checkpoint has a tokenizer, there are ``tokenizer`` and, of a language model, ``settings``.
     """
 
     precision: str
@@ -69,6 +73,8 @@ class ParityReport:
     features: tuple[FeatureParity, ...] = ()
     layers: str | None = None
     preprocessing: PreprocessingParity | str | None = None
+    tokenizer: TokenizerParity | None = None
+    settings: SettingsParity | None = None
 
     @property
     def relative_error(self) -> float:
@@ -94,15 +100,19 @@ class ParityReport:
         return not isinstance(self.preprocessing, PreprocessingParity) or self.preprocessing.passed
 
     @property
+    def texts_passed(self) -> bool:
+        return all(found is None or found.passed for found in (self.tokenizer, self.settings))
+
+    @property
     def passed(self) -> bool:
-        return self.logits_passed and self.features_passed and self.preprocessing_passed
+        return self.logits_passed and self.features_passed and self.preprocessing_passed and self.texts_passed
 
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, "relative_error": self.relative_error, **asdict(self)}
 
     def render(self) -> str:
         """A page: a line a prompt, the verdict, and where the layers part when it failed."""
-        lines = [*self._preprocessing_lines(), *self._feature_lines()]
+        lines = [*self._text_lines(), *self._preprocessing_lines(), *self._feature_lines()]
         pictures = any(row.pictures for row in self.rows)
         extra = f"{'pictures':>10}" if pictures else ""
         lines.append(
@@ -133,7 +143,7 @@ class ParityReport:
         """What a bundle's manifest is to say."""
 
         def said(claim: str, passed: bool, detail: str) -> Evidence:
-            word = Word.EVALUATED if passed else Word.NOT_EXECUTED
+            word = Word.EVALUATED if passed else Word.FAILED
             return Evidence(claim, word, f"{'matches' if passed else 'does NOT match'} {detail}")
 
         pictures = ", with and without pictures," if any(row.pictures for row in self.rows) else ""
@@ -147,7 +157,35 @@ class ParityReport:
         if isinstance(self.preprocessing, PreprocessingParity):
             detail = f"the checkpoint's own processor, pixels within {self.preprocessing.steps:.1f}/255"
             found.append(said("preprocessing", self.preprocessing.passed, detail))
+        if self.tokenizer is not None:
+            detail = f"transformers' own tokenizer, token ids of {self.tokenizer.texts} texts"
+            found.append(said("tokenizer", self.tokenizer.passed, detail))
+        if self.settings is not None:
+            detail = f"generate() with the checkpoint's own generation settings, greedy, {self.settings.tokens} tokens"
+            left = f"; not applied: {', '.join(self.settings.not_applied)}" if self.settings.not_applied else ""
+            found.append(said("generation settings", self.settings.passed, detail + left))
         return found
+
+    def _text_lines(self) -> list[str]:
+        lines = []
+        if self.tokenizer is not None:
+            found = self.tokenizer
+            verdict = _verdict(not found.differing)
+            line = f"tokenizer      token ids of {found.texts} texts beside transformers' own tokenizer: {verdict}"
+            if found.differing:
+                line += f", {len(found.differing)} differ, such as {found.differing[0][:40]!r}"
+            lines.append(line)
+            if found.chat is not None:
+                lines.append(f"chat template  a chat beside transformers' own: {_verdict(found.chat)}")
+        if self.settings is not None:
+            own = self.settings
+            parts = "" if own.first_difference is None else f", parting at new token {own.first_difference}"
+            left = f"; not applied: {', '.join(own.not_applied)}" if own.not_applied else ""
+            lines.append(
+                f"settings       greedy text with the checkpoint's generation settings, {own.tokens} tokens{parts}: "
+                f"{_verdict(own.first_difference is None)}{left}"
+            )
+        return lines
 
     def _preprocessing_lines(self) -> list[str]:
         found = self.preprocessing

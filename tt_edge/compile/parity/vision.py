@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.contract import IMAGE_FEATURES, deepstack_name
@@ -64,7 +64,7 @@ def compare_features(
 
 
 def compare_preprocessing(
-    source: str | os.PathLike[str],
+    checkpoint: Checkpoint,
     preprocessor: MultimodalProcessor,
     tokenizer: BundleTokenizer,
     template: ChatTemplate | None,
@@ -72,7 +72,7 @@ def compare_preprocessing(
 ) -> PreprocessingParity | str:
     """Token ids and pixels of a prompt with ``images`` beside the checkpoint's own processor's; or why there are none."""
     try:
-        processor = processor_of(source)
+        processor = processor_of(checkpoint)
     except MissingDependencyError as error:
         return str(error)
     if processor is None:

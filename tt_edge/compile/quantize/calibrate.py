@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tt_edge.atomic import replace_file
 from tt_edge.compile.memory import map_large_blocks, release_memory
+from tt_edge.compile.overflow import checked_activations
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
 from tt_edge.compile.vision.families import family_of
@@ -112,7 +113,7 @@ def _calibrate_format(
     without_head = not any(model.get_submodule(name) is head for name in names)
 
     def forward_loop(calibrated: nn.Module) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), checked_activations(calibrated):
             for batch in _with_progress(batches, f"calibrate {format}", show):
                 _run(calibrated, {name: tensor.to(device) for name, tensor in batch.items()}, without_head)
                 release_memory()

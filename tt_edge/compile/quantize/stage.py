@@ -6,12 +6,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tt_edge.compile.checkpoint.prequantized import check_not_quantized, detect, read_quantized
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.prequantized import read_quantized
 from tt_edge.compile.quantize.calibrate import calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.data import Batch, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
@@ -45,18 +45,15 @@ class Calibration(ABC):
 class CheckpointCalibration(Calibration):
     """For a checkpoint: ``data`` (default: the built-in text) in the words of ``tokenizer``, a checkpoint too."""
 
-    def __init__(self, source: str, tokenizer: str, data: CalibrationData | None) -> None:
-        self._source, self._tokenizer, self.data = source, tokenizer, data or CalibrationData()
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Checkpoint, data: CalibrationData | None) -> None:
+        self._checkpoint, self._tokenizer, self.data = checkpoint, tokenizer, data or CalibrationData()
 
     def check(self, recipe: QuantConfig) -> None:
-        if Path(self._source).is_dir():
-            check_not_quantized(self._source, str(recipe.format or "with rules"))
+        self._checkpoint.check_not_quantized(str(recipe.format or "with rules"))
 
     def batches(self, model: PreTrainedModel, files: Files) -> Sequence[Batch]:
-        from transformers import AutoTokenizer
-
         pictures = CalibrationPictures.of(model, files)
-        batches = load_batches(self.data, AutoTokenizer.from_pretrained(self._tokenizer), pictures)
+        batches = load_batches(self.data, self._tokenizer.tokenizer, pictures)
         if pictures is not None and not batches.have_pictures:
             _LOGGER.warning(
                 "the language part is calibrated on text only, and image tokens have other ranges; give --calib-data with "
@@ -66,8 +63,8 @@ class CheckpointCalibration(Calibration):
 
     def kv_scales(self, model: PreTrainedModel, files: Files) -> list[QKVScales]:
         """The scales that the checkpoint brings, or else those that calibration gives."""
-        if Path(self._source).is_dir() and detect(self._source) is not None:
-            found = read_quantized(self._source).kv_scales
+        if self._checkpoint.quantization is not None:
+            found = read_quantized(self._checkpoint.folder).kv_scales
             if found:
                 return scales_of_checkpoint(found, model.config.get_text_config().num_hidden_layers)
         return super().kv_scales(model, files)

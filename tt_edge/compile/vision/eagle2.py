@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -187,23 +186,13 @@ def _image_token_id(settings: Mapping[str, Any], folder: Path) -> int:
     return found
 
 
-def _config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
+def is_eagle2(settings: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's ``config.json`` is of this architecture, in its own layout or in this class's."""
+    return settings.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type)
+
+
+def eagle2_config_of(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
     """Of either layout: a checkpoint that was saved by this class has its own."""
     if settings.get("model_type") == Eagle2Config.model_type:
         return Eagle2Config(**settings)
     return eagle2_config(settings, folder)
-
-
-def load_eagle2(folder: str, settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model, and transformers' loading information."""
-    config = _config(settings, Path(folder))
-    config._attn_implementation = None  # as in ``load_model``
-    model, found = Eagle2ForConditionalGeneration.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        key_mapping=KEY_MAPPING,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    return model, found

@@ -11,7 +11,8 @@ from transformers import Qwen2Config
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.prequantized.packing import GROUP, LAYER, write
 from tests.compile.checkpoint.prequantized.reading import AWQ, only
-from tt_edge.compile.checkpoint.prequantized import check_not_quantized, detect, read_quantized
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.prequantized import detect, read_quantized
 from tt_edge.errors import InvalidInputError
 
 
@@ -37,15 +38,15 @@ def test_modelopt_by_its_own_file(tmp_path):
 
 def test_an_ordinary_checkpoint(tmp_path):
     assert detect(write(tmp_path, {}, {})) is detect({"model_type": "qwen2"}) is None
-    check_not_quantized(tmp_path, "fp8")
+    Checkpoint.open(tmp_path).check_not_quantized("fp8")
     with pytest.raises(InvalidInputError, match="is not quantized"):
         read_quantized(tmp_path)
 
 
 def test_quantizing_twice_is_refused(tmp_path):
     write(tmp_path, AWQ, {})
-    with pytest.raises(InvalidInputError, match=r"is quantized already, as awq .*leave out --quant fp8"):
-        check_not_quantized(tmp_path, "fp8")
+    with pytest.raises(InvalidInputError, match=r"is quantized already, as awq .*omit --quant fp8"):
+        Checkpoint.open(tmp_path).check_not_quantized("fp8")
 
 
 def test_settings_that_are_no_object():

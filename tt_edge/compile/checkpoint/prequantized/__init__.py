@@ -17,6 +17,6 @@ is lost but half of the memory saved.
 """
 
 from tt_edge.compile.checkpoint.prequantized.checkpoint import KVScales, QuantizedCheckpoint, read_quantized
-from tt_edge.compile.checkpoint.prequantized.detect import QuantizedFormat, check_not_quantized, detect
+from tt_edge.compile.checkpoint.prequantized.detect import QuantizedFormat, detect
 
-__all__ = ["KVScales", "QuantizedCheckpoint", "QuantizedFormat", "check_not_quantized", "detect", "read_quantized"]
+__all__ = ["KVScales", "QuantizedCheckpoint", "QuantizedFormat", "detect", "read_quantized"]

@@ -75,6 +75,7 @@ class CompressedTensorsReader(LinearReader):
 
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See ``LinearReader.read``."""
+        _check_compressed(tensors)
         group = self._group_of(layer)
         weights, inputs = group["weights"], group.get("input_activations")
         same = ("num_bits", "type")
@@ -99,6 +100,16 @@ class CompressedTensorsReader(LinearReader):
         if group is None:
             raise InvalidInputError("no config group of quantization_config targets it; download the checkpoint again")
         return group
+
+
+def _check_compressed(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``InvalidInputError`` for a layer that was saved with its weight in full precision, in whatever format."""
+    weight = tensors.get("weight")
+    if weight is not None and weight.dtype not in (torch.float8_e4m3fn, torch.int8):
+        raise InvalidInputError(
+            f"its weight is {str(weight.dtype).removeprefix('torch.')} beside a scale: saved uncompressed; save it with "
+            "save_compressed=True"
+        )
 
 
 def _names(target: str, layer: str) -> bool:
@@ -160,11 +171,6 @@ def _nvfp4(quantized_input: bool, tensors: Mapping[str, Tensor]) -> QuantizedWei
 
 def _one_byte(inputs: Config | None, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
     weight, scale = tensors["weight"], tensors["weight_scale"]
-    if weight.dtype not in (torch.float8_e4m3fn, torch.int8):
-        raise InvalidInputError(
-            f"its weight is {str(weight.dtype).removeprefix('torch.')} beside a scale: saved uncompressed; save it with "
-            "save_compressed=True"
-        )
     dynamic = bool(inputs and inputs.get("dynamic"))
     if inputs and not inputs.get("symmetric", True):
         raise UnsupportedModelError("activations with zero points are not read; use a checkpoint with symmetric ones")

@@ -66,25 +66,20 @@ def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | N
     return _from_config(config)
 
 
-def check_not_quantized(source: str | os.PathLike[str] | Config | Any, quant: str) -> None:
-    """Raise ``InvalidInputError`` if ``source``, as for ``detect``, is quantized: ``--quant`` ``quant`` would do it twice."""
-    if (found := detect(source)) is not None:
-        name = f"checkpoint {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "the checkpoint"
-        raise InvalidInputError(
-            f"{name} is quantized already, as {found}; leave out --quant {quant}, or give the checkpoint that it was made from"
-        )
-
-
 def _from_config(config: Config) -> QuantizedFormat | None:
     text = config.get("text_config")
-    settings = config.get("quantization_config") or (isinstance(text, Mapping) and text.get("quantization_config"))
+    parts = [config, *([text] if isinstance(text, Mapping) else [])]
+    # The second name is what compressed-tensors wrote before transformers knew it.
+    names = ("quantization_config", "compression_config")
+    settings = next((part[name] for part in parts for name in names if part.get(name)), None)
     if not settings:
         return None
     if hasattr(settings, "to_dict"):  # of a configuration object
         settings = settings.to_dict()
     if not isinstance(settings, Mapping):
         raise InvalidInputError(f"quantization_config of config.json is {settings!r}, not an object; download it again")
-    return QuantizedFormat(str(settings.get("quant_method", "unnamed")), settings)
+    method = settings.get("quant_method") or ("compressed-tensors" if "config_groups" in settings else "unnamed")
+    return QuantizedFormat(str(method), settings)
 
 
 def _read_json(file: Path) -> Config:

@@ -10,37 +10,33 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tt_edge.compile.checkpoint.hub import shard_names
 from tt_edge.errors import InvalidInputError
+
+#: Last parts of names that a layer's weight has.
+_WEIGHTS = frozenset({"weight", "qweight", "weight_packed"})
 
 
 class Shards(Mapping[str, Tensor]):
-    """Tensors by name, of one file or of the shards that ``model.safetensors.index.json`` lists.
+    """Tensors by name, of the files that transformers would load.
 
     A tensor that is asked for aliases the mapped file: change it in place only as a copy.
     """
 
     def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise InvalidInputError(f"{index} is damaged ({error}); download the checkpoint again") from error
-        else:
-            names = sorted(file.name for file in folder.glob("*.safetensors"))  # AutoGPTQ has names of its own
-            if len(names) != 1:
-                raise InvalidInputError(
-                    f"checkpoint {folder} has {len(names)} safetensors files and no {index.name}; download it again"
-                )
         self._file_of: dict[str, Any] = {}
-        for name in names:
+        for name in safetensors_files(folder):
             try:
                 file: Any = safe_open(str(folder / name), framework="pt")
             except (OSError, SafetensorError) as error:
                 raise InvalidInputError(
-                    f"{folder / name} does not open as safetensors ({error}); download the checkpoint again"
+                    f"checkpoint {folder} does not load: {name} does not open as safetensors ({error}); download it again"
                 ) from error
             self._file_of.update(dict.fromkeys(file.keys(), file))
+
+    def dtype_of(self, name: str) -> str:
+        """The type of a tensor as its file has it, such as ``F8_E4M3``; nothing is read."""
+        return str(self._file_of[name].get_slice(name).get_dtype())
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._file_of[name].get_tensor(name)
@@ -54,3 +50,52 @@ class Shards(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file_of)
+
+
+def safetensors_files(folder: Path) -> list[str]:
+    """Names of a checkpoint's safetensors files, in transformers' order: what ``transformers_weights`` of ``config.json`` names,
+    ``model.safetensors``, the shards of its index; last, one file of another name, as AutoGPTQ has it.
+
+    Raises ``InvalidInputError`` where there are none, or several and no index.
+    """
+    named = _explicit(folder)
+    for name in [named] if named else ["model.safetensors", "model.safetensors.index.json"]:
+        if (folder / name).is_file():
+            return shard_names(folder / name) if name.endswith(".index.json") else [name]
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    if len(names) == 1 and not named:
+        return names
+    if any(folder.glob("pytorch_model*.bin")):
+        raise InvalidInputError(
+            f"checkpoint {folder} is quantized and has its weights as .bin files, which are read in full precision only; load "
+            "it where it was quantized, and save it as safetensors"
+        )
+    raise InvalidInputError(
+        f"checkpoint {folder} has {len(names)} safetensors files and no {named or 'model.safetensors.index.json'}; "
+        "download it again"
+    )
+
+
+def _explicit(folder: Path) -> str | None:
+    try:
+        name = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) and Path(name).name == name else None
+
+
+def check_full_precision(folder: Path) -> None:
+    """Raise ``InvalidInputError`` for a weight in a quantized type, in a checkpoint whose ``config.json`` has no quantization.
+
+    transformers would take its values as they are, without their scales.
+    """
+    if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return
+    shards = Shards(folder)
+    for name in shards:
+        dtype = shards.dtype_of(name)
+        if dtype.startswith("F8") or (dtype in ("I8", "U8", "I32") and name.rpartition(".")[2] in _WEIGHTS):
+            raise InvalidInputError(
+                f"checkpoint {folder} has {name} in {dtype}, a quantized weight, and its config.json has no quantization_config; "
+                "give the checkpoint with it, or the full-precision one with --quant"
+            )

@@ -1,0 +1,29 @@
+"""Features of models that no backend has, seen in a configuration: refused by name, before anything is traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tt_edge.errors import UnsupportedModelError
+
+#: Settings that say how many experts a layer chooses from.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+#: What is special about a model type that traces well and would be wrong, or not compile.
+_FEATURES = {
+    "diffllama": "differential attention, two attentions in each layer",
+}
+
+
+def check_features(config: Any, name: str) -> None:
+    """Raise ``UnsupportedModelError`` for the model ``name`` of ``config``, if no backend has what makes it up."""
+    text = config.get_text_config()
+    experts = next((n for n in _EXPERTS if getattr(text, n, None)), None)
+    # Some have the number of experts of their larger sisters, and say in another setting that they have none.
+    if experts is not None and getattr(text, "is_moe", True):
+        raise UnsupportedModelError(
+            f"{name} is a mixture of experts ({experts} {getattr(text, experts)}), which no backend has; compile a dense model"
+        )
+    if (feature := _FEATURES.get(text.model_type)) is not None:
+        raise UnsupportedModelError(
+            f"{name} has {feature}, which no backend has; compile a model with common attention"
+        )

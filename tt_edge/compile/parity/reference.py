@@ -1,0 +1,137 @@
+"""The yardstick: a checkpoint as transformers itself loads it, without any of the loading that a compile does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tt_edge.compile.checkpoint.load import TORCH_DTYPES, explained
+from tt_edge.compile.parity.dequantize import dequantized
+from tt_edge.compile.vision.eagle2 import is_eagle2
+from tt_edge.compile.vision.families import FAMILIES
+from tt_edge.config import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.checkpoint import Checkpoint
+
+
+def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
+    """The model by ``from_pretrained``, in ``precision``, in evaluation mode, on the CPU.
+
+    A quantized checkpoint's layers are ``nn.Linear`` with the weights that they stand for (``dequantized``), rounded to
+    ``precision``; inputs that are quantized with a calibrated range are rounded as the checkpoint's format says. Eagle 2,
+    whose class is not in transformers, is this package's. Raises ``InvalidInputError`` for a checkpoint that does not load.
+    """
+    if is_eagle2(checkpoint.settings):
+        return checkpoint.load(precision)
+    with explained(checkpoint):
+        checkpoint.fetch_weights()
+        model = (
+            _full_precision(checkpoint, precision) if checkpoint.quantization is None else _dense(checkpoint, precision)
+        )
+    return model.eval().requires_grad_(False)
+
+
+def exact_reference(checkpoint: Checkpoint, model: PreTrainedModel, precision: Precision) -> PreTrainedModel | None:
+    """What ``model``, of ``load_reference``, is an approximation of: float32, weights rounded to ``precision`` where they are not
+    quantized. ``None`` where that is ``model.float()``: a checkpoint in full precision, or computed in float32."""
+    if precision is Precision.FP32 or checkpoint.quantization is None:
+        return None
+    truth, quantized = load_reference(checkpoint, Precision.FP32), model.tt_edge_dense_layers
+    for name, parameter in truth.named_parameters():
+        if name.removesuffix(".weight") not in quantized:
+            parameter.data = parameter.to(TORCH_DTYPES[precision]).float()
+    return truth
+
+
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if checkpoint.settings.get("model_type") in FAMILIES else AutoModelForCausalLM
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    config._attn_implementation = None  # one that asks for flash-attn loads where it is not installed
+    return config
+
+
+def _full_precision(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
+    model: PreTrainedModel = _auto_class(checkpoint).from_pretrained(
+        checkpoint.folder, config=_config(checkpoint), dtype=TORCH_DTYPES[precision], trust_remote_code=False
+    )
+    return model
+
+
+def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
+    from transformers import GenerationConfig
+
+    from tt_edge.compile.checkpoint.load import class_of
+    from tt_edge.compile.checkpoint.load_quantized import names_in, without_quantization
+
+    layers, tensors = dequantized(checkpoint)
+    config = without_quantization(_config(checkpoint))
+    tensors |= {f"{name}.weight": layer.weight for name, layer in layers.items()}
+    model: PreTrainedModel = class_of(config).from_pretrained(
+        None, config=config, dtype=TORCH_DTYPES[precision], state_dict=tensors
+    )
+    names = names_in(model, layers, None)
+    for name, layer in layers.items():
+        if layer.prepare is not None:
+            model.get_submodule(names[name]).register_forward_pre_hook(_Prepare(layer.prepare))
+    model.tt_edge_dense_layers = frozenset(names.values())
+    if checkpoint.has("generation_config.json"):
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    return model
+
+
+class _Prepare:
+    """A hook: what a layer's input goes through, in the input's own type."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        return self._prepare(args[0]).to(args[0].dtype)
+
+
+@contextmanager
+def clean_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block ``generate()`` is plain greedy search: nothing of the checkpoint's generation settings holds."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=None, pad_token_id=0, do_sample=False, num_beams=1
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> tuple[list[int], list[Tensor]]:
+    """The new tokens of greedy ``generate()`` with the checkpoint's own settings, and the scores ``[V]`` that chose each."""
+    own = model.generation_config
+    pad = own.pad_token_id if own.pad_token_id is not None else 0  # one row needs no padding
+    out = model.generate(
+        **inputs,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    scores = [step[0].float() for step in out.scores]
+    tokens: list[int] = out.sequences[0, -len(scores) :].tolist()
+    return tokens, scores
