@@ -19,13 +19,16 @@ MAX_SEQUENCES = 65_536
 
 @dataclass(frozen=True)
 class GenerationConfig(JsonConfig):
-    """How to continue one prompt; the rows of a batch may have one each. The default is greedy.
+    """How to continue one prompt; the prompts of a batch may have one each. The default is greedy.
 
-    ``eos_token_ids`` end a row, and default to the bundle's; ``ignore_eos`` goes on past them (for benchmarks).
+    ``eos_token_ids`` end it, and default to the bundle's; ``ignore_eos`` goes on past them (for benchmarks).
     ``stop_token_ids`` end it too, and so does text that holds one of the ``stop`` strings, which it is cut before.
 
-    ``temperature`` 0 takes the likeliest token; above 0, tokens are drawn, by a generator of the row's own: a ``seed``
-    gives the same tokens whatever else is in the batch. ``top_k`` (0: off), ``top_p`` and ``min_p`` then limit what is
+    ``temperature`` 0 takes the likeliest token; above 0, tokens are drawn, by a generator of the request's own, so that with a
+    ``seed`` the same logits give the same tokens. Logits change in their last bits with the shape of the network's steps: with
+    what else is in the batch, and with how much of the prompt was cached. A draw that falls between two tokens within those bits
+    may then differ, most likely in half precision; a request that runs by itself, after the same requests, is repeated exactly.
+    ``top_k`` (0: off), ``top_p`` and ``min_p`` then limit what is
     drawn from. ``repetition_penalty`` divides the logits of tokens seen in prompt and answer (CTRL, arXiv:1909.05858);
     ``frequency_penalty`` is subtracted once for each time a token is in the answer and ``presence_penalty`` once if it
     is at all, as OpenAI defines them. ``logit_bias`` (a mapping, kept as pairs) adds to logits by token id.

@@ -13,7 +13,7 @@ _SAMPLING = {
     "repetition_penalty": (float, "X", "above 1: make tokens of prompt and answer less likely"),
     "presence_penalty": (float, "X", "take X off the logit of what the answer has"),
     "frequency_penalty": (float, "X", "take X off it for each time that the answer has it"),
-    "seed": (int, "N", "the same tokens every time"),
+    "seed": (int, "N", "draw the same tokens every time from the same logits"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -57,14 +58,6 @@ def test_one_limit(logits, name, value, theirs):
         np.testing.assert_array_equal(scores, want)
 
 
-def test_repetition_penalty(logits):
-    scores = logits.copy()
-    sampling.repetition_penalty(scores, np.unique(PROMPT), 1.3)
-    np.testing.assert_allclose(
-        scores, huggingface(logits, PROMPT, hf().RepetitionPenaltyLogitsProcessor(1.3)), rtol=1e-6
-    )
-
-
 CONFIGS = [
     GenerationConfig(logit_bias={7: 9.0, 8: -100.0}),
     GenerationConfig(repetition_penalty=1.5),
@@ -112,7 +105,7 @@ def test_draws_follow_the_distribution():
     assert {sampling.draw(masked, u) for u in (0.0, 0.4, 0.6, np.nextafter(1, 0))} == {1, 3}
 
 
-def test_presence_and_frequency_penalties_count_the_answer_alone():
+def test_presence_and_frequency_penalties_count_only_the_answer():
     config = GenerationConfig(presence_penalty=1.0, frequency_penalty=0.25)
     sampler, logits = Sampler(config, [0, 0, 0], 3), np.array([2.0, 1.9, 0.0], np.float32)
     # 0 costs 1.25 once chosen and 0.25 more each further time; 1 likewise.
@@ -140,6 +133,34 @@ def test_logprobs_are_the_models_own(logits):
     assert all(p == pytest.approx(exact[t], abs=1e-5) for t, p in token.top)
     assert Sampler(GenerationConfig(logprobs=0), PROMPT, VOCAB).choose(logits).top == ()
     assert len(Sampler(GenerationConfig(logprobs=20), [1], 3).choose(logits[:3]).top) == 3
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-38, 1e-40, 1e-45, 1e-300, 5e-324])
+@pytest.mark.parametrize("limits", [{}, {"top_k": 5, "top_p": 0.5}, {"min_p": 0.1}, {"top_k": 1}, {"top_p": 1e-300}])
+def test_temperatures_near_zero_are_greedy(logits, temperature, limits):
+    """The limit: of tokens that are equally likely any, without a warning or NaN, below float32's smallest number too."""
+    config = GenerationConfig(temperature=temperature, seed=3, **limits, suppress_tokens=(9,))
+    for scores in (logits, -np.abs(logits) - 1, logits * 1e30, np.where(np.arange(VOCAB) % 2, logits, -np.inf)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            chosen = Sampler(config, PROMPT, VOCAB).choose(scores.astype(np.float32)).id
+        left = scores.astype(np.float32).copy()
+        left[9] = -np.inf
+        assert left[chosen] == left.max()
+
+
+def test_equally_likely_tokens_share_the_draws_near_zero():
+    scores = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
+    drawn = [Sampler(GenerationConfig(temperature=1e-40, seed=s), [0], 4).choose(scores).id for s in range(200)]
+    assert set(drawn) == {1, 2}
+    assert 60 < drawn.count(1) < 140
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.5, 1.0, 100.0])
+def test_temperature_is_hugging_faces(logits, temperature):
+    scores = logits.copy()
+    sampling.temperature(scores, temperature)
+    np.testing.assert_array_equal(scores, huggingface(logits, PROMPT, hf().TemperatureLogitsWarper(temperature)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -42,7 +42,11 @@ class Letters:
     """Token ids are code points."""
 
     def decode(self, token_ids):
-        return "".join(map(chr, token_ids))
+        return "".join(chr(token) for token in token_ids if token < 1000)
+
+    def special_tokens_in(self, strings):
+        names = {1000: "<|end|>", 1001: "<|end|><|end|>", 1002: "<s>"}
+        return {token: name for token, name in names.items() if any(name in string for string in strings)}
 
 
 @pytest.mark.parametrize(("stop", "text"), [((), "abcd"), (("cd",), "ab"), (("x",), "abcd"), (("dx",), "abcd")])
@@ -50,3 +54,27 @@ def test_detokenizer(stop, text):
     stream = Detokenizer(Letters(), stop)
     assert "".join([*(stream.push(ord(c)) for c in "abcd"), stream.flush()]) == text
     assert stream.stopped_by == ("cd" if stop == ("cd",) else None)
+
+
+@pytest.mark.parametrize(
+    ("stop", "tokens", "text", "met"),
+    [
+        ("<|end|>", ["a", "b", 1000, "c"], "ab", "<|end|>"),
+        ("b<|end|>", ["a", "b", 1000, "c"], "a", "b<|end|>"),
+        ("<|end|>c", ["a", "b", 1000, "c"], "ab", "<|end|>c"),
+        ("<|end|>d", ["a", 1000, "c"], "ac", None),
+        ("<|end|><|end|>", ["a", 1000, 1000, "c"], "ac", None),  # two tokens are not the token of that name
+        ("<|end|><|end|>", ["a", 1001, "c"], "a", "<|end|><|end|>"),
+        ("<|end|>", [*"a<|end|>b"], "a", "<|end|>"),  # as plain text
+        ("ac", ["a", 1000, "c"], "", "ac"),  # special tokens are no part of the text
+        ("<s>", ["a", 1000, "b", 1002], "ab", "<s>"),
+    ],
+)
+def test_stop_strings_that_are_special_tokens(stop, tokens, text, met):
+    stream, shown = Detokenizer(Letters(), (stop, "never")), ""
+    for token in tokens:
+        shown += stream.push(ord(token) if isinstance(token, str) else token)
+        if stream.stopped_by:
+            break
+    shown += stream.flush()
+    assert (shown, stream.stopped_by) == (text, met)

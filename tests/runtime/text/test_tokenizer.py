@@ -128,3 +128,55 @@ def test_what_the_library_panics_over_is_the_bundles_fault(saved, tmp_path, chan
     folder = edited(saved[1], tmp_path, tokenizer=json.dumps(state))
     with pytest.raises(BundleError, match=r"tokenizer.json cannot .*compile the model again"):
         BundleTokenizer.from_bundle(folder).encode("text")
+
+
+@pytest.mark.parametrize("text", ["Is the light grün? ✓ 道路 🚗🚦", " two  spaces\n\t", "don't . stop"])
+def test_bytes_of_tokens_join_to_the_text(saved, text):
+    ours = BundleTokenizer.from_bundle(saved[1])
+    ids = ours.encode(text, add_special_tokens=False)
+    assert b"".join(map(ours.token_bytes, ids)).decode().strip(" ") == text.strip(" ")
+
+
+def test_bytes_of_half_a_character_and_of_special_tokens(saved):
+    ours = BundleTokenizer.from_bundle(saved[1])
+    half, *_ = [i for i in ours.encode("é", add_special_tokens=False) if ours.token_bytes(i) == "é".encode()[:1]]
+    assert ours.decode([half]) == "\ufffd"
+    assert ours.token_bytes(ours.eos_token_ids[0]) == saved[0].eos_token.encode()
+    assert ours.token_bytes(10**6) == b""
+
+
+@pytest.mark.parametrize(
+    ("decoder", "piece", "expected"),
+    [
+        ("WordPiece", "##ing", b"ing"),
+        ("WordPiece", "go", b" go"),
+        ("Metaspace", "▁go", b" go"),
+        ("BPEDecoder", "go</w>", b"go "),
+        ("ByteLevel", "ĠgÃ", b" g\xc3"),
+        (None, "go", b"go"),
+    ],
+)
+def test_bytes_by_kind_of_decoder(decoder, piece, expected):
+    from tokenizers import Tokenizer, decoders, models
+
+    backend = Tokenizer(models.WordLevel({piece: 0, "x": 1}, unk_token="x"))
+    if decoder:
+        backend.decoder = getattr(decoders, decoder)()
+    assert BundleTokenizer(backend, {}, ()).token_bytes(0) == expected
+
+
+@pytest.mark.parametrize("token", [-1, 2**32, 2**70])
+def test_what_is_no_token_id_is_refused(saved, token):
+    with pytest.raises(InvalidInputError, match=f"token id {token} is in no vocabulary"):
+        BundleTokenizer.from_bundle(saved[1]).decode([1, token])
+
+
+def test_half_a_surrogate_pair_is_refused(saved):
+    for text in ("a\ud83d", "a\ud83d" * 50_000):
+        with pytest.raises(InvalidInputError, match=r"has '\\ud83d' at character 1, which is half of a character"):
+            BundleTokenizer.from_bundle(saved[1]).encode(text)
+
+
+def test_long_texts_are_encoded_alike(saved):
+    ours, text = BundleTokenizer.from_bundle(saved[1]), "The light is grün. " * 5000
+    assert ours.encode(text) == saved[0](text).input_ids

@@ -1,7 +1,7 @@
-"""From the logits of one row to its next token. NumPy alone.
+"""From the logits of one request to its next token. NumPy only.
 
-Every step of the way is a function of its own, equal to the Hugging Face logits processor of that name on the same
-scores; they change scores in place, and -inf marks what cannot be drawn.
+After the logits processors come the steps of sampling: each function here equals the Hugging Face logits warper of that name
+on the same scores, which it changes in place; -inf marks what cannot be drawn.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import EngineError
+from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.scheduling.logits_processors import TokenHistory, processors_for
 
 Scores = NDArray[np.float32]
 
@@ -24,7 +25,7 @@ TOP_P_CANDIDATES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One chosen token. ``logprob`` and ``top``, pairs of id and log-probability, are there when they were asked for."""
+    """One chosen token. ``logprob`` and ``top``, pairs of id and log-probability, are given when they were asked for."""
 
     id: int
     logprob: float | None = None
@@ -32,42 +33,38 @@ class Token:
 
 
 class Sampler:
-    """The choices for one row: its parameters, its random numbers, and what it has seen."""
+    """Chooses the tokens of one request: its settings, its random numbers, and the tokens so far."""
 
     def __init__(self, config: GenerationConfig, prompt_ids: Sequence[int], vocab_size: int) -> None:
         self._config = config
         self._random = np.random.default_rng(config.seed) if config.samples else None
-        bias = {token: value for token, value in dict(config.logit_bias).items() if token < vocab_size}
-        self._bias = (np.array(list(bias)), np.array(list(bias.values()), np.float32)) if bias else None
-        self._seen = np.unique(np.asarray(prompt_ids, np.int64)) if config.repetition_penalty != 1 else None
-        counts_matter = config.presence_penalty or config.frequency_penalty
-        self._counts = np.zeros(vocab_size, np.int32) if counts_matter else None
-        self._plain = not (config.samples or bias or counts_matter) and self._seen is None
+        self._history = TokenHistory(prompt_ids, config.max_new_tokens)
+        self._processors = processors_for(config, prompt_ids, vocab_size)
 
     def choose(self, logits: Scores) -> Token:
         """The next token after ``logits`` ``[V]`` float32, which are left as they are.
 
-        Raises ``EngineError`` for NaN or infinite logits, which an overflow in half precision causes.
+        Raises ``EngineError`` for NaN or infinite logits, which an overflow in half precision causes, and
+        ``InvalidInputError`` where the settings rule out every token.
         """
         best = check_finite(logits)
-        choice = best if self._plain else self._choose(logits)
-        if self._seen is not None:
-            self._seen = np.union1d(self._seen, [choice])
-        if self._counts is not None:
-            self._counts[choice] += 1
+        choice = self._choose(logits) if self._processors or self._random is not None else best
+        self._history.append(choice)
         return Token(choice) if self._config.logprobs is None else with_logprobs(choice, logits, self._config.logprobs)
 
     def _choose(self, logits: Scores) -> int:
         config, scores = self._config, logits.astype(np.float32)  # a copy
-        if self._bias is not None:
-            scores[self._bias[0]] += self._bias[1]
-        if self._seen is not None:
-            repetition_penalty(scores, self._seen, config.repetition_penalty)
-        if self._counts is not None:
-            scores -= config.frequency_penalty * self._counts + config.presence_penalty * (self._counts > 0)
-        if self._random is None:
-            return int(scores.argmax())
-        scores /= np.float32(config.temperature)
+        for process in self._processors:
+            process(scores, self._history)
+        best = int(scores.argmax())
+        if scores[best] == -np.inf:
+            raise InvalidInputError(
+                f"the settings rule out every token after {len(self._history)} tokens; omit some of bad_words_ids, "
+                "suppress_tokens, no_repeat_ngram_size and the like"
+            )
+        if self._random is None or scores[best] == np.inf:  # a bias may be infinite
+            return best
+        temperature(scores, config.temperature)
         ids = np.arange(0)  # of scores, once they are not the whole vocabulary's
         limits: tuple[tuple[bool, Callable[[Scores], None]], ...] = (
             (config.top_k > 0, lambda s: top_k(s, config.top_k)),
@@ -91,10 +88,13 @@ def check_finite(logits: Scores) -> int:
     return best
 
 
-def repetition_penalty(scores: Scores, seen: NDArray[np.int64], penalty: float) -> None:
-    """Make the tokens ``seen`` less likely: divide their scores where positive, multiply where negative."""
-    old = scores[seen]
-    scores[seen] = np.where(old < 0, old * np.float32(penalty), old / np.float32(penalty))
+def temperature(scores: Scores, value: float) -> None:
+    """Divide by ``value``, any positive number: near 0 only the likeliest token keeps a chance, and those equal to it."""
+    with np.errstate(all="ignore"):
+        scaled = scores / np.float32(value)
+        if not np.isfinite(scaled.max()):  # beyond float32: relative to the likeliest, whose score becomes 0
+            scaled = ((scores.astype(np.float64) - float(scores.max())) / value).astype(np.float32)
+    scores[:] = scaled
 
 
 def top_k(scores: Scores, k: int) -> None:

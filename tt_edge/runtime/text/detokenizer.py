@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
 class Decoder(Protocol):
     """Turns ids into text: ``BundleTokenizer``."""
 
-    def decode(self, token_ids: Sequence[int]) -> str: ...
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ``token_ids`` without special tokens."""
+
+    def special_tokens_in(self, strings: Sequence[str]) -> Mapping[int, str]:
+        """The special tokens, by id, that one of ``strings`` contains."""
 
 
 class IncrementalDecoder:
@@ -82,21 +86,40 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Detokenizer:
-    """Text of one request's tokens as they come, up to a stop string."""
+    """Text of one request's tokens as they come, up to a stop string.
+
+    Text is without special tokens, and stop strings may contain them: ``<|end|>``, or ``.<|end|>``. So special tokens that a
+    stop string contains pass through ``StopStrings`` as one code point each, a surrogate, which no decoded text has.
+    """
 
     def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
         self._decoder = IncrementalDecoder(decoder)
-        self._stop = StopStrings(stop)
+        special = decoder.special_tokens_in(stop) if stop else {}
+        self._marks = {token: chr(0xD800 + number) for number, token in enumerate(special)}
+        self._originals: dict[str, str] = {text: text for text in stop}
+        for text in stop:
+            marked = text
+            for token, content in sorted(special.items(), key=lambda item: -len(item[1])):
+                marked = marked.replace(content, self._marks[token])
+            self._originals.setdefault(marked, text)
+        self._stop = StopStrings(tuple(self._originals))
 
     @property
     def stopped_by(self) -> str | None:
         """The stop string that was met."""
-        return self._stop.found
+        return None if self._stop.found is None else self._originals[self._stop.found]
 
     def push(self, token: int) -> str:
         """The text that ``token`` makes certain."""
-        return self._stop.push(self._decoder.push(token))
+        if token in self._marks:
+            return self._without_marks(self._stop.push(self._decoder.flush() + self._marks[token]))
+        return self._without_marks(self._stop.push(self._decoder.push(token)))
 
     def flush(self) -> str:
         """The rest, after the last token."""
-        return self._stop.push(self._decoder.flush()) + self._stop.flush()
+        return self._without_marks(self._stop.push(self._decoder.flush()) + self._stop.flush())
+
+    def _without_marks(self, text: str) -> str:
+        for mark in self._marks.values():
+            text = text.replace(mark, "")
+        return text

@@ -1,4 +1,4 @@
-"""Text to token ids and back, as transformers' fast tokenizers do it, on the ``tokenizers`` library alone."""
+"""Text to token ids and back, as transformers' fast tokenizers do it, with only the ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tt_edge import strict_json
 from tt_edge.errors import BundleError, InvalidInputError, one_line
+from tt_edge.runtime.text.token_bytes import TokenBytes
 
 #: Characters from which on a text is encoded by the library's call for batches, which lets other threads run meanwhile.
 LONG_TEXT = 10_000
@@ -41,6 +42,7 @@ class BundleTokenizer:
         self.backend = backend  # a tokenizers.Tokenizer
         self.special_tokens = special_tokens
         self.eos_token_ids = eos_token_ids
+        self._bytes = TokenBytes(backend)
 
     @classmethod
     def from_bundle(cls, bundle: Files) -> BundleTokenizer:
@@ -72,16 +74,48 @@ class BundleTokenizer:
         return cls(backend, special, _as_ids(eos))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens."""
+        """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens.
+
+        Raises ``InvalidInputError`` for text that is not Unicode (half of a surrogate pair). Thread-safe.
+        """
+        _check_unicode(text)
         with _bundle_errors("encode this text"):
             if len(text) > LONG_TEXT:
                 return list(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ``token_ids``. Bytes that are not UTF-8 become U+FFFD. Ids beyond the vocabulary give nothing."""
+        """Text of ``token_ids``. Bytes that are not UTF-8 become U+FFFD. Ids beyond the vocabulary give nothing.
+
+        Raises ``InvalidInputError`` for an id that is not one: negative, or of more than 32 bits.
+        """
+        ids = list(token_ids)
+        if ids and not 0 <= min(ids) <= max(ids) < 2**32:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise InvalidInputError(
+                f"token id {wrong} is in no vocabulary; encode the text with the bundle's own tokenizer"
+            )
         with _bundle_errors("decode these tokens"):
-            return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+            return str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that ``token`` stands for in the middle of a text: of a token that is half of ``é``, ``b"\\xc3"``."""
+        return self._bytes(token)
+
+    def special_tokens_in(self, strings: Sequence[str]) -> dict[int, str]:
+        """The special tokens, by id, that one of ``strings`` contains. ``decode`` leaves them out."""
+        added = self.backend.get_added_tokens_decoder().items()
+        special = {index: str(token.content) for index, token in added if token.special}
+        return {index: text for index, text in special.items() if text and any(text in string for string in strings)}
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"the text has {text[error.start]!r} at character {error.start}, which is half of a character; send the whole text"
+        ) from None
 
 
 @contextmanager
