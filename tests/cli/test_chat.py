@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,42 @@ def test_a_system_prompt_is_kept_on_disk(bundle, tmp_path):
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1] == answers(bundle, "Go", system="Be kind to all.")[0] + "\n"
     assert [path.name for path in tmp_path.iterdir() if "kv" in path.name] == ["kv"]
+
+
+def test_a_cache_that_cannot_be_written_is_reported_and_not_fatal(tt_edge, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _prompt: (_ for _ in ()).throw(EOFError))
+    file = tmp_path / "missing" / "kv"
+    result = tt_edge("chat", bundle, "--runtime", "reference", "--system", "Be kind.", "--prefix-cache", file)
+    assert result.status == 0
+    assert f"--prefix-cache {file} was not written (No such file or directory)" in result.err
+
+
+ESCAPES = """
+import sys
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
+BundleTokenizer.decode = lambda self, ids, **_: "\\x1b]0;title\\x07\\x9b5nred" * len(list(ids))
+from tt_edge.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", ["chat", "run"])
+def test_escape_sequences_of_an_answer_do_not_reach_the_terminal(bundle, command):
+    options = ["--prompt", "Go", "--max-new-tokens", "2"] if command == "run" else ["--max-new-tokens", "2"]
+    argv = ["-c", ESCAPES, command, str(bundle), "--runtime", "reference", *options]
+    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env=PLAIN)
+    if command == "chat":
+        child.expect("> ")
+        child.sendline("Go")
+    child.expect("␛]0;title␇\ufffd5nred␛]0;title␇")
+    assert "\x1b]" not in child.before + child.after
+    assert "\x9b" not in child.before + child.after
+    child.close(force=True)
+    if command == "run":  # through a pipe, and as JSON, it is as the model wrote it
+        done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=True)
+        assert "\x1b]0;title\x07\x9b5nred" in done.stdout
+        done = subprocess.run([sys.executable, *argv, "--json"], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)[0]["text"] == "\x1b]0;title\x07\x9b5nred" * 2
 
 
 def test_too_long_a_conversation_goes_on(tt_edge, bundle, monkeypatch):

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.runtime.llms import make_llm
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.runtime.scheduling.generation import generate
+from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.text.conversation import Conversation
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 PROMPTS = ["The light ahead", "Die Ampel ist grün", "A pedestrian waits on the left, so the car"]
@@ -125,3 +133,80 @@ def test_a_system_prompt_is_computed_once(folder, tmp_path):
     assert (restored.cached_tokens, restored.new_token_ids) == (length, plain.new_token_ids)
     with pytest.raises(BundleError, match="prefixes of another model or bundle; delete it"):
         make_llm(folder, model_fingerprint=b"y" * 32).load_prefixes(tmp_path / "prefixes")
+
+
+def test_without_settings_those_of_the_checkpoint_hold_everywhere(folder):
+    """One rule for ``generate``, ``chat``, ``stream``, conversations and ``AsyncLLM``: no config is the checkpoint's."""
+    recommended = GenerationConfig(6, temperature=1.5, top_k=40, seed=11, suppress_tokens=(9, 10))
+    chat = [{"role": "user", "content": "Go?"}]
+
+    def fresh():
+        return make_llm(folder, generation_defaults=recommended)
+
+    async def asked(llm):
+        with AsyncLLM(llm) as model:
+            return await model.chat(chat), await model.generate("The light")
+
+    expected = fresh().chat(chat, recommended)
+    assert expected.new_token_ids != fresh().chat(chat, GenerationConfig(6)).new_token_ids
+    answer, text = asyncio.run(asked(fresh()))
+    assert fresh().chat(chat).text == answer.text == Conversation(fresh()).say("Go?").text == expected.text
+    assert text.text == fresh().generate(["The light"])[0].text == "".join(fresh().stream("The light"))
+    greedy = fresh().config(temperature=0, suppress_tokens=())
+    assert (greedy.samples, greedy.top_k, greedy.max_new_tokens) == (False, 40, 6)
+    assert fresh().chat(chat, greedy).new_token_ids == fresh().chat(chat, GenerationConfig(6)).new_token_ids
+
+
+def test_a_stop_string_that_is_a_special_token(llm):
+    end, (eos,) = llm.tokenizer.special_tokens["eos_token"], llm.tokenizer.eos_token_ids
+    (free,) = llm.generate(PROMPTS[:1], GenerationConfig(24, ignore_eos=True))
+    forced = (((free.new_token_ids[3], eos), 1e9),)  # this random model would not choose it
+    config = GenerationConfig(24, ignore_eos=True, sequence_bias=forced)
+    (free,) = llm.generate(PROMPTS[:1], config)
+    at = free.new_token_ids.index(eos)
+    (stopped,) = llm.generate(PROMPTS[:1], dataclasses.replace(config, stop=(end,)))
+    assert (stopped.finish_reason, stopped.stopped_by) == ("stop", end)
+    assert stopped.new_token_ids == free.new_token_ids[: at + 1]
+    assert stopped.text == llm.tokenizer.decode(free.new_token_ids[:at])
+
+
+def test_four_threads_get_what_each_gets_alone(llm):
+    """One ``LLM`` used from several threads: every answer is right, and its text comes in its own thread."""
+    prompts = [f"{prompt} {number}" for number in range(4) for prompt in PROMPTS]
+    alone = [llm.generate([prompt], GenerationConfig(8, ignore_eos=True))[0].text for prompt in prompts]
+    threads: set[int] = set()
+
+    def ask(prompt: str) -> tuple[str, bool]:
+        here, pieces = threading.get_ident(), []
+
+        def on_text(_index: int, text: str) -> None:
+            pieces.append((threading.get_ident(), text))
+
+        threads.add(here)
+        completion = llm.generate([prompt], GenerationConfig(8, ignore_eos=True), on_text)[0]
+        assert "".join(text for _, text in pieces) == completion.text
+        return completion.text, {ident for ident, _ in pieces} == {here}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, prompts * 3))
+    assert [text for text, _ in found] == alone * 3
+    assert all(own for _, own in found)
+    assert len(threads) > 1
+
+
+def test_prompt_logprobs_are_those_of_the_whole_prompt_at_once(llm):
+    """Token by token, beside the network's own logits after every prefix."""
+    config = GenerationConfig(1, ignore_eos=True, prompt_logprobs=1, logprobs=1)
+    (scored,) = llm.generate(PROMPTS[:1], config)
+    assert [t.id for t in scored.prompt_tokens] == scored.input_ids[1:]
+    for count, token in enumerate(scored.prompt_tokens, 1):
+        bias = {token.id: 100.0}
+        kept: list[Token] = []
+        forced = GenerationConfig(1, logprobs=1, logit_bias=bias)
+        generate(llm.session, [scored.input_ids[:count]], forced, lambda _index, chosen, kept=kept: kept.append(chosen))
+        assert kept[0].logprob == pytest.approx(token.logprob, abs=1e-4)
+        assert kept[0].top[0][0] == token.top[0][0]
+    llm.scheduler.forget()
+    data = scored.to_dict()
+    assert len(data["prompt_tokens"]) == len(scored.input_ids) - 1
+    json.dumps(data)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import tt_edge
+from tt_edge.cli.terminal import safe
 from tt_edge.errors import MissingDependencyError, TTEdgeError
 
 #: Subcommands, each a module of this package, with the line that `tt-edge --help` shows.
@@ -87,5 +88,5 @@ def _fail(error: TTEdgeError, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"tt-edge: error: {error}", file=sys.stderr)
+    print(safe(f"tt-edge: error: {error}", sys.stderr), file=sys.stderr)
     return error.exit_code

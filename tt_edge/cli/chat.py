@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
+from tt_edge.cli.terminal import safe
 
 _HELP = """\
 /image FILE    attach an image to the next message (vision-language models); may be repeated
@@ -34,26 +35,24 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the keys and values of --system there for the next start",
     )
-    add_sampling(parser, "what the checkpoint recommends")
+    add_sampling(parser)
     add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, answer, repeat, until the end of the input."""
-    import dataclasses
-
-    from tt_edge.cli.serve import precompute
+    from tt_edge.cli.prefixes import precompute
     from tt_edge.runtime.llm import LLM
     from tt_edge.runtime.text.conversation import Conversation
 
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
-        config = dataclasses.replace(llm.generation_defaults, max_new_tokens=args.max_new_tokens, **sampling_of(args))
+        config = llm.config(max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
         llm.render_chat([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any
         if args.prefix_cache is not None:
             precompute(llm, args.system, args.prefix_cache)
         if sys.stdin.isatty():
-            print(f"{llm.name}: {llm.session.word}. /help lists the commands.", file=sys.stderr)
+            print(safe(f"{llm.name}: {llm.session.word}. /help lists the commands.", sys.stderr), file=sys.stderr)
         images: list[str] = []  # of the next message
         while (text := _read()) is not None:
             if text.split(maxsplit=1)[0] == "/image":
@@ -126,10 +125,14 @@ def _attach(llm: object, file: str, images: list[str]) -> None:
     try:
         tokens = llm.vision.processor.preprocess(file).tokens
     except TTEdgeError as error:
-        print(f"tt-edge: {error}", file=sys.stderr)
+        print(safe(f"tt-edge: {error}", sys.stderr), file=sys.stderr)
         return
     images.append(file)
     print(f"(attached {Path(file).name}, {tokens} tokens)", file=sys.stderr)
+
+
+def _show(piece: str) -> None:
+    print(safe(piece, sys.stdout), end="", flush=True)
 
 
 def _answer(conversation: object, text: str, images: Sequence[str]) -> None:
@@ -148,9 +151,9 @@ def _answer(conversation: object, text: str, images: Sequence[str]) -> None:
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        completion = conversation.say(text, lambda piece: print(piece, end="", flush=True), lambda: stopped, images)
+        completion = conversation.say(text, _show, lambda: stopped, images)
     except (CapacityError, InvalidInputError) as error:
-        print(f"tt-edge: {error}", file=sys.stderr)
+        print(safe(f"tt-edge: {error}", sys.stderr), file=sys.stderr)
         return
     finally:
         signal.signal(signal.SIGINT, before)

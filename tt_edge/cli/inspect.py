@@ -4,10 +4,12 @@ claim about it is known."""
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(facts, indent=2))
     else:
-        print(render(args.bundle, facts))
+        print(safe(render(args.bundle, facts), sys.stdout))
     return 0
 
 

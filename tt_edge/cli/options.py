@@ -17,9 +17,13 @@ _SAMPLING = {
 }
 
 
-def add_sampling(parser: argparse.ArgumentParser, default: str) -> None:
-    """How to choose tokens; ``default`` says what happens without these options."""
-    group = parser.add_argument_group("choosing tokens", f"Without these: {default}.")
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How to choose tokens."""
+    group = parser.add_argument_group(
+        "choosing tokens",
+        "What is not given is as the checkpoint recommends; where it recommends nothing, the likeliest token. "
+        "--temperature 0 always takes the likeliest.",
+    )
     for name, (kind, metavar, text) in _SAMPLING.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
 

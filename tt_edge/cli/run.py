@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
+from tt_edge.cli.terminal import safe
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and of the N likeliest"
     )
     parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
-    add_sampling(parser, "always the likeliest token")
+    add_sampling(parser)
     add_require_signature(parser)
 
 
@@ -45,16 +46,18 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.generation_config import GenerationConfig
     from tt_edge.runtime import LLM
 
-    config = GenerationConfig(
-        max_new_tokens=args.max_new_tokens,
-        ignore_eos=args.ignore_eos,
-        stop=tuple(args.stop),
-        logprobs=args.logprobs,
+    given: dict[str, Any] = {
+        "max_new_tokens": args.max_new_tokens,
+        "ignore_eos": args.ignore_eos,
+        "stop": tuple(args.stop),
+        "logprobs": args.logprobs,
         **sampling_of(args),
-    )
+    }
+    GenerationConfig(**given)  # an error before anything is loaded
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
+        config = llm.config(**given)
         placed = llm.vision is not None and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
         prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else args.prompt
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
         def show(_index: int, text: str) -> None:
             nonlocal shown
-            print(shown + text, end="", flush=True)
+            print(safe(shown + text, sys.stdout), end="", flush=True)
             shown = ""
 
         results = llm.generate(prompts, config, show if streaming else None, images=images)
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(shown)
     else:
         for number, (asked, result) in enumerate(zip(args.prompt, results, strict=True), 1):
-            print(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}")
+            print(safe(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}", sys.stdout))
     for note in dict.fromkeys(note for result in results for note in result.notes):
         print(note, file=sys.stderr)
     tokens = sum(len(result.new_token_ids) for result in results)

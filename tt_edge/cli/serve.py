@@ -70,6 +70,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    from tt_edge.cli.prefixes import precompute
     from tt_edge.errors import InvalidInputError, MissingDependencyError
     from tt_edge.runtime.async_llm import AsyncLLM
     from tt_edge.runtime.llm import LLM
@@ -156,22 +157,3 @@ def api_keys(file: Path | None) -> tuple[str, ...]:
         if not key.isascii() or any(c.isspace() for c in key):
             raise InvalidInputError(f"--api-key-file {file}: line {number} is no key; write one without spaces")
     return tuple(keys)
-
-
-def precompute(llm: object, system: str | None, file: Path | None) -> None:
-    """Take up the prefixes of ``file``, compute that of ``system`` where it is not among them, and write them back."""
-    from tt_edge.errors import InvalidInputError
-    from tt_edge.runtime.llm import LLM
-
-    assert isinstance(llm, LLM)
-    if file is not None and file.exists():
-        llm.load_prefixes(file)
-    if system is not None:
-        steps = llm.scheduler.stats.steps
-        tokens = llm.precompute([{"role": "system", "content": system}])
-        computed = llm.scheduler.stats.steps > steps
-        print(f"system prompt: {tokens} tokens, {'computed' if computed else f'read from {file}'}", file=sys.stderr)
-        if file is not None and computed:
-            llm.save_prefixes(file)
-    elif file is not None and not file.exists():
-        raise InvalidInputError(f"--prefix-cache {file} does not exist; add --system TEXT to make it")

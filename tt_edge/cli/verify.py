@@ -6,9 +6,11 @@ PyTorch."""
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join(lines))
+        print(safe("\n".join(lines), sys.stdout))
     return 0 if passed else 1
 
 

@@ -61,7 +61,7 @@ class LLM:
         #: The processor and encoder of images, for a vision-language model.
         self.vision = vision
         self.name = name
-        #: What the checkpoint recommends; for chats, not for ``generate``, which is greedy unless it is told otherwise.
+        #: What the checkpoint recommends; used wherever no ``GenerationConfig`` is given.
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
         self._vision_turn = threading.Lock()
@@ -111,9 +111,13 @@ class LLM:
         """The text of ``render_chat``. To generate from it, pass what ``render_chat`` returns: it knows how to tokenize it."""
         return self.render_chat(messages, **variables).text
 
+    def config(self, **changes: Any) -> GenerationConfig:
+        """The checkpoint's recommended settings with ``changes``: fields of ``GenerationConfig``. ``temperature=0`` is greedy."""
+        return dataclasses.replace(self.generation_defaults, **changes)
+
     def with_defaults(self, config: GenerationConfig | None) -> GenerationConfig:
-        """``config`` with the bundle's end-of-sequence ids, unless it has its own."""
-        config = config or GenerationConfig()
+        """``config``, or the checkpoint's recommended settings; with the bundle's end-of-sequence ids, unless it has its own."""
+        config = config or self.generation_defaults
         if config.eos_token_ids:
             return config
         return dataclasses.replace(config, eos_token_ids=self.tokenizer.eos_token_ids)
@@ -129,12 +133,14 @@ class LLM:
     ) -> list[Completion]:
         """Continue each prompt: text, or a chat from ``render_chat``.
 
-        ``config`` is one for all, or one for each; without ``config.eos_token_ids`` a prompt ends with the bundle's own.
+        ``config`` is one for all, or one for each, and complete: what it does not set is off. Without it, the checkpoint's
+        recommended settings hold, as everywhere (``self.config(max_new_tokens=…)`` changes some of them). Without
+        ``config.eos_token_ids`` the bundle's own end a continuation.
         ``images`` are those of each text, in the order of its placeholders. ``on_text`` gets the text as it comes, in
         whole characters; the pieces of a prompt join to its completion's ``text``.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        configs = one_each(config or GenerationConfig(), len(prompts))
+        configs = one_each(config or self.generation_defaults, len(prompts))
         given = [()] * len(prompts) if images is None else images
         requests = [
             self.text_request(prompt, its_config, add_special_tokens=add_special_tokens, images=its_images)

@@ -51,6 +51,7 @@ messages[1].content.startswith('Is'), messages[0].content.splitlines() | last, '
 range(3) | list, range(1, 6, 2) | join, 'abc' | list, 'a b c' | wordcount, 'a b c d' | wordwrap(3), '5' | int + 1
 ['a', 'b'] | map('replace', 'a', 'c') | list, [1, 2, 3] | select('odd') | list, [1, 2, 3] | reject('gt', 1) | list
 'yes' if messages and not missing else 'no', messages | selectattr('role', 'in', ['user']) | list | length
+dict.fromkeys(['a', 'b'], 1), dict([('a', 1), (2, 3)], c=4), dict({'a': 1}), {'a': 1}.copy(), [1, 2].index(2), 3 .real
 cycler('a', 'b').next(), joiner(', ')(), none, true, 1.0, [none, true], missing | default('d'), '' | default('e', true)
 '<a>' | e, '<a>' | escape | safe, 'a b' | urlencode, ('<a>' | safe) ~ '<b>', '<p>x</p>' | striptags
 """

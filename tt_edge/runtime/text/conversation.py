@@ -18,7 +18,7 @@ class Conversation:
 
     def __init__(self, llm: LLM, system: str | None = None, config: GenerationConfig | None = None) -> None:
         self._llm = llm
-        self.config = config or GenerationConfig()
+        self.config = config or llm.generation_defaults
         self.system = system
         self.turns: list[Message] = []
 

@@ -37,6 +37,9 @@ _READING |= {"le", "lessthan", "lower", "lt", "ne", "upper"}
 
 _MAX_COUNT = 100_000  # of columns, lines or parts that a filter is asked for
 _MAX_PATH = 16  # dots in the name of an attribute
+#: The largest number as a key; beyond it, many numbers have one hash.
+MAX_KEY = 1 << 60
+_MAX_MADE_KEYS = 256  # keys of a mapping that are tuples and the like
 _ONLY_STRINGS = {str}
 _STAR = re.compile(r"%[^%a-zA-Z]*\*")
 _NUMBER = re.compile(r"\d+")
@@ -156,6 +159,31 @@ def added(meter: Meter, parts: tuple[Any, ...]) -> Any:
     for part in parts[1:]:
         total = meter.made(total + part)
     return total
+
+
+def mapping(meter: Meter, *args: Any, **named: Any) -> dict[Any, Any]:
+    """``dict(*args, **named)``, with keys whose hashes nobody can make collide by the thousand.
+
+    Hashes of strings are random. Those of numbers are their residues, so large ones are refused; of what is made of them,
+    tuples, there may be a few.
+    """
+    if len(args) > 1:
+        raise TypeError(f"dict expected at most 1 argument, got {len(args)}")
+    if args and isinstance(args[0], Mapping):  # made here before, or by the caller
+        found: dict[Any, Any] = dict(args[0])
+    else:
+        found, made = {}, 0
+        for key, value in args[0] if args else ():
+            meter.spend(2)
+            if isinstance(key, int | float) and abs(key) >= MAX_KEY:
+                exceeded(f"has a number beyond {MAX_KEY:,} as a key")
+            if not isinstance(key, str | int | float | None):
+                made += 1
+                meter.use(key)
+                if made > _MAX_MADE_KEYS:
+                    exceeded(f"has more than {_MAX_MADE_KEYS} keys that are neither text nor number")
+            found[key] = value
+    return found | named
 
 
 def multiplied(meter: Meter, left: Any, right: Any) -> Any:

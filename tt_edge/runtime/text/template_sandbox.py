@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
@@ -23,10 +24,23 @@ from jinja2.visitor import NodeTransformer
 from tt_edge.runtime.text import template_filters
 from tt_edge.runtime.text.template_limits import MAX_SOURCE, METER, Meter, exceeded
 
-#: Methods that no chat template needs: bytes, and strings and integers that grow in ways of their own.
-_REFUSED_METHODS = frozenset(
-    ["encode", "expandtabs", "from_bytes", "maketrans", "striptags", "to_bytes", "translate", "unescape"]
-)
+#: What a template may reach of Python's own types. All else is refused: what grows (``ljust`` and the like are bounded where
+#: they are called), hashes (``fromkeys``), gives bytes, or changes what it is called on.
+_ATTRIBUTES: dict[type[Any], frozenset[str]] = {
+    str: frozenset(
+        "capitalize casefold center count endswith find format format_map index isalnum isalpha isascii isdecimal "  # noqa: SIM905
+        "isdigit islower isnumeric isspace istitle isupper join ljust lower lstrip partition removeprefix removesuffix "
+        "replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper "
+        "zfill".split()
+    ),
+    bool: frozenset(["imag", "real"]),
+    int: frozenset(["bit_length", "denominator", "imag", "numerator", "real"]),
+    float: frozenset(["imag", "is_integer", "real"]),
+    dict: frozenset(["copy", "get", "items", "keys", "values"]),
+    list: frozenset(["copy", "count", "index"]),
+    tuple: frozenset(["count", "index"]),
+    range: frozenset(["count", "index", "start", "step", "stop"]),
+}
 _OPERATORS: dict[str, Callable[[Meter, Any, Any], Any]] = {
     "*": template_filters.multiplied,
     "**": template_filters.raised,
@@ -68,8 +82,29 @@ class _GenerationTag(Extension):
         return nodes.Scope(body)
 
 
+class _Dict:
+    """``dict`` for templates, as transformers has it: it can be called, and it has ``fromkeys``. What it hashes is metered."""
+
+    def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
+        return template_filters.mapping(METER.get(), *args, **named)
+
+    def fromkeys(self, keys: Any, value: Any = None) -> dict[Any, Any]:
+        return template_filters.mapping(METER.get(), ((key, value) for key in keys))
+
+
 class _Namespace(Namespace):
     """Jinja's, but it does not print what is in it, which may be itself."""
+
+    def __init__(*args: Any, **named: Any) -> None:
+        self, *rest = args  # so that `namespace(self=…)` works
+        attributes = template_filters.mapping(METER.get(), *rest, **named)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
 
     def __repr__(self) -> str:
         return "<Namespace>"
@@ -85,7 +120,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {**template_filters.filters(), **_INTERNAL}
         self.tests = template_filters.tests()  # type: ignore[assignment]
         del self.globals["lipsum"]
-        self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": _strftime}
+        self.globals |= {"dict": _Dict(), "namespace": _Namespace, "raise_exception": _raise, "strftime_now": _strftime}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = _Metering().visit(super()._parse(source, name, filename))
@@ -102,7 +137,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _OPERATORS[operator](meter, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return attr not in _REFUSED_METHODS and super().is_safe_attribute(obj, attr, value)
+        kind = str if isinstance(obj, str) else type(obj)  # Jinja's Markup is a string
+        if kind.__module__ == "builtins" and attr not in _ATTRIBUTES.get(kind, ()):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         owner = getattr(value, "__self__", None)
@@ -139,6 +177,11 @@ class _Formatter(SandboxedFormatter):
     def convert_field(self, value: Any, conversion: Any) -> Any:
         METER.get().use(value)
         return super().convert_field(value, conversion)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace has no attributes such as {name!r}")
 
 
 def _printable(value: Any) -> Any:
