@@ -271,6 +271,7 @@ class LLM:
 
     def close(self) -> None:
         self.session.close()
+        self.tokenizer.close()
         if self.vision is not None:
             self.vision.close()
 

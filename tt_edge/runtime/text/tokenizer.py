@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -9,9 +10,13 @@ from typing import Any, Protocol
 from tt_edge import strict_json
 from tt_edge.errors import BundleError, InvalidInputError, one_line
 from tt_edge.runtime.text.token_bytes import TokenBytes
+from tt_edge.runtime.text.tokenizer_limits import is_bounded
+from tt_edge.runtime.text.tokenizer_process import TokenizerProcess
 
 #: Characters from which on a text is encoded by the library's call for batches, which lets other threads run meanwhile.
 LONG_TEXT = 10_000
+#: Changes to a ``tokenizer.json`` that leave its vocabulary.
+_VOCABULARY_ONLY = {"normalizer": None, "pre_tokenizer": None, "decoder": None}
 
 
 class Files(Protocol):
@@ -38,8 +43,15 @@ def read_json(files: Files, name: str) -> dict[str, Any]:
 class BundleTokenizer:
     """A tokenizer, its special tokens by role (``bos_token`` …) and the ids that end a generation."""
 
-    def __init__(self, backend: Any, special_tokens: dict[str, str], eos_token_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        special_tokens: dict[str, str],
+        eos_token_ids: tuple[int, ...],
+        process: TokenizerProcess | None = None,
+    ) -> None:
         self.backend = backend  # a tokenizers.Tokenizer
+        self._process = process  # encodes and decodes in its place
         self.special_tokens = special_tokens
         self.eos_token_ids = eos_token_ids
         self._bytes = TokenBytes(backend)
@@ -59,9 +71,11 @@ class BundleTokenizer:
                 "compile from a checkpoint that has a tokenizer to run it on text"
             )
         config = read_json(bundle, "tokenizer_config.json")
-        content = bundle.read_bytes("tokenizer.json")
+        state = read_json(bundle, "tokenizer.json")
+        bounded = is_bounded(state)
         with _bundle_errors("be read"):
-            backend = Tokenizer.from_buffer(content)
+            # One that may take any time is used in a process of its own, and here only for its vocabulary.
+            backend = Tokenizer.from_str(json.dumps(state if bounded else {**state, **_VOCABULARY_ONLY}))
         # What a checkpoint's author padded and truncated to is no property of the model; transformers resets it too.
         backend.no_padding()
         backend.no_truncation()
@@ -71,7 +85,12 @@ class BundleTokenizer:
         eos = read_json(bundle, "generation_config.json").get("eos_token_id")
         if eos is None:
             eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        return cls(backend, special, _as_ids(eos))
+        return cls(backend, special, _as_ids(eos), None if bounded else _process(state, backend))
+
+    def close(self) -> None:
+        """End the process of a tokenizer that has one."""
+        if self._process is not None:
+            self._process.close()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``, as ``tokenizer(text).input_ids``. Chat templates write their own special tokens.
@@ -79,6 +98,8 @@ class BundleTokenizer:
         Raises ``InvalidInputError`` for text that is not Unicode (half of a surrogate pair). Thread-safe.
         """
         _check_unicode(text)
+        if self._process is not None:
+            return self._process.encode(text, add_special_tokens)
         with _bundle_errors("encode this text"):
             if len(text) > LONG_TEXT:
                 return list(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
@@ -95,6 +116,8 @@ class BundleTokenizer:
             raise InvalidInputError(
                 f"token id {wrong} is in no vocabulary; encode the text with the bundle's own tokenizer"
             )
+        if self._process is not None:
+            return self._process.decode(ids, skip_special_tokens)
         with _bundle_errors("decode these tokens"):
             return str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
@@ -107,6 +130,18 @@ class BundleTokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         special = {index: str(token.content) for index, token in added if token.special}
         return {index: text for index, text in special.items() if text and any(text in string for string in strings)}
+
+
+def _process(state: dict[str, Any], backend: Any) -> TokenizerProcess:
+    """``state`` with what was set on ``backend``, in a process of its own. Raises ``BundleError`` where it cannot take a letter."""
+    behind = None if backend.post_processor is None else json.loads(backend.post_processor.__getstate__())
+    process = TokenizerProcess(json.dumps({**state, "truncation": None, "padding": None, "post_processor": behind}))
+    try:
+        process.encode("a", False)
+    except InvalidInputError as error:
+        process.close()
+        raise BundleError(str(error)) from error
+    return process
 
 
 def _check_unicode(text: str) -> None:
