@@ -19,6 +19,7 @@ LAYERS = [
     ["strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
     ["atomic", "number_formats"],
     ["config"],
+    ["checkpoint_generation"],
     ["generation_config"],
     ["contract"],
     ["plugins.edgellm"],

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.runtime.llms import make_llm
-from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.errors import BundleError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.runtime.scheduling.generation import generate
@@ -210,3 +210,15 @@ def test_prompt_logprobs_are_those_of_the_whole_prompt_at_once(llm):
     data = scored.to_dict()
     assert len(data["prompt_tokens"]) == len(scored.input_ids) - 1
     json.dumps(data)
+
+
+def test_a_closed_model_says_so(folder):
+    closed = make_llm(folder)
+    stream = closed.stream(PROMPTS[0], GenerationConfig(30, ignore_eos=True))
+    next(stream)
+    closed.close()
+    closed.close()
+    with pytest.raises(EngineError, match="the model is closed; load it again"):
+        list(stream)
+    with pytest.raises(EngineError, match="the model is closed; load it again"):
+        closed.generate(PROMPTS)

@@ -270,6 +270,8 @@ class LLM:
         return len(found)
 
     def close(self) -> None:
+        """End what is running and free memory. Closing twice is harmless."""
+        self.scheduler.close()
         self.session.close()
         self.tokenizer.close()
         if self.vision is not None:

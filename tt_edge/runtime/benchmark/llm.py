@@ -23,7 +23,7 @@ from tt_edge.runtime.scheduling.request import Timing
 class Speed:
     """Medians over iterations of one batch. Times are wall times in milliseconds.
 
-    ``tokens_per_s`` counts the tokens of all rows while decoding. ``peak_mb`` is in MiB: of device memory where the
+    ``tokens_per_s`` counts the tokens of all prompts while decoding. ``peak_mb`` is in MiB: of device memory where the
     model is on a GPU, else the resident set of this process, which has everything else in it too.
     """
 
@@ -66,9 +66,9 @@ def measure(session: Session, prompts: np.ndarray, new_tokens: int, iterations: 
     check_counts(new_tokens, iterations)
     config = GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True)
     peak = PeakMemory()
-    rows: list[list[int]] = prompts.tolist()
-    timings = [generate(session, rows, config)[0].timing for _ in range(iterations + 1)][1:]
-    return speed(session.word, timings, len(rows), *peak.read())
+    batch: list[list[int]] = prompts.tolist()
+    timings = [generate(session, batch, config)[0].timing for _ in range(iterations + 1)][1:]
+    return speed(session.word, timings, len(batch), *peak.read())
 
 
 def check_counts(new_tokens: int, iterations: int) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VisionSpeed:
-    """Medians over iterations of one prompt. Times are wall times in milliseconds; pictures are preprocessed already.
+    """Medians over iterations of one prompt. Times are wall times in milliseconds; images are preprocessed already.
 
     ``vision_ms``: from pixels to features in host memory. ``prefill_ms``: from there to the first token. ``end_to_end_ms``:
     from pixels to the last token. ``peak_mb`` as in ``Speed``.
@@ -70,7 +70,7 @@ def measure(
     """
     check_counts(new_tokens, iterations)
     config = GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True)
-    peak, rows = PeakMemory(), []
+    peak, vision_s, timings = PeakMemory(), [], []
     for _ in range(iterations + 1):
         start, given = time.perf_counter(), NO_IMAGES
         if images:
@@ -81,26 +81,27 @@ def measure(
         scheduler, request = Scheduler(llm.session, slots=1), Request(list(ids), config, images=given)
         scheduler.submit(request)
         scheduler.run([request])
-        rows.append((seconds, request.timing))
-    return vision_speed(llm.session.word, [row[0] for row in rows[1:]], [row[1] for row in rows[1:]], *peak.read())
+        vision_s.append(seconds)
+        timings.append(request.timing)
+    return vision_speed(llm.session.word, vision_s[1:], timings[1:], *peak.read())
 
 
 def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> ProcessedImage:
-    """A preprocessed picture of so many tokens, of random pixels: as nearly square as the number lets it be.
+    """A preprocessed image of ``tokens`` image tokens, of random pixels, as nearly square as that number allows.
 
-    Raises ``InvalidInputError`` for a number that pictures of this model cannot have.
+    Raises ``InvalidInputError`` for a number that images of this model cannot have.
     """
     geometry, generator = contract.tower, np.random.default_rng(seed)
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_unit)
         if rest or not tiles:
             raise InvalidInputError(
-                f"no picture of this model has {tokens} image tokens; give a multiple of {geometry.tokens_a_unit}"
+                f"no image of this model has {tokens} image tokens; give a multiple of {geometry.tokens_a_unit}"
             )
         pixels = generator.standard_normal((tiles, 3, *geometry.tile_size), np.float32)
         return ProcessedImage(pixels, None, tokens)
     if tokens < 1:
-        raise InvalidInputError(f"no picture has {tokens} image tokens; give 1 or more")
+        raise InvalidInputError(f"no image has {tokens} image tokens; give 1 or more")
     rows = next(side for side in range(math.isqrt(tokens), 0, -1) if tokens % side == 0)
     grid = (1, rows * geometry.merge_size, tokens // rows * geometry.merge_size)
     pixels = generator.standard_normal((math.prod(grid), geometry.patch_dim), np.float32)

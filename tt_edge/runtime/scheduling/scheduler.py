@@ -18,6 +18,7 @@ from tt_edge.runtime.scheduling.sampling import Sampler, Scores, check_finite, w
 from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
 
 _log = logging.getLogger(__name__)
+_CLOSED = "the model is closed; load it again"
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Scheduler:
         self._inbox: deque[Request] = deque()  # filled by any thread, emptied by a step
         self._waiting: deque[Request] = deque()
         self._turn = threading.RLock()
+        self._closed = False
         self._slots = BatchSlots(session, slots or session.contract.max_batch, self.prefixes)
 
     @property
@@ -69,6 +71,8 @@ class Scheduler:
         """Queue ``requests``, all or none; raises what ``check`` raises. Never waits for a step."""
         for request in requests:
             self.check(request)
+        if self._closed:
+            raise EngineError(_CLOSED)
         self._inbox.extend(requests)
 
     def run(self, requests: Sequence[Request]) -> None:
@@ -106,6 +110,8 @@ class Scheduler:
         When the session raises, the requests are as they were.
         """
         with self._turn:
+            if self._closed:
+                return self.abort(EngineError(_CLOSED))
             while self._inbox:
                 self._waiting.append(self._inbox.popleft())
             self._drop_cancelled()
@@ -118,6 +124,7 @@ class Scheduler:
                         self._score(slot, logits[slot.index])
                     else:
                         self._choose(slot, logits[slot.index])
+            return None
 
     def forget(self) -> None:
         """Take all slots as empty: somebody else has used the session. Only while nothing is being generated."""
@@ -131,9 +138,18 @@ class Scheduler:
             self._waiting.clear()
             while self._inbox:
                 requests.append(self._inbox.popleft())
-            self._slots.reset(len(self._slots))
-            for request in requests:
-                request.finish(None, error)
+            try:
+                self._slots.reset(len(self._slots))
+            finally:
+                for request in requests:
+                    request.finish(None, error)
+
+    def close(self) -> None:
+        """End all requests; those to come are refused. Closing twice is harmless."""
+        with self._turn:
+            if not self._closed:
+                self._closed = True
+                self.abort(EngineError(_CLOSED))
 
     def precompute(self, token_ids: Sequence[int]) -> None:
         """Make sure that ``prefixes`` hold ``token_ids``, computing what no slot has. Only while nothing is running."""

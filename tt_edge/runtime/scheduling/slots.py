@@ -71,8 +71,8 @@ class BatchSlots:
 
     def reset(self, count: int) -> None:
         """Start over with ``count`` empty slots."""
-        self.session.reset(count)
         self.slots = [Slot(index) for index in range(count)]
+        self.session.reset(count)
 
     def prepare(self, slot: Slot, keys: Sequence[int], salt: str) -> None:
         """Reuse the longest cached prefix of ``keys``: the slot's own, another slot's, or one of ``prefixes``.

@@ -73,9 +73,10 @@ class BundleTokenizer:
         config = read_json(bundle, "tokenizer_config.json")
         state = read_json(bundle, "tokenizer.json")
         bounded = is_bounded(state)
+        # One that may take any time is used in a process of its own, and here only for its vocabulary.
+        content = bundle.read_bytes("tokenizer.json") if bounded else json.dumps({**state, **_VOCABULARY_ONLY}).encode()
         with _bundle_errors("be read"):
-            # One that may take any time is used in a process of its own, and here only for its vocabulary.
-            backend = Tokenizer.from_str(json.dumps(state if bounded else {**state, **_VOCABULARY_ONLY}))
+            backend = Tokenizer.from_buffer(content)
         # What a checkpoint's author padded and truncated to is no property of the model; transformers resets it too.
         backend.no_padding()
         backend.no_truncation()
