@@ -32,13 +32,16 @@ class Property:
     """One property of a layer. ``codec`` is a ``Codec`` or the name of a TensorRT enum.
 
     ``replaced_by`` is the index of the input that, when set, takes the property's place. ``at_creation`` properties are
-    arguments of the ``add_*`` call; the others are assigned afterwards.
+    arguments of the ``add_*`` call; the others are assigned afterwards. ``default`` is what a release computes that lacks the
+    property, which begins with TensorRT ``since``.
     """
 
     name: str
     codec: str
     replaced_by: int | None = None
     at_creation: bool = False
+    default: Attribute = None
+    since: str = ""
 
     def read(self, trt: Any, layer: Any) -> Attribute:
         """The property's JSON value; ``None`` where it is unset."""
@@ -95,6 +98,7 @@ class Adder:
     network: Any
     inputs: list[Any]
     values: dict[str, Any]
+    rank: int  # of the first input
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -123,7 +127,7 @@ _I, _N, _F, _D, _P = Codec.INTEGER, Codec.NUMBER, Codec.FLAG, Codec.DIMS, Codec.
 
 def _add_slice(a: Adder) -> Any:
     # Placeholders where an input takes the attribute's place; the rank is that of the present attributes.
-    rank = len(a.inputs[0].shape)
+    rank = a.rank
     zeros, ones = (0,) * rank, (1,) * rank
     return a.network.add_slice(
         a.inputs[0],
@@ -198,7 +202,7 @@ SPECS: dict[str, LayerSpec] = {
     "DEQUANTIZE": LayerSpec(
         "IDequantizeLayer",
         lambda a: a.network.add_dequantize(a.inputs[0], a.inputs[1], a["to_type"]),
-        (_at("to_type", "DataType"), Property("axis", _I), Property("block_shape", _D)),
+        (_at("to_type", "DataType"), Property("axis", _I), Property("block_shape", _D, since="10.15")),
         direct_inputs=2,
     ),
     "DYNAMIC_QUANTIZE": LayerSpec(
@@ -238,7 +242,10 @@ SPECS: dict[str, LayerSpec] = {
     "KV_CACHE_UPDATE": LayerSpec(
         "IKVCacheUpdateLayer",
         _add_kv_cache_update,
-        (_at("cache_mode", "KVCacheMode"), Property("update_form", "AttentionIOForm")),
+        (
+            _at("cache_mode", "KVCacheMode"),
+            Property("update_form", "AttentionIOForm", default="PADDED_BHND", since="11.0"),
+        ),
         direct_inputs=3,
     ),
     "MATRIX_MULTIPLY": LayerSpec(
@@ -249,7 +256,7 @@ SPECS: dict[str, LayerSpec] = {
     "NON_ZERO": LayerSpec(
         "INonZeroLayer",
         lambda a: a.network.add_non_zero(a.inputs[0]),
-        (Property("indices_type", "DataType"),),
+        (Property("indices_type", "DataType", default="INT32", since="10.14"),),
     ),
     "NORMALIZATION": LayerSpec(
         "INormalizationLayer",
@@ -274,7 +281,7 @@ SPECS: dict[str, LayerSpec] = {
     "QUANTIZE": LayerSpec(
         "IQuantizeLayer",
         lambda a: a.network.add_quantize(a.inputs[0], a.inputs[1], a["to_type"]),
-        (_at("to_type", "DataType"), Property("axis", _I), Property("block_shape", _D)),
+        (_at("to_type", "DataType"), Property("axis", _I), Property("block_shape", _D, since="10.15")),
         direct_inputs=2,
     ),
     "REDUCE": LayerSpec(
@@ -342,7 +349,7 @@ SPECS: dict[str, LayerSpec] = {
             _at("op", "TopKOperation"),
             _at("k", _I),
             _at("axes", _I),
-            Property("indices_type", "DataType"),
+            Property("indices_type", "DataType", default="INT32", since="10.14"),
         ),
         direct_inputs=1,
     ),
@@ -357,8 +364,8 @@ ATTENTION: tuple[Property, ...] = (
     _at("norm_op", "AttentionNormalizationOp"),
     _at("causal_kind", "CausalMaskKind"),
     Property("decomposable", _F),
-    Property("query_form", "AttentionIOForm"),
-    Property("key_value_form", "AttentionIOForm"),
+    Property("query_form", "AttentionIOForm", default="PADDED_BHND", since="11.0"),
+    Property("key_value_form", "AttentionIOForm", default="PADDED_BHND", since="11.0"),
 )
 
 #: Inputs of an ``ATTENTION`` layer by index (NvInfer.h, ``IAttentionInputLayer::setInput``); the last four are properties.

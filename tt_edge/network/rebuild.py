@@ -139,12 +139,13 @@ class _Rebuild:
             raise CaptureError(f"layer {layer.name!r} has the unknown kind {layer.kind}; update tt-edge")
         inputs = self.inputs(layer)
         direct = len(inputs) if spec.direct_inputs is None else spec.direct_inputs
-        added = spec.add(Adder(self.trt, self.network, inputs[: max(direct, 1)], self.values(layer, spec)))
+        rank = len(self.captured.tensors[layer.inputs[0]].shape) if layer.inputs and layer.inputs[0] else 0
+        added = spec.add(Adder(self.trt, self.network, inputs[: max(direct, 1)], self.values(layer, spec), rank))
         if added is not None:
             for index in range(direct, len(inputs)):
                 if inputs[index] is not None:
                     added.set_input(index, inputs[index])
-            self.assign(layer, added, spec.properties)
+            self.assign(layer, added, spec.binding, spec.properties)
         self.finish(layer, added)
 
     def values(self, layer: Layer, spec: LayerSpec) -> dict[str, Any]:
@@ -160,26 +161,27 @@ class _Rebuild:
             values[name] = self.trt.Weights() if key is None else self.stored(str(key), dtype)
         return values
 
-    def assign(self, layer: Layer, added: Any, properties: tuple[Property, ...]) -> None:
+    def assign(self, layer: Layer, added: Any, binding: str, properties: tuple[Property, ...]) -> None:
         """Set the properties that are not arguments of the ``add_*`` call, where they differ from the default."""
         for p in properties:
             if p.at_creation or p.name not in layer.attributes:
                 continue
             value = layer.attributes[p.name]
+            if not hasattr(getattr(self.trt, binding), p.name):
+                if value != p.default:
+                    raise CaptureError(
+                        f"layer {layer.name!r} needs {binding}.{p.name} = {value}, which begins with TensorRT {p.since}; "
+                        f"here is {self.trt.__version__}"
+                    )
+                continue
             if p.read(self.trt, added) != value:
                 setattr(added, p.name, p.decode(self.trt, value))
 
     def attention(self, layer: Layer) -> None:
         query, key, value, mask, scale, query_lengths, key_value_lengths = self.inputs(layer)
-        creation = {p.name: p.decode(self.trt, layer.attributes[p.name]) for p in ATTENTION if p.at_creation}
-        if not hasattr(self.network, "add_attention_v2"):
-            raise CaptureError(
-                f"TensorRT {self.trt.__version__} has no attention layer with a causal kind; "
-                "build with TensorRT >= 10.16 or TensorRT-RTX >= 1.6"
-            )
-        added = self.network.add_attention_v2(query, key, value, creation["norm_op"], creation["causal_kind"])
+        added = self._add_attention(layer, query, key, value)
         if added is not None:
-            self.assign(layer, added, ATTENTION)
+            self.assign(layer, added, "IAttention", ATTENTION)
             optional = {
                 "mask": mask,
                 "normalization_quantize_scale": scale,
@@ -193,3 +195,16 @@ class _Rebuild:
                 to_type = str(layer.attributes["normalization_quantize_to_type"])
                 added.normalization_quantize_to_type = enum_member(self.trt, "DataType", to_type)
         self.finish(layer, added)
+
+    def _add_attention(self, layer: Layer, query: Any, key: Any, value: Any) -> Any:
+        """By the newest call that there is: until 10.16 a layer says only whether it is causal, and not at which diagonal."""
+        kind, has_layer = str(layer.attributes["causal_kind"]), hasattr(self.network, "add_attention")
+        if not has_layer or (kind != "NONE" and not hasattr(self.network, "add_attention_v2")):
+            raise CaptureError(
+                f"attention {layer.name!r} of the kind {kind} is none that TensorRT {self.trt.__version__} has; legalize the "
+                "network before it is rebuilt"
+            )
+        norm = enum_member(self.trt, "AttentionNormalizationOp", str(layer.attributes["norm_op"]))
+        if hasattr(self.network, "add_attention_v2"):
+            return self.network.add_attention_v2(query, key, value, norm, enum_member(self.trt, "CausalMaskKind", kind))
+        return self.network.add_attention(query, key, value, norm, False)

@@ -1,0 +1,73 @@
+"""Whether a bundle's networks can be built on a platform, in which form, and why not. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tt_edge.dtypes import DType
+from tt_edge.errors import EngineError
+from tt_edge.network.ir import Network
+from tt_edge.network.legalize.legalize import Form, legalize
+from tt_edge.network.plugins import KINDS
+from tt_edge.platforms import Platform
+from tt_edge.tensorrt_api import Flavour
+
+#: The lowest compute capability that computes in an element type; in all others, all do.
+FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.FP8: 89, DType.FP4: 100}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known, without building, of a bundle on a platform with one of its TensorRT releases.
+
+    ``refused`` says why the bundle does not build there, and is empty where it does, in ``form``. ``without`` names GPUs of
+    the platform that lack an element type of the networks.
+    """
+
+    platform: str
+    tensorrt: str
+    form: Form | None
+    refused: str = ""
+    without: tuple[str, ...] = ()
+
+    @property
+    def builds(self) -> bool:
+        return not self.refused
+
+
+def lacking_type(types: Iterable[DType], capability: str) -> str:
+    """Why a GPU such as ``sm75`` does not compute in one of these element types; empty where it does."""
+    number = int(capability.removeprefix("sm"))
+    for dtype in sorted(types, key=str):
+        if number < FIRST_CAPABILITY.get(dtype, 0):
+            return f"{dtype} needs compute capability sm{FIRST_CAPABILITY[dtype]} or later, not {capability}"
+    return ""
+
+
+def types_of(networks: Iterable[Network]) -> frozenset[DType]:
+    """The element types of all tensors."""
+    return frozenset(tensor.dtype for network in networks for tensor in network.tensors.values())
+
+
+def verdicts(networks: Sequence[Network], platform: Platform) -> list[Verdict]:
+    """One for each TensorRT release that the platform is served with."""
+    types = types_of(networks)
+    reasons = {sm: reason for sm in platform.compute_capabilities if (reason := lacking_type(types, sm))}
+    found = []
+    for release in platform.releases:
+        name = f"{'TensorRT-RTX' if platform.flavour is Flavour.RTX else 'TensorRT'} {release}"
+        form, refused = None, ""
+        try:
+            legal = [legalize(network, platform.features(release), name) for network in networks]
+            form = Form(frozenset().union(*(each.form.replaced for each in legal)))
+        except EngineError as error:
+            refused = str(error)
+        if platform.flavour is Flavour.RTX and any(
+            layer.kind in KINDS for network in networks for layer in network.layers
+        ):
+            refused = "TensorRT-RTX has no plugins; compile with --backend native, or build with standard TensorRT"
+        if reasons and len(reasons) == len(platform.compute_capabilities):
+            refused = next(iter(reasons.values()))
+        found.append(Verdict(platform.name, name, None if refused else form, refused, tuple(reasons)))
+    return found
