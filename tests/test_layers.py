@@ -17,7 +17,7 @@ PACKAGES = {"tt_edge": "tt_edge", "lowering": "tt_edge.lowering", "plugins": "tt
 LAYERS = [
     ["errors"],
     ["strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
-    ["atomic", "number_formats"],
+    ["atomic", "number_formats", "platforms"],
     ["config"],
     ["checkpoint_generation"],
     ["generation_config"],

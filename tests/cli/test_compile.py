@@ -214,7 +214,7 @@ def test_a_failing_builder_leaves_nothing_and_keeps_the_old_bundle(tt_edge, chec
         destination.write(b"half an engine")
         raise EngineError("tensorrt_rtx cannot build this network for sm89: out of memory")
 
-    monkeypatch.setattr("tt_edge.bundle.engines.build_engine", failing)
+    monkeypatch.setattr("tt_edge.network.build_legal.build_engine", failing)
     before = (bundle / "manifest.json").read_bytes()
     result = tt_edge("compile", checkpoint, "-o", bundle, "--overwrite", "--engine", "sm89", "--json", *LIMITS)
     result.fails_with("cannot build this network for sm89: out of memory", 1)

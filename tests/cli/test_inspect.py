@@ -34,6 +34,10 @@ def test_json(tt_edge, pristine):
     assert facts["decode"]["tokens_per_s_at_most"]["Orin 64GB"] > 0
     assert [t["name"] for t in facts["inputs"]] == [t.name for t in manifest.contract.inputs]
     assert facts["engines"] == []
+    forms = {p["platform"]: p["form"] for p in facts["platforms"]}
+    assert forms["jetpack-7.2"] == "attention layers with a mask"
+    assert forms["rtx"] == "as captured"
+    assert all(p["builds"] and not p["reason"] for p in facts["platforms"])
 
 
 def test_text(tt_edge, pristine, checkpoint):
@@ -43,7 +47,7 @@ def test_text(tt_edge, pristine, checkpoint):
     sections = {line[:13].strip(): line[13:] for line in lines}
     assert list(sections) == [
         "bundle", "model", "compiled", "limits", "engine I/O", "KV cache", "weights", "layers", "decode step",
-        "engines", "evidence",
+        "platforms", "engines", "evidence",
     ]  # fmt: skip
     assert sections["bundle"].startswith(f"{pristine} (format 2, tt-edge ")
     assert sections["model"] == f"Qwen2ForCausalLM, 0.4 M parameters, from {checkpoint}"
@@ -52,6 +56,9 @@ def test_text(tt_edge, pristine, checkpoint):
     assert "input_ids            int64     [batch, sequence]" in sections["engine I/O"]
     assert sections["KV cache"].startswith("4 tensors, 1,024 bytes a token, 0.1 MB at capacity")
     assert "ATTENTION 2" in sections["layers"]
+    assert re.fullmatch(
+        r"jetpack-6\.2 +TensorRT 10\.3\.0 +matrix multiplies and a softmax, a KV .*", sections["platforms"]
+    )
     assert sections["engines"] == "none"
     assert sections["evidence"].startswith("not executed")
     assert "(computed, not executed)" in result.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -12,10 +13,14 @@ from tt_edge.bundle.update import NewEngine
 from tt_edge.config import Layout
 from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import InvalidInputError
-from tt_edge.network.build import build_engine, check_target
+from tt_edge.network.build import check_target
 from tt_edge.network.build_io import ProgressBars
+from tt_edge.network.build_legal import build_legal
 from tt_edge.network.build_options import BuildOptions, least_profile_batch
 from tt_edge.network.ir import Network
+from tt_edge.network.legalize import Form
+
+_LOGGER = logging.getLogger("tt_edge")
 
 
 def engine_file(
@@ -31,7 +36,9 @@ def build_evidence(record: EngineRecord) -> Evidence:
     """What is known of an engine that has been built and not run."""
     what = "engine" if record.part == DECODER else f"{record.part} engine"
     claim = f"{what} for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
-    return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s")
+    form = Form.parse(record.form)
+    how = f"; {form}" if form.replaced else ""
+    return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s{how}")
 
 
 def build_record(
@@ -53,10 +60,11 @@ def build_record(
     capability = check_target(tensorrt, target)
     bars = ProgressBars(f"build {'' if part == DECODER else f'{part} '}{capability}") if show else None
     try:
-        built = build_engine(
+        legal = build_legal(
             tensorrt,
             network,
-            profiles_for(contract, tensorrt, capability),
+            contract,
+            lambda own: profiles_for(own, tensorrt, capability),
             target,
             destination,
             progress=bars,
@@ -65,6 +73,10 @@ def build_record(
     finally:
         if bars is not None:
             bars.close()
+    for reason in legal.refused:
+        _LOGGER.warning("a newer form of the network was refused, so the engine has %s: %s", legal.form, reason)
+    built = legal.build
+    narrower = legal.contract.max_input_len < contract.max_input_len
     record = EngineRecord(
         file=engine_file(tensorrt, capability, layout, part),
         flavour=built.flavour,
@@ -76,6 +88,8 @@ def build_record(
         version_compatible=built.options.version_compatible,
         stripped=built.options.strip_weights,
         part=part,
+        form=legal.form.name,
+        max_input_len=legal.contract.max_input_len if narrower else 0,
     )
     return record, built.layers
 

@@ -16,6 +16,7 @@ from tt_edge.bundle.names import MANIFEST_FILE, check_names
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.network.legalize import Form
 
 FORMAT_VERSION = 2
 #: A manifest is read whole; no real one comes near this many bytes.
@@ -88,7 +89,9 @@ class EngineRecord(_Record):
     """A serialized engine in the bundle, and where it runs. ``compute_capability`` is such as ``sm89``.
 
     A ``version_compatible`` engine runs with later TensorRT of the same major version, lean and dispatch runtimes
-    included. A ``stripped`` one has no weights: they are put in when it is loaded.
+    included. A ``stripped`` one has no weights: they are put in when it is loaded. ``form`` says which of the network's
+    layers were replaced by older ones, and ``max_input_len`` how many new tokens a slot a call takes, where they are fewer
+    than the contract's (0: as many); see ``tt_edge.network.legalize``.
     """
 
     file: str
@@ -101,6 +104,16 @@ class EngineRecord(_Record):
     version_compatible: bool = False
     stripped: bool = False
     part: str = DECODER
+    form: str = "captured"
+    max_input_len: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            Form.parse(self.form)
+        except ValueError as error:
+            raise BundleError(
+                f"the manifest's engine {self.file!r} has an unknown form ({error}); update tt-edge"
+            ) from None
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:

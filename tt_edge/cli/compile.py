@@ -71,6 +71,14 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="one optimization profile for prefill and decode: engines build in about half the time",
     )
     parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="PLATFORM",
+        help="a platform that must be able to build the bundle, such as jetpack-7.2, jetpack-7.2+tensorrt-11.4 or "
+        "tensorrt-10.13+sm87; may be repeated; see docs/platforms.md",
+    )
+    parser.add_argument(
         "--engine",
         default="none",
         metavar="TARGETS",
@@ -111,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         "max_image_tokens": args.max_image_tokens,
         "vision_attention": args.vision_attention,
     }
-    target = EngineTarget.parse(args.engine)
+    target = EngineTarget.parse(args.engine, args.target)
     if args.max_seq_len is not None and args.max_input_len is None:
         settings["max_input_len"] = min(Limits.max_input_len, args.max_seq_len)
     config = CompileConfig.of(**{key: value for key, value in settings.items() if value is not None})

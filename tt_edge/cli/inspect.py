@@ -78,10 +78,33 @@ def collect(bundle: Bundle) -> dict[str, Any]:
             "tokens_per_s_at_most": {name: round(cost.tokens_per_s(b), 1) for name, b in BANDWIDTHS.items()},
         },
         "vision": _vision(bundle),
+        "platforms": _platforms(bundle),
         "engines": [asdict(e) | {"does_not_run_here": machine.misfit(e)} for e in manifest.engines],
         "evidence": [asdict(e) for e in (*manifest.evidence, *read_beside(bundle))],
         "files": {name: record.size for name, record in manifest.files.items()},
     }
+
+
+def _platforms(bundle: Bundle) -> list[dict[str, Any]] | None:
+    """For each platform and its TensorRT whether the networks can be built there, in which form, or why not; from their layers."""
+    from tt_edge.network.legalize.serving import verdicts
+    from tt_edge.platforms import PLATFORMS
+
+    if not bundle.has_network:
+        return None
+    networks = [bundle.network(part) for part in bundle.manifest.parts]
+    return [
+        {
+            "platform": verdict.platform,
+            "tensorrt": verdict.tensorrt,
+            "builds": verdict.builds,
+            "form": str(verdict.form) if verdict.form is not None else None,
+            "reason": verdict.refused,
+            "not_on": list(verdict.without),
+        }
+        for platform in PLATFORMS.values()
+        for verdict in verdicts(networks, platform)
+    ]
 
 
 def _vision(bundle: Bundle) -> dict[str, Any] | None:
@@ -141,6 +164,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
         ),
         *(_network_sections(facts) if facts["layers"] else [("network", ["not in the bundle: it has engines only"])]),
         *_vision_sections(facts["vision"]),
+        *([("platforms", [_verdict(v) for v in facts["platforms"]])] if facts["platforms"] else []),
         (
             "engines",
             [
@@ -158,6 +182,14 @@ def render(name: str, facts: dict[str, Any]) -> str:
         for index, row in enumerate(rows):
             lines.append(f"{title if index == 0 else '':<12} {row}".rstrip())
     return "\n".join(lines)
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    where = f"{verdict['platform']:<13} {verdict['tensorrt']:<18}"
+    if not verdict["builds"]:
+        return f"{where} no: {verdict['reason']}"
+    without = f"; not on {', '.join(verdict['not_on'])}" if verdict["not_on"] else ""
+    return f"{where} {verdict['form']}{without}"
 
 
 def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:

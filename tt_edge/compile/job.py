@@ -39,9 +39,11 @@ from tt_edge.config import (
     TowerAttention,
     check_capability,
 )
-from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import check_target
+from tt_edge.network.legalize.serving import check_types, lacking_type, require_served, types_of_config
 from tt_edge.network.storage import write_network
+from tt_edge.platforms import parse_platform
 from tt_edge.plugins.edgellm.library import load_for_building
 
 if TYPE_CHECKING:
@@ -132,6 +134,12 @@ class CompileJob:
             raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target, or none")
         if targets:
             load_for_building(tensorrt_api.load(), config, self._plugin_path)
+        for target in targets:
+            capability = check_target(tensorrt_api.load(), target)
+            if reason := lacking_type({config.network.precision.dtype}, capability):
+                raise EngineError(f"precision {reason}; compile with --precision fp16, or another --engine target")
+        for platform in self.target.platforms:
+            check_types(types_of_config(config), parse_platform(platform))
         self._check_formats(() if config.quantization.recipe is None else sorted(config.quantization.recipe.formats))
 
     def _check_formats(self, formats: tuple[str, ...] | list[str]) -> None:
@@ -213,7 +221,12 @@ class CompileJob:
         yield DecoderCompiler(self.model, self.config, name, kv_scales=self._kv_scales)
 
     def build(self, part: CompiledPart) -> None:
-        """Write a part's network while its engines are built."""
+        """Write a part's network while its engines are built.
+
+        Raises ``EngineError`` where a platform that the bundle must serve cannot build it, before any engine is built.
+        """
+        for platform in self.target.platforms:
+            require_served([part.network], parse_platform(platform))
         self._contracts[part.name] = part.contract
         engine_layers = 0
         with ThreadPoolExecutor(1, "tt-edge-write") as pool:

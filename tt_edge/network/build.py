@@ -1,7 +1,7 @@
 """Building a captured network into a serialized engine, with whatever TensorRT is here. Torch-free.
 
-The engine goes from the builder straight to its file (``build_serialized_network_to_stream``), so it is never a whole
-in memory beside the builder's own copy.
+The engine goes from the builder straight to its file (``build_serialized_network_to_stream``) where TensorRT can do that,
+so it is never a whole in memory beside the builder's own copy.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from tt_edge import cuda
 from tt_edge.contract import ShapeRange, is_shape_tensor
 from tt_edge.errors import EngineError, TTEdgeError
-from tt_edge.network.build_io import Progress, progress_monitor, stream_writer
+from tt_edge.network.build_io import Progress, Writable, progress_monitor, stream_writer
 from tt_edge.network.build_options import BuildOptions, TimingCache
 from tt_edge.network.ir import Network
 from tt_edge.network.rebuild import RebuiltNetwork, rebuild
 from tt_edge.tensorrt_api import TensorRT
+from tt_edge.tensorrt_features import STREAM_WRITER
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def build_engine(
     network: Network,
     profiles: Sequence[Mapping[str, ShapeRange]],
     target: str | None,
-    destination: BinaryIO,
+    destination: Writable,
     *,
     progress: Progress | None = None,
     options: BuildOptions | None = None,
@@ -100,7 +101,11 @@ def build_engine(
     errors_before = len(tensorrt.log.errors)
     start = time.perf_counter()
     writer = stream_writer(tensorrt, destination)
-    built = rebuilt.builder.build_serialized_network_to_stream(rebuilt.network, config, writer)
+    if STREAM_WRITER.is_in(tensorrt.module):
+        built = rebuilt.builder.build_serialized_network_to_stream(rebuilt.network, config, writer)
+    else:  # before 10.13: the engine is whole in memory first
+        engine = rebuilt.builder.build_serialized_network(rebuilt.network, config)
+        built = engine is not None and not monitor.interrupted and bool(writer.write(engine))
     if monitor.interrupted is not None:
         raise monitor.interrupted
     if writer.failure is not None:

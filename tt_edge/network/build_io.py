@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from tt_edge.tensorrt_api import TensorRT
+
+
+class Writable(Protocol):
+    """Where an engine goes: a file that is open for writing."""
+
+    def write(self, data: Any, /) -> int: ...
+
 
 #: Called with (phase, steps done, steps in all) as the build advances; returning False cancels it.
 Progress = Callable[[str, int, int], bool]
 
 
-def stream_writer(tensorrt: TensorRT, destination: BinaryIO) -> Any:
-    """An ``IStreamWriter`` into ``destination`` that counts; a failed write (a full disk) ends the build."""
+def stream_writer(tensorrt: TensorRT, destination: Writable) -> Any:
+    """An ``IStreamWriter`` into ``destination`` that counts; a failed write (a full disk) ends the build.
 
-    class Writer(tensorrt.module.IStreamWriter):  # type: ignore[misc, name-defined]
+    Where TensorRT has no such class, a plain object with the same ``write``.
+    """
+    base: Any = getattr(tensorrt.module, "IStreamWriter", object)
+
+    class Writer(base):  # type: ignore[misc]
         def __init__(self) -> None:
-            tensorrt.module.IStreamWriter.__init__(self)
+            base.__init__(self)
             self.written = 0
             self.failure: OSError | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tt_edge.config import CompileConfig, KVCacheType
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.network.ir import Network
@@ -43,6 +44,37 @@ def lacking_type(types: Iterable[DType], capability: str) -> str:
         if number < FIRST_CAPABILITY.get(dtype, 0):
             return f"{dtype} needs compute capability sm{FIRST_CAPABILITY[dtype]} or later, not {capability}"
     return ""
+
+
+def check_types(types: Iterable[DType], platform: Platform) -> None:
+    """Raise ``EngineError`` where no GPU of ``platform`` computes in all of ``types``."""
+    reasons = [lacking_type(types, capability) for capability in platform.compute_capabilities]
+    if reasons and all(reasons):
+        raise EngineError(
+            f"{platform.name} cannot serve the bundle: {reasons[0]}; compile in another precision or format, or omit "
+            f"--target {platform.name}"
+        )
+
+
+def types_of_config(config: CompileConfig) -> frozenset[DType]:
+    """Element types that a compile will use, as far as its configuration says."""
+    types = {config.network.precision.dtype}
+    formats = () if config.quantization.recipe is None else config.quantization.recipe.formats
+    for format in formats:
+        types |= {"fp8": {DType.FP8}, "nvfp4": {DType.FP4, DType.FP8}}.get(str(format), set())
+    if config.attention.kv_cache is KVCacheType.FP8:
+        types.add(DType.FP8)
+    return frozenset(types)
+
+
+def require_served(networks: Sequence[Network], platform: Platform) -> None:
+    """Raise ``EngineError`` with the reason where ``platform`` cannot build ``networks``."""
+    for verdict in verdicts(networks, platform):
+        if verdict.refused:
+            raise EngineError(
+                f"{platform.name} ({verdict.tensorrt}) cannot serve the bundle: {verdict.refused}; or omit "
+                f"--target {platform.name}"
+            )
 
 
 def types_of(networks: Iterable[Network]) -> frozenset[DType]:

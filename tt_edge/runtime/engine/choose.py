@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, overload
@@ -15,11 +15,16 @@ from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
+from tt_edge.network.legalize import Form, legalize
+from tt_edge.network.legalize.contract import in_form
 from tt_edge.plugins.edgellm import contracts, vit_contract
 from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.tensorrt_api import Flavour, installed, load
+from tt_edge.tensorrt_features import FEATURES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tt_edge.bundle import Bundle, EngineRecord
     from tt_edge.runtime.engine.feed_forward import FeedForward
     from tt_edge.runtime.engine.session import Session
@@ -167,9 +172,9 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, mac
     kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
     return kind(
         bundle.file(engine.file),
-        contract,
+        in_form(contract, Form.parse(engine.form), engine.max_input_len),
         tensorrt,
-        weights=bundle.weights(engine.part) if engine.stripped else None,
+        weights=_weights(bundle, engine) if engine.stripped else None,
         holds_host_code=engine.version_compatible,
     )
 
@@ -179,6 +184,14 @@ def _plugin(config: CompileConfig, part: str) -> str | None:
     if part == VISION:
         return vit_contract.NAME if config.vision.attention is TowerAttention.PLUGIN else None
     return contracts.NAME if config.attention.backend is Backend.PLUGIN else None
+
+
+def _weights(bundle: Bundle, engine: EngineRecord) -> Mapping[str, np.ndarray]:
+    """What to put into an engine without weights: the bundle's, and the constants of the network's form."""
+    form = Form.parse(engine.form)
+    if not form.replaced:
+        return bundle.weights(engine.part)
+    return legalize(bundle.network(engine.part), set(FEATURES) - form.replaced).network.weights
 
 
 def _misfits(engines: Sequence[EngineRecord], machine: Machine) -> str:

@@ -1,0 +1,111 @@
+"""Every family, backend and quantization on the real bindings of every release that a platform has.
+
+Networks are captured once, here; each release replays them in a process of its own (``replay``). A call, property, enum
+member or argument that the release lacks fails there. With ``TT_EDGE_BINDINGS=all`` every quantization is replayed with
+every family; otherwise with one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from tests.bindings.releases import RELEASES
+from tests.bindings.replay_case import Case
+from tests.compile.compiling import compiled
+from tests.compile.vision.test_vision_network import compiled as compiled_tower
+from tests.tiny_models import FAMILIES, tiny_model
+from tt_edge.bundle import Bundle
+from tt_edge.compile.pipeline import compile_model
+from tt_edge.config import CompileConfig, EngineTarget, Precision, QuantConfig, QuantFormat
+
+pytestmark = pytest.mark.xdist_group("bindings")
+
+ALL = os.environ.get("TT_EDGE_BINDINGS") == "all"
+LIMITS = {"max_batch": 3, "max_input_len": 16, "max_seq_len": 64}
+WIDE = {"hidden_size": 128, "intermediate_size": 256}  # a multiple of an INT4 group
+CACHES = ("none", "static_v1", "static_v2")
+PLUGINS = ("0.4", "0.9.1", "0.10", "0.11")
+TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "internvl", "blip-2", "eagle2")
+#: Families whose quantized networks are replayed; every layer that is quantized is a linear layer, in all alike.
+QUANTIZED = [f for f in FAMILIES if f not in ("gpt2", "opt")] if ALL else ["qwen2"]
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory):
+    """A folder of captured networks, pickled."""
+    folder = tmp_path_factory.mktemp("networks")
+
+    def add(name, network, contract, runs=False):
+        (folder / name.replace("/", "_")).write_bytes(pickle.dumps(Case(name, network, contract, runs)))
+
+    for family in FAMILIES:
+        for backend, caches in (("native", (None,)), ("sdpa", CACHES if family == "qwen2" or ALL else ("static_v2",))):
+            for cache in caches:
+                runs = family in ("qwen2", "gemma2", "phi3") and backend == "native"
+                precision = Precision.FP32 if runs else Precision.FP16
+                model = tiny_model(family, dtype=torch.float32 if runs else torch.float16)
+                made = compiled(model, precision, backend=backend, cache=cache, **LIMITS)
+                add(f"{family}/{backend}/{cache or 'in_place'}", made.network, made.contract, runs)
+    for version in PLUGINS:
+        model = tiny_model("qwen2", dtype=torch.float16, hidden_size=256, num_attention_heads=4)
+        made = compiled(model, Precision.FP16, backend="plugin", plugin_contract=version, **LIMITS)
+        add(f"qwen2/plugin/{version}", made.network, made.contract)
+    for family in QUANTIZED:
+        for quant in QuantFormat:
+            for backend, settings in (("native", {}), ("sdpa", {"cache": "static_v2"})):
+                batches = [torch.randint(3, 300, (2, 16))] if quant.needs_data else []
+                config = CompileConfig.of(backend=backend, quant=QuantConfig(quant), **settings, **LIMITS)
+                out = folder.parent / f"{family}-{quant}-{backend}.ttedge"
+                compile_model(
+                    partial(tiny_model, family, dtype=torch.float16, **WIDE),
+                    out,
+                    config,
+                    EngineTarget(),
+                    batches=batches,
+                )
+                bundle = Bundle.open(out)
+                add(f"{family}/{backend}/{quant}", bundle.network(), bundle.manifest.part("decoder"))
+    for family in TOWERS:
+        for attention in ("native", "plugin"):
+            _, network, contract, _, _ = compiled_tower(family, "fp16", attention)
+            add(f"{family}/tower/{attention}", network, contract)
+    return folder
+
+
+def replayed(release, cases, tmp_path):
+    """What became of each case on a release's bindings."""
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", "tests.bindings.replay", str(cases), str(results)]
+    ran = subprocess.run(command, env=release.environment(), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    return json.loads(results.read_text())
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_every_network_is_rebuilt_on_the_releases_own_bindings(cases, tmp_path, name):
+    results = replayed(RELEASES[name], cases, tmp_path)
+    release = tuple(int(part) for part in name.split("."))
+    refused = {case: result["refused"] for case, result in results.items() if "refused" in result}
+    # FP4 and dynamic quantization have no older form.
+    without_fp4 = {case for case in results if case.endswith("/nvfp4")} if release < (10, 8) else set()
+    assert refused.keys() == without_fp4, refused
+    assert all("TensorRT 10.8 is the first to have" in reason for reason in refused.values())
+    for case, result in results.items():
+        if case in refused:
+            continue
+        kinds = result["layers"]
+        assert ("add_attention_v2" in kinds) <= (release >= (11, 0)), case
+        assert ("add_attention" in kinds) <= (release >= (10, 14)), case
+        if "/native/" in case:
+            assert result["in_place"] == (release >= (10, 15)), case
+            assert ("add_kv_cache_update" in kinds) == (release >= (10, 15)), case
+    ran = {case: result["tokens"] for case, result in results.items() if result.get("tokens")}
+    assert ran == {f"{family}/native/in_place": 18 for family in ("qwen2", "gemma2", "phi3")}

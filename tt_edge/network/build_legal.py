@@ -1,0 +1,76 @@
+"""Building a captured network in the newest form that the TensorRT at hand has and accepts. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tt_edge.contract import IOContract, ShapeRange
+from tt_edge.errors import EngineError
+from tt_edge.network.build import EngineBuild, build_engine
+from tt_edge.network.build_io import Progress, Writable
+from tt_edge.network.build_options import BuildOptions
+from tt_edge.network.ir import Network
+from tt_edge.network.legalize import Form, forms, legalize
+from tt_edge.network.legalize.contract import in_form, widest_call
+from tt_edge.tensorrt_api import TensorRT
+from tt_edge.tensorrt_features import features_of
+
+Profiles = Sequence[Mapping[str, ShapeRange]]
+
+
+@dataclass(frozen=True)
+class LegalBuild:
+    """An engine, the form of its network, what it takes and gives, and what the builder said about newer forms."""
+
+    build: EngineBuild
+    form: Form
+    contract: IOContract
+    refused: tuple[str, ...]
+
+
+def build_legal(
+    tensorrt: TensorRT,
+    network: Network,
+    contract: IOContract,
+    profiles: Callable[[IOContract], Profiles],
+    target: str | None,
+    destination: Writable,
+    *,
+    progress: Progress | None = None,
+    options: BuildOptions | None = None,
+) -> LegalBuild:
+    """Build ``network`` as ``build_engine`` does, in the newest form that the builder accepts.
+
+    ``profiles`` gives the optimization profiles of a contract, which may be another than the bundle's: in some forms a KV
+    cache goes through the network, and calls are narrower. Raises the first form's ``EngineError`` when all are refused.
+    """
+    counting = _Counting(destination)
+    name = f"{tensorrt.flavour} {tensorrt.version}"
+    errors: list[EngineError] = []
+    for available in forms(network, features_of(tensorrt.module)):
+        legal = legalize(network, available, name)
+        own = in_form(contract, legal.form, widest_call(contract, legal.form, network))
+        try:
+            built = build_engine(
+                tensorrt, legal.network, profiles(own), target, counting, progress=progress, options=options
+            )
+        except EngineError as error:
+            if counting.written:  # what has been written stays, so another form cannot follow it
+                raise
+            errors.append(error)
+        else:
+            return LegalBuild(built, legal.form, own, tuple(str(error) for error in errors))
+    raise errors[0]
+
+
+class _Counting:
+    """A file that is only written to, and how many bytes were."""
+
+    def __init__(self, file: Writable) -> None:
+        self.file, self.written = file, 0
+
+    def write(self, data: Any) -> int:
+        self.written += memoryview(data).nbytes
+        return self.file.write(data)
