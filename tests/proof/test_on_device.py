@@ -19,12 +19,15 @@ from tt_edge.bundle.keys import new_key
 from tt_edge.bundle.manifest import DECODER
 from tt_edge.bundle.signing import sign
 from tt_edge.bundle.update import put_file
+from tt_edge.contract import CONTEXT_PROFILE
 from tt_edge.errors import BundleError, EngineError, InvalidInputError
 from tt_edge.folder import Folder
 from tt_edge.network.storage import write_weights
 from tt_edge.proof import on_device
+from tt_edge.proof.case import decoder_case
 from tt_edge.proof.evidence import beside, read_beside, record
 from tt_edge.proof.golden import GOLDEN_FILE, GoldenSet
+from tt_edge.proof.verdict import Verdict
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.tensorrt_api import Flavour, TensorRT
@@ -247,3 +250,38 @@ def test_tf32_is_named_where_it_may_be_to_blame(path, gpu):
     off = replace(proof, replay=replace(proof.replay, rows=(replace(proof.replay.rows[0], relative_error=8e-4),)))
     assert "may compute products in TF32" in off.hint
     assert replace(off, engines=()).hint == ""
+
+
+def test_debugging_engines_are_built_as_the_bundle_s_are(path, monkeypatch, tensorrt):
+    """With the profiles that the release needs, and its known faults beside them."""
+    standard = replace(tensorrt, flavour=Flavour.STANDARD, version="10.13.3.9")
+    monkeypatch.setattr(on_device, "load", lambda flavour=None: standard)
+    monkeypatch.setattr(on_device, "local_compute_capability", lambda: "sm110")
+    edit_manifest(path, lambda data: data["parts"][DECODER]["limits"].update(max_batch=1))
+    bundle, golden = opened(path)
+    engines_of, traps = on_device.debugging_engines(bundle)
+    assert [trap.name for trap in traps] == ["horizontal fusion at batch 1"]
+    row = replace(on_device.prove(bundle, golden_of_one(golden), "reference", FITS).replay.rows[0], first_wrong_step=0)
+    case = decoder_case(DECODER, bundle.network(DECODER), bundle.manifest.contract, golden_of_one(golden), row, None)
+    trial = engines_of(case)
+    assert {ranges.max[0] for ranges in trial.profiles[0].values()} == {2}
+    assert trial.profile == CONTEXT_PROFILE
+    text = on_device.Search(case, Verdict("none", measured=()), traps).render()
+    assert "known of this release: TensorRT 10.13.3 on Thor computes q/k/v and gate/up wrongly" in text
+
+
+def golden_of_one(golden: GoldenSet) -> GoldenSet:
+    """The first prompt by itself."""
+    return replace(golden, prompts=golden.prompts[:1], batches=((0,),))
+
+
+def test_a_runtime_without_a_builder_says_so(path, monkeypatch, tensorrt):
+    class Lean:
+        Runtime = tensorrt.module.Runtime
+
+    monkeypatch.setattr(on_device, "load", lambda flavour=None: TensorRT(Flavour.LEAN, Lean, "10.16.1"))
+    monkeypatch.setattr(on_device, "local_compute_capability", lambda: "sm87")
+    with pytest.raises(
+        EngineError, match=r"tensorrt_lean 10\.16\.1 has no builder, so no debugging engine can be built"
+    ):
+        on_device.debugging_engines(Bundle.open(path))
