@@ -12,7 +12,7 @@ from tt_edge.errors import EngineError
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.network.reference.compare import own_feeds
-from tt_edge.proof.graph import with_outputs
+from tt_edge.proof.bisect.graph import with_outputs
 
 SHAPE = DecoderShape(layers=4, scale=0.3)
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])

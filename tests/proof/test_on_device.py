@@ -24,10 +24,10 @@ from tt_edge.errors import BundleError, EngineError, InvalidInputError
 from tt_edge.folder import Folder
 from tt_edge.network.storage import write_weights
 from tt_edge.proof import on_device
-from tt_edge.proof.case import decoder_case
+from tt_edge.proof.bisect.case import decoder_case
+from tt_edge.proof.bisect.verdict import Verdict
 from tt_edge.proof.evidence import beside, read_beside, record
 from tt_edge.proof.golden import GOLDEN_FILE, GoldenSet
-from tt_edge.proof.verdict import Verdict
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.tensorrt_api import Flavour, TensorRT

@@ -16,17 +16,17 @@ from tt_edge.errors import EngineError
 from tt_edge.network.build import local_compute_capability
 from tt_edge.network.storage import read_weights
 from tt_edge.plugins.edgellm.library import load_for_building
-from tt_edge.proof.bisect import Bisection, Trial
-from tt_edge.proof.case import Case, decoder_case, first_failure, vision_case
+from tt_edge.proof.bisect.bisection import Bisection, Trial
+from tt_edge.proof.bisect.case import Case, decoder_case, first_failure, vision_case
+from tt_edge.proof.bisect.graph import Graph
+from tt_edge.proof.bisect.one_call import TensorRTTrial
+from tt_edge.proof.bisect.verdict import Verdict
+from tt_edge.proof.bisect.yardstick import Yardstick
 from tt_edge.proof.evidence import evidence_of
 from tt_edge.proof.golden import GOLDEN_FILE, MAX_BYTES, GoldenSet
-from tt_edge.proof.graph import Graph
-from tt_edge.proof.one_call import TensorRTTrial
 from tt_edge.proof.parts import in_order, open_decoder, open_pipeline
 from tt_edge.proof.precision import PrecisionReport, compare_precision, layer_information, parse_layers
 from tt_edge.proof.replay import Replay, replay
-from tt_edge.proof.verdict import Verdict
-from tt_edge.proof.yardstick import Yardstick
 from tt_edge.runtime.engine.choose import Machine, Runtime
 from tt_edge.tensorrt_api import load
 

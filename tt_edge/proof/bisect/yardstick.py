@@ -15,7 +15,7 @@ import numpy as np
 from tt_edge.network.ir import Layer, Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.network.reference.compare import difference, own_feeds
-from tt_edge.proof.widen import widened, widened_feeds
+from tt_edge.proof.bisect.widen import widened, widened_feeds
 
 #: Allowed error as a multiple of the rounding error that the reference itself has.
 FACTOR = 4.0

@@ -17,7 +17,7 @@ from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.network.build import build_engine
 from tt_edge.network.ir import Network
-from tt_edge.proof.graph import with_outputs
+from tt_edge.proof.bisect.graph import with_outputs
 from tt_edge.tensorrt_api import TensorRT
 
 

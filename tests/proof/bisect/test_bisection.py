@@ -9,10 +9,10 @@ from tests.network.reference.building import NetworkBuilder
 from tests.proof.engines import SHAPE, FaultyEngine, network_and_feeds
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
-from tt_edge.proof.bisect import Bisection
-from tt_edge.proof.graph import Graph
-from tt_edge.proof.verdict import Verdict
-from tt_edge.proof.yardstick import Yardstick
+from tt_edge.proof.bisect.bisection import Bisection
+from tt_edge.proof.bisect.graph import Graph
+from tt_edge.proof.bisect.verdict import Verdict
+from tt_edge.proof.bisect.yardstick import Yardstick
 
 
 class Case:
@@ -174,7 +174,7 @@ def test_a_result_of_nan_is_wrong(case):
 def test_rounding_elsewhere_is_no_fault(case):
     """An engine that rounds nowhere: it is nearer to the truth than the reference is."""
     from tt_edge.network.reference import ReferenceEvaluator
-    from tt_edge.proof.widen import widened, widened_feeds
+    from tt_edge.proof.bisect.widen import widened, widened_feeds
 
     evaluator = ReferenceEvaluator(widened(case.network), fold_constants=False)
     wide: dict[str, np.ndarray] = {}

@@ -20,12 +20,12 @@ from tt_edge.folder import CheckedFile
 from tt_edge.network.build import build_engine
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.network.reference.compare import own_feeds
-from tt_edge.proof.bisect import Bisection
-from tt_edge.proof.case import decoder_case
-from tt_edge.proof.graph import Graph, with_outputs
-from tt_edge.proof.one_call import TensorRTTrial
+from tt_edge.proof.bisect.bisection import Bisection
+from tt_edge.proof.bisect.case import decoder_case
+from tt_edge.proof.bisect.graph import Graph, with_outputs
+from tt_edge.proof.bisect.one_call import TensorRTTrial
+from tt_edge.proof.bisect.yardstick import Yardstick
 from tt_edge.proof.replay import RowResult
-from tt_edge.proof.yardstick import Yardstick
 from tt_edge.tensorrt_api import Flavour, Log, TensorRT
 
 __all__ = ["captured"]

@@ -20,9 +20,9 @@ import numpy as np
 
 from tt_edge.errors import EngineError
 from tt_edge.network.ir import Layer, Network
-from tt_edge.proof.graph import Graph
-from tt_edge.proof.verdict import Verdict, describe
-from tt_edge.proof.yardstick import Measured, Yardstick
+from tt_edge.proof.bisect.graph import Graph
+from tt_edge.proof.bisect.verdict import Verdict, describe
+from tt_edge.proof.bisect.yardstick import Measured, Yardstick
 
 #: Builds an engine of the network with these tensors marked besides its own outputs, runs it on the inputs that are in question,
 #: and returns at least its own outputs and the marked tensors. May raise ``EngineError`` where TensorRT refuses a mark.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tt_edge.network.ir import Layer, Network
-from tt_edge.proof.yardstick import Measured
+from tt_edge.proof.bisect.yardstick import Measured
 
 #: ``none``: the engine built for the search is right, so the one in the bundle is another, or the fault comes and goes.
 #: ``layer``: one layer, or a few between tensors that cannot be looked at. ``fusion``: layers that are right apart and wrong

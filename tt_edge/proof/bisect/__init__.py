@@ -1,0 +1,1 @@
+"""The search for a layer that an engine computes wrongly. Torch-free."""
