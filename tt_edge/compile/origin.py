@@ -77,7 +77,9 @@ class CheckpointOrigin(Origin):
         return "" if found is None else str(found)
 
     def load(self, precision: Precision) -> PreTrainedModel:
-        return self.checkpoint.load(precision)
+        from tt_edge.compile.checkpoint.load import load_model
+
+        return load_model(self.checkpoint, precision)
 
     def files(self) -> dict[str, bytes]:
         # A processor's chat template goes before its tokenizer's.

@@ -135,7 +135,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """transformers' configuration object. Raises ``InvalidInputError`` where transformers does not make one."""
-        from tt_edge.compile.checkpoint.load import load_config
+        from tt_edge.compile.checkpoint.model import load_config
 
         return load_config(self)
 
@@ -162,9 +162,9 @@ class Checkpoint:
 
     def load(self, precision: Precision) -> PreTrainedModel:
         """The model in ``precision``; see ``load_model``."""
-        from tt_edge.compile.checkpoint import load
+        from tt_edge.compile.checkpoint.model import load_checkpoint
 
-        return load.load_model(self, precision)
+        return load_checkpoint(self, precision)
 
     def tokenizer_files(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of each tokenizer file that a bundle takes; see ``checkpoint.tokenizer_files``."""

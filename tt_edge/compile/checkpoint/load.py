@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from tt_edge.compile.checkpoint.checkpoint import Checkpoint
-from tt_edge.compile.checkpoint.load_quantized import load_quantized
-from tt_edge.compile.checkpoint.places import check_places, missing_weights
-from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
-from tt_edge.compile.overflow import check_weights
-from tt_edge.compile.vision.eagle2 import (
-    KEY_MAPPING,
-    Eagle2Config,
-    Eagle2ForConditionalGeneration,
-    eagle2_config_of,
-    is_eagle2,
-)
-from tt_edge.compile.vision.families import FAMILIES
 from tt_edge.config import Precision
-from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-TORCH_DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
+    from transformers import PreTrainedModel
 
 
 def load_model(source: Checkpoint | str | os.PathLike[str], precision: Precision) -> PreTrainedModel:
@@ -39,123 +20,4 @@ def load_model(source: Checkpoint | str | os.PathLike[str], precision: Precision
     ``source`` is an opened checkpoint, or what ``Checkpoint.open`` takes. Raises ``InvalidInputError`` for a checkpoint that is
     not there or is damaged and ``UnsupportedModelError`` for one that is not a causal language model of transformers.
     """
-    checkpoint = Checkpoint.open(source)
-    with explained(checkpoint):
-        config, dtype = checkpoint.config, TORCH_DTYPES[precision]
-        model_class, folder = class_of(config), checkpoint.fetch_weights()
-        key_mapping = KEY_MAPPING if isinstance(config, Eagle2Config) else None
-        if checkpoint.quantization is not None:
-            return _checked(checkpoint, *load_quantized(checkpoint, model_class, config, dtype, key_mapping))
-        check_full_precision(folder)
-        # The default attention does not matter: export routes it through its own operator.
-        model, found = model_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            key_mapping=key_mapping,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-        return _checked(checkpoint, model, found)
-
-
-def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    """transformers' configuration of a checkpoint, or Eagle 2's of this package."""
-    from transformers import AutoConfig
-
-    if is_eagle2(checkpoint.settings):
-        config: PreTrainedConfig = eagle2_config_of(checkpoint.settings, checkpoint.folder)
-    else:
-        _check_known(checkpoint)
-        with explained(checkpoint):
-            config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    config._attn_implementation = None  # of all parts: one that asks for flash-attn loads where it is not installed
-    return config
-
-
-def _check_known(checkpoint: Checkpoint) -> None:
-    """Raise ``UnsupportedModelError`` for a model whose code is the checkpoint's own: it is never run."""
-    from transformers import CONFIG_MAPPING
-
-    model_type = checkpoint.settings.get("model_type")
-    if model_type is not None and model_type not in CONFIG_MAPPING:
-        own = " and brings code of its own, which is never run" if checkpoint.settings.get("auto_map") else ""
-        raise UnsupportedModelError(
-            f"checkpoint {checkpoint.source} is of model type {model_type!r}, which is not in transformers{own}; give a checkpoint "
-            "in the transformers format"
-        )
-
-
-def class_of(config: PreTrainedConfig) -> Any:
-    """The model class of ``config``. Raises ``UnsupportedModelError`` for one that is no language model."""
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.auto_factory import _get_model_class
-
-    if isinstance(config, Eagle2Config):
-        return Eagle2ForConditionalGeneration
-    for auto in (AutoModelForCausalLM, *_vision_models(config)):
-        if type(config) in auto._model_mapping:
-            return _get_model_class(config, auto._model_mapping)
-    raise UnsupportedModelError(
-        f"model type {config.model_type!r} is neither a causal language model in transformers nor one of the "
-        f"vision-language models {', '.join(FAMILIES)}; tt-edge compiles these"
-    )
-
-
-@contextmanager
-def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what transformers raises into one line, and keep it from printing: what it would warn of is an error here."""
-    from transformers.utils import logging as transformers_logging
-
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    except TTEdgeError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _does_not_load(checkpoint.source, error) from error
-    except Exception as error:
-        if type(error).__module__.startswith(("safetensors", "huggingface_hub")):
-            raise _does_not_load(checkpoint.source, error) from error
-        raise
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:
-    """``model`` in evaluation mode. Raises ``InvalidInputError`` for weights that were not there, or of other shapes."""
-    # transformers would go on with random numbers in place of these.
-    if missing := found["missing_keys"]:
-        raise missing_weights(checkpoint, missing, found["unexpected_keys"])
-    if mismatched := sorted(found["mismatched_keys"]):
-        key, stored, expected = mismatched[0]
-        raise _does_not_load(
-            checkpoint.source, f"weight {key} is {list(stored)}, and config.json makes it {list(expected)}"
-        )
-    check_places(checkpoint, model, found["unexpected_keys"])
-    check_weights(model)
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if getattr(head, "weight", None) is not embeddings.weight:
-        model.config.tie_word_embeddings = False  # transformers does not tie weights that are stored and differ
-    return model.eval().requires_grad_(False)
-
-
-def _vision_models(config: Any) -> list[Any]:
-    """transformers' mapping of vision-language models, for one of a type that is compiled."""
-    from transformers import AutoModelForImageTextToText
-
-    return [AutoModelForImageTextToText] if config.model_type in FAMILIES else []
-
-
-def _does_not_load(name: str, reason: BaseException | str) -> InvalidInputError:
-    why = reason if isinstance(reason, str) else _first_line(reason)
-    return InvalidInputError(f"checkpoint {name} does not load: {why.rstrip('.')}; download it again")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return Checkpoint.open(source).load(precision)

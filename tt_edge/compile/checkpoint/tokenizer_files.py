@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tt_edge.checkpoint_generation import not_applied
-from tt_edge.compile.checkpoint.checkpoint import Checkpoint
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from tt_edge.compile.checkpoint.checkpoint import Checkpoint
 
 _LOGGER = logging.getLogger("tt_edge")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tt_edge.compile.checkpoint.load import TORCH_DTYPES, explained
+from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
 from tt_edge.compile.parity.dequantize import dequantized
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import FAMILIES
@@ -74,7 +74,6 @@ def _full_precision(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
 def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
     from transformers import GenerationConfig
 
-    from tt_edge.compile.checkpoint.load import class_of
     from tt_edge.compile.checkpoint.load_quantized import names_in, without_quantization
 
     layers, tensors = dequantized(checkpoint)
