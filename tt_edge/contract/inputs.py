@@ -89,8 +89,8 @@ def deepstack_name(level: int) -> str:
     return _DEEPSTACK.format(i=level)
 
 
-#: Token embeddings in place of ids, and the rotary table: what NVIDIA's Edge-LLM runtime feeds by itself.
-INPUTS_EMBEDS, ROPE_TABLE = "inputs_embeds", "rope_rotary_cos_sin"
+#: What NVIDIA's Edge-LLM runtime feeds by itself: token embeddings in place of ids, places of last tokens, the rotary table.
+INPUTS_EMBEDS, LAST_TOKEN_IDS, ROPE_TABLE = "inputs_embeds", "last_token_ids", "rope_rotary_cos_sin"
 
 #: The input of towers that take tiles.
 TILE_PIXELS = "pixel_values"
@@ -191,6 +191,7 @@ REGISTRY: list[EngineInput] = [
         lambda step: np.zeros(0 if step.is_decode else step.batch),
     ),
     EngineInput(INPUTS_EMBEDS, None, (s.BATCH, s.SEQUENCE, None), FedBy.EDGE_LLM),
+    EngineInput(LAST_TOKEN_IDS, DType.INT64, (s.BATCH, None), FedBy.EDGE_LLM),
     EngineInput(ROPE_TABLE, DType.FLOAT32, (None, None, None), FedBy.EDGE_LLM),
     # Of vision towers.
     _of_tower(TILE_PIXELS, None, s.UNITS, None, None, None),

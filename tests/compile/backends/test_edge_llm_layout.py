@@ -15,6 +15,7 @@ from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.compile.edge_llm_layout import edge_llm_files
+from tt_edge.compile.files import HostFiles
 from tt_edge.config import CompileConfig, Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.reference import ReferenceEvaluator
@@ -26,7 +27,7 @@ LAYOUT = {"backend": "plugin", "layout": "edge-llm"}
 
 def files(model, **limits):
     config = CompileConfig.of(**LAYOUT, **{"max_batch": 2, "max_input_len": 64, "max_seq_len": 128, **limits})
-    return dict(edge_llm_files(model, config, None))
+    return dict(edge_llm_files(model, config, HostFiles()))
 
 
 def rope_table(config, capacity):
