@@ -17,12 +17,13 @@ from tt_edge.doctor.needs import bundle_findings
 from tt_edge.doctor.report import machine_findings
 from tt_edge.doctor.software import Library, Package
 from tt_edge.runtime.engine.choose import Machine
+from tt_edge.tensorrt_features import features_of_release
 
 GIB = 1 << 30
 ORIN = Gpu("Orin", "sm87", 61 * GIB, 50 * GIB, True, "12.6", "12.6")
 THOR = Gpu("NVIDIA Thor", "sm110", 122 * GIB, 110 * GIB, True, "13.0", "13.0")
 ADA = Gpu("NVIDIA RTX 4090", "sm89", 24 * GIB, 20 * GIB, False, "12.8", "12.6")
-JETPACK_7_1 = Package("tensorrt", "10.13.3.9", ("add_plugin_v3",), ("add_attention",))
+JETPACK_7_1 = Package("tensorrt", "10.13.3.9", ("squeeze",), ("attention",), True, True)
 
 
 @pytest.fixture
@@ -57,11 +58,11 @@ def test_no_gpu_is_a_note_on_a_computer_and_wrong_on_a_device(facts):
 
 def test_a_healthy_orin(facts):
     found = list(
-        machine_findings(facts("jetpack-6.2", ORIN, Package("tensorrt", "10.3.0", ("FP8",), ("add_squeeze",))))
+        machine_findings(facts("jetpack-6.2", ORIN, Package("tensorrt", "10.3.0", ("fp4",), ("squeeze",), True, True)))
     )
     assert {finding.level for finding in found} <= {"ok", "note"}
     assert said(found, "gpu") == [("ok", "Orin, sm87, 61.0 GiB of memory, shared with the CPU, 50.0 GiB free")]
-    assert said(found, "tensorrt") == [("ok", "tensorrt 10.3.0; lacks add_squeeze")]
+    assert said(found, "tensorrt") == [("ok", "tensorrt 10.3.0: builds; lacks squeeze")]
     assert said(found, "huge pages") == [("ok", "64 pages of 2 MiB reserved, 60 free; transparent: madvise")]
     assert said(found, "cma") == [("ok", "128 MiB of 256 MiB free")]
 
@@ -174,3 +175,25 @@ def test_a_report_with_something_wrong(facts, bundle):
     assert not report.healthy
     assert report.render().endswith("2 wrong")
     assert report.to_dict()["bundle"] == str(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("version", "form"),
+    [
+        ("11.4.0", "as captured"),
+        ("10.16.1", "with attention layers with a mask"),
+        ("10.14.1", "with attention layers with a mask, a KV cache that goes through the network"),
+    ],
+)
+def test_the_form_that_a_bundle_is_built_in(facts, bundle, version, form):
+    has = [feature.name for feature in features_of_release(version)]
+    package = Package("tensorrt", version, tuple(has), (), True, True)
+    found = list(bundle_findings(facts("jetpack-6.2", ORIN, package), bundle, FITS_NOT))
+    ((level, text),) = said(found, "decoder form")
+    assert level == "ok"
+    assert text.startswith(f"tensorrt {version} builds it {form}")
+    assert [
+        f
+        for f in bundle_findings(facts("jetpack-6.2", ORIN, replace(package, has_builder=False)), bundle, FITS_NOT)
+        if f.topic == "decoder form"
+    ] == []

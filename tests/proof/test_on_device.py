@@ -154,7 +154,7 @@ def test_the_search_names_the_layer(path, gpu):
     def engines_of(case):
         return FaultyEngine(case.network, case.feeds, "attention_39")
 
-    case, verdict = on_device.search(bundle, golden, result, engines_of, lambda *outcome: told.append(outcome))
+    case, verdict = on_device.search(bundle, golden, result, engines_of, progress=lambda *outcome: told.append(outcome))
     assert (case.part, case.text) == (DECODER, "the prefill of 5 tokens, 1 in the batch"), (
         "the smallest batch that fails"
     )
@@ -285,3 +285,28 @@ def test_a_runtime_without_a_builder_says_so(path, monkeypatch, tensorrt):
         EngineError, match=r"tensorrt_lean 10\.16\.1 has no builder, so no debugging engine can be built"
     ):
         on_device.debugging_engines(Bundle.open(path))
+
+
+def test_the_search_and_the_types_follow_the_form_that_was_built(path, gpu):
+    """An engine of an older TensorRT: its caches go through the network, its attention has a mask."""
+    from tt_edge.network.legalize import Form, legalize
+    from tt_edge.tensorrt_features import FEATURES, features_of_release
+
+    network = Bundle.open(path).network(DECODER)
+    legal = legalize(network, features_of_release("10.14.1"))
+    edit_manifest(path, lambda data: data["engines"][0].update(form=legal.form.name))
+    gpu.setattr(Executed, "wrong", "attention_39")
+    bundle, golden = opened(path)
+    proof = on_device.prove(bundle, golden, "tensorrt", FITS)
+    inside = next(x.name for x in legal.network.layers if x.kind == "SCATTER")
+    case, verdict = on_device.search(
+        bundle, golden, proof.replay, lambda case: FaultyEngine(case.network, case.feeds, inside), proof.engines
+    )
+    assert not case.contract.kv_in_place
+    assert case.network.kinds() == legal.network.kinds()
+    assert [layer.name for layer in verdict.layers] == [inside]
+    products = [i for i, layer in enumerate(legal.network.layers) if layer.kind == "MATRIX_MULTIPLY"]
+    gpu.setattr(on_device, "layer_information", lambda *_, **__: inspector(gemm([products[-1]], ["Half", "Half"])))
+    (mismatch,) = on_device.prove(bundle, golden, "tensorrt", FITS).precision[DECODER].mismatches
+    assert mismatch.layer == legal.network.layers[products[-1]].name
+    assert Form.parse(legal.form.name).replaced <= set(FEATURES)

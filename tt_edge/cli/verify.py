@@ -168,7 +168,7 @@ def _bisect(bundle: Bundle, golden: GoldenSet, proof: Proof, result: dict[str, A
     def show(marked: Any, outcome: str) -> None:
         print(f"tt-edge: debugging engine with {len(marked)} tensors marked: {outcome}", file=sys.stderr)
 
-    case, verdict = on_device.search(bundle, golden, proof.replay, engines_of, show)
+    case, verdict = on_device.search(bundle, golden, proof.replay, engines_of, proof.engines, show)
     result["bisect"] = {"part": case.part, "call": case.text, **verdict.to_dict(), "known": [t.name for t in traps]}
     lines.pop()  # that there is a search
     lines.append(on_device.Search(case, verdict, traps).render())

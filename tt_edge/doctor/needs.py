@@ -10,8 +10,11 @@ from tt_edge.bundle.manifest import EngineRecord, part_file
 from tt_edge.doctor.facts import Facts, trap_findings
 from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
+from tt_edge.errors import EngineError
+from tt_edge.network.legalize import legalize
 from tt_edge.network.storage import WEIGHTS_FILE
 from tt_edge.runtime.engine.choose import Machine
+from tt_edge.tensorrt_features import FEATURES
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -34,6 +37,7 @@ def bundle_findings(facts: Facts, bundle: Bundle, machine: Machine | None = None
         else:
             why = "; ".join(f"{e.file}: {machine.misfit(e)}" for e in engines) or "the bundle has none"
             yield _without_engine(facts, bundle, part, why)
+    yield from _forms(facts, bundle)
     yield from _plugins(facts, bundle)
     yield from _memory(facts, bundle, fitting)
     quant = manifest.config.quantization.recipe
@@ -56,6 +60,24 @@ def _without_engine(facts: Facts, bundle: Bundle, part: str, why: str) -> Findin
     if facts.system.is_device:
         return Finding("wrong", topic, text, "see what is said of GPU and TensorRT, then run `tt-edge build`")
     return Finding("note", topic, text, "the reference session evaluates the network, slowly")
+
+
+def _forms(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
+    """The form that each TensorRT here would build the networks in, or why it would not."""
+    for package in facts.usable if bundle.has_network else ():
+        if not package.has_builder:
+            continue
+        available = {feature for feature in FEATURES if feature.name in package.features}
+        for part in bundle.manifest.parts:
+            name = f"{package.flavour} {package.version}"
+            try:
+                form = legalize(bundle.network(part), available, name).form
+            except EngineError as error:
+                yield Finding("wrong", f"{part} form", str(error))
+            else:
+                yield Finding(
+                    "ok", f"{part} form", f"{name} builds it {'as captured' if not form.replaced else f'with {form}'}"
+                )
 
 
 def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:

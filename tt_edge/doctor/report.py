@@ -108,9 +108,16 @@ def _tensorrt(facts: Facts) -> Iterator[Finding]:
         if package.error:
             yield Finding("wrong", "tensorrt", f"{package.flavour} is installed and cannot be used: {package.error}")
             continue
-        ahead = ", builds ahead of time" if package.builds_ahead_of_time else ""
-        lacks = f"lacks {', '.join(package.missing)}" if package.missing else "lacks nothing that bundles use"
-        yield Finding("ok", "tensorrt", f"{package.flavour} {package.version}{ahead}; {lacks}")
+        can = (
+            "builds ahead of time"
+            if package.builds_ahead_of_time
+            else "builds"
+            if package.has_builder
+            else "has no builder"
+        )
+        lacks = f"lacks {', '.join(package.missing)}" if package.missing else "lacks no layer that bundles use"
+        plugins = "" if package.has_plugins or not package.has_builder else ", takes no plugins"
+        yield Finding("ok", "tensorrt", f"{package.flavour} {package.version}: {can}{plugins}; {lacks}")
     has_standard = any(package.flavour == Flavour.STANDARD.value for package in facts.packages)
     if facts.hidden_bindings is not None and not has_standard:
         yield Finding(

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tt_edge import tensorrt_api
 from tt_edge.errors import TTEdgeError, one_line
 from tt_edge.plugins.edgellm.check import check_library
 from tt_edge.plugins.edgellm.library import find_library
-
-#: What makes a difference to bundles, by the class of the bindings that has it.
-_FEATURES = {
-    "INetworkDefinition": (
-        "add_attention",
-        "add_attention_v2",
-        "add_kv_cache_update",
-        "add_rotary_embedding",
-        "add_normalization_v2",
-        "add_squeeze",
-        "add_cumulative",
-        "add_dynamic_quantize",
-        "add_moe",
-        "add_plugin_v3",
-    ),
-    "Builder": ("build_serialized_network_to_stream",),
-    "ICudaEngine": ("create_engine_inspector", "get_aliased_input_tensor"),
-    "DataType": ("BF16", "FP8", "INT4", "FP4"),
-}
+from tt_edge.tensorrt_features import FEATURES, features_of
 
 
 @dataclass(frozen=True)
 class Package:
-    """A TensorRT package that is installed. ``error`` says why it cannot be used; then the rest is empty."""
+    """A TensorRT package that is installed. ``features`` are names of ``tt_edge.tensorrt_features``, and ``missing`` those that it
+    lacks. ``error`` says why it cannot be used; then the rest is empty."""
 
     flavour: str
     version: str = ""
     features: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    has_builder: bool = False
+    has_plugins: bool = False
     builds_ahead_of_time: bool = False
     error: str = ""
 
@@ -65,22 +48,16 @@ def _package(flavour: tensorrt_api.Flavour) -> Package:
         tensorrt = tensorrt_api.load(flavour)
     except TTEdgeError as error:
         return Package(flavour.value, error=one_line(error))
-    features = dict(features_of(tensorrt.module))
+    has = features_of(tensorrt.module)
     return Package(
         flavour.value,
         tensorrt.version,
-        features=tuple(name for name, there in features.items() if there),
-        missing=tuple(name for name, there in features.items() if not there),
+        features=tuple(feature.name for feature in FEATURES if feature in has),
+        missing=tuple(feature.name for feature in FEATURES if feature not in has),
+        has_builder=tensorrt.can_build,
+        has_plugins=tensorrt.has_plugins,
         builds_ahead_of_time=tensorrt.builds_ahead_of_time,
     )
-
-
-def features_of(module: Any) -> Iterator[tuple[str, bool]]:
-    """The features of a TensorRT package by ``hasattr``; runtimes without a builder are not asked for the builder's."""
-    for class_name, members in _FEATURES.items():
-        owner = getattr(module, class_name, None)
-        if owner is not None:
-            yield from ((member, hasattr(owner, member)) for member in members)
 
 
 def system_bindings(root: Path = Path("/")) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from tt_edge.proof.bisect.verdict import Verdict
 from tt_edge.proof.bisect.yardstick import Yardstick
 from tt_edge.proof.evidence import evidence_of
 from tt_edge.proof.golden import GOLDEN_FILE, MAX_BYTES, GoldenSet
-from tt_edge.proof.parts import in_order, open_decoder, open_pipeline
+from tt_edge.proof.parts import as_built, in_order, open_decoder, open_pipeline
 from tt_edge.proof.precision import PrecisionReport, compare_precision, layer_information, parse_layers
 from tt_edge.proof.replay import Replay, replay
 from tt_edge.runtime.engine.choose import Machine, Runtime
@@ -32,6 +32,7 @@ from tt_edge.tensorrt_api import load
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 
 #: Relative error up to which TF32, which has the 10 fraction bits of fp16, may be to blame.
@@ -108,7 +109,7 @@ def _precision(bundle: Bundle, engines: Sequence[EngineRecord], machine: Machine
         flavour = machine.runtime_for(engine)
         assert flavour is not None
         text = layer_information(load(flavour), bundle.file(engine.file), holds_host_code=engine.version_compatible)
-        network = bundle.network(engine.part)
+        network, _ = as_built(bundle, engine.part, engine)
         layers = parse_layers(text, network)
         if layers is not None:
             reports[engine.part] = compare_precision(network, layers)
@@ -134,30 +135,33 @@ def search(
     golden: GoldenSet,
     result: Replay,
     engines_of: Callable[[Case], Trial],
+    engines: Sequence[EngineRecord] = (),
     progress: Callable[[Sequence[str], str], None] = lambda marked, outcome: None,
 ) -> tuple[Case, Verdict]:
     """Find what is wrong where ``result`` does not match: of a vision-language model in the tower first.
 
-    ``engines_of`` gives what builds debugging engines of a case and runs them. Raises ``BundleError`` for a bundle without its
+    ``engines_of`` gives what builds debugging engines of a case and runs them. They are built in the form of the ``engines`` that
+    answered, or as captured. Raises ``BundleError`` for a bundle without its
     network.
     """
-    case = _case(bundle, golden, result)
+    case = _case(bundle, golden, result, {engine.part: engine for engine in engines})
     yardstick = Yardstick(case.network, case.feeds, Graph(case.network).markable)
     return case, Bisection(case.network, yardstick, engines_of(case), case.results, progress=progress).run()
 
 
-def _case(bundle: Bundle, golden: GoldenSet, result: Replay) -> Case:
-    manifest = bundle.manifest
+def _case(bundle: Bundle, golden: GoldenSet, result: Replay, engines: Mapping[str, EngineRecord]) -> Case:
+    def decoder(vision: VisionPipeline | None) -> Case:
+        network, contract = as_built(bundle, DECODER, engines.get(DECODER))
+        return decoder_case(DECODER, network, contract, golden, first_failure(result), vision)
+
     if not any(prompt.images for prompt in golden.prompts):
-        row = first_failure(result)
-        return decoder_case(DECODER, bundle.network(DECODER), manifest.contract, golden, row, None)
+        return decoder(None)
     with closing(open_pipeline(bundle, Runtime.REFERENCE)) as vision:
         wrong = next((f for f in result.features if not f.relative_error <= result.feature_tolerance), None)
-        if wrong is not None:
-            network, contract = bundle.network(VISION), vision.encoder.session.contract
-            return vision_case(VISION, network, contract, golden, wrong.image, vision)
-        network = bundle.network(DECODER)
-        return decoder_case(DECODER, network, manifest.contract, golden, first_failure(result), vision)
+        if wrong is None:
+            return decoder(vision)
+        network, contract = as_built(bundle, VISION, engines.get(VISION))
+        return vision_case(VISION, network, contract, golden, wrong.image, vision)
 
 
 def debugging_engines(bundle: Bundle) -> tuple[Callable[[Case], Trial], tuple[Trap, ...]]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tt_edge.bundle.manifest import DECODER, VISION, Manifest
+from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, Manifest
+from tt_edge.contract import IOContract
+from tt_edge.network.ir import Network
+from tt_edge.network.legalize import Form, legalize
+from tt_edge.network.legalize.contract import in_form
 from tt_edge.runtime.engine.choose import Machine, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
+from tt_edge.tensorrt_features import FEATURES
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -17,6 +22,15 @@ if TYPE_CHECKING:
 def in_order(manifest: Manifest) -> list[str]:
     """The parts, the decoder last."""
     return [part for part in manifest.parts if part != DECODER] + [DECODER]
+
+
+def as_built(bundle: Bundle, part: str, engine: EngineRecord | None) -> tuple[Network, IOContract]:
+    """A part's network and contract in the form that ``engine`` was built in, or as captured where there is no engine."""
+    network, contract = bundle.network(part), bundle.manifest.part(part)
+    form = Form.parse(engine.form) if engine is not None else Form()
+    if form.replaced:
+        network = legalize(network, set(FEATURES) - form.replaced).network
+    return network, in_form(contract, form, engine.max_input_len if engine is not None else 0)
 
 
 def open_decoder(bundle: Bundle, runtime: str, machine: Machine | None = None) -> Session:
