@@ -115,6 +115,6 @@ def test_an_unreadable_template_is_the_bundles_fault(tmp_path, name, content):
 
 
 def test_entries_that_are_no_templates_are_passed_over(tmp_path):
-    entries = ["text", {"name": "default", "template": 1}]
+    entries = ["text", {"name": "default", "template": 1}, {"name": ["default"], "template": "a"}, {"name": {}}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
     assert ChatTemplate.from_bundle(Folder(tmp_path), {}) is None

@@ -39,8 +39,8 @@ class ChatTemplate:
             return cls(_read(bundle, "chat_template.jinja"), special_tokens, tools)
         entry = read_json(bundle, "tokenizer_config.json").get("chat_template")
         if isinstance(entry, list):  # several, by name
-            items = (item for item in entry if isinstance(item, dict) and isinstance(item.get("template"), str))
-            named = {item.get("name"): item["template"] for item in items}
+            items = ((item.get("name"), item.get("template")) for item in entry if isinstance(item, dict))
+            named = {name: source for name, source in items if isinstance(name, str) and isinstance(source, str)}
             return cls(named[_DEFAULT], special_tokens, named.get(_TOOLS)) if _DEFAULT in named else None
         return cls(entry, special_tokens) if isinstance(entry, str) else None
 
