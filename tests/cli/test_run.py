@@ -126,7 +126,9 @@ def test_an_engine_that_does_not_fit(tt_edge, bundle, monkeypatch, capability):
     options = ("--prompt", PROMPTS[0], "--max-new-tokens", 2)
     result = tt_edge("run", bundle, *options, "--runtime", "tensorrt")
     gpu = capability or "no usable NVIDIA GPU"
-    result.fails_with(f"no engine of the bundle fits this machine (linux_x86_64, {gpu}, tensorrt_rtx 1.6.1.1)", 1)
+    result.fails_with(
+        f"no decoder engine of the bundle fits this machine (linux_x86_64, {gpu}, tensorrt_rtx 1.6.1.1)", 1
+    )
     why = "it is for sm89, this GPU is sm120" if capability else "there is no usable NVIDIA GPU"
     assert f"it has: sm89 (tensorrt_rtx 1.6.1.1): {why}; build one here with `tt-edge build {bundle}`" in result.err
     assert tt_edge("run", bundle, *options).err.endswith("evaluated by the reference session\n")
