@@ -270,6 +270,7 @@ def requests(_: Path) -> Run:
 
     from tests.fuzz.test_requests import CHAT, COMPLETION
     from tt_edge.server import schemas
+    from tt_edge.server.errors import ApiError
 
     bodies: list[tuple[Any, bytes]] = [
         (schemas.ChatRequest, json.dumps(CHAT).encode()),
@@ -280,9 +281,11 @@ def requests(_: Path) -> Run:
         kind, body = bodies[seed % 2]
         try:
             request = kind.model_validate_json(_mutated(body, seed))
+            request.config(GenerationConfig(), 1, None)
         except ValidationError as error:
             raise InvalidInputError("refused by its schema") from error
-        request.config(GenerationConfig(), 1, None)
+        except ApiError as error:
+            raise InvalidInputError(f"refused: {error}") from error
 
     return run
 
@@ -290,7 +293,7 @@ def requests(_: Path) -> Run:
 def images(_: Path) -> Run:
     from PIL import Image
 
-    from tt_edge.runtime.multimodal.images.load import load_image
+    from tt_edge.runtime.multimodal.images.load import pixels_of
 
     random, files = np.random.default_rng(0), []
     for mode in ("RGB", "RGBA", "L", "P", "1", "CMYK"):
@@ -304,7 +307,7 @@ def images(_: Path) -> Run:
             files.append(stream.getvalue())
 
     def run(seed: int) -> None:
-        array = load_image(mutated_bytes(files[seed % len(files)], seed, 1 + seed % 6))
+        array = pixels_of(mutated_bytes(files[seed % len(files)], seed, 1 + seed % 6))
         assert array.dtype == np.uint8
         assert array.ndim == 3
 

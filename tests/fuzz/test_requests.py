@@ -14,6 +14,8 @@ from tt_edge.generation_config import GenerationConfig
 
 pydantic = pytest.importorskip("pydantic")
 schemas = pytest.importorskip("tt_edge.server.schemas")
+messages = pytest.importorskip("tt_edge.server.messages")
+errors = pytest.importorskip("tt_edge.server.errors")
 
 SAMPLING = {
     "model": "m",
@@ -47,12 +49,15 @@ COMPLETION = SAMPLING | {"prompt": [[1, 2], [3]], "max_tokens": 4, "logprobs": 2
 @given(st.booleans(), mutations)
 def test_bodies(chat, mutation):
     body = mutated(json.dumps(CHAT if chat else COMPLETION).encode(), mutation)
-    with refused(pydantic.ValidationError):
+    with refused(pydantic.ValidationError, errors.ApiError):
         if chat:
             request = schemas.ChatRequest.model_validate_json(body)
             for message in request.messages:
                 assert isinstance(message.plain()["content"], list if message.images else str)
-                assert all(url.startswith("data:") for url in message.images)
+                parts = message.content if isinstance(message.content, list) else []
+                urls = [part.image_url.url for part in parts if isinstance(part, messages.ImagePart)]
+                assert len(urls) == message.images
+                assert all(url.startswith("data:") for url in urls)
             request.config(GenerationConfig(), request.wanted_tokens or 1, request.wanted_logprobs)
         else:
             request = schemas.CompletionRequest.model_validate_json(body)

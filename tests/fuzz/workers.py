@@ -21,6 +21,7 @@ from tt_edge.errors import MAX_MESSAGE, TTEdgeError
 Run = Callable[[int], None]
 
 MAX_SECONDS = 5.0
+_BROKEN = 71  # exit status of a worker that cannot start
 
 
 @dataclass
@@ -115,6 +116,8 @@ def _watch(
     if hung:
         report.hangs += 1
         report.faults.append((seed, f"took more than {MAX_SECONDS:.0f} s"))
+    elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _BROKEN:
+        raise RuntimeError("the worker could not start; what it printed says why")
     elif status:
         report.crashes += 1
         report.faults.append((seed, f"the process ended with status {status}"))
@@ -133,7 +136,11 @@ def _work(
     shared: _Shared,
 ) -> None:
     try:
-        run = make()
+        try:
+            run = make()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(_BROKEN)
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))

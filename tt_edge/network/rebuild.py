@@ -21,6 +21,10 @@ ORIGIN = "tt-edge:{};"
 _TRT_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+# What the bindings raise for arguments that they refuse.
+_REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+
+
 @dataclass
 class RebuiltNetwork:
     """A TensorRT network with what must outlive it: its builder, and the arrays that its weights point into."""
@@ -41,9 +45,16 @@ def rebuild(tensorrt: TensorRT, network: Network) -> RebuiltNetwork:
     """Add every layer of ``network`` to a fresh, strongly typed ``INetworkDefinition``.
 
     Tensor and layer names, layer order and attributes are those that were captured. Weights are not copied. Raises
-    ``CaptureError`` when this TensorRT lacks a layer or refuses one.
+    ``CaptureError`` when this TensorRT lacks a layer, or refuses one or a property of one.
     """
-    return _Rebuild(tensorrt, network).run()
+    errors = len(tensorrt.log.errors)
+    rebuilt = _Rebuild(tensorrt, network).run()
+    if len(tensorrt.log.errors) > errors:  # such as a stride: TensorRT says so only in its log, and computes without it
+        raise CaptureError(
+            f"TensorRT {tensorrt.version} refuses the network ({' '.join(tensorrt.log.last_error().split())[:500]}); "
+            "compile the model again"
+        )
+    return rebuilt
 
 
 class _Rebuild:
@@ -65,13 +76,7 @@ class _Rebuild:
         for layer in self.captured.layers:
             try:
                 self.add(layer)
-            except (
-                TypeError,
-                ValueError,
-                RuntimeError,
-                LookupError,
-                AttributeError,
-            ) as error:  # the bindings refuse it
+            except _REFUSALS as error:
                 raise CaptureError(
                     f"TensorRT {self.trt.__version__} refuses layer {layer.name!r} ({layer.kind}): {one_line(error)}; "
                     "compile the model again"

@@ -91,7 +91,7 @@ def _check_references(network: Network) -> None:
                 _refuse(f"layer {layer.name[:80]!r} reads {name[:80]!r} before it is made")
         make(layer.outputs)
     for name in network.outputs:
-        if name not in made:
+        if name not in made or name in network.inputs:
             _refuse(f"output {name[:80]!r} is made by no layer")
     if len(set(network.outputs)) != len(network.outputs):
         _refuse("an output is listed twice")
