@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tt_edge.cli.serve import api_keys
+
 openai = pytest.importorskip("openai")
 
 #: Longer than what is computed again rather than copied (``scheduler.py``).
@@ -78,7 +80,19 @@ def test_bad_options(tt_edge, bundle, tmp_path, monkeypatch):
     tt_edge("serve", bundle, "--api-key-file", tmp_path / "no").fails_with("cannot be read", 2)
     (tmp_path / "empty").write_text("\n")
     tt_edge("serve", bundle, "--api-key-file", tmp_path / "empty").fails_with("does not hold a key", 2)
+    (tmp_path / "spaces").write_text("one\ntwo words\n")
+    tt_edge("serve", bundle, "--api-key-file", tmp_path / "spaces").fails_with("line 2 is no key; write one without", 2)
+    tt_edge("serve", bundle, "--max-connections-per-address", 0).fails_with("-per-address is 0; give at least 1", 2)
     tt_edge("serve", tmp_path / "no").fails_with("does not exist", 2)
+
+
+def test_keys(tmp_path, monkeypatch):
+    (tmp_path / "keys").write_text("first\n\n second \nfirst\n")
+    assert api_keys(tmp_path / "keys") == ("first", "second")
+    monkeypatch.setenv("TT_EDGE_API_KEY", "third")
+    assert api_keys(None) == ("third",)
+    monkeypatch.delenv("TT_EDGE_API_KEY")
+    assert api_keys(None) == ()
 
 
 def test_a_port_that_is_taken(tt_edge, bundle):
