@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -53,17 +54,27 @@ def test_the_report_as_json_and_lengths_within_the_models(tt_edge, checkpoint, o
     assert (config.limits.max_input_len, config.limits.max_seq_len) == (512, 512)  # the model's max_position_embeddings
 
 
-def test_graphs_are_dumped_by_part(tt_edge, checkpoint, out, tmp_path):
-    folder = tmp_path / "graphs"
-    assert tt_edge("compile", checkpoint, "-o", out, "--dump-graphs", folder, *LIMITS).status == 0
-    assert [path.name for path in folder.iterdir()] == ["decoder"]
-    names = {path.name.partition("-")[2] for path in (folder / "decoder").iterdir()}
-    assert {"insert_kv_cache.before.txt", "insert_kv_cache.after.txt"} <= names
-    written = (folder / "decoder").stat().st_mtime_ns
-    tt_edge("compile", checkpoint, "-o", out, "--overwrite", "--dump-graphs", folder, *LIMITS).fails_with(
-        f"{folder} is not an empty folder; name a new or empty one for the graphs", 2
+def test_graphs_before_and_after_each_pass(tt_edge, checkpoint, out, tmp_path):
+    graphs = tmp_path / "graphs"
+    result = tt_edge("compile", checkpoint, "-o", out, "--dump-graphs", graphs, "--json", *LIMITS)
+    assert result.status == 0
+    passes = [record["name"] for record in json.loads(result.out)["passes"]]
+    assert [folder.name for folder in graphs.iterdir()] == ["decoder"]
+    number = passes.index("insert_kv_cache") + 1
+    before, after = (
+        (graphs / f"decoder/{number:02}-insert_kv_cache.{when}.txt").read_text() for when in ("before", "after")
     )
-    assert (folder / "decoder").stat().st_mtime_ns == written
+    assert "tt_edge.attention.default(" in before
+    assert "tt_edge.attention.default(" not in after
+    assert "tt_edge.kv_cache_update.default(past_key_0, " in after
+    assert not list((graphs / "decoder").glob("*check_token_independence*"))  # it changes nothing
+    page = Path(__file__).parents[2] / "docs/debug_a_compile.md"
+    assert f"decoder/{number:02}-insert_kv_cache.before.txt" in page.read_text(), "the page names this file"
+    other = out.with_name("other.ttedge")
+    tt_edge("compile", checkpoint, "-o", other, "--dump-graphs", graphs, *LIMITS).fails_with(
+        f"{graphs} is not an empty folder; name a new or empty one for the graphs", 2
+    )
+    assert not other.exists()
 
 
 def test_overwrite(tt_edge, checkpoint, bundle):
