@@ -31,7 +31,6 @@ def compile_checkpoint(
     dump_graphs: Path | None = None,
     tokenizer: str | None = None,
     calibration: CalibrationData | None = None,
-    dump_graphs: Path | None = None,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
