@@ -10,7 +10,9 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["add_a_pass", "debug_a_compile", "add_a_backend"])
+@pytest.mark.parametrize(
+    "page", ["add_a_pass", "debug_a_compile", "add_a_backend", "add_a_part", "add_a_vision_family"]
+)
 def test_the_code_of_the_page_runs(page):
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
