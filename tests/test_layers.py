@@ -16,7 +16,7 @@ PACKAGES = {"tt_edge": "tt_edge", "lowering": "tt_edge.lowering", "plugins": "tt
 #: From the bottom up; those of one line do not import each other. A module is of the longest name that it begins with.
 LAYERS = [
     ["errors"],
-    ["strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
+    ["compat", "strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
     ["atomic", "number_formats", "platforms"],
     ["config"],
     ["checkpoint_generation"],

@@ -6,10 +6,10 @@ Names are NumPy's where NumPy (with ``ml_dtypes``) has the type. ``ml_dtypes`` g
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import ml_dtypes
 import numpy as np
+
+from tt_edge.compat import StrEnum
 
 
 class DType(StrEnum):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from tt_edge.checkpoint_generation import recommended
+from tt_edge.compat import Self
 from tt_edge.config.base import JsonConfig, require, require_positive
 
 #: Most alternatives a token's ``logprobs`` may list, and the largest logit bias: OpenAI's limits.

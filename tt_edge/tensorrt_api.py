@@ -13,11 +13,11 @@ import logging
 import platform
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from tt_edge.compat import StrEnum
 from tt_edge.errors import MissingDependencyError
 
 _LOGGER = logging.getLogger("tt_edge.tensorrt")

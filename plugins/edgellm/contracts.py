@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from tt_edge.compat import StrEnum
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 

@@ -32,6 +32,7 @@ from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
 from tt_edge.network.legalize import legalize
 from tt_edge.network.plugins import KINDS, plugin_fields
+from tt_edge.plugins.edgellm import contracts
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
 from tt_edge.runtime.scheduling.generation import generate
@@ -118,19 +119,22 @@ def _plugins(network: Network) -> Iterator[Any]:
 
 
 def _creator(layer: Any) -> Any:
-    fields = [SimpleNamespace(name=name) for name in plugin_fields(layer)]
+    """A creator with the fields that NVIDIA's has: those of the layer's generation."""
+    generation = contracts.GENERATIONS.get(str(layer.attributes["generation"]))
+    of_attention = layer.attributes["plugin"] == contracts.NAME and generation is not None
+    names = generation.field_names if of_attention and generation is not None else plugin_fields(layer)
+    fields = [SimpleNamespace(name=name) for name in names]
     v3 = layer.kind == "PLUGIN_V3"
     plugin = SimpleNamespace(REAL="IPluginV3" if v3 else "IPluginV2")
 
     class Creator:
         REAL = "IPluginCreatorV3One" if v3 else "IPluginCreator"
         field_names = fields
+        interface_info = SimpleNamespace(kind="PLUGIN CREATOR_V3ONE" if v3 else "PLUGIN CREATOR_V1")
 
         def create_plugin(self, *_: Any) -> Any:
             return plugin
 
-    if v3:
-        Creator.interface_info = SimpleNamespace(kind="PLUGIN CREATOR_V3ONE")  # type: ignore[attr-defined]
     return Creator()
 
 

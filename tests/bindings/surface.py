@@ -33,6 +33,9 @@ _TYPES: dict[str, Any] = {
     "numpy.ndarray": np.ndarray,
 }
 
+#: Classes that the bindings convert into one that no constructor makes.
+_CONVERTED = {"PluginFieldCollection_": "PluginFieldCollection"}
+
 #: What a call returns that has no fake, by the annotation of its result.
 _RESULTS: dict[str, Any] = {"bool": True, "int": 0, "float": 0.0, "str": "", "IHostMemory": b"engine"}
 
@@ -64,7 +67,8 @@ class Recorder:
             return self._without_fake(name, real)
         value = getattr(self._fake, name)
         if not inspect.isroutine(value):
-            members = vars(value) if type(value).__name__ == "SimpleNamespace" else ()
+            is_enum = type(value).__name__ == "SimpleNamespace" and not isinstance(real, property)
+            members = vars(value) if is_enum else ()
             assert all(hasattr(real, member) for member in members)
             return value
         return lambda *arguments: self._call(name, value, real, arguments)
@@ -182,7 +186,7 @@ def _is_of(value: Any, kind: str, module: Any) -> bool:
     sequence = re.fullmatch(r"(?:List|collections\.abc\.Sequence)\[(\w+)\]", kind)
     if sequence:
         return isinstance(value, (tuple, list)) and all(_is_of(v, sequence[1], module) for v in value)
-    real = getattr(module, kind, None) if kind.isidentifier() else None
+    real = getattr(module, _CONVERTED.get(kind, kind), None) if kind.isidentifier() else None
     if not inspect.isclass(real) or value is None or type(value).__name__ == "SimpleNamespace":
         return True  # no class of the bindings; the bindings take None for an object; a fake's enum or weights
     if isinstance(value, Recorder):

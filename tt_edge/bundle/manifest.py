@@ -7,12 +7,12 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import tt_edge
 from tt_edge import strict_json
 from tt_edge.bundle.names import MANIFEST_FILE, check_names
+from tt_edge.compat import Self, StrEnum
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, cast
 
 from tt_edge.atomic import is_partial, leftover, make_held
 from tt_edge.bundle.hashing import HashingFile
 from tt_edge.bundle.manifest import EngineRecord, Evidence, Manifest, ModelIdentity
 from tt_edge.bundle.names import MANIFEST_FILE, check_name
+from tt_edge.compat import Self
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError

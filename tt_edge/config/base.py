@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tt_edge.compat import Self, StrEnum
 from tt_edge.errors import InvalidInputError
 
 _Enum = TypeVar("_Enum", bound=StrEnum)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tt_edge.compat import StrEnum
 from tt_edge.config.base import JsonConfig
 from tt_edge.errors import EngineError, InvalidInputError
 

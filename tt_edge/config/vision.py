@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from tt_edge.compat import StrEnum
 from tt_edge.config.base import JsonConfig
 
 

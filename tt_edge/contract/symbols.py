@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
+from tt_edge.compat import StrEnum
 from tt_edge.config.limits import Limits
 from tt_edge.contract import tensor
 from tt_edge.contract.geometry import TILES, VisionGeometry

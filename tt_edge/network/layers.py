@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from tt_edge.compat import StrEnum
 from tt_edge.errors import CaptureError
 from tt_edge.network.ir import Attribute
 

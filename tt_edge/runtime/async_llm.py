@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tt_edge.compat import Self
 from tt_edge.errors import CapacityError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM, Prompt

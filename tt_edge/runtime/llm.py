@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from tt_edge.bundle.manifest import DECODER, VISION
+from tt_edge.compat import Self
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part

@@ -7,11 +7,11 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, overload
 
 from tt_edge import cuda
 from tt_edge.bundle.manifest import DECODER, VISION
+from tt_edge.compat import StrEnum
 from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError

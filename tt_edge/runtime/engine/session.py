@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compat import Self
 from tt_edge.contract import FedBy, Feeds, IOContract, Step, fed_by, feeds
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.engine.kv_rows import Bytes, KVPrefix, Region, region

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from tt_edge.compat import StrEnum
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.sampling import Token

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compat import Self
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, LOW_DETAIL_PIXELS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compat import Self
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders

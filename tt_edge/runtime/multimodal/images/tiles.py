@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compat import Self
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
