@@ -41,9 +41,9 @@ def test_calibration(format):
     with pytest.raises(
         UnsupportedModelError, match=r"the output of model\.layers\.0\.\S+ \(\w+\) overflows in fp16; compile with"
     ) as e:
-        calibrate(overflowing(), QuantConfig(format), [{"input_ids": IDS}], device="cpu")
+        calibrate(overflowing(), QuantConfig(format, group_size=32), [{"input_ids": IDS}], device="cpu")
     assert "\n" not in str(e.value)
-    assert calibrate(overflowing(torch.bfloat16), QuantConfig(format), [{"input_ids": IDS}], device="cpu")
+    assert calibrate(overflowing(torch.bfloat16), QuantConfig(format, group_size=32), [{"input_ids": IDS}], device="cpu")
 
 
 def test_verify():
