@@ -15,8 +15,8 @@ PACKAGES = {"tt_edge": "tt_edge", "lowering": "tt_edge.lowering", "plugins": "tt
 
 #: From the bottom up; those of one line do not import each other. A module is of the longest name that it begins with.
 LAYERS = [
-    ["errors"],
-    ["compat", "strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
+    ["errors", "compat"],
+    ["strict_json", "folder", "dtypes", "tensorrt_api", "tensorrt_features", "cuda"],
     ["atomic", "number_formats", "platforms"],
     ["config"],
     ["checkpoint_generation"],
