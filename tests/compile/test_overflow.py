@@ -43,7 +43,9 @@ def test_calibration(format):
     ) as e:
         calibrate(overflowing(), QuantConfig(format, group_size=32), [{"input_ids": IDS}], device="cpu")
     assert "\n" not in str(e.value)
-    assert calibrate(overflowing(torch.bfloat16), QuantConfig(format, group_size=32), [{"input_ids": IDS}], device="cpu")
+    assert calibrate(
+        overflowing(torch.bfloat16), QuantConfig(format, group_size=32), [{"input_ids": IDS}], device="cpu"
+    )
 
 
 def test_verify():
