@@ -103,13 +103,14 @@ def change_engines(r: Random, bundle: Path, _: Path) -> None:
 def swap_files(r: Random, bundle: Path, _: Path) -> None:
     """Two files take each other's places, and the manifest agrees."""
     data = _manifest(bundle)
-    one, other = r.sample(list(data["files"]), 2)
-    if all(_is_small(bundle / name) for name in (one, other)):
-        kept = (bundle / one).read_bytes()
-        shutil.copy(bundle / other, bundle / one)
-        (bundle / other).write_bytes(kept)
-        data["files"][one], data["files"][other] = data["files"][other], data["files"][one]
-        _write(bundle, data)
+    # Those of the folder itself: an earlier mutation may have listed names that lead out of it.
+    found = [path.relative_to(bundle).as_posix() for path in sorted(bundle.rglob("*")) if _is_small(path)]
+    one, other = r.sample([name for name in found if name in data["files"]], 2)
+    kept = (bundle / one).read_bytes()
+    shutil.copy(bundle / other, bundle / one)
+    (bundle / other).write_bytes(kept)
+    data["files"][one], data["files"][other] = data["files"][other], data["files"][one]
+    _write(bundle, data)
 
 
 def change_network(r: Random, bundle: Path, _: Path) -> None:

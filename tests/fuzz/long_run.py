@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.long_run                               500,000 inputs, others every time
     python -m tests.fuzz.long_run --inputs 20000 --seed 7       20,000, the same ones every time
-    python -m tests.fuzz.long_run --target manifest --first 123 --inputs 1       one input again
+    python -m tests.fuzz.long_run --target manifest --seed 123 --inputs 1        one input again
 
 Ends with status 1 where a process died, an input took more than 5 s, an error was none of the project's or not of one
 line, or something outside a bundle was changed. What was found is printed with the seed that led to it.
