@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
     add("--plugin_path", metavar="LIB", help="AttentionPlugin library (default: that of tensorrt-edgellm)")
     add("--quant_format", choices=list(QUANTIZATION), help="quantize the linear layers (default: not at all)")
     add("--quant_algo", choices=["max", "smoothquant", "awq_lite"], help="of --quant_format (default: its usual one)")
-    add("--weight_only", action="store_true", help="with --quant_format int8 or int4: leave activations as they are")
+    add("--weight_only", action="store_true", help="with --quant_format int8 or int4: do not quantize activations")
     add("--calib_data", metavar="PATH", help="what to calibrate --quant_format on (default: a small built-in set)")
     add("--kv_cache", choices=["fp16", "bf16", "fp8"], help="KV cache type; fp8 with --backend plugin")
     add("--cudagraph", action="store_true", help="accepted: how steps are launched is the runtime's choice")
@@ -58,13 +58,15 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what makes no sense before anything is loaded."""
     quantization(args)
     if args.from_bundle and (args.quant_format or args.kv_cache):
-        raise InvalidInputError("a bundle is quantized when it is compiled; leave --quant_format and --kv_cache")
+        raise InvalidInputError("a bundle is quantized when it is compiled; omit --quant_format and --kv_cache")
     if not args.from_bundle and not args.model:
         raise InvalidInputError("nothing to run; give --model or --from_bundle")
     if args.enable_pytorch_run and not args.model:
         raise InvalidInputError("--enable_pytorch_run needs the checkpoint; give --model beside --from_bundle")
     if args.cache and args.backend != Backend.SDPA:
-        raise InvalidInputError(f"--cache is the sdpa backend's, not {args.backend}'s; give --backend sdpa or leave it")
+        raise InvalidInputError(
+            f"--cache is for the sdpa backend, not {args.backend}; give --backend sdpa, or omit --cache"
+        )
 
 
 def quantization(args: argparse.Namespace) -> QuantConfig | None:

@@ -114,7 +114,7 @@ def test_verify_quantizes_the_checkpoint_in_the_same_way(bundles, capsys):
         (["--quant-layers", "*.mlp.*"], "give PATTERN=FORMAT"),
         (["--kv-cache", "fp8"], "kv_cache fp8 is not for backend native"),
         (["--int4-gemm", "plugin"], "int4_gemm plugin is not for backend native"),
-        (["--max-image-tokens", "64"], "Qwen2ForCausalLM takes no images; leave --max-image-tokens"),
+        (["--max-image-tokens", "64"], "Qwen2ForCausalLM takes no images; omit --max-image-tokens"),
     ],
 )
 def test_a_wrong_compile_leaves_nothing(tmp_path, capsys, options, message):

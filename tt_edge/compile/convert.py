@@ -23,7 +23,7 @@ _SETTINGS = {"immutable_weights": True}
 
 
 def converters() -> Converters:
-    """What ``convert_graph`` has converters for, for the ``LoweringContext`` of a graph that is to be converted.
+    """The operators that ``convert_graph`` has converters for; a graph's ``LoweringContext`` needs them.
 
     The first call imports torch_tensorrt, which takes about a second.
     """
@@ -47,10 +47,10 @@ def convert_graph(
     outputs: Sequence[str],
     name: str,
 ) -> tuple[Network, object]:
-    """Convert any lowered graph to a captured network; the second result owns the memory of its weights.
+    """Convert any lowered graph to a captured network. The second result owns the memory of the network's weights.
 
-    The graph was lowered with ``converters()``. ``inputs`` describe its placeholders in order, ``outputs`` name what it
-    returns. torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
+    The graph must have been lowered with ``converters()``. ``inputs`` describe its placeholders in order, ``outputs`` name
+    its results. torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
     construction (building, deserializing) are not used, because they need a GPU. Raises ``LoweringError`` when an operator
     has no converter or TensorRT refuses a layer.
     """

@@ -1,9 +1,9 @@
-"""The files that NVIDIA Edge-LLM's C++ runtime wants beside an engine.
+"""The files that NVIDIA Edge-LLM's C++ runtime needs beside an engine.
 
-What it reads is taken from the sources of version 0.9.1: ``cpp/runtime/config/llmEngineConfig.cpp`` and
+The formats are taken from the sources of version 0.9.1: ``cpp/runtime/config/llmEngineConfig.cpp`` and
 ``cpp/runtime/llmRuntimeUtils.cpp`` (config.json), ``cpp/runtime/llmRuntimeUtils.h`` (embedding.safetensors, one tensor called
 ``embedding``), ``cpp/tokenizer/tokenizer.cpp`` (processed_chat_template.json). That an engine with these files runs there is
-inferred from them, and has not been tried.
+inferred from those sources, and has not been tried.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ VERSION = "0.9.1"
 
 
 def edge_llm_files(model: PreTrainedModel, config: CompileConfig, files: Files) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file but the engine's and the tokenizer's; ``files`` are the latter.
+    """Name and content of each file, except the engine and the tokenizer files; ``files`` are the tokenizer files.
 
-    Raises ``UnsupportedModelError`` for RoPE that the runtime would compute otherwise than the model does: it makes the table
-    itself, from config.json.
+    Raises ``UnsupportedModelError`` for a RoPE type that the runtime would compute differently from the model: the runtime
+    builds the table itself, from config.json.
     """
     template = ChatTemplate.from_bundle(files, special_tokens_of(read_json(files, "tokenizer_config.json")))
     yield "config.json", (json.dumps(_config(model, config), indent=2) + "\n").encode()
@@ -75,7 +75,7 @@ def _config(model: PreTrainedModel, config: CompileConfig) -> dict[str, Any]:
 
 
 def _roles(template: ChatTemplate | None, model: PreTrainedModel) -> dict[str, Any]:
-    """The chat template as what stands before and after each role's text, read off what it makes of marked messages."""
+    """The prefix and suffix of each role's text, found by rendering the chat template with marked messages."""
     roles = dict.fromkeys(("system", "user", "assistant"))
     found = {role: _around(template, role) if template else ("", "") for role in roles}
     return {
@@ -96,7 +96,7 @@ def _rendered(template: ChatTemplate, roles: tuple[str, ...], **variables: Any) 
 
 
 def _around(template: ChatTemplate, role: str) -> tuple[str, str]:
-    """Text before and after a message of ``role``, as the last of a conversation that may have it there."""
+    """Prefix and suffix of a message of ``role``, rendered as the last message of a conversation."""
     before: dict[str, tuple[str, ...]] = {"system": (), "user": ("system",), "assistant": ("system", "user")}
     conversations = [before[role], tuple(r for r in before[role] if r != "system")]
     for earlier in conversations:  # some templates have no system role

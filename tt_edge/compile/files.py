@@ -1,4 +1,4 @@
-"""Files of the bundle to be, in memory."""
+"""Files for a bundle that is not written yet, in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class HostFiles(dict[str, bytes]):
-    """Contents by name, asked for as those of a bundle are."""
+    """File contents by name, with the same interface as the files of a bundle."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> HostFiles:

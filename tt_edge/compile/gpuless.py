@@ -1,9 +1,9 @@
 """Importing and driving torch_tensorrt on a host without a GPU.
 
-torch_tensorrt 2.14 asks ``torch.cuda`` for facts about the present GPU when it is imported (is this a Jetson?) and when
-settings are made (the default device), and raises without a driver. None of the answers reaches a network that is
-captured and built for named compute capabilities. So on such a host, and only there, these four functions are
-replaced for the duration of a ``with`` block by constants, and put back.
+torch_tensorrt 2.14 asks ``torch.cuda`` about the present GPU when it is imported (is this a Jetson?) and when settings
+are made (the default device), and raises without a driver. None of the answers affects a network that is captured and
+built for named compute capabilities. So on such a host, and only there, four functions of ``torch.cuda`` are replaced by
+constants for the duration of a ``with`` block, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 
-#: What torch_tensorrt is told. Any discrete GPU would do: only Jetson's (7.2, 8.7, 11.0) change its behaviour.
+#: What the replaced functions return. Any discrete GPU would do: torch_tensorrt treats only Jetson (7.2, 8.7, 11.0) specially.
 _ANSWERS: dict[str, Any] = {
     "get_device_capability": (8, 9),
     "current_device": 0,
@@ -29,7 +29,7 @@ _ANSWERS: dict[str, Any] = {
     "mem_get_info": (16 << 30, 24 << 30),
 }
 
-# Printed by the C++ library when it is loaded on a machine without a GPU, which is no news to anybody here.
+# Printed by the C++ library when it is loaded on a machine without a GPU; expected here, so it is filtered out.
 _NO_DEVICE_NOTICE = b"Unable to read CUDA capable devices"
 
 
@@ -68,7 +68,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_line(text: bytes) -> Iterator[None]:
-    """Drop lines with ``text`` from what the process writes to its standard error, native code included."""
+    """Filter lines with ``text`` out of the process's standard error, including output of native code."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as buffer:

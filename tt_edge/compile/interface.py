@@ -1,4 +1,4 @@
-"""The contract of a lowered graph, read off its inputs and outputs."""
+"""Derive the I/O contract of a lowered graph from its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def read_contract(
     single_profile: bool = False,
     geometry: VisionGeometry | None = None,
 ) -> IOContract:
-    """The contract of a lowered part whose outputs are to be called ``outputs``; inputs that nothing uses are removed.
+    """The contract of a lowered part. ``outputs`` name its outputs; unused inputs are removed from the graph.
 
     ``kv_cache`` names the input and the output of every cache tensor. Raises ``LoweringError`` for an input that
-    ``tt_edge.contract.inputs`` does not list, or that is not what it says there.
+    ``tt_edge.contract.inputs`` does not list, or whose dtype or shape differs from the entry there.
     """
     for node in module.graph.find_nodes(op="placeholder"):
         if not node.users:  # e.g. the positions of a model without position embeddings
             module.graph.erase_node(node)
     placeholders = module.graph.find_nodes(op="placeholder")
     inputs = tuple(input_spec(node) for node in placeholders)
-    # Sizes of other symbols do not show in a graph: their placeholders borrow the batch's.
+    # Other symbols have no size of their own in the graph: their placeholders share the batch's.
     symbols = {
         size.node.expr: symbol
         for node, spec in zip(placeholders, inputs, strict=True)

@@ -57,9 +57,9 @@ if TYPE_CHECKING:
 class CompileJob:
     """Compiles ``origin`` to a bundle at ``output``: ``run`` runs the stages in order.
 
-    Either the whole bundle is there in the end or nothing is. ``fit_length`` lowers the lengths of ``config`` to the model's
-    own limit where they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's library, for
-    building engines; ``dump_graphs`` a folder for the graph of each part before and after every lowering pass that changed it.
+    The bundle appears whole or not at all. ``fit_length`` lowers the lengths of ``config`` to the model's own limit where
+    they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's library, for building
+    engines; ``dump_graphs`` is a folder for the graph of each part before and after every lowering pass that changed it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class CompileJob:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model, from ``load`` on."""
+        """The model; available after ``load``."""
         assert self._model is not None
         return self._model
 
@@ -150,7 +150,7 @@ class CompileJob:
                 check_capability(format, capability)
 
     def load(self) -> None:
-        """Read the files that go along, and the model."""
+        """Read the tokenizer and processor files, and the model."""
         self.files.update(self.origin.files())
         calibration = self.origin.calibration() if self.config.quantization.recipe is not None else None
         if calibration is not None and self.config.quantization.recipe is not None:
@@ -160,7 +160,7 @@ class CompileJob:
         self.identity = _identity(self.model, self.origin)
 
     def resolve_limits(self) -> None:
-        """Settle every limit, before any part is compiled."""
+        """Resolve every limit, before any part is compiled."""
         from tt_edge.compile.vision.families import family_of
         from tt_edge.compile.vision.tower import tower_of
 
@@ -175,7 +175,7 @@ class CompileJob:
         self.config = self.config.with_limits(limits)
 
     def quantize(self) -> None:
-        """Calibrate and quantize what ``config`` asks for; count what comes quantized."""
+        """Calibrate and quantize as ``config`` says; count layers that the checkpoint already has quantized."""
         from tt_edge.compile.checkpoint.load_quantized import quantized_layers
 
         formats = [str(layer.format) for layer in quantized_layers(self.model)]
@@ -196,7 +196,7 @@ class CompileJob:
             self.files[STATISTICS_FILE] = statistics
 
     def collect_files(self) -> None:
-        """Make what the runtime reads beside the tokenizer, and write all of it."""
+        """Write the files that the runtime reads: the tokenizer's, and those generated here."""
         from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
 
         if self.config.network.layout is Layout.EDGE_LLM:
@@ -223,7 +223,7 @@ class CompileJob:
     def build(self, part: CompiledPart) -> None:
         """Write a part's network while its engines are built.
 
-        Raises ``EngineError`` where a platform that the bundle must serve cannot build it, before any engine is built.
+        Raises ``EngineError``, before any engine is built, if a platform that the bundle must serve cannot build it.
         """
         for platform in self.target.platforms:
             require_served([part.network], parse_platform(platform))
@@ -258,7 +258,7 @@ class CompileJob:
         return layers
 
     def finish(self) -> CompileReport:
-        """State what is known, and put the bundle in its place."""
+        """Record the evidence in the manifest, and move the bundle to its place."""
         for engine in self._engines:
             self._writer.add_engine(engine)
         for name in sorted(self._parts, key=lambda name: name != DECODER):
@@ -314,10 +314,10 @@ def _check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> Non
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect no cycles in the block, and all of them after it.
+    """Disable cyclic garbage collection in the block, and run it once after the block.
 
-    Tracing makes a million objects that live to the end. For Qwen2.5-0.5B, looking through them again and again took 1.4 of
-    7 s and freed 15 MB. Among them are cycles that hold the weights, so they must go before the next compile.
+    Tracing makes a million objects that live to the end. For Qwen2.5-0.5B, scanning them again and again took 1.4 of 7 s
+    and freed 15 MB. Some are cycles that hold the weights, so they must be collected before the next compile.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The limits of a compile, resolved once: what the user asked for, within what the model can have."""
+"""The limits of a compile, resolved once: the user's limits, checked against those of the model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tt_edge.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Image tokens in one call where the user says nothing.
+#: Default number of image tokens in one call.
 _MIN_TOKENS, _MAX_TOKENS = 4, 1024
 
 
 def within_model(limits: Limits, model: PreTrainedModel, *, fit: bool) -> Limits:
-    """``limits``, their lengths within what the model was made for: lowered if ``fit``, or else refused."""
+    """``limits`` with lengths within the model's maximum: lowered if ``fit``, otherwise refused with an error."""
     most = longest_sequence(model.config)
     if most is None or limits.max_seq_len <= most:
         return limits
@@ -31,9 +31,9 @@ def within_model(limits: Limits, model: PreTrainedModel, *, fit: bool) -> Limits
 
 
 def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int) -> Limits:
-    """``limits`` with numbers of image tokens: the user's, whole tiles of them, or defaults.
+    """``limits`` with numbers of image tokens: the user's (rounded to whole tiles), or defaults.
 
-    ``most_tiles`` is how many an image may have. Raises ``InvalidInputError`` for limits that the tower cannot have.
+    ``most_tiles`` is the maximum for one image. Raises ``InvalidInputError`` for limits that the tower does not support.
     """
     unit = geometry.tokens_a_unit if geometry.unit == TILES else 1
     most = limits.max_image_tokens

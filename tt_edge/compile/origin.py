@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Origin(ABC):
-    """A model that is to be compiled, and what goes with it into the bundle. ``source`` is what the manifest names."""
+    """A model to compile, and the files that go into the bundle with it. ``source`` is its name in the manifest."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -32,7 +32,7 @@ class Origin(ABC):
 
     @property
     def quantization(self) -> str:
-        """How the model comes quantized, such as ``awq (4 bits, groups of 128)``; empty where it does not."""
+        """How the checkpoint is quantized, such as ``awq (4 bits, groups of 128)``; empty if it is not."""
         return ""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Origin(ABC):
 
     @abstractmethod
     def calibration(self) -> Calibration:
-        """What it is calibrated on."""
+        """Its calibration data."""
 
 
 class CheckpointOrigin(Origin):
@@ -59,7 +59,7 @@ class CheckpointOrigin(Origin):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Opened when it is first asked for."""
+        """The checkpoint, opened on first access."""
         return Checkpoint.open(self.source)
 
     @cached_property
@@ -82,7 +82,7 @@ class CheckpointOrigin(Origin):
         return load_model(self.checkpoint, precision)
 
     def files(self) -> dict[str, bytes]:
-        # A processor's chat template goes before its tokenizer's.
+        # A processor's chat template has precedence over its tokenizer's.
         return dict(self._tokenizer.tokenizer_files()) | dict(self.checkpoint.processor_files())
 
     def calibration(self) -> Calibration:
@@ -92,7 +92,7 @@ class CheckpointOrigin(Origin):
 
 
 class MemoryOrigin(Origin):
-    """A model that ``make`` makes, without a tokenizer; ``batches`` of token ids ``[B, S]`` to calibrate on."""
+    """A model built in memory by ``make``, without a tokenizer; ``batches`` are token ids ``[B, S]`` to calibrate on."""
 
     def __init__(
         self, make: Callable[[], PreTrainedModel], name: str = "model", batches: Sequence[torch.Tensor] = ()

@@ -1,4 +1,4 @@
-"""Numbers that are beyond fp16: in weights that were cast to it, and in what layers compute."""
+"""Detect fp16 overflow: in weights that were cast to fp16, and in the outputs of layers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def checked_activations(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def overflow_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
-    """Which layer overflows for ``inputs``, in one line; ``None`` where none does."""
+    """One line that names the layer that overflows for ``inputs``; ``None`` if none does."""
     try:
         with checked_activations(model):
             model(**inputs, use_cache=False)

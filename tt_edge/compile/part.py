@@ -1,4 +1,4 @@
-"""From a model to one captured part of a bundle: the stages that every part goes through."""
+"""Compiling one part of a model to a captured network: the stages that every part goes through."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class CompiledPart:
     """A captured part and the contract of its inputs and outputs.
 
-    ``converted_layers`` are those of the network before tidying; ``keep_alive`` owns the weights' memory.
+    ``converted_layers`` counts the network's layers before simplification; ``keep_alive`` owns the weights' memory.
     """
 
     name: str
@@ -39,11 +39,11 @@ class CompiledPart:
 
 
 class PartCompiler(ABC):
-    """Exports, lowers, converts and captures one part of ``model``. ``config`` has its limits resolved."""
+    """Exports, lowers, converts and captures one part of ``model``. The limits of ``config`` are already resolved."""
 
     #: The part's name in the bundle.
     name: str
-    #: How many decoder layers there are, each of which must have one attention; 0: any number.
+    #: The number of decoder layers, each of which must have exactly one attention; 0: not checked.
     decoder_layers = 0
     #: Scales of an FP8 KV cache, layer by layer.
     kv_scales: Sequence[tuple[float, float, float]] = ()
@@ -67,7 +67,7 @@ class PartCompiler(ABC):
         """Run all stages. ``dump`` is a folder for the graph before and after each lowering pass that changed it.
 
         Raises ``UnsupportedModelError`` when the part cannot be traced or the backend cannot express it, and ``LoweringError``
-        when a pass misses something or TensorRT refuses a layer.
+        when a pass does not find what it needs or TensorRT refuses a layer.
         """
         stages = stages or Stages(show=False)
         with stages.stage("export"):

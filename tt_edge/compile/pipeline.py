@@ -34,8 +34,8 @@ def compile_checkpoint(
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
-    ``tokenizer`` is a checkpoint to take the tokenizer from, if not ``source``; ``calibration`` is what the recipe of ``config`` is
-    calibrated on (default: the built-in text); the rest is as for ``CompileJob``.
+    ``tokenizer`` is a checkpoint to take the tokenizer from, if not ``source``; ``calibration`` is the data to calibrate the
+    recipe of ``config`` on (default: the built-in text); the other arguments are those of ``CompileJob``.
     """
     origin = CheckpointOrigin(source, tokenizer=tokenizer, calibration=calibration)
     return CompileJob(
@@ -62,9 +62,9 @@ def compile_model(
     progress: bool = False,
     batches: Sequence[torch.Tensor] = (),
 ) -> CompileReport:
-    """Compile a model that ``model`` makes in memory, without a tokenizer.
+    """Compile a model that the function ``model`` builds in memory, without a tokenizer.
 
-    ``batches`` of token ids ``[B, S]`` are what the recipe of ``config`` is calibrated on.
+    The recipe of ``config`` is calibrated on ``batches`` of token ids ``[B, S]``.
     """
     origin = MemoryOrigin(model, name, batches)
     return CompileJob(origin, output, config, target, overwrite=overwrite, progress=progress).run()

@@ -1,4 +1,4 @@
-"""What a compile did, for the terminal and as JSON."""
+"""The report of a compile, for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ADD_ENGINE_WITH_PLUGINS = (
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of one part.
+    """The results for one part.
 
-    ``layers`` are those of the captured network, ``converted`` those before tidying, ``engine_layers`` those of the
-    ``INetworkDefinition`` that was built last (an attention is two there), 0 without an engine.
+    ``layers`` counts those of the captured network, ``converted`` those before simplification, ``engine_layers`` those of
+    the ``INetworkDefinition`` that was built last (an attention is two there); 0 without an engine.
     """
 
     lowering: LoweringReport
@@ -43,7 +43,7 @@ class PartReport:
 
 @dataclass
 class CompileReport:
-    """What a compile did: each part by name, and ``seconds`` by stage, of all parts together."""
+    """The results of a compile: its parts by name, and ``seconds`` by stage, summed over all parts."""
 
     output: Path
     model: ModelIdentity

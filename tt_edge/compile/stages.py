@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class Stages:
-    """Seconds by stage, in order, and a line on the terminal while one runs."""
+    """Seconds by stage, in order, and a status line on the terminal while a stage runs."""
 
     def __init__(self, show: bool) -> None:
         self.seconds: dict[str, float] = {}
@@ -18,7 +18,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as ``name``; a stage entered twice adds up."""
+        """Time the block as stage ``name``; repeated entries add up."""
         if self.show:
             print(f"\r\033[K{name} …", end="", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -31,5 +31,5 @@ class Stages:
 
 
 def peak_rss_mb() -> int:
-    """Most memory this process has held, in MiB."""
+    """The peak resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -164,7 +164,7 @@ class TestBundle:
     def test_float32_is_not_for_deployment(self, tmp_path):
         config = CompileConfig.of("plugin", "fp32", max_seq_len=96, max_input_len=64)
         with pytest.raises(
-            UnsupportedModelError, match=r"fp16 alone, and precision is fp32; compile with --precision fp16"
+            UnsupportedModelError, match=r"fp16 only, and precision is fp32; compile with --precision fp16"
         ):
             compile_model(model, tmp_path / "m.ttedge", config, EngineTarget())
         assert not (tmp_path / "m.ttedge").exists()
@@ -327,7 +327,7 @@ class TestRebuild:
 
     @pytest.mark.parametrize("fields", vit_contract.FIELDS, ids=["0.9.1", "0.11"])
     def test_a_towers_plugins(self, tensorrt, fields):
-        """Of the language part's own generation, or with none: the tower's plugin is told by its fields alone."""
+        """Of the language part's own generation, or with none: the tower's plugin is recognized by its fields only."""
         network = compiled_tower("qwen2_5_vl", "fp16", "plugin")[1]
         creator = FakeCreator(tensorrt.module, sorted(fields))
         module = FakeModule(tensorrt.module, network, creator, "ViTAttentionPlugin")

@@ -82,7 +82,7 @@ def test_pictures_of_the_users(qwen, tmp_path):
 def test_pictures_that_do_not_fit(tmp_path):
     bundle, checkpoint = compiled("qwen2_5_vl", tmp_path, max_input_len=16, max_image_tokens=12)
     with pytest.raises(
-        CapacityError, match=r"a prompt with a picture has \d+ tokens and 4 new ones, .* takes 16 in one call"
+        CapacityError, match=r"a prompt with an image has \d+ tokens and 4 new ones, .* takes 16 in one call"
     ):
         verify_bundle(bundle, checkpoint, new_tokens=4)
 
@@ -95,7 +95,7 @@ def test_another_tower(qwen):
     weight.data = weight.data * 1.5
     report = verify_bundle(bundle, model, new_tokens=4)
     assert (report.passed, report.features_passed) == (False, False)
-    assert "vision tower   image_features of 2 pictures" in report.render()
+    assert "vision tower   image_features of 2 images" in report.render()
     assert "NO MATCH" in report.render()
     words = {e.claim: (e.word, e.detail.partition(" Hugging")[0]) for e in report.evidence()}
     assert words["vision network"] == ("not executed", "does NOT match")

@@ -1,4 +1,4 @@
-"""The same questions as ``runtime.benchmark.accuracy`` asks, answered by the model in PyTorch."""
+"""The accuracy benchmark of ``runtime.benchmark.accuracy``, run with the model in PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tt_edge.runtime.llm import LLM
 
 @dataclass(frozen=True)
 class _Row:
-    """A question as the model takes it: a batch of one."""
+    """The model inputs of one question: a batch of one."""
 
     question: Question
     inputs: Inputs
@@ -37,11 +37,11 @@ class _Row:
 def measure_pytorch(
     model: PreTrainedModel, checkpoint: Checkpoint, llm: LLM, questions: Sequence[Question], batch: int = 64
 ) -> Accuracy:
-    """``generate()``'s greedy answers, and the perplexity of the right ones.
+    """The greedy answers of ``generate()``, and the perplexity of the right answers.
 
-    Token ids, chats and the preprocessing of images are those of the checkpoint's own tokenizer and processor in
-    transformers; the bundle's of ``llm`` only where the checkpoint has none. Only prompts of equal length share a batch,
-    so nothing is padded.
+    Tokenization, chat rendering and image preprocessing use the checkpoint's own tokenizer and processor in transformers;
+    those of ``llm``'s bundle only if the checkpoint has none. Only prompts of equal length share a batch, so there is no
+    padding.
     """
     theirs = _Theirs(model, checkpoint, llm)
     rows = [_Row(question, theirs.inputs(question)) for question in questions]
@@ -67,7 +67,7 @@ class _Theirs:
         self._processor: Any = None if llm.vision is None else processor_of(checkpoint)
 
     def inputs(self, question: Question) -> Inputs:
-        """What the model takes for one question."""
+        """The model inputs for one question."""
         prompt = question.prompt_of(self._llm)
         special = prompt.add_special_tokens
         if self._llm.vision is not None:
@@ -102,7 +102,7 @@ class _Theirs:
 
 
 def _equally_long(rows: Sequence[_Row], batch: int) -> Iterator[list[_Row]]:
-    """Rows that can share a batch: of one length, and without images."""
+    """Group rows that can share a batch: equal length, and no images."""
 
     def kind(row: _Row) -> tuple[bool, int]:
         return bool(row.question.images), row.length

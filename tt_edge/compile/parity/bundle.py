@@ -1,4 +1,4 @@
-"""A bundle beside the checkpoint that it was compiled from."""
+"""Comparing a bundle with the checkpoint that it was compiled from."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def verify_bundle(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint it was compiled from.
 
-    ``model`` is the checkpoint, its folder or hub id, or the loaded module. A checkpoint is loaded as transformers loads it
-    (``load_reference``), not as a compile does; its own tokenizer and generation settings are held against the bundle's, too.
-    If the bundle is quantized, the checkpoint is too, in PyTorch (a loaded module in place), with the statistics that the
-    bundle keeps: what is compared is what TensorRT was given with what was meant. ``tt-edge eval`` says what quantization
-    costs.
+    ``model`` is the checkpoint, its folder or hub id, or the loaded module. A checkpoint is loaded by transformers
+    (``load_reference``), not by the loader of a compile; its tokenizer and generation settings are compared with the
+    bundle's, too. If the bundle is quantized, the PyTorch model is quantized in the same way (a loaded module in place),
+    with the calibration statistics in the bundle: the check finds errors of the compile, not the loss of accuracy by
+    quantization, which ``tt-edge eval`` measures.
 
-    Of a vision-language model the preprocessing (where the checkpoint is a folder or id) and the tower are compared as
-    well, and prompts with pictures: ``images``, or two that are made up. Raises ``ParityError`` when the checkpoint is not
-    the bundle's model at all. What Hugging Face answers is given to ``maker``, for a golden set.
+    For a vision-language model the preprocessing (if the checkpoint is a folder or id) and the tower are compared as
+    well, and prompts with images: ``images``, or two synthetic ones. Raises ``ParityError`` when the checkpoint is another
+    model than the bundle's. Hugging Face's results are passed to ``maker``, for a golden set.
     """
     from tt_edge.compile.checkpoint.load_quantized import parameter_count
 
@@ -104,7 +104,7 @@ def _with_texts(
     network: Network,
     new_tokens: int,
 ) -> ParityReport:
-    """The report, with token ids and text beside transformers' own tokenizer, where the checkpoint has one."""
+    """``report`` with the comparison of token ids and text with transformers' tokenizer, if the checkpoint has one."""
     if checkpoint is None or not has_tokenizer(checkpoint) or not bundle.has("tokenizer.json"):
         return report
     theirs = checkpoint.tokenizer
@@ -154,12 +154,12 @@ def _with_pictures(
     if checkpoint is None:
         return report
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
-    processor = replace(vision.processor, max_tokens=None)  # each image fits; all together need not
+    processor = replace(vision.processor, max_tokens=None)  # each image fits by itself; all together may not
     return replace(report, preprocessing=compare_preprocessing(checkpoint, processor, tokenizer, template, pixels))
 
 
 def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Rounds the model's keys and values as the network's FP8 cache does, if it has one."""
+    """Round the model's keys and values as the network's FP8 cache does, if it has one."""
     from tt_edge.compile.quantize.kv_cache import rounded_kv_cache
 
     fields = [plugin_fields(layer) for layer in network.layers if layer.kind in KINDS]

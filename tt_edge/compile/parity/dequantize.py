@@ -1,7 +1,7 @@
-"""The weights that a quantized checkpoint stands for, computed plainly from its files.
+"""The dequantized weights of a quantized checkpoint, computed directly from its files.
 
-This is the yardstick for ``compile/checkpoint/prequantized``, so it shares nothing with it: each format is written down once more,
-value by value, in float32. It is simple, and needs the memory of the model in full precision.
+This is the reference for ``compile/checkpoint/prequantized``, so it shares no code with it: each format is implemented
+again, value by value, in float32. It is simple, and needs the memory of the model in full precision.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _Tensors = Mapping[str, Tensor]
 _MARKS = {"qweight", "weight_packed", "weight_scale"}
 _KV_SCALE = re.compile(r"\.[kv]_scale$|\.[kv]_proj\.output_scale$")
 _E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
-#: Place ``i`` of a word holds output feature ``_AWQ_ORDER[i]`` of eight.
+#: Field ``i`` of a word holds output feature ``_AWQ_ORDER[i]`` of eight.
 _AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """The weight ``[N, K]`` float32 of a layer, and what its input ``[..., K]`` goes through first (``None``: nothing)."""
+    """The weight ``[N, K]`` float32 of a layer, and the function applied to its input ``[..., K]`` first (``None``: none)."""
 
     weight: Tensor
     prepare: Callable[[Tensor], Tensor] | None = None
@@ -65,7 +65,7 @@ def dequantized(checkpoint: Checkpoint) -> tuple[dict[str, DenseLayer], dict[str
 
 
 def _stored(folder: Path) -> dict[str, Tensor]:
-    """All tensors, from the files that transformers would take."""
+    """All tensors, from the files that transformers would load."""
     if (folder / "model.safetensors").is_file():
         return dict(load_file(folder / "model.safetensors"))
     index = folder / "model.safetensors.index.json"
@@ -74,14 +74,14 @@ def _stored(folder: Path) -> dict[str, Tensor]:
 
 
 def _fields(words: Tensor, bits: int, dim: int) -> Tensor:
-    """The unsigned fields of int32 words, the lowest bits first, one behind the other along ``dim``."""
+    """Unpack int32 words into unsigned fields along ``dim``, the lowest bits first."""
     shifts = torch.arange(0, 32, bits)
     fields = (words.long().unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
     return fields.movedim(-1, dim + 1).flatten(dim, dim + 1)
 
 
 def _per_column(groups: Tensor, columns: int) -> Tensor:
-    """``[N, G]`` or ``[N]`` or ``[]`` to one value for each of ``[N, columns]``."""
+    """Expand ``[N, G]``, ``[N]`` or ``[]`` to ``[N, columns]``."""
     if groups.ndim < 2:
         return groups.reshape(-1, 1)
     return groups.repeat_interleave(columns // groups.shape[1], 1)
@@ -137,7 +137,7 @@ def _compressed(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> De
         return DenseLayer((codes - offset) * _per_column(scale, k))
     weight = tensors["weight"].float()
     dense = weight * _per_column(scale, weight.shape[1])
-    if not inputs or inputs.get("dynamic"):  # of dynamic ranges: TensorRT computes these layers in half precision
+    if not inputs or inputs.get("dynamic"):  # dynamic ranges: TensorRT computes these layers in half precision
         return DenseLayer(dense)
     kind, given = "fp8" if weights["type"] == "float" else "int8", tensors["input_scale"].float().reshape(())
     return DenseLayer(dense, lambda x: fake_quantize(x, given, kind))
@@ -181,6 +181,6 @@ def _modelopt(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> Dens
 
 
 def _e2m1(packed: Tensor, blocks: Tensor) -> Tensor:
-    """``[N, K/2]`` uint8, the even column in the low nibble, with a factor ``[N, K/16]``."""
+    """Dequantize ``packed`` ``[N, K/2]`` uint8, the even column in the low nibble, with scales ``blocks`` ``[N, K/16]``."""
     values = _E2M1[torch.stack((packed & 0xF, packed >> 4), -1).flatten(1).long()]
     return values * _per_column(blocks, values.shape[1])

@@ -1,4 +1,4 @@
-"""The golden set that travels in a bundle: what Hugging Face answered in a parity check, kept for the device."""
+"""The golden set in a bundle: Hugging Face's results from a parity check, for verification on the device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GoldenMaker:
         self._own_feature_error = 0.0
 
     def add_images(self, pixels: Sequence[NDArray[np.uint8]]) -> None:
-        """The images before preprocessing, uint8 ``[H, W, 3]``, in the order of the check's pictures."""
+        """Add the images before preprocessing, uint8 ``[H, W, 3]``, in the order in which the check uses them."""
         self._pixels, self._tables = list(pixels), [{} for _ in pixels]
 
     def add_batch(
@@ -40,8 +40,8 @@ class GoldenMaker:
         references: Sequence[tuple[list[int], np.ndarray, np.ndarray]],
         pictures: Sequence[ProcessedImage],
     ) -> None:
-        """Prompts that were compared in one batch, with greedy tokens and the logits ``[T, V]`` that chose them: PyTorch's own,
-        and those of the model in fp32."""
+        """Add prompts that were compared in one batch, with the greedy tokens and the logits ``[T, V]`` that chose them:
+        PyTorch's own, and those of the model in fp32."""
         numbers = []
         for prompt, (tokens, own, exact) in zip(prompts, references, strict=True):
             images = tuple(next(i for i, p in enumerate(pictures) if p is picture) for picture in prompt.pictures)
@@ -52,7 +52,7 @@ class GoldenMaker:
         self._batches.append(tuple(numbers))
 
     def add_features(self, model: PreTrainedModel, truth: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> None:
-        """The tower's features of each picture by itself, ``truth`` being the model in fp32."""
+        """Add the tower's features of each image, computed one image at a time; ``truth`` is the model in fp32."""
         for number, picture in enumerate(pictures):
             exact = features_of(truth, [picture])
             own = exact if truth is model else features_of(model, [picture])
@@ -61,9 +61,9 @@ class GoldenMaker:
             self._own_feature_error = max(self._own_feature_error, *errors)
 
     def made(self, report: ParityReport) -> tuple[GoldenSet | None, str]:
-        """The golden set, and a line on what was left out because it is too large ("" if nothing was).
+        """The golden set, and a line about images that were omitted because it was too large ("" if none were).
 
-        Images are left out from the last one on, with the prompts that they are in.
+        Images are omitted starting with the last one, together with the prompts that contain them.
         """
         for count in range(len(self._pixels), -1, -1):
             golden = self._with(report, count)

@@ -1,4 +1,4 @@
-"""Where a network and the module it came from part: their outputs, module by module."""
+"""Finding where a network diverges from the module it was compiled from: their outputs, module by module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def compare_layers_with(
     model: PreTrainedModel, network: Network, contract: IOContract, prompt: list[int], tolerance: float
 ) -> Comparison:
-    """Compare the output of every module of the model with the tensor that the network computes for it, in order.
+    """Compare the output of every module of the model with the network's tensor for it, in order.
 
     The network's layers carry the path of the module they came from, so the last layer under a path is its output.
     """
@@ -39,7 +39,7 @@ def compare_layers_with(
 
 
 def _module_outputs(model: PreTrainedModel, prompt: list[int]) -> dict[str, np.ndarray]:
-    """Float32 outputs of all modules but the head, for one prompt, by module path."""
+    """Float32 outputs of all modules except the head, for one prompt, by module path."""
     outputs: dict[str, np.ndarray] = {}
 
     def keep(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Logits and greedy tokens of a captured network beside those of Hugging Face."""
+"""Comparing the logits and greedy tokens of a captured network with Hugging Face's."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def check_parity(
 ) -> ParityReport:
     """Compare a captured network with ``model`` in PyTorch, in a ragged batch and with a batch of one.
 
-    Greedy search is plain: nothing of the checkpoint's generation settings holds. ``truth`` is the model in float32 (default:
+    Search is plain greedy: the checkpoint's generation settings are ignored. ``truth`` is the model in float32 (default:
     ``model`` itself, computed in float32).
 
-    Of a vision-language model also with ``pictures``, which ``vision``'s captured vision network encodes; its features
-    are compared, too. Random text has none of ``special_ids``. What Hugging Face answers is given to ``maker``, if any.
+    For a vision-language model also with ``pictures``, images that ``vision``'s captured network encodes; its features
+    are compared, too. Random text contains none of ``special_ids``. Hugging Face's results are passed to ``maker``, if any.
     """
     half = precision is not Precision.FP32
     truth = truth or (copy.deepcopy(model).float() if half else model)
@@ -95,7 +95,8 @@ def _batches(
     pictures: Sequence[ProcessedImage],
     special_ids: Sequence[int],
 ) -> Iterator[list[Prompt]]:
-    """Ragged text, one text alone, and pictures beside a text. A model with images in front always has one."""
+    """The batches to compare: ragged text, a single text, and images with a text. A model whose prompts begin with an image
+    always gets one."""
     texts = text_prompts(contract, new_tokens, seed, special_ids)
     if vision is None or not vision.processor.placeholders.leading:
         yield texts

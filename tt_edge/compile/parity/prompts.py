@@ -1,4 +1,4 @@
-"""What is asked in a parity check: random tokens, and pictures in the middle of them."""
+"""The prompts of a parity check: random tokens, with images between them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from tt_edge.contract import IOContract
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
-#: Heights and widths of the pictures that are made where none are given: odd ones and, where those are too large, small ones.
+#: Heights and widths of synthetic images, if the user gives none: odd sizes or, if those are too large, small ones.
 _SIZES = (((118, 157), (201, 75)), ((60, 81), (45, 31)))
 
-#: Random tokens before, between and behind pictures.
+#: Random tokens before, between and after images.
 _TEXT_BETWEEN = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Token ids, and their pictures: ``pictures`` as PyTorch is given them, ``images`` as the network is."""
+    """Token ids, and their images: ``pictures`` is PyTorch's input, ``images`` the network's."""
 
     ids: list[int]
     pictures: tuple[ProcessedImage, ...] = ()
@@ -54,9 +54,9 @@ def picture_prompts(
     seed: int,
     excluded: Collection[int] = (),
 ) -> list[Prompt]:
-    """A prompt with the first picture and one with the last two, where they fit, in the middle of random text.
+    """A prompt with the first image and one with the last two, if they fit, in the middle of random text.
 
-    Raises ``CapacityError`` where not even the first fits.
+    Raises ``CapacityError`` if not even the first fits.
     """
     room, leading = _room(contract, new_tokens), vision.processor.placeholders.leading
     vocabulary = np.setdiff1d(np.arange(contract.vocab_size), [*excluded, *vision.processor.token_ids])
@@ -69,8 +69,8 @@ def picture_prompts(
             continue
         if length > room:
             raise CapacityError(
-                f"a prompt with a picture has {length} tokens and {new_tokens} new ones, and the compiled model takes {room} in "
-                "one call; give a smaller picture, or compile with larger --max-input-len and --max-seq-len"
+                f"a prompt with an image has {length} tokens and {new_tokens} new ones, and the compiled model takes {room} in "
+                "one call; give a smaller image, or compile with larger --max-input-len and --max-seq-len"
             )
         texts = [
             generator.choice(vocabulary, _TEXT_BETWEEN).tolist() if part or not leading else []
@@ -84,7 +84,7 @@ def picture_prompts(
 
 
 def default_pictures(vision: VisionPipeline) -> list[NDArray[np.uint8]]:
-    """Two pictures that fit the compiled vision network together, or at least apart."""
+    """Two images that fit the compiled vision network together, or at least one at a time."""
     most = vision.encoder.session.contract.max_image_tokens
     for sizes in _SIZES:
         found = [drawn(*size, seed) for seed, size in enumerate(sizes)]
@@ -94,7 +94,7 @@ def default_pictures(vision: VisionPipeline) -> list[NDArray[np.uint8]]:
 
 
 def _room(contract: IOContract, new_tokens: int) -> int:
-    """Tokens that a prompt may have."""
+    """The maximum length of a prompt, in tokens."""
     room = min(contract.max_input_len, contract.max_seq_len - new_tokens)
     if room < 1:
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""What Hugging Face does with the same prompts: the other half of every comparison."""
+"""Running the same prompts with Hugging Face: the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PyTorchBaseline:
 
     @property
     def word(self) -> str:
-        """What ran, for reports."""
+        """A description of what ran, for reports."""
         where = torch.cuda.get_device_name() if self.device == "cuda" else "the CPU"
         return f"PyTorch {torch.__version__.partition('+')[0]} on {where}"
 
@@ -47,7 +47,7 @@ class PyTorchBaseline:
         return new
 
     def measure(self, prompts: np.ndarray, new_tokens: int, iterations: int) -> Speed:
-        """As ``tt_edge.runtime.benchmark.llm.measure``: prefill and decode with transformers' dynamic cache."""
+        """Like ``tt_edge.runtime.benchmark.llm.measure``: prefill and decode with transformers' dynamic cache."""
         check_counts(new_tokens, iterations)
         peak = PeakMemory()
         ids = torch.from_numpy(prompts).to(self.device)

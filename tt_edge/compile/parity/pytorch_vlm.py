@@ -1,4 +1,4 @@
-"""What Hugging Face does with the same prompts and pictures: the other half of every comparison of a vision-language model."""
+"""Running the same prompts and images with Hugging Face: the baseline for vision-language models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PyTorchVLM(PyTorchBaseline):
     def inputs(
         self, llm: LLM, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
     ) -> Inputs:
-        """What ``generate()`` takes, from the checkpoint's processor; of Eagle 2, which has none here, from ``llm``'s."""
+        """The inputs of ``generate()``, from the checkpoint's processor; for Eagle 2, which has none here, from ``llm``'s."""
         if self.processor is not None:
             return processor_inputs(self.processor, prompt, images, add_special_tokens=add_special_tokens)
         assert llm.vision is not None
@@ -69,7 +69,7 @@ class PyTorchVLM(PyTorchBaseline):
         return ids[len(prompt) :] if ids[: len(prompt)] == prompt else ids
 
     def measure_pictures(self, inputs: Inputs, new_tokens: int, iterations: int) -> VisionSpeed:
-        """As ``vision_benchmark.measure``: the tower alone, then ``generate()`` with everything."""
+        """Like ``vision_benchmark.measure``: first the tower only, then ``generate()`` with everything."""
         check_counts(new_tokens, iterations)
         peak = PeakMemory()
         rows = [self._pictures_timed(inputs, new_tokens) for _ in range(iterations + 1)][1:]
@@ -91,7 +91,7 @@ class PyTorchVLM(PyTorchBaseline):
 
 
 class _Clock:
-    """A streamer of ``generate()``: when each new token came."""
+    """A streamer for ``generate()`` that records when each new token arrives."""
 
     def __init__(self, baseline: PyTorchVLM) -> None:
         self._baseline, self._prompt_seen = baseline, False
@@ -108,7 +108,7 @@ class _Clock:
 
 
 def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
-    """The checkpoint's processor; ``None`` of Eagle 2, whose own is code of its checkpoint.
+    """The checkpoint's processor; ``None`` for Eagle 2, whose processor is code in the checkpoint.
 
     Raises ``InvalidInputError`` for a checkpoint without one, and ``MissingDependencyError`` without torchvision.
     """
@@ -137,7 +137,7 @@ def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
 def processor_inputs(
     processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
 ) -> Inputs:
-    """What the checkpoint's own processor makes of a prompt with its placeholders, and its images in order."""
+    """The output of the checkpoint's own processor for a prompt with placeholders, and its images in order."""
     from PIL import Image  # of the extra vlm, which language models do without
 
     pictures = [Image.fromarray(pixels_of(_as_it_is(image))) for image in images if not isinstance(image, Video)]
@@ -156,7 +156,7 @@ def processor_inputs(
     }
 
 
-#: Of a processor's results, what models take.
+#: The processor outputs that models take.
 _USED = {
     "input_ids",
     "attention_mask",
@@ -170,7 +170,7 @@ _USED = {
 
 
 def _as_it_is(image: ImageSource) -> ImageFile:
-    """Raises ``InvalidInputError`` for an image with a size that is asked for: the checkpoint's processor has no such setting."""
+    """``image`` as a file. Raises ``InvalidInputError`` if it requests a size: the checkpoint's processor has no such setting."""
     if isinstance(image, SizedImage | ProcessedImage | Video):
         raise InvalidInputError(
             "an image has max_pixels, detail or the like, which is not compared with PyTorch; omit it from the image"
@@ -184,7 +184,7 @@ def _metadata(video: Video) -> dict[str, Any]:
 
 
 def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Inputs:
-    """What a model takes, of rows of equally many token ids and of their images, preprocessed already, in order; no videos."""
+    """Model inputs for ``rows`` of token ids of equal length and their preprocessed images, in order; no videos."""
     inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if images:
@@ -197,14 +197,14 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
-    """``inputs`` with their floats in ``dtype``."""
+    """``inputs`` with floating-point tensors in ``dtype``."""
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
 def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
-    """A video of picture files, resized as ``qwen-vl-utils`` does: the host's convention for the Qwen-VL models.
+    """A video from image files, resized as ``qwen-vl-utils`` does, as is usual for the Qwen-VL models.
 
-    Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and a rate that no video has.
+    Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and for an impossible frame rate.
     """
     try:
         from qwen_vl_utils import process_vision_info

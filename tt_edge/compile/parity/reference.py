@@ -1,4 +1,4 @@
-"""The yardstick: a checkpoint as transformers itself loads it, without any of the loading that a compile does."""
+"""The reference model: a checkpoint loaded by transformers itself, without the loader of a compile."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
     """The model by ``from_pretrained``, in ``precision``, in evaluation mode, on the CPU.
 
-    A quantized checkpoint's layers are ``nn.Linear`` with the weights that they stand for (``dequantized``), rounded to
+    A quantized checkpoint's layers are ``nn.Linear`` with dequantized weights (``dequantized``), rounded to
     ``precision``; inputs that are quantized with a calibrated range are rounded as the checkpoint's format says. Eagle 2,
-    whose class is not in transformers, is this package's. Raises ``InvalidInputError`` for a checkpoint that does not load.
+    which transformers does not have, uses this package's class. Raises ``InvalidInputError`` for a checkpoint that does not
+    load.
     """
     if is_eagle2(checkpoint.settings):
         return checkpoint.load(precision)
@@ -39,8 +40,8 @@ def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedMo
 
 
 def exact_reference(checkpoint: Checkpoint, model: PreTrainedModel, precision: Precision) -> PreTrainedModel | None:
-    """What ``model``, of ``load_reference``, is an approximation of: float32, weights rounded to ``precision`` where they are not
-    quantized. ``None`` where that is ``model.float()``: a checkpoint in full precision, or computed in float32."""
+    """The ground truth for ``model`` of ``load_reference``: float32, with weights rounded to ``precision`` unless they are
+    quantized. ``None`` if that is ``model.float()``: a checkpoint in full precision, or computed in float32."""
     if precision is Precision.FP32 or checkpoint.quantization is None:
         return None
     truth, quantized = load_reference(checkpoint, Precision.FP32), model.tt_edge_dense_layers
@@ -60,7 +61,7 @@ def _config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    config._attn_implementation = None  # one that asks for flash-attn loads where it is not installed
+    config._attn_implementation = None  # so that a config that requests flash-attn loads without it
     return config
 
 
@@ -93,7 +94,7 @@ def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
 
 
 class _Prepare:
-    """A hook: what a layer's input goes through, in the input's own type."""
+    """A hook that prepares (rounds) a layer's input, in the input's own type."""
 
     def __init__(self, prepare: Callable[[Tensor], Tensor]) -> None:
         self._prepare = prepare
@@ -104,7 +105,7 @@ class _Prepare:
 
 @contextmanager
 def clean_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block ``generate()`` is plain greedy search: nothing of the checkpoint's generation settings holds."""
+    """Within the block, ``generate()`` is plain greedy search: the checkpoint's generation settings are ignored."""
     from transformers import GenerationConfig
 
     own = model.generation_config

@@ -1,4 +1,4 @@
-"""What a parity check found."""
+"""The results of a parity check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tt_edge.bundle.manifest import Evidence, Word
 from tt_edge.compile.parity.texts import SettingsParity, TokenizerParity
 
-#: Allowed relative error in fp32; in half precision, so many times PyTorch's own.
+#: Allowed relative error in fp32; and in half precision, as a multiple of PyTorch's own error.
 FP32_TOLERANCE = 1e-4
 HALF_PRECISION_FACTOR = 2.0
 #: Allowed difference of pixels, in steps of 255: transformers resizes with torchvision, the runtime with Pillow.
@@ -19,7 +19,7 @@ PIXEL_TOLERANCE = 2.01
 class RowParity:
     """One prompt: its length, the relative L2 error of its logits, and how its greedy tokens compare.
 
-    ``ties`` are tokens that differ where the reference's own margin is within the error; ``mismatches`` are the others.
+    ``ties`` counts tokens that differ where the reference's own margin is within the error; ``mismatches`` the others.
     """
 
     prompt_tokens: int
@@ -36,7 +36,7 @@ class RowParity:
 
 @dataclass(frozen=True)
 class FeatureParity:
-    """One table of the vision network's features of some pictures: relative L2 errors against the tower in fp32."""
+    """One feature table of the vision network for some images: relative L2 errors against the tower in fp32."""
 
     table: str
     pictures: int
@@ -47,8 +47,8 @@ class FeatureParity:
 
 @dataclass(frozen=True)
 class PreprocessingParity:
-    """A prompt with pictures beside the checkpoint's own processor: whether token ids are equal, and the largest difference
-    of a pixel in steps of 255."""
+    """A prompt with images, compared with the checkpoint's own processor: whether token ids are equal, and the largest
+    difference of a pixel in steps of 1/255."""
 
     pictures: int
     ids_equal: bool
@@ -63,8 +63,8 @@ class PreprocessingParity:
 class ParityReport:
     """The outcome of a parity check. ``tolerance`` bounds the relative error of every row's logits.
 
-    Of a vision-language model there are also ``features`` and ``preprocessing``, or why the latter was not compared. Where the
-    checkpoint has a tokenizer, there are ``tokenizer`` and, of a language model, ``settings``.
+    A vision-language model also has ``features`` and ``preprocessing`` (or why the latter was not compared). If the
+    checkpoint has a tokenizer, there is ``tokenizer`` and, for a language model, ``settings``.
     """
 
     precision: str
@@ -88,7 +88,7 @@ class ParityReport:
 
     @property
     def logits_passed(self) -> bool:
-        # Row by row: the largest of numbers with a NaN among them may be any.
+        # Row by row: max() of numbers that include NaN is unreliable.
         return all(row.relative_error <= self.tolerance and not row.mismatches for row in self.rows)
 
     @property
@@ -111,7 +111,7 @@ class ParityReport:
         return {"passed": self.passed, "relative_error": self.relative_error, **asdict(self)}
 
     def render(self) -> str:
-        """A page: a line a prompt, the verdict, and where the layers part when it failed."""
+        """A page of text: one line per prompt, the verdict and, if it failed, where the layers diverge."""
         lines = [*self._text_lines(), *self._preprocessing_lines(), *self._feature_lines()]
         pictures = any(row.pictures for row in self.rows)
         extra = f"{'pictures':>10}" if pictures else ""
@@ -140,13 +140,13 @@ class ParityReport:
         return "\n".join(lines)
 
     def evidence(self) -> list[Evidence]:
-        """What a bundle's manifest is to say."""
+        """The evidence to record in the bundle's manifest."""
 
         def said(claim: str, passed: bool, detail: str) -> Evidence:
             word = Word.EVALUATED if passed else Word.FAILED
             return Evidence(claim, word, f"{'matches' if passed else 'does NOT match'} {detail}")
 
-        pictures = ", with and without pictures," if any(row.pictures for row in self.rows) else ""
+        pictures = ", with and without images," if any(row.pictures for row in self.rows) else ""
         error = f"largest relative error of the logits {self.relative_error:.2e}"
         detail = f"Hugging Face generate(){pictures} over {self.rows[0].tokens} tokens, {error} in {self.precision}"
         found = [said("network", self.logits_passed, detail)]
@@ -195,13 +195,13 @@ class ParityReport:
             return [f"preprocessing  not compared with the checkpoint's own processor: {found}"]
         ids = "token ids equal" if found.ids_equal else "token ids DIFFER"
         return [
-            f"preprocessing  {found.pictures} pictures beside the checkpoint's own processor: {ids}, pixels within "
+            f"preprocessing  {found.pictures} images beside the checkpoint's own processor: {ids}, pixels within "
             f"{found.steps:.1f}/255: {_verdict(found.passed)}"
         ]
 
     def _feature_lines(self) -> list[str]:
         return [
-            f"vision tower   {found.table} of {found.pictures} pictures, {found.tokens} tokens: relative error "
+            f"vision tower   {found.table} of {found.pictures} images, {found.tokens} tokens: relative error "
             f"{found.relative_error:.2e}, PyTorch its own {found.reference_error:.2e}, {self.features_tolerance:.2e} allowed: "
             f"{_verdict(found.relative_error <= self.features_tolerance)}"
             for found in self.features

@@ -1,5 +1,5 @@
-"""Does the bundle read text as transformers does? Token ids of odd texts and of a chat, and greedy text with the checkpoint's own
-generation settings."""
+"""Comparing a bundle's text handling with transformers: token ids of unusual texts and of a chat, and greedy text with the
+checkpoint's own generation settings."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _MESSAGES = [{"role": "user", "content": "What is 17 plus 25?"}]
 
 @dataclass(frozen=True)
 class TokenizerParity:
-    """Token ids of ``texts`` texts beside those of transformers' own tokenizer; ``differing`` are the texts that differ, and
-    ``chat`` says whether a chat's do (``None``: there is no chat template)."""
+    """Token ids of ``texts`` texts, compared with transformers' own tokenizer. ``differing`` are the texts that differ;
+    ``chat`` is the result for a chat (``None``: there is no chat template)."""
 
     texts: int
     differing: tuple[str, ...]
@@ -46,8 +46,8 @@ class TokenizerParity:
 
 @dataclass(frozen=True)
 class SettingsParity:
-    """Greedy tokens with the checkpoint's own generation settings beside transformers': where the first prompt parts that does
-    (``None``: none does, but for ties), and the settings that are ``not_applied``."""
+    """Greedy tokens with the checkpoint's own generation settings, compared with transformers: the token where the first
+    differing prompt diverges (``None``: none differs, except for ties), and the settings that are ``not_applied``."""
 
     tokens: int
     first_difference: int | None
@@ -59,7 +59,7 @@ class SettingsParity:
 
 
 def compare_tokenizer(theirs: Any, bundle: Bundle) -> TokenizerParity:
-    """The bundle's tokenizer beside ``theirs``, transformers' own of the checkpoint, over ``ODD_TEXTS`` and all added tokens."""
+    """Compare the bundle's tokenizer with ``theirs``, transformers' for the checkpoint, on ``ODD_TEXTS`` and all added tokens."""
     ours = BundleTokenizer.from_bundle(bundle)
     added = [str(token) for token in theirs.get_added_vocab()]
     texts = [*ODD_TEXTS, *(f"a{token}b {token}" for token in added[:256])]
@@ -91,10 +91,10 @@ def _same_chat(theirs: Any, ours: BundleTokenizer, bundle: Bundle) -> bool | Non
 def compare_settings(
     model: PreTrainedModel, theirs: Any, bundle: Bundle, network: Network, new_tokens: int, logit_error: float
 ) -> SettingsParity:
-    """What a user gets, greedily, with the checkpoint's own generation settings, on transformers' token ids.
+    """Compare greedy generation with the checkpoint's own generation settings, on transformers' token ids.
 
-    Two tokens tie where the scores that transformers chose by are no further apart than four times ``logit_error``, the
-    largest error of a logit.
+    Two tokens tie if their scores in transformers differ by at most four times ``logit_error``, the largest error of a
+    logit.
     """
     settings = read_json(bundle, "generation_config.json")
     config = replace(GenerationConfig.of_checkpoint(settings), temperature=0.0, max_new_tokens=new_tokens)

@@ -1,4 +1,4 @@
-"""The parts of a vision-language model that come before its language part: preprocessing, and the tower."""
+"""Comparing the stages before the language part of a vision-language model: preprocessing, and the tower."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> dict[str, np.ndarray]:
-    """Hugging Face's features of ``pictures``, fp32 ``[tokens, hidden]`` by the names of the language network's tables."""
+    """Hugging Face's features of the images ``pictures``, fp32 ``[tokens, hidden]``, keyed by the names of the language
+    network's feature tables."""
     inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
     taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
     with torch.no_grad():
@@ -38,9 +39,9 @@ def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> d
 def compare_features(
     model: PreTrainedModel, truth: PreTrainedModel, encoder: VisionEncoder, pictures: Sequence[ProcessedImage]
 ) -> tuple[FeatureParity, ...]:
-    """Features of the captured vision network, of all pictures in one call where they fit, beside the tower's.
+    """Compare the features of the captured vision network, with all images in one call if they fit, with the tower's.
 
-    ``truth`` is the model in fp32, or the same.
+    ``truth`` is the model in fp32, which may be ``model`` itself.
     """
     limit = encoder.session.contract.max_image_tokens
     together = [pictures] if sum(p.tokens for p in pictures) <= limit else [[picture] for picture in pictures]
@@ -70,7 +71,7 @@ def compare_preprocessing(
     template: ChatTemplate | None,
     images: Sequence[np.ndarray],
 ) -> PreprocessingParity | str:
-    """Token ids and pixels of a prompt with ``images`` beside the checkpoint's own processor's; or why there are none."""
+    """Compare token ids and pixels of a prompt with ``images`` with the checkpoint's own processor; or say why not."""
     try:
         processor = processor_of(checkpoint)
     except MissingDependencyError as error:
@@ -92,7 +93,7 @@ def compare_preprocessing(
     steps = float("inf")
     if ours.size == wanted.size:
         std = np.asarray(getattr(processor.image_processor, "image_std", None) or [1.0] * 3, np.float32)
-        # Channels of tiles [n, 3, H, W], and in rows of patches [N, 3 * …].
+        # Tiles are [n, 3, H, W], with channels second; patches are rows [N, 3 * …], with channels first in a row.
         scale = std[:, None, None] if wanted.ndim == 4 else np.repeat(std, wanted.shape[-1] // len(std))
         steps = float((np.abs(ours.reshape(wanted.shape) - wanted) * scale).max() * 255)
     return PreprocessingParity(len(images), theirs["input_ids"][0].tolist() == ids, steps)

@@ -1,6 +1,6 @@
-"""Quantizing a model: modelopt calibrates, and the model's linear layers become ``QuantizedLinear``, one at a time.
+"""Quantizing a model: modelopt calibrates, then the linear layers are replaced by ``QuantizedLinear``, one at a time::
 
-statistics = calibrate(model, recipe, batches)    # what modelopt finds out, a few numbers a layer
+statistics = calibrate(model, recipe, batches)    # from modelopt, a few numbers per layer
 quantize_model(model, recipe, statistics)
 """
 

@@ -25,7 +25,7 @@ from tt_edge.compile.vision.families import family_of
 from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError
 
-#: Where a bundle keeps what calibration found, so that `verify` can quantize the checkpoint again in the same way.
+#: The file in a bundle with the calibration statistics, so that `verify` can quantize the checkpoint in the same way.
 STATISTICS_FILE = "quantization.safetensors"
 
 _FP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
@@ -57,10 +57,10 @@ def calibrate(
     cache: Path | None = None,
     show: bool = False,
 ) -> dict[str, Statistics]:
-    """Run ``batches`` through the model; statistics of each layer whose format needs them.
+    """Run ``batches`` through the model and return the statistics of each layer whose format needs them.
 
     Deterministic. ``device`` is where it runs (default: a GPU if there is one); the model is back on the CPU afterwards.
-    With ``cache``, a folder, the result is kept under a hash of weights, recipe and batches, and taken from there the next time.
+    With ``cache``, a folder, the result is stored under a hash of weights, recipe and batches, and reused the next time.
     """
     layers = {name: f for name, f in layers_to_quantize(model, recipe).items() if f.needs_data}
     if not layers:
@@ -107,7 +107,7 @@ def _calibrate_format(
         if given is not None:
             entries.append({"quantizer_name": f"{name}.input_quantizer", "cfg": given, "enable": True})
 
-    # Nobody looks at the logits, and the head is the largest matrix of a small model: PyTorch's copy of it for the CPU took
+    # The logits are not needed, and the head is the largest matrix of a small model: PyTorch's copy of it for the CPU took
     # as much memory as all other layers.
     head = getattr(model, "get_output_embeddings", lambda: None)()
     without_head = not any(model.get_submodule(name) is head for name in names)
@@ -118,10 +118,10 @@ def _calibrate_format(
                 _run(calibrated, {name: tensor.to(device) for name, tensor in batch.items()}, without_head)
                 release_memory()
 
-    # modelopt changes the classes of modules, of attention and embeddings too; a copy over the same tensors is thrown away.
+    # modelopt changes the classes of modules, including attention and embeddings, so it gets a copy that shares the tensors.
     tensors = [*model.parameters(), *model.buffers()]
     copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    # Weights stay as they are: scales that modelopt would multiply into them are applied when they are quantized.
+    # The weights are not changed: scales that modelopt would fold into them are applied later, by quantization.
     with _quiet(), patch.object(model_calib, "_ENABLE_FOLDING_PQS_TO_WEIGHTS", False):
         mtq.quantize(copied, {"quant_cfg": entries, "algorithm": _ALGORITHMS[format]}, forward_loop)
         return {name: _statistics(copied.get_submodule(name), format) for name in names}
@@ -129,7 +129,7 @@ def _calibrate_format(
 
 def _run(model: nn.Module, batch: Batch, without_head: bool) -> None:
     family = family_of(model) if isinstance(model, PreTrainedModel) else None
-    if family is not None and "pixel_values" not in batch:  # BLIP-2 does not run without a picture
+    if family is not None and "pixel_values" not in batch:  # BLIP-2 does not run without an image
         assert isinstance(model, PreTrainedModel)
         hidden = family.decoder_of(model)(**batch, use_cache=False).last_hidden_state
         if not without_head:
@@ -151,7 +151,7 @@ def _statistics(module: nn.Module, format: QuantFormat) -> Statistics:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what modelopt prints and warns of on the way: optional packages, and that there is no GPU."""
+    """Silence what modelopt prints and warns about: optional packages, and the missing GPU."""
     import contextlib
     import io
     import warnings
@@ -190,7 +190,7 @@ def _write(file: Path, statistics: Mapping[str, Statistics]) -> None:
 
 
 def _read(file: Path, layers: Mapping[str, QuantFormat]) -> dict[str, Statistics] | None:
-    """What is kept in ``file``; ``None`` where nothing usable is."""
+    """The statistics stored in ``file``; ``None`` if it is missing or unusable."""
     try:
         statistics = from_bytes(file.read_bytes())
     except (OSError, InvalidInputError):

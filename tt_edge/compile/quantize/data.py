@@ -1,4 +1,4 @@
-"""What to calibrate on: text and pictures of the user's, or a small set that comes with tt-edge."""
+"""Calibration data: the user's text and images, or a small set that comes with tt-edge."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.multimodal.sources import ImageSource, images_of_row
 
-#: What a model takes, by name: ``input_ids`` int64 ``[B, S]`` and, of pictures, what its family has for them.
+#: Model inputs by name: ``input_ids`` int64 ``[B, S]`` and, with images, the image inputs of the model's family.
 Batch: TypeAlias = Mapping[str, Tensor]
 
-#: More than this of one file is not read.
+#: Read no more than this from one file.
 _MAX_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """What to calibrate on, how much of it, and where.
+    """What to calibrate on, how many samples, and on which device.
 
     ``source`` is a text file (a sample a paragraph), a JSONL file (``text``, ``prompt`` and ``answer``, or ``messages``
-    of a chat; of a vision-language model with ``images``, as for ``tt-edge eval``), a folder that ``datasets`` saved, or
-    ``None`` for the built-in passages, of a vision-language model with and without a picture that is drawn for each.
+    of a chat; for a vision-language model with ``images``, as for ``tt-edge eval``), a folder that ``datasets`` saved, or
+    ``None`` for the built-in passages (for a vision-language model with and without a synthetic image each).
     ``cache`` is a folder to keep results in.
     """
 
@@ -52,9 +52,9 @@ class CalibrationData:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text, and the pictures that its placeholders stand for, in order.
+    """A text, and the images that its placeholders stand for, in order.
 
-    A chat's text has its special tokens already. ``where`` it was read.
+    The text of a chat already contains its special tokens. ``where`` is the file and line it was read from, for errors.
     """
 
     text: str
@@ -64,20 +64,20 @@ class Sample:
 
 
 class Pictures(Protocol):
-    """Makes what a vision-language model takes: ``quantize/pictures.py``."""
+    """Builds the inputs of a vision-language model; implemented in ``quantize/pictures.py``."""
 
     def tokenize(self, sample: Sample) -> list[int]:
-        """Token ids of a sample with pictures. Raises ``InvalidInputError`` for pictures that cannot be read."""
+        """Token ids of a sample with images. Raises ``InvalidInputError`` for images that cannot be read."""
 
     def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
-        """What the model takes for samples of equally many tokens."""
+        """The model inputs for samples with equal numbers of tokens."""
 
     def illustrated(self, text: str, number: int) -> Sample:
-        """``text`` behind the picture of that number, which is drawn."""
+        """A sample with the synthetic image number ``number``, followed by ``text``."""
 
 
 class Batches(Sequence[Batch]):
-    """Batches that are made each time they are asked for, so that pictures do not fill the memory."""
+    """Batches that are built on each access, so that preprocessed images do not fill the memory."""
 
     def __init__(self, rows: Sequence[Sequence[tuple[list[int], Sample]]], pictures: Pictures | None) -> None:
         self._rows, self._pictures = rows, pictures
@@ -100,10 +100,10 @@ class Batches(Sequence[Batch]):
 
 
 def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | None = None) -> Batches:
-    """Samples of ``data`` in batches, the same every time.
+    """Load ``data`` and group it into batches. Deterministic.
 
-    Samples of equal length share a batch, so that no padding is calibrated on. Those with pictures need ``pictures``
-    and are never cut. Raises ``InvalidInputError`` for data without text, and for pictures that the model does not take.
+    Samples of equal length share a batch, so that calibration never sees padding. Samples with images need ``pictures``
+    and are never truncated. Raises ``InvalidInputError`` for data without text, and for images if the model takes none.
     """
     found: list[tuple[list[int], Sample]] = []
     for sample in _samples(data.source, tokenizer, pictures):
@@ -113,7 +113,7 @@ def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | Non
             cut = {"truncation": True, "max_length": data.max_length}
             tokens = tokenizer(sample.text, add_special_tokens=not sample.is_chat, **cut)["input_ids"]
         elif pictures is None:
-            raise InvalidInputError(f"{sample.where} has pictures, which the model does not take; leave them out")
+            raise InvalidInputError(f"{sample.where} has images, which the model does not take; remove them")
         else:
             tokens = pictures.tokenize(sample)
         if tokens:
@@ -167,7 +167,8 @@ def _parse(source: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sample:
-    """One row, in whichever of the usual forms it has. Pictures are ``images``, files in ``folder``, or the messages' own."""
+    """Parse one row in any of the supported forms. Images are the files in ``images``, relative to ``folder``, or the
+    images of its messages."""
     try:
         images = images_of_row(row, folder)
     except InvalidInputError as error:

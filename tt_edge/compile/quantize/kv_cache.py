@@ -1,7 +1,7 @@
 """An FP8 KV cache: scales of each layer's keys and values, and the same rounding in PyTorch.
 
-A cached element is ``e4m3 * scale``, where the scale is the largest magnitude that calibration saw by 448, E4M3's largest
-value. Keys are those after RoPE.
+A cached element is ``e4m3 * scale``. The scale is the largest magnitude that calibration saw, divided by 448, the largest
+E4M3 value. Keys are measured after RoPE.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = "tt_edge_kv_cache"
 
 
 def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Batch]) -> list[QKVScales]:
-    """The scales of every attention layer of the decoder, from ``batches`` of what it takes. Deterministic."""
+    """Run ``batches`` through the model; return the scales of every decoder attention layer. Deterministic."""
     if not batches:
         raise InvalidInputError("an FP8 KV cache needs calibration data; pass batches of token ids")
     found: dict[int, list[float]] = {}
@@ -43,7 +43,7 @@ def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Batch]) -> list
             model(**batch, use_cache=False)
     if not found:
         raise UnsupportedModelError(
-            f"{type(model).__name__} computes attention by itself, so its KV cache cannot be calibrated; leave --kv-cache fp8"
+            f"{type(model).__name__} computes attention by itself, so its KV cache cannot be calibrated; omit --kv-cache fp8"
         )
     q, k, v = (
         [max(found[layer][which], torch.finfo(torch.float32).tiny) / FP8_MAX for layer in sorted(found)]
@@ -53,7 +53,7 @@ def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Batch]) -> list
 
 
 def scales_of_checkpoint(scales: Mapping[str, KVScales], layers: int) -> list[QKVScales]:
-    """The scales that a quantized checkpoint brings, in the order of its layers; 1 where a layer has none."""
+    """The scales stored in a quantized checkpoint, in layer order; 1 where a layer has none."""
     by_layer = {int(next(part for part in name.split(".") if part.isdigit())): found for name, found in scales.items()}
     ordered = [by_layer.get(layer, KVScales()) for layer in range(layers)]
     return [(1.0, found.k, found.v) for found in ordered]
@@ -76,7 +76,7 @@ def rounded_kv_cache(model: PreTrainedModel, scales: Sequence[QKVScales]) -> Ite
 def _attention(
     model: PreTrainedModel, change: Callable[[int, tuple[Tensor, Tensor, Tensor]], tuple[Tensor, Tensor, Tensor]]
 ) -> Iterator[None]:
-    """Let ``change`` see, and change, the queries, keys and values of every layer's attention, but not a vision tower's."""
+    """Pass the queries, keys and values of every decoder layer's attention through ``change``; skip a vision tower's."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 

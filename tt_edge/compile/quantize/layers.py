@@ -21,9 +21,9 @@ from tt_edge.plugins.ops.number_formats import e2m1_codes, pack_nibbles
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration found out about one linear layer. Tensors are on the CPU."""
+    """Calibration statistics of one linear layer. Tensors are on the CPU."""
 
-    #: ``[]`` fp32: the largest magnitude of the input, after ``pre_quant_scale``. ``None`` where weights alone are quantized.
+    #: ``[]`` fp32: the largest magnitude of the input, after ``pre_quant_scale``. ``None`` where only weights are quantized.
     input_amax: Tensor | None = None
     #: ``[K]`` in the model's type: the input is multiplied by it, the weight divided (AWQ, SmoothQuant).
     pre_quant_scale: Tensor | None = None
@@ -32,8 +32,8 @@ class Statistics:
 def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, QuantFormat]:
     """Names of the linear layers that ``recipe`` quantizes, in the model's order, and their formats.
 
-    Of a vision-language model those of the language part: the tower and its projection stay as they are.
-    Raises ``UnsupportedModelError`` when there is none, and ``InvalidInputError`` for a width that a format cannot have.
+    For a vision-language model only those of the language part: the tower and its projection are not quantized.
+    Raises ``UnsupportedModelError`` if there is none, and ``InvalidInputError`` for a width that a format does not support.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     family = family_of(model) if isinstance(model, PreTrainedModel) else None
@@ -48,7 +48,7 @@ def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, Quant
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no linear layer that the recipe quantizes (GPT-2's are none); "
-            "leave --quant out, or check the patterns of --quant-layers"
+            "omit --quant, or check the patterns of --quant-layers"
         )
     return found
 
@@ -59,7 +59,7 @@ def _check_width(name: str, width: int, format: QuantFormat, group_size: int) ->
     if width % size:
         raise InvalidInputError(
             f"layer {name} has {width} input features, which is no multiple of {format}'s groups of {size}; give a smaller "
-            f"--quant-group-size, or leave the layer out with --quant-layers '{name}=none'"
+            f"--quant-group-size, or exclude the layer with --quant-layers '{name}=none'"
         )
 
 
@@ -71,8 +71,8 @@ def quantize_model(
 ) -> dict[str, QuantFormat]:
     """Replace the layers that ``recipe`` names, in place; returns their formats.
 
-    ``statistics`` are by layer; formats that need none may lack theirs. Weights shared with another module (a tied
-    head) are left alone there.
+    ``statistics`` are keyed by layer name; formats that need none may be missing. If a weight is shared with another
+    module (a tied head), that module keeps the original weight.
     """
     layers = layers_to_quantize(model, recipe)
     for done, (name, format) in enumerate(layers.items()):
@@ -91,7 +91,7 @@ def quantize_model(
 def quantize_weight(
     weight: Tensor, format: QuantFormat, statistics: Statistics, group_size: int = 128
 ) -> QuantizedWeight:
-    """``weight`` ``[N, K]`` in ``format``, with scales that its own type represents exactly.
+    """Quantize ``weight`` ``[N, K]`` to ``format``, with scales that the weight's type represents exactly.
 
     Ranges are the largest magnitudes, as modelopt's ``max`` calibration has them.
     """
@@ -142,6 +142,6 @@ def quantize_weight(
 
 
 def _stored(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``scale`` in ``dtype``; 1 where it is nothing (a channel of zeros), so that nothing is divided by zero."""
+    """``scale`` in ``dtype``; 1 where it is zero (a channel of zeros), to avoid dividing by zero."""
     stored = scale.to(dtype)
     return torch.where(stored > 0, stored, torch.ones_like(stored))

@@ -1,4 +1,4 @@
-"""Calibration samples with pictures, preprocessed as the runtime will preprocess them."""
+"""Calibration samples with images, preprocessed as the runtime will preprocess them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.chat_template import ChatTemplate
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files
 
-#: Heights and widths of drawn pictures; where pictures are cut into tiles, those of one tile.
+#: Heights and widths of synthetic images; the second set for models that cut images into tiles, where each fits one tile.
 _SIZES = ((168, 224), (150, 210), (196, 140), (112, 280))
 _TILE_SIZES = ((196, 196),)
 
 
 class CalibrationPictures:
-    """What ``model`` takes for samples with images, by the settings among ``files``: those of the bundle to be."""
+    """Builds the inputs of ``model`` for samples with images, with the processor settings in ``files`` (the future bundle's)."""
 
     def __init__(self, model: PreTrainedModel, kind: str, files: Files) -> None:
         self._model = model
@@ -40,16 +40,16 @@ class CalibrationPictures:
         return None if family is None else cls(model, family.tower, files)
 
     def tokenize(self, sample: Sample) -> list[int]:
-        """Token ids of a sample. Raises ``InvalidInputError`` for pictures that cannot be read."""
+        """Token ids of a sample. Raises ``InvalidInputError`` for images that cannot be read."""
         return self._read(sample)[0]
 
     def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
-        """What the model takes, floats in its type."""
+        """The model's inputs, with floats in the model's type."""
         images = [image for sample in samples for image in self._read(sample)[1]]
         return cast(model_inputs(self._model, ids, images), self._model.dtype)
 
     def illustrated(self, text: str, number: int) -> Sample:
-        """``text`` behind the picture of that number, which is drawn: a user's turn, where there is a chat template."""
+        """The synthetic image ``number`` followed by ``text``; as a user message if there is a chat template."""
         picture = drawn(*self._sizes[number % len(self._sizes)], number)
         placeholders = self._processor.placeholders
         if self._template is not None:
@@ -58,7 +58,7 @@ class CalibrationPictures:
         else:
             prompt = text if placeholders.leading else f"{placeholders.image} {text}"
         is_chat = self._template is not None
-        return Sample(prompt, (picture,), "a built-in picture", is_chat)
+        return Sample(prompt, (picture,), "a built-in image", is_chat)
 
     def _read(self, sample: Sample) -> tuple[list[int], list[ProcessedImage]]:
         try:
@@ -68,5 +68,5 @@ class CalibrationPictures:
         except TTEdgeError as error:
             raise InvalidInputError(f"{sample.where}: {error}") from error
         if any(image.is_video for image in images):
-            raise InvalidInputError(f"{sample.where} has a video, which is not calibrated on; give pictures")
+            raise InvalidInputError(f"{sample.where} has a video, which calibration does not support; give images")
         return ids, images

@@ -10,7 +10,7 @@ from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFor
 
 
 class QuantizedLinear(nn.Module):
-    """``nn.Linear`` with a ``QuantizedWeight``: exports as one ``tt_edge::quantized_linear`` behind what its input needs.
+    """``nn.Linear`` with a ``QuantizedWeight``: exports as the input's preparation and one ``tt_edge::quantized_linear``.
 
     Computes in the type of its input. The tensors are buffers: they are not trained.
     """
@@ -31,7 +31,7 @@ class QuantizedLinear(nn.Module):
             self.register_buffer(name, getattr(weight, name))
         self.register_buffer("bias", None if bias is None else bias.detach())
         if weight.format is not WeightFormat.NVFP4 and weight.dynamic_input:
-            # TensorRT measures scales as it runs for blocks of FP4 alone, so the input stays in half precision.
+            # TensorRT computes dynamic scales only for FP4 blocks, so the input stays in half precision.
             self.input_scale = None
 
     def forward(self, x: Tensor) -> Tensor:

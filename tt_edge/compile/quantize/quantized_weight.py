@@ -1,4 +1,4 @@
-"""The weight of one quantized linear layer, in the form that every checkpoint format is read into."""
+"""The weight of one quantized linear layer: the common form that every checkpoint format is converted to."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class WeightFormat(StrEnum):
 class QuantizedWeight:
     """A weight of ``N`` output and ``K`` input features, quantized symmetrically. All tensors are on the CPU.
 
-    The layer computes ``y = (x * pre_quant_scale)[..., permutation] @ dequantized(values).T``, where what is ``None`` is
-    left out. Raises ``InvalidInputError`` for shapes or types that do not fit together.
+    The layer computes ``y = (x * pre_quant_scale)[..., permutation] @ dequantized(values).T``; a field that is ``None`` is
+    skipped. Raises ``InvalidInputError`` for inconsistent shapes or types.
     """
 
     format: WeightFormat
@@ -53,7 +53,7 @@ class QuantizedWeight:
     input_scale: Tensor | None = None
     """``[]`` fp32 if activations are quantized by a calibrated scale. For NVFP4, the scale above the block scales."""
     dynamic_input: bool = False
-    """Activations are quantized to ``format`` as they come: per token, or for NVFP4 per block of 16."""
+    """Activations are quantized to ``format`` dynamically: per token, or for NVFP4 per block of 16."""
     pre_quant_scale: Tensor | None = None
     """``[K]``, in the checkpoint's type: the input is multiplied by it first (AWQ and SmoothQuant of modelopt)."""
     permutation: Tensor | None = None
@@ -118,7 +118,7 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """The ``[N, K]`` fp32 matrix with ``y = x @ matrix.T``: columns in the model's order, pre-quant scale multiplied in.
 
-        For tests, and for layers that cannot stay quantized: it is four to eight times the size.
+        For tests, and for layers that cannot stay quantized: it is four to eight times the size of ``values``.
         """
         scale = self.scale.float()
         if self.global_scale is not None:

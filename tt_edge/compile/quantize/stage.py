@@ -35,15 +35,15 @@ class Calibration(ABC):
 
     @abstractmethod
     def batches(self, model: PreTrainedModel, files: Files) -> Sequence[Batch]:
-        """What the model takes. ``files`` are the tokenizer's and the processor's, as the bundle will have them."""
+        """Batches of model inputs. ``files`` are the tokenizer and processor files that the bundle will have."""
 
     def kv_scales(self, model: PreTrainedModel, files: Files) -> list[QKVScales]:
-        """Scales of an FP8 KV cache, from a model whose linear layers are not quantized yet."""
+        """Scales of an FP8 KV cache, calibrated before the model's linear layers are quantized."""
         return calibrate_kv_cache(model, self.batches(model, files))
 
 
 class CheckpointCalibration(Calibration):
-    """For a checkpoint: ``data`` (default: the built-in text) in the words of ``tokenizer``, a checkpoint too."""
+    """For a checkpoint: ``data`` (default: the built-in text), tokenized with the tokenizer of the checkpoint ``tokenizer``."""
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Checkpoint, data: CalibrationData | None) -> None:
         self._checkpoint, self._tokenizer, self.data = checkpoint, tokenizer, data or CalibrationData()
@@ -62,7 +62,7 @@ class CheckpointCalibration(Calibration):
         return batches
 
     def kv_scales(self, model: PreTrainedModel, files: Files) -> list[QKVScales]:
-        """The scales that the checkpoint brings, or else those that calibration gives."""
+        """The scales stored in the checkpoint, or else those from calibration."""
         if self._checkpoint.quantization is not None:
             found = read_quantized(self._checkpoint.folder).kv_scales
             if found:
@@ -87,7 +87,7 @@ class GivenBatches(Calibration):
 def quantize(
     model: PreTrainedModel, recipe: QuantConfig, calibration: Calibration, files: Files, *, show: bool
 ) -> tuple[dict[str, int], bytes]:
-    """Quantize a model in place; the number of linear layers by format, and the statistics that ``quantize_again`` takes."""
+    """Quantize a model in place. Returns the number of linear layers by format, and the statistics for ``quantize_again``."""
     needed = any(format.needs_data for format in recipe.formats)
     batches = calibration.batches(model, files) if needed else ()
     data = calibration.data
