@@ -1,1 +1,1 @@
-"""The captured TensorRT network: its form, its file format, rebuilding it, and evaluating it. Torch-free."""
+"""The captured TensorRT network: its representation, its file format, rebuilding it, and evaluating it. Torch-free."""

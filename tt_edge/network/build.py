@@ -1,7 +1,7 @@
-"""Building a captured network into a serialized engine, with whatever TensorRT is here. Torch-free.
+"""Building a captured network into a serialized engine, with the installed TensorRT. Torch-free.
 
-The engine goes from the builder straight to its file (``build_serialized_network_to_stream``) where TensorRT can do that,
-so it is never a whole in memory beside the builder's own copy.
+The engine goes from the builder straight to its file (``build_serialized_network_to_stream``) if TensorRT supports that,
+so there is never a second whole copy of it in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EngineBuild:
     bytes: int
     seconds: float
     layers: int
-    options: BuildOptions  # those that were used
+    options: BuildOptions  # as used, after unsupported ones were dropped
 
 
 def known_targets(tensorrt: TensorRT) -> list[str]:
@@ -85,9 +85,9 @@ def build_engine(
     """Build ``network`` for one compute capability and write the engine to ``destination``.
 
     ``target`` is a name such as ``sm89``, built ahead of time where this TensorRT can, or ``None`` for the local GPU.
-    ``profiles`` become optimization profiles in order. Raises ``EngineError`` with the builder's own complaint when it
-    refuses, and ``KeyboardInterrupt`` after the builder has stopped when Ctrl-C was pressed; what ``destination`` holds
-    then is the caller's to delete.
+    ``profiles`` become optimization profiles in order. Raises ``EngineError`` with the builder's own message when it
+    refuses, and ``KeyboardInterrupt`` after the builder has stopped when Ctrl-C was pressed. In both cases the caller
+    must delete what ``destination`` holds.
     """
     capability = check_target(tensorrt, target)
     options, _ = (options or BuildOptions()).fitting(tensorrt)
@@ -136,12 +136,12 @@ def _configure(
 ) -> Any:
     trt, builder = tensorrt.module, rebuilt.builder
     config = builder.create_builder_config()
-    # So that the types of an engine's layers can be compared with those that were asked for. The engine is as large as without.
+    # Allows comparing the types of an engine's layers with the requested ones. It does not make the engine larger.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for ranges in profiles:
         profile = builder.create_optimization_profile()
         for name, shapes in ranges.items():
-            # Which inputs are shape tensors is the registry's to say: the network knows which they are only once it is compiled.
+            # The registry says which inputs are shape tensors: the network knows only once it is compiled.
             set_range = profile.set_shape_input if is_shape_tensor(name) else profile.set_shape
             set_range(name, shapes.min, shapes.opt, shapes.max)
         config.add_optimization_profile(profile)
@@ -150,7 +150,9 @@ def _configure(
     flags = []
     if options.version_compatible:
         flags.append(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.strip_weights:  # REFIT_IDENTICAL: the same weights come back, so what depends on their values may stay
+    if (
+        options.strip_weights
+    ):  # REFIT_IDENTICAL: the same weights are restored later, so optimizations may depend on their values
         flags += [trt.BuilderFlag.STRIP_PLAN, trt.BuilderFlag.REFIT_IDENTICAL]
     for flag in flags:
         config.set_flag(flag)

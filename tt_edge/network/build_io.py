@@ -1,4 +1,4 @@
-"""What a TensorRT build calls back: where the engine goes, and who is told how far it is. Torch-free."""
+"""Callbacks of a TensorRT build: the writer of the engine, and progress monitors. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tt_edge.tensorrt_api import TensorRT
 
 
 class Writable(Protocol):
-    """Where an engine goes: a file that is open for writing."""
+    """The destination of an engine: a file that is open for writing."""
 
     def write(self, data: Any, /) -> int: ...
 
 
-#: Called with (phase, steps done, steps in all) as the build advances; returning False cancels it.
+#: Called with (phase, steps done, total steps) as the build advances; returning False cancels it.
 Progress = Callable[[str, int, int], bool]
 
 
 def stream_writer(tensorrt: TensorRT, destination: Writable) -> Any:
-    """An ``IStreamWriter`` into ``destination`` that counts; a failed write (a full disk) ends the build.
+    """An ``IStreamWriter`` to ``destination`` that counts bytes; a failed write (a full disk) ends the build.
 
-    Where TensorRT has no such class, a plain object with the same ``write``.
+    If TensorRT has no such class, a plain object with the same ``write``.
     """
     base: Any = getattr(tensorrt.module, "IStreamWriter", object)
 
@@ -48,7 +48,7 @@ def stream_writer(tensorrt: TensorRT, destination: Writable) -> Any:
 def progress_monitor(tensorrt: TensorRT, progress: Progress | None) -> Any:
     """An ``IProgressMonitor`` that reports to ``progress`` and turns Ctrl-C into a cancelled build.
 
-    TensorRT calls it between steps; that is also where Python gets to see the signal.
+    TensorRT calls it between steps, which is also when Python handles the signal.
     """
 
     class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -87,7 +87,7 @@ class ProgressBars:
         self.enabled = sys.stderr.isatty()
 
     def __call__(self, phase: str, done: int, total: int) -> bool:
-        """Draw the state of one phase; always continues."""
+        """Draw the state of one phase; always returns True, so the build continues."""
         if not self.enabled:
             return True
         from tqdm import tqdm
@@ -102,7 +102,7 @@ class ProgressBars:
         return True
 
     def close(self) -> None:
-        """Take all bars off the terminal."""
+        """Remove all bars from the terminal."""
         for bar in self.bars.values():
             bar.close()
         self.bars.clear()

@@ -1,4 +1,4 @@
-"""Building a captured network in the newest form that the TensorRT at hand has and accepts. Torch-free."""
+"""Building a captured network in the newest form that the installed TensorRT has and accepts. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Profiles = Sequence[Mapping[str, ShapeRange]]
 
 @dataclass(frozen=True)
 class LegalBuild:
-    """An engine, the form of its network, what it takes and gives, and what the builder said about newer forms."""
+    """An engine, the form of its network, its contract, and the builder's messages about newer forms."""
 
     build: EngineBuild
     form: Form
@@ -43,8 +43,9 @@ def build_legal(
 ) -> LegalBuild:
     """Build ``network`` as ``build_engine`` does, in the newest form that the builder accepts.
 
-    ``profiles`` gives the optimization profiles of a contract, which may be another than the bundle's: in some forms a KV
-    cache goes through the network, and calls are narrower. Raises the first form's ``EngineError`` when all are refused.
+    ``profiles`` returns the optimization profiles for a contract. That contract may differ from the bundle's: in some forms
+    the KV cache passes through the network, and calls take fewer tokens. Raises the first form's ``EngineError`` when all
+    are refused.
     """
     counting = _Counting(destination)
     name = f"{tensorrt.flavour} {tensorrt.version}"
@@ -57,7 +58,7 @@ def build_legal(
                 tensorrt, legal.network, profiles(own), target, counting, progress=progress, options=options
             )
         except EngineError as error:
-            if counting.written:  # what has been written stays, so another form cannot follow it
+            if counting.written:  # written bytes cannot be undone, so no other form can be tried
                 raise
             errors.append(error)
         else:
@@ -66,7 +67,7 @@ def build_legal(
 
 
 class _Counting:
-    """A file that is only written to, and how many bytes were."""
+    """Wraps a file that is only written to, and counts the bytes."""
 
     def __init__(self, file: Writable) -> None:
         self.file, self.written = file, 0

@@ -1,4 +1,4 @@
-"""What a build may be told beside its target. Torch-free."""
+"""Options of an engine build, apart from its target. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tt_edge.tensorrt_api import Flavour, TensorRT
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build may be told beside its target."""
+    """Options of an engine build, apart from its target."""
 
-    #: Device memory that the builder may use for trying, in bytes; ``None``: all.
+    #: Device memory that the builder may use for tactics, in bytes; ``None``: all.
     workspace_bytes: int | None = None
-    #: Timings of kernels, kept between builds: read where it is there, and written.
+    #: A file of kernel timings, kept between builds: read if it exists, and written.
     timing_cache: Path | None = None
-    #: An engine that later TensorRT of the same major version runs.
+    #: Build an engine that later TensorRT releases of the same major version can run.
     version_compatible: bool = False
-    #: An engine without weights, which are put in when it is loaded.
+    #: Build an engine without weights, which are added when it is loaded.
     strip_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -31,14 +31,14 @@ class BuildOptions:
             raise InvalidInputError(f"a workspace of {self.workspace_bytes} bytes is too small; give at least 1 MiB")
 
     def fitting(self, tensorrt: TensorRT) -> tuple[BuildOptions, list[str]]:
-        """These options without what this TensorRT has no use for here, and a line on each that was left out.
+        """These options without those that this TensorRT does not support here, and a line about each that was dropped.
 
-        Raises ``EngineError`` for one whose lack would make another engine than was asked for.
+        Raises ``EngineError`` if dropping an option would make a different engine from the one requested.
         """
         fitting, notes, name = self, [], f"{tensorrt.flavour} {tensorrt.version}"
         if self.version_compatible and not tensorrt.has_lean_runtime:
             raise EngineError(
-                f"{name} builds no version-compatible engines (it has no lean runtime); leave --version-compatible out, "
+                f"{name} builds no version-compatible engines (it has no lean runtime); omit --version-compatible, "
                 "or build with standard TensorRT"
             )
         if self.timing_cache is not None and not tensorrt.has_timing_cache:
@@ -51,11 +51,11 @@ class BuildOptions:
 
 
 def least_profile_batch(tensorrt: TensorRT, compute_capability: str) -> int:
-    """The smallest largest batch that an optimization profile may have here; 1 where any is right.
+    """The lowest maximum batch that an optimization profile may have on this target; 1 if there is no restriction.
 
-    TensorRT 10.13.3 on Thor computes products that share an input (q/k/v, gate/up) wrongly where a profile's largest batch
+    TensorRT 10.13.3 on Thor computes products that share an input (q/k/v, gate/up) wrongly if a profile's maximum batch
     is 1 (NVIDIA/TensorRT-Edge-LLM#151, #105). NVIDIA's own builder turns that fusion off at batch 1 from 10.15 on, so later
-    releases are treated alike.
+    releases are treated in the same way.
     """
     release = tuple(int(number) for number in re.findall(r"\d+", tensorrt.version)[:2])
     affected = tensorrt.flavour is Flavour.STANDARD and compute_capability == "sm110" and release >= (10, 13)
@@ -63,7 +63,7 @@ def least_profile_batch(tensorrt: TensorRT, compute_capability: str) -> int:
 
 
 class TimingCache:
-    """A file of kernel timings of one GPU and one TensorRT, given to a build and written back after it."""
+    """A file of kernel timings for one GPU and one TensorRT version, read before a build and written back after it."""
 
     def __init__(self, tensorrt: TensorRT, config: Any, path: Path) -> None:
         self.config, self.path = config, path
@@ -79,5 +79,5 @@ class TimingCache:
             )
 
     def write(self) -> None:
-        """Put what the build added into the file, in one rename."""
+        """Write the cache with what the build added, atomically."""
         replace_file(self.path, memoryview(self.config.get_timing_cache().serialize()))

@@ -1,7 +1,7 @@
-"""Capturing an ``INetworkDefinition``: every layer read into the project's own form, no weight copied.
+"""Capturing an ``INetworkDefinition``: every layer is read into our own representation, without copying weights.
 
-Torch-free, although what it reads was usually made by torch_tensorrt. Anything that cannot be represented is an error
-here; nothing is dropped.
+Torch-free, although torch_tensorrt usually made the network. Anything that cannot be represented is an error; nothing is
+dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DTYPES: dict[str, DType] = {
     "BOOL": DType.BOOL,
 }
 
-# Weights up to this size are also compared by content: converters make a new copy of each small constant.
+# Weights up to this size are deduplicated by content: converters make a new copy of each small constant.
 _COMPARE_BELOW = 64 * 1024
 
 
@@ -49,10 +49,10 @@ def dtype_of(trt_dtype: Any) -> DType:
 
 
 def capture(tensorrt: TensorRT, network: Any, name: str, plugins: Sequence[RecordedPlugin] = ()) -> Network:
-    """Read ``network`` (an ``INetworkDefinition``) into a ``Network``, with the layers that were recorded beside it.
+    """Read ``network`` (an ``INetworkDefinition``) into a ``Network``, with the plugin layers recorded separately.
 
-    Weights are views of the memory that the network points to: whoever owns that memory must outlive the result, or
-    until it has been written. Raises ``CaptureError`` for a layer or element type that has no captured form.
+    Weights are views of the memory that the network points to: the owner of that memory must live as long as the result is
+    used. Raises ``CaptureError`` for a layer or element type that has no captured form.
     """
     return _Capture(tensorrt.module, network, name, plugins).run()
 
@@ -93,7 +93,7 @@ class _Capture:
         return [self.tensor(layer.get_output(i)) for i in range(layer.num_outputs)]
 
     def unique(self, name: str) -> str:
-        """``name``, with a number behind it if another layer has it: TensorRT allows equal names."""
+        """``name``, with a number appended if another layer has it: TensorRT allows equal names."""
         result, number = name, 1
         while result in self.layer_names:
             number += 1
@@ -137,7 +137,7 @@ class _Capture:
         return Layer(self.unique(name), "CONSTANT", [], outputs, attributes)
 
     def stored(self, weights: Any, name: str, dtype: DType | None = None) -> str | None:
-        """The key under which ``weights`` is stored, once for equal data; ``None`` for no weights."""
+        """Store ``weights``, once for equal data, and return its key; ``None`` for no weights."""
         array = weights.reshape(-1) if isinstance(weights, np.ndarray) else weights_array(weights)
         if array.size == 0:
             return None
@@ -156,7 +156,7 @@ class _Capture:
         return self.keys[identity]
 
     def plugin(self, plugin: RecordedPlugin) -> Layer:
-        """A layer that was recorded beside the network, in the place of its first stand-in."""
+        """A separately recorded plugin layer, which takes the place of its first stand-in."""
         inputs: list[str | None] = [self.tensor(tensor) for tensor in plugin.inputs]
         outputs = [self.tensor(tensor) for tensor in plugin.outputs]
         return Layer(self.unique(plugin.layer.name), plugin.layer.kind, inputs, outputs, dict(plugin.layer.attributes))
@@ -183,7 +183,7 @@ class _Capture:
 def _trim_permutations(
     attributes: dict[str, Attribute], inputs: list[str | None], outputs: list[str], tensors: dict[str, Tensor]
 ) -> None:
-    """Cut permutations to the rank they apply to (the bindings give all 8), and drop those that move nothing."""
+    """Cut permutations to the rank they apply to (the bindings return all 8), and drop identity permutations."""
     ranks = {
         "first_transpose": len(tensors[str(inputs[0])].shape),
         "second_transpose": len(tensors[outputs[0]].shape),
@@ -198,9 +198,9 @@ def _trim_permutations(
 def weights_array(weights: Any) -> np.ndarray:
     """The memory behind a ``trt.Weights``, flat, without a copy; 4-bit types as packed bytes.
 
-    The bindings give NumPy arrays for types that NumPy has and an opaque object for the others, which has no accessor
-    for its pointer. pybind11 keeps the C++ struct ``{DataType type; const void* values; int64_t count}`` one pointer
-    behind the object's header; the type and count read there are checked against the object's own.
+    The bindings return NumPy arrays for types that NumPy has, and an opaque object without an accessor for its pointer for
+    the others. pybind11 keeps the C++ struct ``{DataType type; const void* values; int64_t count}`` one pointer
+    after the object's header; the type and count read there are checked against the object's own.
     """
     dtype, count = dtype_of(weights.dtype), int(weights.size)
     struct = ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value or 0
@@ -213,9 +213,9 @@ def weights_array(weights: Any) -> np.ndarray:
 
 
 def sort_layers(layers: list[Layer], inputs: list[str]) -> list[Layer]:
-    """``layers`` so that each stands behind those it reads from, otherwise in their order.
+    """Sort ``layers`` topologically, otherwise keeping their order.
 
-    Raises ``CaptureError`` for a tensor that no layer makes, and for a cycle.
+    Raises ``CaptureError`` for a tensor that no layer computes, and for a cycle.
     """
     made_by = {name: layer for layer in layers for name in layer.outputs}
     done, ordered = set(inputs), []

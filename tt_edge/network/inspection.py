@@ -1,4 +1,4 @@
-"""What a captured network costs: parameters, bytes, operations. Computed, not measured. Torch-free."""
+"""The cost of a captured network: parameters, bytes, operations. Computed, not measured. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tt_edge.network.ir import Network
 
 @dataclass(frozen=True)
 class DecodeCost:
-    """What one decode step of one row needs. The KV cache counts as read up to ``cached_tokens``.
+    """The cost of one decode step of one sequence. The KV cache counts as read up to ``cached_tokens``.
 
-    ``weight_bytes`` is every stored weight read once, save a table of which one row is gathered.
+    ``weight_bytes`` counts every stored weight once, except a table from which only one row is gathered.
     """
 
     weight_bytes: int
@@ -27,12 +27,12 @@ class DecodeCost:
         return self.weight_bytes + self.kv_bytes
 
     def tokens_per_s(self, bandwidth_gb_s: float) -> float:
-        """Upper bound on tokens/s at a memory bandwidth in GB/s, if nothing but memory traffic took time."""
+        """Upper bound on tokens/s at a memory bandwidth in GB/s, assuming that only memory traffic takes time."""
         return bandwidth_gb_s * 1e9 / self.bytes
 
 
 def kv_bytes_per_token(contract: IOContract) -> int:
-    """Bytes of KV cache that one token of one row occupies, over all layers."""
+    """Bytes of KV cache per token of one sequence, over all layers."""
     return contract.kv_bytes(1) // contract.max_seq_len
 
 
@@ -60,5 +60,5 @@ def decode_cost(network: Network, contract: IOContract, cached_tokens: int | Non
 
 
 def parameters_by_dtype(network: Network) -> dict[DType, tuple[int, int]]:
-    """Stored weights by element type: how many elements, how many bytes."""
+    """Stored weights by element type: (number of elements, bytes)."""
     return {dtype: (nbytes * 8 // dtype.bits, nbytes) for dtype, nbytes in network.weight_bytes().items()}

@@ -1,7 +1,7 @@
-"""The captured form of a TensorRT network.
+"""The representation of a captured TensorRT network.
 
-A ``Network`` is a plain list of layers in execution order over named tensors. It holds what TensorRT was asked to
-compute and nothing else: no tactics, no profiles (those follow from the engine contract).
+A ``Network`` is a plain list of layers in execution order over named tensors. It holds only the computation that TensorRT
+was asked for: no tactics, no profiles (those follow from the engine contract).
 
 Conventions that capture, rebuild and the reference evaluator share:
 
@@ -30,7 +30,7 @@ Attribute = bool | int | float | str | list[int] | list[float] | None
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of the network. ``shape`` has -1 for dimensions known only at run time."""
+    """A tensor of the network. ``shape`` has -1 for dynamic dimensions."""
 
     name: str
     dtype: DType
@@ -67,7 +67,7 @@ class Network:
         return iter(self.layers)
 
     def kinds(self) -> Counter[str]:
-        """How many layers of each kind."""
+        """The number of layers of each kind."""
         return Counter(layer.kind for layer in self.layers)
 
     def constants(self) -> Iterator[tuple[Layer, Tensor]]:

@@ -1,4 +1,4 @@
-"""Every layer kind that can be captured: what to read from TensorRT's layer, and how to add it again.
+"""Every layer kind that can be captured: which properties to read from TensorRT's layer, and how to add it again.
 
 One table drives both directions, so they cannot drift apart. A kind that is not in it is refused at capture.
 Attribute names are the properties of TensorRT's Python bindings; see ``tt_edge.network.ir`` for the conventions.
@@ -31,9 +31,9 @@ class Codec(StrEnum):
 class Property:
     """One property of a layer. ``codec`` is a ``Codec`` or the name of a TensorRT enum.
 
-    ``replaced_by`` is the index of the input that, when set, takes the property's place. ``at_creation`` properties are
-    arguments of the ``add_*`` call; the others are assigned afterwards. ``default`` is what a release computes that lacks the
-    property, which begins with TensorRT ``since``.
+    ``replaced_by`` is the index of the input that, when set, replaces the property. ``at_creation`` properties are
+    arguments of the ``add_*`` call; the others are assigned afterwards. The property exists since TensorRT ``since``;
+    earlier releases behave as with the value ``default``.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Property:
     since: str = ""
 
     def read(self, trt: Any, layer: Any) -> Attribute:
-        """The property's JSON value; ``None`` where it is unset."""
+        """The property's JSON value; ``None`` if it is unset."""
         try:
             value = getattr(layer, self.name)
         except (RuntimeError, ValueError):  # the bindings raise for an unset block_shape
@@ -92,7 +92,7 @@ def enum_member(trt: Any, enum: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Adder:
-    """What a spec's ``add`` gets: the network, its inputs as tensors, and decoded attributes by name."""
+    """The arguments of a spec's ``add``: the network, the inputs as tensors, and decoded attributes by name."""
 
     trt: Any
     network: Any
@@ -108,7 +108,7 @@ class Adder:
 class LayerSpec:
     """How to capture and rebuild one kind of layer.
 
-    ``add`` makes the layer from its first ``direct_inputs`` inputs (``None``: all of them); the rest are set by index.
+    ``add`` creates the layer from its first ``direct_inputs`` inputs (``None``: all of them); the rest are set by index.
     """
 
     binding: str
@@ -126,7 +126,7 @@ _I, _N, _F, _D, _P = Codec.INTEGER, Codec.NUMBER, Codec.FLAG, Codec.DIMS, Codec.
 
 
 def _add_slice(a: Adder) -> Any:
-    # Placeholders where an input takes the attribute's place; the rank is that of the present attributes.
+    # Placeholders where an input replaces the attribute; their rank is that of the attributes that are present.
     rank = a.rank
     zeros, ones = (0,) * rank, (1,) * rank
     return a.network.add_slice(

@@ -1,12 +1,13 @@
 """Plugin layers of a network. Torch-free.
 
 A captured plugin layer has kind ``PLUGIN_V2`` or ``PLUGIN_V3`` and these attributes: ``plugin``, ``version`` and
-``namespace``, by which TensorRT's registry finds the creator; ``generation``, which contract the creator must have; and
+``namespace``, by which TensorRT's registry finds the creator; ``generation``, the contract that the creator must have; and
 the creator's fields, each under its type and name: ``INT32.num_q_heads``.
 
-A network that is being converted holds no plugin layer: TensorRT-RTX has none, and elsewhere it would need the library.
-``record`` adds stand-in network inputs for the plugin's outputs, and notes the layer beside the network; ``capture``
-puts it where the stand-ins are. Each stand-in goes through an identity layer, because a network input can be no output.
+During conversion the network has no plugin layers: TensorRT-RTX does not support them, and standard TensorRT would need the
+plugin library. Instead ``record`` adds stand-in network inputs for the plugin's outputs and records the layer separately;
+``capture`` then replaces the stand-ins by the layer. Each stand-in goes through an identity layer, because a network input
+cannot also be a network output.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from tt_edge.plugins.edgellm.library import check_fields, contract_of
 
 KINDS = ("PLUGIN_V2", "PLUGIN_V3")
 
-#: Most values of a field; contracts have lists of about ten.
+#: Maximum number of values of a field; the contracts' lists have about ten.
 _MAX_FIELD = 1 << 16
 _NUMPY = {FieldType.INT32: np.int32, FieldType.FLOAT32: np.float32, FieldType.CHAR: np.int8}
 
 
 @dataclass(frozen=True)
 class RecordedPlugin:
-    """A plugin layer beside a network: tensors are TensorRT's, whose names may still change."""
+    """A plugin layer recorded during conversion: its tensors are TensorRT's, whose names may still change."""
 
     layer: Layer  # without inputs and outputs
     inputs: tuple[Any, ...]
@@ -59,9 +60,9 @@ def recording() -> Iterator[list[RecordedPlugin]]:
 def record(
     network: Any, layer: Layer, inputs: Sequence[Any], outputs: Sequence[tuple[Any, tuple[int, ...]]]
 ) -> list[Any]:
-    """Note a plugin layer with TensorRT tensors as inputs; the tensors that stand for its outputs.
+    """Record a plugin layer with TensorRT tensors as inputs; returns the stand-in tensors for its outputs.
 
-    ``outputs`` are TensorRT element type and shape (-1: dynamic) of each.
+    ``outputs`` gives the TensorRT element type and shape (-1: dynamic) of each.
     """
     plugins = _RECORDING.get()
     if plugins is None:
@@ -93,7 +94,7 @@ def plugin_attributes(
 
 
 def is_field(name: str, value: object) -> bool:
-    """Whether an attribute such as ``INT32.num_q_heads`` has a value that a creator's field of its type can have."""
+    """Whether an attribute such as ``INT32.num_q_heads`` has a valid value for a creator's field of its type."""
     limits = {FieldType.INT32: 2**31, FieldType.FLOAT32: 2**127, FieldType.CHAR: 128}
     type_ = name.partition(".")[0]
     if type_ not in FieldType.__members__:
@@ -119,7 +120,7 @@ def plugin_fields(layer: Layer) -> dict[str, tuple[FieldType, np.ndarray]]:
 def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
     """Add a captured plugin layer to a standard TensorRT network, from the creator in TensorRT's registry.
 
-    Raises ``EngineError`` where TensorRT has no plugins, its registry no such creator, or the creator another contract.
+    Raises ``EngineError`` if TensorRT has no plugins, the registry has no such creator, or the creator another contract.
     """
     name, version, namespace = (str(layer.attributes[key]) for key in ("plugin", "version", "namespace"))
     add = "add_plugin_v2" if layer.kind == "PLUGIN_V2" else "add_plugin_v3"
@@ -155,7 +156,7 @@ def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
 
 def _check_contract(creator: Any, layer: Layer) -> None:
     name = str(layer.attributes["plugin"])
-    if name != contracts.NAME:  # one contract in all generations
+    if name != contracts.NAME:  # other plugins have one contract in all generations
         check_fields(creator, name)
         return
     found, wanted = contract_of(creator), str(layer.attributes["generation"])

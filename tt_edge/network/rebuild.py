@@ -15,27 +15,27 @@ from tt_edge.network.layers import ATTENTION, SPECS, Adder, LayerSpec, Property,
 from tt_edge.network.plugins import KINDS, add_plugin
 from tt_edge.tensorrt_api import TensorRT
 
-#: What is written into a layer's metadata: its place in the captured network, by which an engine's layers are told.
+#: Written into a layer's metadata: its index in the captured network, which identifies the layers of an engine.
 ORIGIN = "tt-edge:{};"
 
 _TRT_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-# What the bindings raise for arguments that they refuse.
+# Raised by the bindings for arguments that they refuse.
 _REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 
 
 @dataclass
 class RebuiltNetwork:
-    """A TensorRT network with what must outlive it: its builder, and the arrays that its weights point into."""
+    """A TensorRT network with the objects that must outlive it: its builder, and the arrays that its weights point into."""
 
     builder: Any
     network: Any
     weights: dict[str, np.ndarray]
-    given: dict[str, Any]  # the same as TensorRT was given them
+    given: dict[str, Any]  # the same weights, as passed to TensorRT
 
     def name_weights(self) -> None:
-        """Name all weights by their keys, so that an engine without them can be given them again."""
+        """Name all weights by their keys, so that they can be added to an engine without weights."""
         for key, weights in self.given.items():
             if not self.network.set_weights_name(weights, key):
                 raise CaptureError(f"TensorRT refuses {key!r} as a name of weights; build without --strip-weights")
@@ -49,7 +49,7 @@ def rebuild(tensorrt: TensorRT, network: Network) -> RebuiltNetwork:
     """
     errors = len(tensorrt.log.errors)
     rebuilt = _Rebuild(tensorrt, network).run()
-    if len(tensorrt.log.errors) > errors:  # such as a stride: TensorRT says so only in its log, and computes without it
+    if len(tensorrt.log.errors) > errors:  # e.g. for a bad stride TensorRT only logs an error and ignores the value
         raise CaptureError(
             f"TensorRT {tensorrt.version} refuses the network ({' '.join(tensorrt.log.last_error().split())[:500]}); "
             "compile the model again"
@@ -202,7 +202,7 @@ class _Rebuild:
         self.finish(layer, added)
 
     def _add_attention(self, layer: Layer, query: Any, key: Any, value: Any) -> Any:
-        """By the newest call that there is: until 10.16 a layer says only whether it is causal, and not at which diagonal."""
+        """Use the newest call available: until 10.16 a layer only has a causal flag, without the kind of diagonal."""
         kind, has_layer = str(layer.attributes["causal_kind"]), hasattr(self.network, "add_attention")
         if not has_layer or (kind != "NONE" and not hasattr(self.network, "add_attention_v2")):
             raise CaptureError(

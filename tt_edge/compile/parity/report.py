@@ -11,7 +11,7 @@ from tt_edge.compile.parity.texts import SettingsParity, TokenizerParity
 #: Allowed relative error in fp32; and in half precision, as a multiple of PyTorch's own error.
 FP32_TOLERANCE = 1e-4
 HALF_PRECISION_FACTOR = 2.0
-#: Allowed difference of pixels, in steps of 255: transformers resizes with torchvision, the runtime with Pillow.
+#: Allowed difference of pixels, in steps of 1/255: transformers resizes with torchvision, the runtime with Pillow.
 PIXEL_TOLERANCE = 2.01
 
 

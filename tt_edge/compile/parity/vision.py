@@ -93,7 +93,7 @@ def compare_preprocessing(
     steps = float("inf")
     if ours.size == wanted.size:
         std = np.asarray(getattr(processor.image_processor, "image_std", None) or [1.0] * 3, np.float32)
-        # Tiles are [n, 3, H, W], with channels second; patches are rows [N, 3 * …], with channels first in a row.
+        # One std per channel: tiles are [n, 3, H, W]; patches are flattened rows [N, 3 * …].
         scale = std[:, None, None] if wanted.ndim == 4 else np.repeat(std, wanted.shape[-1] // len(std))
         steps = float((np.abs(ours.reshape(wanted.shape) - wanted) * scale).max() * 255)
     return PreprocessingParity(len(images), theirs["input_ids"][0].tolist() == ids, steps)

@@ -1,1 +1,1 @@
-"""Vision-language models: where their parts are, and how each part becomes a network of its own."""
+"""Vision-language models: where their parts are, and how each part is compiled to its own network."""

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def rows_where(indices: Tensor, table: Tensor, otherwise: Tensor) -> Tensor:
-    """Rows of ``table`` ``[N, H]`` by ``indices`` ``[B, S]``; those of ``otherwise`` ``[B, S, H]`` where they are negative."""
+    """Rows of ``table`` ``[N, H]`` at ``indices`` ``[B, S]``; for a negative index the row of ``otherwise`` ``[B, S, H]``."""
     rows = functional.embedding(indices.clamp(min=0), table)
     return torch.where((indices >= 0).unsqueeze(-1), rows, otherwise)
 
 
 class ImageDecoder(nn.Module):
-    """Token ids, positions, and features of images by index; to logits, without a cache object.
+    """Computes logits from token ids, positions and image features selected by index, without a cache object.
 
-    Nothing is scattered at run time: every token looks up its row of the feature table, or its embedding.
+    Nothing is scattered at run time: every token looks up its row in the feature table, or its embedding.
     """
 
     def __init__(self, model: PreTrainedModel, family: VLMFamily) -> None:
@@ -55,7 +55,7 @@ class ImageDecoder(nn.Module):
         return logits
 
     def example(self, batch: int, sequence: int, rows: int) -> dict[str, Tensor]:
-        """Inputs to trace with; ``rows`` are those of the feature tables."""
+        """Inputs to trace with; ``rows`` is the number of rows of the feature tables."""
         embeddings = self.model.get_input_embeddings().weight
         positions = torch.arange(sequence).expand(batch, sequence)
         if self._family.position_axes > 1:
@@ -71,7 +71,7 @@ class ImageDecoder(nn.Module):
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
-        """Within the block, features of deeper levels are added by index, not at a boolean mask's places."""
+        """Within the block, the features of deeper levels are added by index instead of by boolean mask."""
         decoder = self._family.decoder_of(self.model)
         if not hasattr(decoder, "_deepstack_process"):
             yield

@@ -1,4 +1,4 @@
-"""Pictures to try a vision-language model on where the user gives none."""
+"""Synthetic images for vision-language models, used when the user gives none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Eagle 2 and 2.5: SigLIP, pixel shuffle, a perceptron and Qwen2, whose own code is not in transformers.
 
-The checkpoints (``nvidia/Eagle2-2B`` and its kin) bring Python code of their own, which is not run here. This is the same
-architecture put together from transformers' parts, with the parameters' names of those checkpoints.
+The checkpoints (such as ``nvidia/Eagle2-2B``) contain their own Python code, which is never run here. This is the same
+architecture, built from parts of transformers, with the parameter names of those checkpoints.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 #: ``model_type`` in the ``config.json`` of such checkpoints: Eagle 2 as first released, and since 2.5.
 EAGLE_TYPES = ("eagle_chat", "eagle_2_5_vl")
-#: Stands for one row of image features.
+#: The placeholder token for one row of image features.
 IMAGE_TOKEN = "<IMG_CONTEXT>"
-#: The tower's names in checkpoints, of an older transformers, to those of this one.
+#: Renames tower tensors of checkpoints, which use an older transformers' names.
 KEY_MAPPING = {r"^vision_model\.vision_model\.": "vision_model."}
 
 
 class Eagle2Config(PreTrainedConfig):  # type: ignore[misc]
-    """``select_layer``: the tower's layer whose output is taken, -1 with the last normalisation; see ``eagle2_config``."""
+    """``select_layer``: the tower layer whose output is used; -1: the last, normalized. See ``eagle2_config``."""
 
     model_type = "eagle2"
     sub_configs: ClassVar = {"vision_config": SiglipVisionConfig, "text_config": AutoConfig}
@@ -58,7 +58,8 @@ class Eagle2Config(PreTrainedConfig):  # type: ignore[misc]
 
 
 class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Pictures ``pixel_values`` ``[tiles, 3, H, W]`` in the places of ``image_token_id``; ``generate()`` is transformers'."""
+    """Replaces the embeddings of ``image_token_id`` by features of ``pixel_values`` ``[tiles, 3, H, W]``; ``generate()`` is
+    transformers'."""
 
     config_class = Eagle2Config
     main_input_name = "input_ids"
@@ -101,7 +102,7 @@ class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As the language model's, with the features of ``pixel_values``."""
+        """Like the language model's ``forward``, with the features of ``pixel_values``."""
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
@@ -119,7 +120,7 @@ class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         )
 
     def prepare_inputs_for_generation(self, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any) -> Any:
-        """Pictures are of the first step alone: after it, their tokens are in the cache."""
+        """Pass images only in the first step: afterwards their tokens are in the cache."""
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         if kwargs.get("is_first_iteration", True):
             inputs["pixel_values"] = pixel_values
@@ -127,7 +128,7 @@ class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
 
 
 def pixel_shuffle(states: Tensor, side: int) -> Tensor:
-    """``[tiles, tokens, hidden]`` of a square to ``[tiles, tokens / side², hidden · side²]``."""
+    """``[tiles, tokens, hidden]`` of a square image to ``[tiles, tokens / side², hidden · side²]``."""
     tiles, tokens, hidden = states.shape
     edge = round(tokens**0.5) // side
     blocks = states.reshape(tiles, edge, side, edge, side, hidden).transpose(2, 3)
@@ -135,9 +136,9 @@ def pixel_shuffle(states: Tensor, side: int) -> Tensor:
 
 
 def eagle2_config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
-    """From the ``config.json`` of a checkpoint of ``EAGLE_TYPES``, and its tokenizer where that lacks the image token.
+    """Build the configuration from a checkpoint's ``config.json``, and from its tokenizer if that lacks the image token.
 
-    Raises ``UnsupportedModelError`` for another tower than SigLIP, and ``InvalidInputError`` for a checkpoint without an
+    Raises ``UnsupportedModelError`` for a tower other than SigLIP, and ``InvalidInputError`` for a checkpoint without an
     image token.
     """
     vision = dict(settings.get("vision_config") or {})
@@ -151,7 +152,7 @@ def eagle2_config(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
         raise UnsupportedModelError(
             f"Eagle 2 with force_image_size {size} and a tower for {vision['image_size']} is not supported; make them equal"
         )
-    # The head makes one vector of a picture, which no language model sees.
+    # The pooling head reduces an image to one vector, which the language model does not use.
     vision_config = SiglipVisionConfig(**{**vision, "image_size": size, "vision_use_head": False})
     tiled = bool(settings.get("dynamic_image_size", True))
     least = settings.get("min_dynamic_tiles", settings.get("min_dynamic_patch", 1))
@@ -187,12 +188,12 @@ def _image_token_id(settings: Mapping[str, Any], folder: Path) -> int:
 
 
 def is_eagle2(settings: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's ``config.json`` is of this architecture, in its own layout or in this class's."""
+    """Whether a checkpoint's ``config.json`` is of this architecture, in NVIDIA's layout or in this class's."""
     return settings.get("model_type") in (*EAGLE_TYPES, Eagle2Config.model_type)
 
 
 def eagle2_config_of(settings: Mapping[str, Any], folder: Path) -> Eagle2Config:
-    """Of either layout: a checkpoint that was saved by this class has its own."""
+    """The configuration from either layout: NVIDIA's, or that of a checkpoint saved by this class."""
     if settings.get("model_type") == Eagle2Config.model_type:
         return Eagle2Config(**settings)
     return eagle2_config(settings, folder)

@@ -1,4 +1,4 @@
-"""Which vision-language models there are, and where each keeps its parts."""
+"""The supported families of vision-language models, and where each has its parts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VLMFamily:
-    """How a family of vision-language models is put together.
+    """The structure of a family of vision-language models.
 
-    Paths are those of submodules in the model. ``position_axes`` is 3 where text positions are those of M-RoPE
-    (temporal, height, width). ``tower`` names the kind of vision network: ``grid`` takes patches of images of any size,
-    ``tiles`` pictures of one size, of which an image may have ``most_tiles``.
+    Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
+    width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
+    one size, of which an image has at most ``most_tiles``.
     """
 
     decoder: str
@@ -29,7 +29,7 @@ class VLMFamily:
     most_tiles: int = 1
 
     def decoder_of(self, model: PreTrainedModel) -> Any:
-        """The module that takes ``inputs_embeds`` and gives hidden states."""
+        """The module that computes hidden states from ``inputs_embeds``."""
         return model.get_submodule(self.decoder)
 
     def head_of(self, model: PreTrainedModel) -> nn.Module:
@@ -46,7 +46,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
     "llava": _TILED,
-    "internvl": replace(_TILED, most_tiles=13),  # twelve, and the whole image small
+    "internvl": replace(_TILED, most_tiles=13),  # twelve, and a thumbnail of the whole image
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles", most_tiles=13),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
@@ -69,5 +69,5 @@ def family_of(model: PreTrainedModel) -> VLMFamily | None:
 
 
 def deepstack_levels(model: PreTrainedModel) -> int:
-    """How many of the decoder's first layers get vision features of their own (Qwen3-VL)."""
+    """The number of first decoder layers that receive their own vision features (Qwen3-VL)."""
     return len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ())

@@ -1,4 +1,4 @@
-"""From a vision-language model to the captured network of its tower."""
+"""Compiling the tower of a vision-language model to a captured network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tt_edge.contract import IMAGE_FEATURES, IOContract, VisionGeometry, deepsta
 from tt_edge.lowering.base import LoweringContext, LoweringPass
 from tt_edge.lowering.pipeline import vision_passes
 
-# Units of the traced example; no size of a model, so that no other dimension is taken for theirs.
+# Units of the traced example: a number that no model has as a size, so that no other dimension is mistaken for it.
 _UNITS = 6
 
 
 class TowerCompiler(PartCompiler):
     """The vision tower of a vision-language model: ``tower`` and the ``geometry`` of its inputs, as ``tower_of`` gives them.
 
-    Its outputs are tables of features by the names of the decoder's inputs, ``[rows, hidden]``.
+    Its outputs are feature tables ``[rows, hidden]``, named after the decoder's inputs.
     """
 
     name = VISION

@@ -1,6 +1,6 @@
-"""The vision part of a vision-language model as one module: pictures in, one feature row an image token out.
+"""The vision part of a vision-language model as one module: images in, one feature row per image token out.
 
-What depends on the images' sizes (positions, segments, windows) is an input, computed by the host
+Everything that depends on image sizes (positions, segments, windows) is an input, computed by the host
 (``tt_edge.runtime.multimodal.vision_inputs``), so that one network takes images of any size, several at once.
 """
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class GridTower(nn.Module):
     """The tower of a Qwen-VL model: patches of images of any size.
 
-    Inputs are ``[tokens, patches a token, …]``, but of Qwen2.5-VL ``[windows, patches a window, …]``, each window filled up with
-    patches of segment -1; its features are in the order of the windows. Where the geometry is ragged its inputs are tokens,
-    too, in that order, and ``window_ids`` tell windows apart.
+    Inputs are ``[tokens, patches per token, …]``; for Qwen2.5-VL they are ``[windows, patches per window, …]``, with each
+    window padded with patches of segment -1, and the features are in window order. With a ragged geometry its inputs are
+    tokens, too, in window order, and ``window_ids`` give the window of each patch.
     """
 
     def __init__(self, model: PreTrainedModel, geometry: VisionGeometry) -> None:
@@ -51,11 +51,11 @@ class GridTower(nn.Module):
         """``patches`` ``[n, p, patch_dim]``; ``patch_positions`` ``[n, p, 2]`` int64, rows and columns; ``segment_ids`` and
         ``window_ids`` ``[n, p]``.
 
-        ``interpolation_*`` ``[n, p, 4]``: entries of the table of positions, and their weights (Qwen3-VL). Returns features
-        ``[rows, hidden]``, and those of the deeper levels.
+        ``interpolation_*`` ``[n, p, 4]``: indices into the position table, and their weights (Qwen3-VL). Returns the
+        features ``[rows, hidden]``, then those of the deeper levels.
         """
         segments = segment_ids.flatten()
-        # The model hands these on as they are; our attention finds the segments in them.
+        # The model passes these on unchanged; our attention reads the segments from them.
         computed: dict[str, Any] = {
             "cu_seqlens": segments,
             "max_seqlen": 1,
@@ -85,7 +85,7 @@ class GridTower(nn.Module):
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
-        """Within the block, attention is called once for all segments, and windows are taken as they come."""
+        """Within the block, attention is called once for all segments, and windows are not reordered."""
         module = sys.modules[type(self.visual).__module__]
         with ExitStack() as stack:
             stack.enter_context(patch.object(module, "is_flash_attention_requested", lambda *_args, **_kwargs: True))
@@ -97,7 +97,7 @@ class GridTower(nn.Module):
 
 
 class TileTower(nn.Module):
-    """A tower that takes pictures of one size, with its projection: LLaVA, InternVL, Eagle 2, BLIP-2."""
+    """A tower that takes tiles of one size, with its projection: LLaVA, InternVL, Eagle 2, BLIP-2."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class TileTower(nn.Module):
 
 
 def _llava_features(model: Any, pixel_values: Tensor) -> Tensor:
-    """As ``LlavaModel.get_image_features``, which takes the tiles apart one by one."""
+    """Like ``LlavaModel.get_image_features``, but for all tiles at once."""
     config, inner = model.config, model.model
     layer, drop = config.vision_feature_layer, config.vision_feature_select_strategy == "default"
     hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
@@ -129,7 +129,7 @@ def _llava_features(model: Any, pixel_values: Tensor) -> Tensor:
 def tower_of(
     model: PreTrainedModel, kind: str, *, ragged: bool = False
 ) -> tuple[GridTower | TileTower, VisionGeometry]:
-    """The tower of ``kind`` (``VLMFamily.tower``), and the sizes that its inputs follow from."""
+    """The tower of ``kind`` (``VLMFamily.tower``), and the geometry that determines its input shapes."""
     if kind == "tiles":
         return TileTower(model), replace(_tile_geometry(model), ragged=ragged)
     geometry = _grid_geometry(model, ragged)
@@ -173,7 +173,7 @@ def _tile_geometry(model: PreTrainedModel) -> VisionGeometry:
 
 
 def example(geometry: VisionGeometry, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Inputs of a tower to trace with, by name: ``units`` tokens, windows or tiles."""
+    """Tower inputs to trace with, by name: ``units`` tokens, windows or tiles."""
     if geometry.tile_size is not None:
         return {"pixel_values": torch.zeros(units, 3, *geometry.tile_size, dtype=dtype)}
     patches = geometry.patches_a_unit

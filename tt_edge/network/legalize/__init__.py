@@ -1,7 +1,7 @@
-"""Giving a captured network the form that the TensorRT at hand can build. Torch-free.
+"""Converting a captured network to a form that the installed TensorRT can build. Torch-free.
 
-Networks are captured in the newest form. On the machine that builds, ``legalize`` replaces what that TensorRT lacks by older
-layers, rule by rule; what no rule replaces is refused, with the release that has it.
+Networks are captured in the newest form. On the machine that builds, ``legalize`` replaces layers that its TensorRT lacks by
+older ones, rule by rule. A layer that no rule replaces is refused, and the error names the release that has it.
 """
 
 from tt_edge.network.legalize.legalize import Form, Legalized, forms, legalize, needed_features

@@ -12,13 +12,13 @@ from tt_edge.tensorrt_features import SQUEEZE
 
 
 class AxesToShuffle(Rule):
-    """A dimension of 1 is added or dropped behind all others, where no size has to be known, and moved.
+    """A dimension of 1 is added or dropped at the end, where no size has to be known, and transposed to or from its place.
 
     Before::
 
         1. y = unsqueeze(x, axes)                      or squeeze; axes are constant
 
-    After, with one more 1 for each axis::
+    After, with one 1 for each axis::
 
         1. y = shuffle(x): reshape (0, …, 0, 1), then transpose     or transpose, then reshape (0, …, 0)
     """

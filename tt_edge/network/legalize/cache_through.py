@@ -1,4 +1,4 @@
-"""A KV cache that goes through the network, for TensorRT before 10.15."""
+"""A KV cache that passes through the network, for TensorRT before 10.15."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tt_edge.tensorrt_features import KV_CACHE_UPDATE
 
 
 class CacheThrough(Rule):
-    """An update in place becomes a scatter, whose result is a cache of its own.
+    """Replaces an update in place by a scatter, whose result is a new cache.
 
     Before::
 
@@ -21,11 +21,11 @@ class CacheThrough(Rule):
 
     After::
 
-        1. at = concatenate(b, h, write_indices[b] + s)           [B, H, S, 3], once for all layers with as many heads
+        1. at = concatenate(b, h, write_indices[b] + s)           [B, H, S, 3], once for all layers with this many heads
         2. present = scatter(past, at, k), ND                     [B, H, T, D], not in place
 
-    So inputs and outputs are two buffers that change places after every step: the contract's ``kv_in_place`` is False.
-    Every position is inside of the cache: sessions refuse others before anything runs.
+    So inputs and outputs are two buffers that are swapped after every step: the contract's ``kv_in_place`` is False.
+    Every position is inside the cache: sessions refuse others before anything runs.
     """
 
     feature = KV_CACHE_UPDATE
@@ -47,7 +47,7 @@ class CacheThrough(Rule):
 
 
 def _places(editor: Editor, name: str, update: str, indices: str, heads: int) -> str:
-    """For each token of ``update`` where it goes: int32 ``[B, H, S, 3]``."""
+    """The cache index of each token of ``update``: int32 ``[B, H, S, 3]``."""
 
     def counted(axis: int, dims: tuple[int, ...]) -> str:
         numbers = editor.counted(f"{name}.axis{axis}", editor.size(name, update, axis))
@@ -57,7 +57,7 @@ def _places(editor: Editor, name: str, update: str, indices: str, heads: int) ->
     token = editor.elementwise(f"{name}.token", "SUM", starts, counted(2, (1, 1, -1, 1)))  # [B, 1, S, 1]
     head = editor.constant(f"{name}.heads", np.arange(heads, dtype=np.int32).reshape(1, heads, 1, 1))
     zero = editor.constant(f"{name}.zero", np.zeros((1, 1, 1, 1), np.int32))
-    # All three are [B, H, S, 1] where the other two are added, times 0.
+    # Zeros of shape [B, H, S, 1]: adding them broadcasts each of the three parts to that shape.
     none = editor.elementwise(f"{name}.none", "PROD", editor.elementwise(f"{name}.all", "SUM", token, head), zero)
     parts = [
         editor.elementwise(f"{name}.place{i}", "SUM", part, none)

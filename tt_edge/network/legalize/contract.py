@@ -1,4 +1,4 @@
-"""What an engine in one form takes and gives, where that differs from the bundle's contract."""
+"""The contract of an engine in one form, where it differs from the bundle's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tt_edge.network.legalize.legalize import Form
 from tt_edge.network.legalize.plain_attention import scores_bytes
 from tt_edge.tensorrt_features import ATTENTION
 
-#: Bytes that the scores of one attention may take where they are tensors of the network: matrix multiplies around a softmax.
-#: A prompt's calls are made as narrow as that: prompts longer than a call go in pieces.
+#: Maximum bytes of the scores of one attention if they are tensors of the network: matrix multiplies around a softmax.
+#: This limits the tokens per call: longer prompts are processed in chunks.
 SCORES_LIMIT = 1 << 30
 
 
 def widest_call(contract: IOContract, form: Form, network: Network) -> int:
-    """Most new tokens a slot in one call of an engine in ``form``; ``network`` is the captured one."""
+    """The maximum number of new tokens per slot in one call of an engine in ``form``; ``network`` is the captured one."""
     if ATTENTION not in form.replaced or not contract.kv_cache:
         return contract.max_input_len
     heads = max(network.tensors[str(layer.inputs[0])].shape[1] for layer in network.layers if layer.kind == "ATTENTION")
@@ -25,9 +25,9 @@ def widest_call(contract: IOContract, form: Form, network: Network) -> int:
 
 
 def in_form(contract: IOContract, form: Form, max_input_len: int = 0) -> IOContract:
-    """``contract`` as an engine in ``form`` has it: whether the cache is updated in place, and how wide a call is.
+    """``contract`` for an engine in ``form``: sets whether the cache is updated in place, and the tokens per call.
 
-    ``max_input_len`` 0 leaves the contract's.
+    ``max_input_len`` 0 keeps the contract's.
     """
     limits = replace(contract.limits, max_input_len=max_input_len or contract.limits.max_input_len)
     return replace(contract, kv_in_place=contract.kv_in_place and form.in_place, limits=limits)

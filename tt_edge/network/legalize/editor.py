@@ -13,10 +13,10 @@ from tt_edge.network.ir import Attribute, Layer, Network, Tensor
 
 
 class Editor:
-    """A copy of ``network`` in the making: layers are kept or replaced in order, and what is added can be shared.
+    """Builds a rewritten copy of ``network``: layers are kept or replaced in order, and new tensors can be shared.
 
-    The captured network stays as it was. Names of new layers and tensors begin with the name of the layer that they
-    serve. New constants are small, and are stored beside the captured weights.
+    The captured network is not changed. Names of new layers and tensors begin with the name of the layer that they
+    replace. New constants are small, and are stored in addition to the captured weights.
     """
 
     def __init__(self, network: Network) -> None:
@@ -29,7 +29,7 @@ class Editor:
         self._names = {layer.name for layer in network.layers}
 
     def network(self) -> Network:
-        """What has been made."""
+        """The rewritten network."""
         source = self._source
         used = {name for layer in self.layers for name in (*layer.inputs, *layer.outputs) if name}
         used.update(source.inputs, source.outputs)
@@ -37,7 +37,7 @@ class Editor:
         return Network(source.name, list(source.inputs), list(source.outputs), tensors, self.layers, self.weights)
 
     def keep(self, layer: Layer) -> None:
-        """Take a layer over as it is."""
+        """Append a layer unchanged."""
         self.layers.append(layer)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class Editor:
         return self.tensors[tensor].dtype
 
     def shared(self, key: object, make: Callable[[], str]) -> str:
-        """The tensor that ``make`` adds, once for each ``key``."""
+        """The tensor that ``make`` adds; called only once for each ``key``."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -63,7 +63,7 @@ class Editor:
         /,
         **attributes: Attribute,
     ) -> str:
-        """Add a layer with one output, which is the tensor ``output`` where it is given: then it is there already."""
+        """Add a layer with one output and return its tensor: ``output``, an existing tensor, or a new one."""
         name = self._unique(name)
         if output is None:
             output = f"{name}_output"
@@ -72,7 +72,7 @@ class Editor:
         return output
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """A constant, once for equal arrays."""
+        """A constant tensor; equal arrays share one."""
         array = np.asarray(array, order="C")  # (ascontiguousarray would give a scalar a dimension)
 
         def make() -> str:
@@ -84,7 +84,7 @@ class Editor:
         return self.shared(("constant", array.dtype.str, array.shape, array.tobytes()), make)
 
     def elementwise(self, name: str, op: str, a: str, b: str, output: str | None = None) -> str:
-        """``a`` and ``b``, of one rank, broadcast; comparisons give booleans."""
+        """``op`` of ``a`` and ``b``, which have equal rank and broadcast; comparisons give booleans."""
         dtype = DType.BOOL if op in ("GREATER", "LESS", "EQUAL") else self.dtype(a)
         shape = [max(x, y) if -1 not in (x, y) else -1 for x, y in zip(self.shape(a), self.shape(b), strict=True)]
         return self.add(name, "ELEMENTWISE", [a, b], dtype, shape, output, op=op)
@@ -92,7 +92,7 @@ class Editor:
     def shuffle(
         self, name: str, tensor: str, dims: Sequence[int], shape: Sequence[int], output: str | None = None, **more: Any
     ) -> str:
-        """A reshape to ``dims`` (0: the input's size there, -1: what is left); ``shape`` is what is known of the result."""
+        """A reshape to ``dims`` (0: the input's size, -1: inferred); ``shape`` is the result's shape, -1 where dynamic."""
         attributes = {"reshape_dims": list(dims), "zero_is_placeholder": True, **more}
         return self.add(name, "SHUFFLE", [tensor], self.dtype(tensor), shape, output, **attributes)
 

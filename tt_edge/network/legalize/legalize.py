@@ -1,4 +1,4 @@
-"""Which rules a network goes through, and what its contract becomes."""
+"""Applying the rewrite rules to a network, and naming the resulting form."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tt_edge.tensorrt_features import (
     lacking,
 )
 
-#: In the order in which they run: a later one sees what an earlier one has made.
+#: In the order in which they run: a later rule sees the layers made by earlier ones.
 RULES: tuple[type[Rule], ...] = (LengthsToMask, PlainAttention, CacheThrough, RotaryArithmetic, AxesToShuffle)
 
 #: The features that a rule replaces.
@@ -51,25 +51,25 @@ _BY_KIND = {
 
 @dataclass(frozen=True)
 class Form:
-    """The layers that a network is built with: what it was captured with, less what is ``replaced``."""
+    """The form that a network is built in: as captured, except for the features that are ``replaced``."""
 
     replaced: frozenset[Feature] = frozenset()
 
     @property
     def in_place(self) -> bool:
-        """Whether a KV cache is updated in place, or goes through the network."""
+        """Whether the KV cache is updated in place, or passes through the network."""
         return KV_CACHE_UPDATE not in self.replaced
 
     @property
     def attention(self) -> str:
-        """What attention is made of."""
+        """The layers that compute attention, as text."""
         if ATTENTION in self.replaced:
             return "matrix multiplies and a softmax"
         return "attention layers with a mask" if ATTENTION_LENGTHS in self.replaced else "attention layers"
 
     @property
     def name(self) -> str:
-        """Names of the features that are replaced, the oldest first; ``captured`` where none is."""
+        """Names of the features that are replaced, the oldest first; ``captured`` if none is."""
         return "+".join(f"no_{feature.name}" for feature in lacking(self.replaced, ())) or "captured"
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Form:
 
     @classmethod
     def parse(cls, name: str) -> Form:
-        """The form of a ``name``. Raises ``ValueError`` for one that is none."""
+        """The form with ``name``. Raises ``ValueError`` for an unknown name."""
         if name == "captured":
             return cls()
         by_name = {f"no_{feature.name}": feature for feature in REPLACEABLE}
@@ -93,7 +93,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Legalized:
-    """A network in one form, and how many layers each rule replaced."""
+    """A network in one form, and the number of layers that each rule replaced."""
 
     network: Network
     form: Form
@@ -101,7 +101,7 @@ class Legalized:
 
 
 def needed_features(network: Network) -> dict[Feature, Layer]:
-    """What a TensorRT must have to build ``network`` as it is, each with a layer that needs it."""
+    """The features that TensorRT needs to build ``network`` without rewriting, each with a layer that needs it."""
     needed: dict[Feature, Layer] = {}
     for layer in network.layers:
         for feature in _needs(layer, network):
@@ -133,8 +133,9 @@ def _needs(layer: Layer, network: Network) -> Iterator[Feature]:
 def legalize(network: Network, available: Collection[Feature], name: str = "this TensorRT") -> Legalized:
     """``network`` in the newest form that a TensorRT with the features ``available`` can build.
 
-    The captured network is not changed; where nothing is lacking it is the result. Raises ``EngineError`` for a layer that
-    needs what is lacking and cannot be replaced, naming the release that has it; ``name`` says whose lack it is.
+    The captured network is not changed; it is the result if no feature is missing. Raises ``EngineError`` for a layer that
+    needs a missing feature and cannot be replaced; the error names the release that has it. ``name`` is the TensorRT's name
+    in that error.
     """
     needed = needed_features(network)
     for feature in lacking(needed, available):
@@ -144,7 +145,7 @@ def legalize(network: Network, available: Collection[Feature], name: str = "this
                 "to have; build with that or a later one, or compile without what the layer is for"
             )
     replaced = frozenset(lacking(needed, available))
-    # Lengths are a part of attention layers.
+    # Key lengths belong to attention layers, so they go with them.
     if ATTENTION in replaced and ATTENTION_LENGTHS in needed:
         replaced |= {ATTENTION_LENGTHS}
     counts: dict[str, int] = {}
@@ -165,9 +166,9 @@ def _apply(rule: Rule, network: Network) -> tuple[Network, int]:
 
 
 def forms(network: Network, available: Collection[Feature]) -> list[frozenset[Feature]]:
-    """Sets of features to build with, one after the other until a builder accepts: all, and then without attention layers.
+    """Sets of features to try in order until the builder accepts one: all features, then all without attention layers.
 
-    A builder may have attention layers and refuse them for a GPU, a head size or a type.
+    A builder may have attention layers but refuse them for a GPU, a head size or a type.
     """
     everything = frozenset(available)
     attempts = [everything]

@@ -16,7 +16,7 @@ _LENGTHS = ATTENTION_INPUTS.index("key_value_lengths")
 
 
 class LengthsToMask(Rule):
-    """The causal diagonal and the lengths become one boolean mask, which the layers share.
+    """Replaces the causal diagonal and the lengths by one boolean mask, which the layers share.
 
     Before::
 
@@ -25,12 +25,12 @@ class LengthsToMask(Rule):
     After::
 
         1. first = lengths - S                                              [B, 1, 1, 1], once for all layers
-        2. last = first + (0 … S - 1)                                       [B, 1, S, 1]: the last key that a query sees
+        2. last = first + (0 … S - 1)                                       [B, 1, S, 1]: the last key visible to a query
         3. mask = not (0 … T - 1) > last                                    [B, 1, S, T]
         4. y = attention(q, K, V, mask=mask, NONE)
 
-    Without lengths, ``first`` is T - S (LOWER_RIGHT) or 0 (UPPER_LEFT). A boolean mask that is there already is
-    combined with this one. B, S may be dynamic, and T where there are no lengths.
+    Without lengths, ``first`` is T - S (LOWER_RIGHT) or 0 (UPPER_LEFT). An existing boolean mask is combined with this
+    one. B and S may be dynamic, and T if there are no lengths.
     """
 
     feature = ATTENTION_LENGTHS
@@ -70,7 +70,7 @@ class LengthsToMask(Rule):
 
 
 def _keys(editor: Editor, key: str) -> object:
-    """What decides the size of the mask's last dimension: the number of keys or, if that is dynamic, their tensor."""
+    """A key for the size of the mask's last dimension: the number of keys or, if that is dynamic, the key tensor's name."""
     count = editor.shape(key)[2]
     return count if count != -1 else key
 
@@ -85,7 +85,7 @@ def _seen(editor: Editor, name: str, query: str, key: str, lengths: str | None, 
     else:
         keys = editor.constant(f"{name}.keys", np.arange(count, dtype=np.int32).reshape(1, 1, 1, count))
     last = editor.shuffle(f"{name}.steps", editor.counted(name, width), (1, 1, -1, 1), (1, 1, -1, 1))
-    if kind == "NONE":  # lengths alone: every query sees the same keys
+    if kind == "NONE":  # only lengths: every query sees the same keys
         assert lengths is not None
         one = editor.constant(f"{name}.last_of_one", np.ones(1, np.int32))
         ends = editor.elementwise(f"{name}.ends", "SUB", lengths, one)

@@ -18,9 +18,9 @@ _NEVER = np.finfo(np.float32).min
 
 
 class PlainAttention(Rule):
-    """Scores, a softmax in float32, and the weighted sum. Query heads that share K and V are a dimension of their own.
+    """Computes scores, a softmax in float32, and the weighted sum. Query heads that share K and V get a separate dimension.
 
-    Before (the causal diagonal and lengths are a mask already: ``LengthsToMask``)::
+    Before (``LengthsToMask`` has already replaced the causal diagonal and lengths by a mask)::
 
         1. y = attention(q, K, V, mask=mask)      q [B, H, S, D], K and V [B, Hkv, T, D], mask [B or 1, 1, S, T] or none
 
@@ -102,7 +102,7 @@ class _Attention:
             split: dict[str, Any] = {"first_transpose": [0, 2, 3, 1], "second_transpose": [0, 3, 4, 1, 2]}
             dims, shape = (0, 0, 0, self.kv_heads, self.group), (batch, self.kv_heads, self.group, queries, keys)
             return editor.shuffle(f"{self.name}.seen", mask, dims, shape, **split)
-        moved: dict[str, Any] = {"second_transpose": [0, 1, 4, 2, 3]}  # a 1 behind all, and then in its place
+        moved: dict[str, Any] = {"second_transpose": [0, 1, 4, 2, 3]}  # a 1 at the end, then transposed to its place
         return editor.shared(
             ("with group", mask),
             lambda: editor.shuffle(f"{self.name}.seen", mask, (0, 0, 0, 0, 1), (batch, 1, 1, queries, keys), **moved),
@@ -118,5 +118,5 @@ class _Attention:
 
 
 def scores_bytes(heads: int, keys: int) -> int:
-    """Bytes of one layer's scores for each query of each slot, if the builder fuses nothing: float32, and half twice."""
+    """Bytes of one layer's scores per query and slot, if the builder fuses nothing: once in float32, twice in half."""
     return heads * keys * (4 + 2 + 2)

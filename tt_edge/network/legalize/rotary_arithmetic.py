@@ -9,7 +9,7 @@ from tt_edge.tensorrt_features import ROTARY_EMBEDDING
 
 
 class RotaryArithmetic(Rule):
-    """Rotations are spelled out; the rows of the tables are looked up once for all layers.
+    """Replaces rotary embedding by arithmetic; the table rows are looked up once for all layers.
 
     Before::
 
@@ -21,8 +21,8 @@ class RotaryArithmetic(Rule):
         2. C, Z = [c, c] and [-s, s] as [B, 1, S, R]                                  once
         3. y = concatenate(x[..., :R] * C + swapped * Z, x[..., R:])                  swapped is [x[R / 2 : R], x[: R / 2]]
 
-    Without positions, ``cos`` and ``sin`` are the rows already. An interleaved rotation pairs neighbours: its halves are
-    the even and the odd elements, and the result is put together as pairs.
+    Without positions, ``cos`` and ``sin`` already hold the rows. An interleaved rotation pairs neighbours: its halves are
+    the even and the odd elements, and the result is interleaved again.
     """
 
     feature = ROTARY_EMBEDDING
@@ -59,7 +59,7 @@ def _rows(editor: Editor, name: str, cos: str, sin: str, positions: str | None) 
         if negated:
             first = editor.add(f"{name}.minus_{suffix}", "UNARY", [rows], dtype, (batch, length, half), op="NEG")
         both = editor.joined(f"{name}.{suffix}_twice", [first, rows])
-        # A 1 behind all, and then in its place: no size has to be known.
+        # A 1 at the end, then transposed to its place: no size has to be known.
         return editor.shuffle(
             f"{name}.{suffix}_of_heads", both, (0, 0, 0, 1), (batch, 1, length, 2 * half), second_transpose=[0, 3, 1, 2]
         )

@@ -1,4 +1,4 @@
-"""What a rewrite rule is. Torch-free."""
+"""The base class of rewrite rules. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tt_edge.tensorrt_features import Feature
 
 
 class Rule(ABC):
-    """Replaces layers that need ``feature`` by layers that do not, with equal results in exact arithmetic."""
+    """Replaces layers that need ``feature`` by layers that do not; results are equal in exact arithmetic."""
 
     feature: ClassVar[Feature]
 
     @abstractmethod
     def rewrite(self, layer: Layer, editor: Editor) -> bool:
-        """Add what replaces ``layer`` and return True, or add nothing and return False."""
+        """Add the layers that replace ``layer`` and return True, or add nothing and return False."""

@@ -14,16 +14,16 @@ from tt_edge.network.plugins import KINDS
 from tt_edge.platforms import Platform
 from tt_edge.tensorrt_api import Flavour
 
-#: The lowest compute capability that computes in an element type; in all others, all do.
+#: The lowest compute capability that supports an element type; other types are supported by all.
 FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.FP8: 89, DType.FP4: 100}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known, without building, of a bundle on a platform with one of its TensorRT releases.
+    """Whether a bundle builds on a platform with one of its TensorRT releases, as predicted without building.
 
-    ``refused`` says why the bundle does not build there, and is empty where it does, in ``form``. ``without`` names GPUs of
-    the platform that lack an element type of the networks.
+    ``refused`` says why the bundle does not build there; if it is empty, the bundle builds in ``form``. ``without`` names
+    GPUs of the platform that lack an element type of the networks.
     """
 
     platform: str
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def lacking_type(types: Iterable[DType], capability: str) -> str:
-    """Why a GPU such as ``sm75`` does not compute in one of these element types; empty where it does."""
+    """Why a GPU such as ``sm75`` does not support one of these element types; empty if it supports all."""
     number = int(capability.removeprefix("sm"))
     for dtype in sorted(types, key=str):
         if number < FIRST_CAPABILITY.get(dtype, 0):
@@ -47,7 +47,7 @@ def lacking_type(types: Iterable[DType], capability: str) -> str:
 
 
 def check_types(types: Iterable[DType], platform: Platform) -> None:
-    """Raise ``EngineError`` where no GPU of ``platform`` computes in all of ``types``."""
+    """Raise ``EngineError`` if no GPU of ``platform`` supports all of ``types``."""
     reasons = [lacking_type(types, capability) for capability in platform.compute_capabilities]
     if reasons and all(reasons):
         raise EngineError(
@@ -57,7 +57,7 @@ def check_types(types: Iterable[DType], platform: Platform) -> None:
 
 
 def types_of_config(config: CompileConfig) -> frozenset[DType]:
-    """Element types that a compile will use, as far as its configuration says."""
+    """The element types that a compile will use, as far as its configuration determines them."""
     types = {config.network.precision.dtype}
     formats = () if config.quantization.recipe is None else config.quantization.recipe.formats
     for format in formats:
@@ -68,7 +68,7 @@ def types_of_config(config: CompileConfig) -> frozenset[DType]:
 
 
 def require_served(networks: Sequence[Network], platform: Platform) -> None:
-    """Raise ``EngineError`` with the reason where ``platform`` cannot build ``networks``."""
+    """Raise ``EngineError`` with the reason if ``platform`` cannot build ``networks``."""
     for verdict in verdicts(networks, platform):
         if verdict.refused:
             raise EngineError(
@@ -83,7 +83,7 @@ def types_of(networks: Iterable[Network]) -> frozenset[DType]:
 
 
 def verdicts(networks: Sequence[Network], platform: Platform) -> list[Verdict]:
-    """One for each TensorRT release that the platform is served with."""
+    """One verdict for each TensorRT release of the platform."""
     types = types_of(networks)
     reasons = {sm: reason for sm in platform.compute_capabilities if (reason := lacking_type(types, sm))}
     found = []

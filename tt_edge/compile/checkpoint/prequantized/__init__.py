@@ -1,19 +1,19 @@
-"""Quantized checkpoints of the Hugging Face hub, read as they are: never through full precision.
+"""Reading quantized Hugging Face checkpoints directly, without converting to full precision.
 
     detected = detect(folder)                  # None for an ordinary checkpoint
     checkpoint = read_quantized(folder)
-    checkpoint.linears["model.layers.0.self_attn.q_proj"]   # QuantizedWeight, read now
-    for name, tensor in checkpoint.plain_tensors(): ...     # norms, embeddings, biases, layers left alone
+    checkpoint.linears["model.layers.0.self_attn.q_proj"]   # QuantizedWeight, read on access
+    for name, tensor in checkpoint.plain_tensors(): ...     # norms, embeddings, biases, unquantized layers
     checkpoint.kv_scales["model.layers.0.self_attn"]        # of an FP8 KV cache
 
-Read are AWQ (GEMM layout), GPTQ (act-order too), compressed-tensors and modelopt; one module each.
+Supported formats, one module each: AWQ (GEMM layout), GPTQ (also with act-order), compressed-tensors and modelopt.
 
-Which layers are quantized is read off the tensors that they have, not off the lists of excluded modules, whose patterns
-mean something else in every format.
+A layer is quantized if it has the tensors of a quantized layer. The lists of excluded modules are not used: their patterns
+have a different meaning in every format.
 
-TensorRT's INT4 has no zero points. A layer whose zero points are all in the middle, 8, is symmetric and stays INT4. Any
-other one, which is most of AWQ, becomes INT8 with the same scales: ``code - zero_point`` lies in -15 to 15, so nothing
-is lost but half of the memory saved.
+TensorRT's INT4 has no zero points. A layer whose zero points are all 8, the middle, is symmetric and stays INT4. Any other
+layer, as in most AWQ checkpoints, becomes INT8 with the same scales: ``code - zero_point`` lies in -15 to 15, so the values
+stay exact, but half of the memory saved is lost.
 """
 
 from tt_edge.compile.checkpoint.prequantized.checkpoint import KVScales, QuantizedCheckpoint, read_quantized

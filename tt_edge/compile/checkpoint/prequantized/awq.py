@@ -22,13 +22,13 @@ from tt_edge.compile.checkpoint.prequantized.reader import (
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight
 from tt_edge.errors import UnsupportedModelError
 
-#: The lowest bit of each output feature's four.
+#: The position of the lowest bit of each output feature's 4-bit field.
 _SHIFTS = torch.tensor([4 * (0, 2, 4, 6, 1, 3, 5, 7).index(feature) for feature in range(8)], dtype=torch.int32)
 _LOW = 0x0F0F0F0F  # the low nibble of each byte
 
 
 class AwqReader(LinearReader):
-    """Layers of 4 bits with zero points."""
+    """4-bit layers with zero points."""
 
     tensors = frozenset({"qweight", "qzeros", "scales"})
 
@@ -52,12 +52,12 @@ class AwqReader(LinearReader):
 
 
 def _pairs_of_columns(words: Tensor) -> Tensor:
-    """``[K, N/8]`` int32 as stored to nibbles ``[N, K/2]`` uint8."""
-    words = words.T.contiguous()  # as words and not later as bytes: a quarter of the moves
+    """Convert stored words ``[K, N/8]`` int32 to nibbles ``[N, K/2]`` uint8."""
+    words = words.T.contiguous()  # transpose words, not bytes: a quarter of the moves
     even, odd = words[:, 0::2], words[:, 1::2]
     # Each byte of these holds one output feature in two columns: features 0 4 1 5, and 2 6 3 7.
     low = (odd & _LOW).bitwise_left_shift_(4).bitwise_or_(even & _LOW)
     high = (even >> 4).bitwise_and_(_LOW).bitwise_or_(odd & ~_LOW)
     both = torch.stack((low, high)).view(torch.uint8).view(2, *low.shape, 2, 2)
-    # From [low or high, N/8, K/2, bit 1, bit 0] of a byte's place to the bits of the feature's number.
+    # Transpose from [low or high nibble, N/8, K/2, bit 1, bit 0 of the byte's index] to the order of output features.
     return both.permute(1, 4, 0, 3, 2).reshape(-1, low.shape[1])

@@ -47,7 +47,7 @@ class KVScales:
 
 
 class QuantizedCheckpoint:
-    """A quantized checkpoint, opened. Nothing is read before it is asked for, and nothing is kept."""
+    """An opened quantized checkpoint. Tensors are read on access and not cached."""
 
     def __init__(self, format: QuantizedFormat, reader: LinearReader, shards: Shards) -> None:
         self.format = format
@@ -64,13 +64,13 @@ class QuantizedCheckpoint:
         }
         self._own = {name for names in layers.values() for name in names.values()} | scales.keys()
         self.linears: Mapping[str, QuantizedWeight] = _Linears(layers, reader, shards)
-        """Weights of the quantized layers by module, such as ``model.layers.0.mlp.up_proj``. Each access reads one; tensors that
-        are stored as they are needed alias the mapped file."""
+        """Weights of the quantized layers by module, such as ``model.layers.0.mlp.up_proj``. Each access reads one; tensors
+        that need no conversion alias the mapped file."""
         self.kv_scales: Mapping[str, KVScales] = MappingProxyType(self._read_kv_scales(scales))
-        """By attention module, such as ``model.layers.0.self_attn``. Empty unless ``format.fp8_kv_cache``."""
+        """KV cache scales by attention module, such as ``model.layers.0.self_attn``. Empty unless ``format.fp8_kv_cache``."""
 
     def plain_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of everything else, in the checkpoint's types: embeddings, norms, biases, layers left alone.
+        """Names and tensors of everything else, in the checkpoint's types: embeddings, norms, biases, unquantized layers.
 
         Raises ``InvalidInputError`` for a quantized weight without its scale.
         """
@@ -114,7 +114,7 @@ class _Linears(Mapping[str, QuantizedWeight]):
             raise InvalidInputError(
                 f"layer {layer}: tensor {error} is missing; download the checkpoint again"
             ) from error
-        except (IndexError, RuntimeError, ValueError) as error:  # of tensors with other shapes than the format's
+        except (IndexError, RuntimeError, ValueError) as error:  # tensors with shapes that the format does not have
             reason = str(error).splitlines()[0]
             raise InvalidInputError(
                 f"layer {layer}: its tensors do not fit together ({reason}); download the checkpoint again"
@@ -135,13 +135,13 @@ class _Linears(Mapping[str, QuantizedWeight]):
 def read_quantized(folder: str | os.PathLike[str]) -> QuantizedCheckpoint:
     """Open the quantized checkpoint in ``folder``.
 
-    Raises ``InvalidInputError`` if it is none or is damaged, ``UnsupportedModelError`` for a format that is not read.
+    Raises ``InvalidInputError`` if it is not quantized or is damaged, ``UnsupportedModelError`` for an unsupported format.
     """
     if not Path(folder).is_dir():
         raise InvalidInputError(f"checkpoint {os.fspath(folder)} is no folder; give the one that holds config.json")
     found = detect(folder)
     if found is None:
-        raise InvalidInputError(f"checkpoint {os.fspath(folder)} is not quantized; load it as it is")
+        raise InvalidInputError(f"checkpoint {os.fspath(folder)} is not quantized; load it without read_quantized")
     if (reader := _READERS.get(found.method)) is None:
         raise UnsupportedModelError(
             f"checkpoint {os.fspath(folder)} is quantized with {found.method}, which is not read; use one of "
@@ -151,6 +151,6 @@ def read_quantized(folder: str | os.PathLike[str]) -> QuantizedCheckpoint:
 
 
 def _kv_scale(name: str) -> tuple[str, str] | None:
-    """The attention module that a tensor is a KV cache scale of, and ``k`` or ``v``."""
+    """The attention module of a KV cache scale, and ``k`` or ``v``; ``None`` for any other tensor."""
     found = next(filter(None, (pattern.fullmatch(name) for pattern in _KV_SCALES)), None)
     return (found["attention"], found["which"]) if found else None

@@ -1,6 +1,6 @@
 """compressed-tensors, as llm-compressor writes it.
 
-``config_groups`` say which modules are quantized how; the first one whose targets name a layer counts. By format, a layer has
+``config_groups`` say how modules are quantized; the first group whose targets match a layer applies. By format, a layer has
 
 * ``pack-quantized``: ``weight_packed`` ``[N, K*bits/32]`` int32, consecutive input features in a word, values plus 8 or 128;
   ``weight_scale`` ``[N, K/group]``, ``weight_shape`` ``[2]``, with zero points ``weight_zero_point`` ``[N*bits/32, K/group]``,
@@ -8,7 +8,7 @@
 * ``float-quantized``, ``int-quantized``, ``naive-quantized``: ``weight`` ``[N, K]`` E4M3 or int8, ``weight_scale`` ``[1]``,
   ``[N, 1]`` or ``[N, K/group]``, with static activations ``input_scale`` ``[1]``;
 * ``nvfp4-pack-quantized``: ``weight_packed`` ``[N, K/2]`` uint8, ``weight_scale`` ``[N, K/16]`` E4M3, ``weight_global_scale``
-  ``[1]``, and with quantized activations ``input_global_scale`` ``[1]``. Both are divided by, where others multiply.
+  ``[1]``, and with quantized activations ``input_global_scale`` ``[1]``. Both are divisors; in other formats they are factors.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FORMATS = (
     "nvfp4-pack-quantized",
     "mixed-precision",
 )
-#: What may share a scale, by type and bits of the weights.
+#: Supported strategies (which elements share a scale), by type and bits of the weights.
 _STRATEGIES = {
     "int 4": ("group",),
     "int 8": ("tensor", "channel", "group"),
@@ -50,7 +50,7 @@ _STRATEGIES = {
 
 
 class CompressedTensorsReader(LinearReader):
-    """Layers of the groups of one configuration."""
+    """Reads the layers of the config groups of one checkpoint."""
 
     tensors = frozenset(
         {"weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"}
@@ -68,7 +68,7 @@ class CompressedTensorsReader(LinearReader):
         if sparsity != "dense" or config.get("transform_config"):
             raise UnsupportedModelError(
                 f"compressed-tensors with {'transforms' if sparsity == 'dense' else f'{sparsity} sparsity'} is not read; "
-                "use a checkpoint that is quantized alone"
+                "use a checkpoint with quantization only"
             )
         for group in self._groups:
             _check_weights(group.get("weights") or {})
@@ -82,7 +82,7 @@ class CompressedTensorsReader(LinearReader):
         if inputs and any(inputs.get(key) != weights.get(key) for key in same):
             raise UnsupportedModelError(
                 f"activations of {inputs.get('num_bits')} bits ({inputs.get('type')}) with weights of {weights['num_bits']} bits "
-                f"({weights['type']}) are not read; use a checkpoint with both the same, or with weights alone quantized"
+                f"({weights['type']}) are not read; use a checkpoint with both the same, or with only weights quantized"
             )
         if weights["type"] == "int" and "weight_packed" in tensors:
             if inputs:
@@ -93,7 +93,7 @@ class CompressedTensorsReader(LinearReader):
         return _one_byte(inputs, tensors)
 
     def _group_of(self, layer: str) -> Config:
-        """The first group that names the layer; otherwise the first that names a class, which is ``Linear``."""
+        """The first group whose targets match the layer's name; otherwise the first that targets a class (``Linear``)."""
         by_name = (g for g in self._groups if any(_names(target, layer) for target in g.get("targets", ())))
         by_class = (g for g in self._groups if any(t.isidentifier() and t[0].isupper() for t in g.get("targets", ())))
         group = next(by_name, None) or next(by_class, None)
@@ -103,7 +103,7 @@ class CompressedTensorsReader(LinearReader):
 
 
 def _check_compressed(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ``InvalidInputError`` for a layer that was saved with its weight in full precision, in whatever format."""
+    """Raise ``InvalidInputError`` for a layer that was saved with its weight in full precision."""
     weight = tensors.get("weight")
     if weight is not None and weight.dtype not in (torch.float8_e4m3fn, torch.int8):
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Finding out from a checkpoint's configuration whether and how it is quantized."""
+"""Detecting from a checkpoint's configuration whether and how it is quantized."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class QuantizedFormat:
-    """What a configuration says about the quantization, for any method; only ``read_quantized`` knows which it reads."""
+    """The quantization that a configuration describes, of any method; ``read_quantized`` decides which ones it can read."""
 
     method: str
     """``quant_method`` of the configuration: ``awq``, ``gptq``, ``compressed-tensors``, ``modelopt`` or another one."""
     config: Config
-    """The quantization settings, as the checkpoint has them."""
+    """The quantization settings, unchanged."""
 
     def __str__(self) -> str:
         about = self.config.get("quant_algo") or self.config.get("format")
@@ -31,7 +31,7 @@ class QuantizedFormat:
 
     @property
     def fp8_kv_cache(self) -> bool:
-        """Whether the KV cache is meant to be FP8. Raises ``UnsupportedModelError`` for another quantized KV cache."""
+        """Whether the KV cache is FP8. Raises ``UnsupportedModelError`` for any other quantized KV cache."""
         scheme = self.config.get("kv_cache_quant_algo") or self.config.get("kv_cache_scheme")
         if not scheme or scheme == "NONE":
             return False
@@ -48,10 +48,10 @@ class QuantizedFormat:
 
 
 def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | None:
-    """How a checkpoint is quantized, ``None`` if it is not.
+    """How a checkpoint is quantized; ``None`` if it is not.
 
     ``source`` is its folder, its ``config.json`` as a mapping, or transformers' configuration object. In a folder,
-    ``hf_quant_config.json`` of modelopt counts as well; for a hub id give the configuration. Raises ``InvalidInputError``
+    modelopt's ``hf_quant_config.json`` is read as well; for a hub id pass the configuration. Raises ``InvalidInputError``
     for files that are not JSON objects.
     """
     if not isinstance(source, (str, os.PathLike)):
@@ -60,7 +60,7 @@ def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | N
     folder = Path(source)
     config = _read_json(folder / "config.json")
     modelopt = _read_json(folder / "hf_quant_config.json").get("quantization") or {}
-    # config.json of modelopt repeats hf_quant_config.json in part.
+    # modelopt's config.json repeats a part of hf_quant_config.json.
     if modelopt.get("quant_algo") or modelopt.get("kv_cache_quant_algo"):
         return QuantizedFormat("modelopt", modelopt)
     return _from_config(config)
@@ -74,7 +74,7 @@ def _from_config(config: Config) -> QuantizedFormat | None:
     settings = next((part[name] for part in parts for name in names if part.get(name)), None)
     if not settings:
         return None
-    if hasattr(settings, "to_dict"):  # of a configuration object
+    if hasattr(settings, "to_dict"):  # a configuration object
         settings = settings.to_dict()
     if not isinstance(settings, Mapping):
         raise InvalidInputError(f"quantization_config of config.json is {settings!r}, not an object; download it again")

@@ -24,13 +24,13 @@ from tt_edge.compile.quantize.quantized_weight import QuantizedWeight
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.plugins.ops.number_formats import unpack_nibbles
 
-#: The format "gptq" stores zero points less one. Its writers subtract a one for each feature from the whole word,
-#: with borrows, so adding them to the word is exact.
+#: The format "gptq" stores each zero point minus one. Its writers subtract the ones from the whole word, with borrows
+#: between features, so adding the same constant to the word restores the zero points exactly.
 _ONES = {4: 0x11111111, 8: 0x01010101}
 
 
 class GptqReader(LinearReader):
-    """Layers of 4 or 8 bits, which may differ from layer to layer."""
+    """Layers of 4 or 8 bits; the number may differ from layer to layer."""
 
     tensors = frozenset({"qweight", "qzeros", "scales", "g_idx"})
 
@@ -56,7 +56,7 @@ class GptqReader(LinearReader):
             order = group_order(tensors["g_idx"], k, groups)
         else:
             check_groups(k, groups, self._group_size if self._group_size > 0 else k)
-        # Bytes of a word follow the features, so they only have to be put behind each other: [N, K*bits/8].
+        # The bytes of a word are in the order of its features, so they are only concatenated: [N, K*bits/8].
         codes = word_bytes(words).view(-1, n, 4).permute(1, 0, 2).flatten(1)
         if self._zeros_less_one:
             zeros = zeros + _ONES[bits]

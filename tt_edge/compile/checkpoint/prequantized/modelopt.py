@@ -8,8 +8,8 @@ By ``quant_algo``, a layer has ``weight`` and ``weight_scale`` and
 * ``NVFP4``, ``NVFP4_AWQ``, ``W4A16_NVFP4``: ``[N, K/2]`` uint8, ``[N, K/16]`` E4M3; ``weight_scale_2`` ``[]``; the first two with
   ``input_scale``.
 
-``pre_quant_scale`` ``[K]`` is there where it could not be folded into the layer before. ``MIXED_PRECISION`` names the algorithm
-of each layer in ``quantized_layers``.
+``pre_quant_scale`` ``[K]`` exists only if it could not be folded into the preceding layer. ``MIXED_PRECISION`` lists the
+algorithm of each layer in ``quantized_layers``.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _DYNAMIC_INPUT = ("FP8_PER_CHANNEL_PER_TOKEN", "NVFP4", "NVFP4_AWQ")
 
 
 class ModeloptReader(LinearReader):
-    """Layers of the algorithm of the checkpoint, or each of its own."""
+    """Reads layers of the checkpoint's one algorithm or, in mixed precision, each of its own."""
 
     tensors = frozenset({"weight", "weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"})
 
     def __init__(self, config: Config) -> None:
-        algorithm = config.get("quant_algo")  # none: the KV cache alone is quantized
+        algorithm = config.get("quant_algo")  # none: only the KV cache is quantized
         mixed = algorithm == "MIXED_PRECISION"
         self._of_layers: Config = config.get("quantized_layers", {}) if mixed else {}
         self._of_others: Config | None = config if algorithm and not mixed else None
@@ -76,7 +76,7 @@ class ModeloptReader(LinearReader):
 
 
 def _pairs_of_columns(pairs_of_rows: Tensor) -> Tensor:
-    """``[N/2, K]`` uint8 with two rows a byte to ``[N, K/2]`` with two columns a byte, the even one in the low nibble."""
+    """Repack ``[N/2, K]`` uint8, two rows per byte, to ``[N, K/2]``, two columns per byte, the even one in the low nibble."""
     half, k = pairs_of_rows.shape
     even, odd = pairs_of_rows[:, 0::2], pairs_of_rows[:, 1::2]
     packed = pairs_of_rows.new_empty(half, 2, k // 2)

@@ -1,4 +1,4 @@
-"""What the readers of the formats share."""
+"""The base class and helpers of the format readers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tt_edge.plugins.ops.number_formats import pack_nibbles, unpack_nibbles
 class LinearReader(ABC):
     """Reads the linear layers of one checkpoint format.
 
-    Made from the quantization settings of the checkpoint, it raises ``UnsupportedModelError`` for what cannot be read.
+    Its constructor takes the checkpoint's quantization settings and raises ``UnsupportedModelError`` for unsupported ones.
     """
 
     #: Names of the tensors that a quantized layer may have, besides its bias.
@@ -25,20 +25,20 @@ class LinearReader(ABC):
 
     @abstractmethod
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
-        """The weight of the module ``layer``, whose tensors are ``tensors``, by the last part of their names.
+        """The weight of the module ``layer``. ``tensors`` are its tensors, keyed by the last part of their names.
 
-        Raises ``UnsupportedModelError`` or ``InvalidInputError``, without the layer's name, which the caller adds.
+        Raises ``UnsupportedModelError`` or ``InvalidInputError``; the caller adds the layer's name to the message.
         """
 
 
 def integer_weight(
     bits: int, codes: Tensor, zero_points: Tensor, scale: Tensor, permutation: Tensor | None = None
 ) -> QuantizedWeight:
-    """A weight with elements ``(code - zero_point) * scale``, exactly: INT4 if it can be, otherwise INT8.
+    """The weight with elements exactly ``(code - zero_point) * scale``: INT4 if possible, otherwise INT8.
 
     ``codes`` uint8: ``[N, K]`` for 8 bits, ``[N, K/2]`` nibbles for 4 bits. ``zero_points`` integers and
-    ``scale`` are ``[N, K/group]``. With a ``permutation`` (``QuantizedWeight.permutation``), codes come in the order of the
-    model and leave in the order of the groups.
+    ``scale`` are ``[N, K/group]``. With a ``permutation`` (``QuantizedWeight.permutation``), ``codes`` are in the model's
+    column order, and the result is in the order of the groups.
     """
     per_byte = 8 // bits
     n, groups = scale.shape
@@ -54,7 +54,7 @@ def integer_weight(
         )
     if permutation is not None:
         codes = pack_nibbles(_gathered(unpack_nibbles(codes), permutation))
-    # Flipping a code's highest bit takes 8 off, in two's complement.
+    # Flipping a code's highest bit subtracts 8, in two's complement.
     return QuantizedWeight(WeightFormat.INT4, codes ^ 0x88, scale, permutation=permutation)
 
 
@@ -77,7 +77,7 @@ def _signed_bytes(bits: int, codes: Tensor, zero_points: Tensor, permutation: Te
 
 
 def word_bytes(words: Tensor) -> Tensor:
-    """The bytes ``[R, 4C]`` of ``[R, C]`` int32 words, the lowest first. Raises as ``int32`` does."""
+    """The bytes ``[R, 4C]`` of ``[R, C]`` int32 words, the lowest first. Raises like ``int32``."""
     return int32(words).contiguous().view(torch.uint8)
 
 
@@ -86,7 +86,7 @@ def _gathered(codes: Tensor, columns: Tensor) -> Tensor:
 
 
 def int32(words: Tensor) -> Tensor:
-    """``words`` ``[R, C]``. Raises ``UnsupportedModelError`` unless they are int32."""
+    """Return ``words`` ``[R, C]``. Raises ``UnsupportedModelError`` unless they are int32."""
     if words.ndim != 2 or words.dtype != torch.int32:
         raise UnsupportedModelError(
             f"values packed in {list(words.shape)} {str(words.dtype).removeprefix('torch.')} are not read; "
@@ -96,7 +96,7 @@ def int32(words: Tensor) -> Tensor:
 
 
 def check_group_size(group_size: int | None) -> None:
-    """Raise ``UnsupportedModelError`` for 4-bit weights with a scale for a whole row."""
+    """Raise ``UnsupportedModelError`` for 4-bit weights with one scale per row."""
     if group_size is None or group_size <= 0:
         raise UnsupportedModelError(
             f"4-bit weights with group_size {group_size}, one scale for a whole row, are not read, because TensorRT's INT4 has "
@@ -116,7 +116,7 @@ def check_groups(in_features: int, groups: int, group_size: int) -> None:
 def group_order(group_of: Tensor, in_features: int, groups: int) -> Tensor | None:
     """The columns ``[K]`` int64 sorted by group, from the group ``[K]`` of each; ``None`` if they are in order.
 
-    Raises ``UnsupportedModelError`` for groups of different sizes, ``InvalidInputError`` for groups that are not there.
+    Raises ``UnsupportedModelError`` for groups of different sizes, ``InvalidInputError`` for group numbers out of range.
     """
     group_of = group_of.long()
     if tuple(group_of.shape) != (in_features,) or group_of.min() < 0 or group_of.max() >= groups:

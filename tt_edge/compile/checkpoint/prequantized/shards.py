@@ -13,14 +13,14 @@ from torch import Tensor
 from tt_edge.compile.checkpoint.hub import shard_names
 from tt_edge.errors import InvalidInputError
 
-#: Last parts of names that a layer's weight has.
+#: Last parts of the names of weight tensors.
 _WEIGHTS = frozenset({"weight", "qweight", "weight_packed"})
 
 
 class Shards(Mapping[str, Tensor]):
-    """Tensors by name, of the files that transformers would load.
+    """Tensors by name, from the files that transformers would load.
 
-    A tensor that is asked for aliases the mapped file: change it in place only as a copy.
+    Tensors alias the mapped file: copy one before changing it in place.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class Shards(Mapping[str, Tensor]):
             self._file_of.update(dict.fromkeys(file.keys(), file))
 
     def dtype_of(self, name: str) -> str:
-        """The type of a tensor as its file has it, such as ``F8_E4M3``; nothing is read."""
+        """The dtype of a tensor in its file, such as ``F8_E4M3``, without reading the tensor."""
         return str(self._file_of[name].get_slice(name).get_dtype())
 
     def __getitem__(self, name: str) -> Tensor:
@@ -53,8 +53,8 @@ class Shards(Mapping[str, Tensor]):
 
 
 def safetensors_files(folder: Path) -> list[str]:
-    """Names of a checkpoint's safetensors files, in transformers' order: what ``transformers_weights`` of ``config.json`` names,
-    ``model.safetensors``, the shards of its index; last, one file of another name, as AutoGPTQ has it.
+    """Names of a checkpoint's safetensors files, found in transformers' order: the file named by ``transformers_weights`` in
+    ``config.json``, ``model.safetensors``, the shards of its index; last, a single file of another name, as AutoGPTQ writes.
 
     Raises ``InvalidInputError`` where there are none, or several and no index.
     """
@@ -87,7 +87,7 @@ def _explicit(folder: Path) -> str | None:
 def check_full_precision(folder: Path) -> None:
     """Raise ``InvalidInputError`` for a weight in a quantized type, in a checkpoint whose ``config.json`` has no quantization.
 
-    transformers would take its values as they are, without their scales.
+    transformers would use the stored values without their scales.
     """
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         return
