@@ -16,7 +16,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--engine", default="local", metavar="TARGETS", help="local (the default): this machine's GPU; or sm89,sm120"
     )
     parser.add_argument(
-        "--workspace", type=int, metavar="MIB", help="device memory that the builder may use for trying"
+        "--workspace", type=int, metavar="MIB", help="device memory that the builder may use as workspace"
     )
     parser.add_argument(
         "--timing-cache", metavar="FILE", help="keep timings of kernels here, so that the next build is faster"
@@ -24,12 +24,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version-compatible",
         action="store_true",
-        help="engines that later TensorRT of the same major version runs, lean and dispatch runtimes included",
+        help="build engines that later TensorRT of the same major version can run, including the lean and dispatch runtimes",
     )
     parser.add_argument(
         "--strip-weights",
         action="store_true",
-        help="engines without weights, which are put in from the bundle's when they are loaded",
+        help="build engines without weights; the bundle's weights are added when they are loaded",
     )
     parser.add_argument(
         "--plugin-path", metavar="LIB", help="AttentionPlugin library, for bundles of the plugin backend"

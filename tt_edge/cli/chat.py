@@ -27,7 +27,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
     parser.add_argument("--system", metavar="TEXT", help="the system prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="of an answer, at most (1024)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=1024, metavar="N", help="maximum tokens of an answer (default 1024)"
+    )
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument(
         "--prefix-cache",

@@ -38,33 +38,35 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp16", help="fp16 (the default), bf16 or fp32")
     parser.add_argument("--max-batch", type=int, default=1, metavar="N", help="sequences at once (default 1)")
     parser.add_argument(
-        "--max-input-len", type=int, metavar="N", help="prompt tokens a sequence in one call (default 1024, or less)"
+        "--max-input-len", type=int, metavar="N", help="prompt tokens per sequence in one call (default 1024, or less)"
     )
     parser.add_argument(
         "--max-seq-len",
         type=int,
         metavar="N",
-        help="tokens a sequence in all: the KV cache (default 2048, or the model's)",
+        help="tokens per sequence in total: the KV cache capacity (default 2048, or the model's)",
     )
     parser.add_argument(
         "--min-image-tokens",
         type=int,
         metavar="N",
-        help="of a vision-language model: fewest in a call of its tower (default 4)",
+        help="minimum image tokens in one call of a vision tower (default 4)",
     )
     parser.add_argument(
         "--max-image-tokens",
         type=int,
         metavar="N",
-        help="most image tokens of a prompt, and of a call of the tower (default 1024, or what an image of many tiles has)",
+        help="maximum image tokens of a prompt, and of one tower call (default 1024, or what an image of many tiles has)",
     )
     parser.add_argument(
         "--vision-attention",
         default="native",
-        help="of a vision-language model's tower: native (the default), TensorRT's attention layer; or plugin, NVIDIA Edge-LLM's "
+        help="attention in a vision tower: native (the default), TensorRT's attention layer; or plugin, NVIDIA Edge-LLM's "
         "ViTAttentionPlugin, fp16",
     )
-    parser.add_argument("--full-logits", action="store_true", help="logits of every token, not only of the last")
+    parser.add_argument(
+        "--full-logits", action="store_true", help="output the logits of every token, not only of the last"
+    )
     parser.add_argument(
         "--single-profile",
         action="store_true",

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    parser.add_argument("bundle", nargs="+", help="bundles; differences are to the first")
+    parser.add_argument("bundle", nargs="+", help="bundles; each is compared with the first")
     parser.add_argument(
         "--data",
         required=True,
         type=Path,
         metavar="JSONL",
-        help="a line a question: messages of a chat, or prompt, and answer",
+        help="one question per line: messages of a chat, or prompt, and answer",
     )
     parser.add_argument("--count", type=int, metavar="N", help="only the first N questions")
     parser.add_argument("--model", metavar="CHECKPOINT", help="what the bundles were compiled from; needs PyTorch")

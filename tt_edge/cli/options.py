@@ -11,8 +11,8 @@ _SAMPLING = {
     "top_p": (float, "P", "draw from the likeliest tokens that add up to P"),
     "min_p": (float, "P", "draw from tokens at least P times as likely as the likeliest"),
     "repetition_penalty": (float, "X", "above 1: make tokens of prompt and answer less likely"),
-    "presence_penalty": (float, "X", "take X off the logit of what the answer has"),
-    "frequency_penalty": (float, "X", "take X off it for each time that the answer has it"),
+    "presence_penalty": (float, "X", "subtract X from the logit of each token that the answer has"),
+    "frequency_penalty": (float, "X", "subtract X from it for each time that the answer has the token"),
     "seed": (int, "N", "draw the same tokens every time from the same logits"),
 }
 
@@ -21,8 +21,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How to choose tokens."""
     group = parser.add_argument_group(
         "choosing tokens",
-        "What is not given is as the checkpoint recommends; where it recommends nothing, the likeliest token. "
-        "--temperature 0 always takes the likeliest.",
+        "Options that you omit have the values that the checkpoint recommends. Without a recommendation, decoding is greedy. "
+        "--temperature 0 is always greedy.",
     )
     for name, (kind, metavar, text) in _SAMPLING.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
@@ -45,32 +45,34 @@ def add_require_signature(parser: argparse.ArgumentParser) -> None:
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """Options of a compile that make the model smaller."""
-    group = parser.add_argument_group("quantization", "Without --quant or --quant-layers the model stays as it is.")
+    group = parser.add_argument_group("quantization", "Without --quant or --quant-layers, the model is not quantized.")
     group.add_argument(
         "--quant",
         metavar="FORMAT",
-        help="of all linear layers but the head: fp8, int8_sq, int8_wo, int4_awq, int4_wo or nvfp4",
+        help="format of all linear layers except the head: fp8, int8_sq, int8_wo, int4_awq, int4_wo or nvfp4",
     )
     group.add_argument(
         "--quant-layers",
         metavar="RULES",
-        help='exceptions, the first that matches counts: "*.down_proj=fp8,*.layers.0.*=none"',
+        help='exceptions by layer name; the first match counts: "*.down_proj=fp8,*.layers.0.*=none"',
     )
     group.add_argument(
-        "--quant-group-size", type=int, default=128, metavar="N", help="of INT4: 32, 64 or 128 (default)"
+        "--quant-group-size", type=int, default=128, metavar="N", help="group size of INT4: 32, 64 or 128 (default)"
     )
     group.add_argument(
         "--int4-gemm",
         metavar="HOW",
-        help="INT4 layers as plugin (Int4GroupwiseGemmPlugin, the default with --backend plugin) or ootb (TensorRT's own)",
+        help="INT4 layers: plugin (Int4GroupwiseGemmPlugin, the default with --backend plugin) or ootb (TensorRT's own)",
     )
     group.add_argument("--kv-cache", metavar="TYPE", help="fp16, bf16 (as --precision), or fp8 with --backend plugin")
     group.add_argument(
         "--calib-data",
         metavar="PATH",
-        help="what to calibrate on: .txt, .jsonl (with pictures, too), or a folder of `datasets`; without it a small built-in text",
+        help="calibration data: .txt, .jsonl (may have images), or a folder of `datasets`; default: a small built-in text",
     )
-    group.add_argument("--calib-samples", type=int, default=64, metavar="N", help="samples at most (default 64)")
-    group.add_argument("--calib-length", type=int, default=256, metavar="N", help="tokens of a sample (default 256)")
+    group.add_argument(
+        "--calib-samples", type=int, default=64, metavar="N", help="maximum number of samples (default 64)"
+    )
+    group.add_argument("--calib-length", type=int, default=256, metavar="N", help="tokens per sample (default 256)")
     group.add_argument("--calib-device", metavar="DEVICE", help="cpu or cuda (default: a GPU if there is one)")
-    group.add_argument("--calib-cache", metavar="FOLDER", help="keep results there, by content, for the next compile")
+    group.add_argument("--calib-cache", metavar="FOLDER", help="keep calibration results there for the next compile")

@@ -27,14 +27,16 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse images that would have to be scaled to fit the compiled model",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most this many (default 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="maximum tokens of an answer (default 64)"
+    )
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message; implies --chat")
     parser.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
     parser.add_argument(
-        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and of the N likeliest"
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities of the tokens and of the N likeliest"
     )
     parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
     add_sampling(parser)

@@ -29,27 +29,27 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help=f"file with the keys of the clients, one a line, of which each must send one (or set {_KEY} for one key); with "
-        "several, no client's prompts are computed from another's in the KV cache",
+        help=f"file with the keys of the clients, one per line; each client must send one (or set {_KEY} for one key); with "
+        "several keys, clients do not share KV cache contents",
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without a key")
     parser.add_argument(
-        "--max-waiting", type=int, default=64, metavar="N", help="requests that may wait; more get 429 (64)"
+        "--max-waiting", type=int, default=64, metavar="N", help="requests that may wait; more get 429 (default 64)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds that an answer may take (600)"
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds that an answer may take (default 600)"
     )
     parser.add_argument(
         "--max-body-mb",
         type=int,
         metavar="N",
-        help="MiB that a request may have (1; 32 where the model takes images, which come as data: URLs)",
+        help="maximum size of a request in MiB (default 1; 32 if the model takes images, which come as data: URLs)",
     )
     parser.add_argument(
         "--max-connections-per-address",
         type=int,
         metavar="N",
-        help="connections that one address may have; this machine's own are not counted (default: --max-waiting and 32)",
+        help="connections that one address may have; this machine's own are not counted (default: --max-waiting plus 32)",
     )
     parser.add_argument(
         "--exact-images",

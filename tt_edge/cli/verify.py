@@ -27,20 +27,20 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="of a vision-language model, with --model: an image to compare on (default: two that are made up); may be repeated",
+        help="with --model, for a vision-language model: an image to compare on (default: two generated images); may be repeated",
     )
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="tokens to compare (default 32)")
     parser.add_argument(
         "--runtime",
         default="auto",
         choices=("auto", "tensorrt", "reference", "none"),
-        help="what answers the golden set: the engines that fit this machine, if there are any (the default); them or an error; "
-        "NumPy; nothing",
+        help="what answers the golden set: auto (the default), the engines that fit this machine, if any; tensorrt, the same or an "
+        "error; reference, NumPy; none, nothing",
     )
     parser.add_argument(
         "--bisect",
         action="store_true",
-        help="where the engines do not match, build debugging engines here and name the first layer that is wrong",
+        help="if the engines do not match, build debugging engines here and name the first wrong layer",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_require_signature(parser)
