@@ -1,8 +1,8 @@
-"""Tidying a captured network: fewer layers, the same numbers. Torch-free.
+"""Simplifying a captured network: fewer layers, identical results. Torch-free.
 
-Converters work one operator at a time, so what they leave repeats itself: the same constant once for every layer that
-reads it, a reshape behind a constant where the constant could have that shape. Each rewrite here keeps every value
-bit for bit; none reorders arithmetic.
+Converters work one operator at a time, so their output has redundant layers: the same constant once for every layer that
+reads it, a reshape after a constant that could have that shape itself. Each rewrite here keeps every value bit for bit;
+none reorders arithmetic.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from tt_edge.network.ir import Layer, Network
 
-#: Layers that write to memory; two of them are never one.
+#: Layers that write to memory; two of them are never merged.
 _EFFECTS = frozenset({"KV_CACHE_UPDATE", "PLUGIN_V2", "PLUGIN_V3", "ASSERTION"})
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """What ``simplify`` removed, by rewrite."""
+    """The number of layers that ``simplify`` removed, by rewrite."""
 
     reshaped_constants: int
     identities: int
@@ -28,7 +28,7 @@ class Simplified:
 
 
 def simplify(network: Network) -> Simplified:
-    """Tidy ``network`` in place; its inputs, outputs and weights stay as they are."""
+    """Simplify ``network`` in place; its inputs, outputs and weight values do not change."""
     reshaped = _reshape_constants(network)
     identities = _drop_identities(network)
     duplicates = _merge_duplicates(network)
@@ -37,7 +37,7 @@ def simplify(network: Network) -> Simplified:
 
 
 def _reshape_constants(network: Network) -> int:
-    """``CONSTANT`` then ``SHUFFLE`` that only reshapes becomes one ``CONSTANT`` of the new shape over the same data."""
+    """Replace a ``CONSTANT`` and a ``SHUFFLE`` that only reshapes it by one ``CONSTANT`` of the new shape over the same data."""
     made_by = {name: layer for layer in network.layers for name in layer.outputs}
     taken: set[str] = set()
     count = 0
@@ -49,7 +49,7 @@ def _reshape_constants(network: Network) -> int:
         if -1 in shape or not _keeps_order(layer, network.tensors[source.outputs[0]].shape):
             continue
         attributes = {**source.attributes, "shape": list(shape)}
-        # It takes the constant's name, which is the weight's, unless another shape of that weight has it.
+        # It takes the constant's name, which is the weight's, unless a constant with another shape of that weight has it.
         name = layer.name if source.name in taken else source.name
         taken.add(name)
         source.name = layer.name
@@ -76,7 +76,7 @@ def _is_trivial(order: object, shape: Sequence[int] | None) -> bool:
 
 
 def _drop_identities(network: Network) -> int:
-    """A cast to the type that its input has, and a shuffle that moves nothing, vanish."""
+    """Remove casts to the type that the input already has, and shuffles that move nothing."""
     return _substitute(network, lambda layer: layer.inputs[0] if _is_identity(network, layer) else None)
 
 
@@ -93,7 +93,7 @@ def _is_identity(network: Network, layer: Layer) -> bool:
 
 
 def _merge_duplicates(network: Network) -> int:
-    """Layers of one kind with the same inputs and attributes become the first of them."""
+    """Merge layers of one kind with equal inputs and attributes into the first of them."""
     first: dict[str, str] = {}
 
     def twin(layer: Layer) -> str | None:
@@ -109,7 +109,7 @@ def _merge_duplicates(network: Network) -> int:
 
 
 def _substitute(network: Network, equivalent: Callable[[Layer], str | None]) -> int:
-    """Drop each layer for which ``equivalent`` names a tensor to use in its output's place; network outputs stay."""
+    """Drop each layer for which ``equivalent`` returns a tensor to use instead of its output; network outputs stay."""
     renamed: dict[str, str] = {}
     outputs = set(network.outputs)
     kept = []
@@ -127,7 +127,7 @@ def _substitute(network: Network, equivalent: Callable[[Layer], str | None]) -> 
 
 
 def _drop_unused(network: Network) -> int:
-    """Layers that no network output depends on vanish, with their tensors and weights."""
+    """Remove layers that no network output depends on, with their tensors and weights."""
     used = set(network.outputs)
     kept: list[Layer] = []
     for layer in reversed(network.layers):

@@ -1,9 +1,8 @@
 """Reading and writing a captured network: ``network.json`` and ``weights.safetensors``. Torch-free.
 
-The format is described in docs/network_format.md. Weights are written from where they lie and read through a memory
-map, so a network of any size costs no second copy in memory on either side. That is why the safetensors container
-(eight bytes of header length, a JSON header, the data) is read and written here and not with the safetensors library,
-which copies; a test reads the files with the library.
+The format is described in docs/network_format.md. Weights are written directly from their memory and read through a memory
+map, so neither side holds a second copy. The safetensors library copies, so the container (eight bytes of header length, a
+JSON header, the data) is read and written here instead; a test reads the files with the library.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from tt_edge.network.validate import MAX_NAME, MAX_SIZE, validate
 FORMAT_VERSION = 1
 NETWORK_FILE, WEIGHTS_FILE = "network.json", "weights.safetensors"
 
-#: Limits on what is read before anything in it is trusted. Measured: 23 values and 480 bytes a layer, 55 to 110 layers a block
-#: of the model. A model of 126 blocks (Llama 3.1 405B) has 14,000 layers at most, 320,000 values and 7 MB; the limits are six
-#: times that, and more. Parsed, so many values take at most 0.25 GB.
+#: Limits on what is read before anything in it is trusted. Measured: 23 values and 480 bytes per layer, 55 to 110 layers per
+#: block of the model. A model of 126 blocks (Llama 3.1 405B) has at most 14,000 layers, 320,000 values and 7 MB; the limits
+#: are more than six times that. Parsed, the maximum number of values takes at most 0.25 GB.
 MAX_NETWORK_JSON = 64 << 20
 MAX_NETWORK_VALUES = 2_000_000
-#: Of the weights file: 12 values and about 150 bytes a tensor, at most two tensors a layer.
+#: Limits for the weights file, which has 12 values and about 150 bytes per tensor, and at most two tensors per layer.
 MAX_HEADER = 16 << 20
 MAX_HEADER_VALUES = 500_000
 MAX_RANK = 8
@@ -65,7 +64,7 @@ def write_network(network: Network, open_file: Callable[[str], BinaryIO]) -> Non
 
 
 def network_json(network: Network) -> bytes:
-    """``network.json`` without the weights' data; one layer a line, for diffs."""
+    """``network.json`` without the weights' data; one layer per line, for diffs."""
     tensors = {t.name: [t.dtype.value, list(t.shape)] for t in network.tensors.values()}
     layers = (
         [layer.name, layer.kind, layer.inputs, layer.outputs, dict(sorted(layer.attributes.items()))]
@@ -83,11 +82,11 @@ def network_json(network: Network) -> bytes:
 
 
 def write_weights(weights: Mapping[str, np.ndarray], file: BinaryIO) -> None:
-    """Write ``weights`` as a safetensors file. Arrays of any order are written; contiguous ones are not copied."""
+    """Write ``weights`` as a safetensors file. Arrays may have any memory order; contiguous ones are not copied."""
     header: dict[str, Any] = {}
     offset = 0
     for key, array in weights.items():
-        # The gap before a tensor is a tensor of its own: the format allows no holes.
+        # The padding before a tensor is written as a tensor of its own: the format allows no gaps.
         if gap := -offset % _ALIGNMENT:
             header[f"{_PADDING}{offset}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [offset, offset + gap]}
             offset += gap
@@ -197,7 +196,7 @@ def _load_json(file: CheckedFile, limit: int) -> Any:
 
 
 def parse_network(data: Any) -> Network:
-    """A ``Network`` without weights from parsed JSON, every reference checked."""
+    """A ``Network`` without weights from parsed JSON, with every reference checked."""
     try:
         version = data["format_version"]
         if not isinstance(version, int):

@@ -1,8 +1,8 @@
-"""What a network must be before anything is computed or built from it. Torch-free.
+"""Validating a network before anything is computed or built from it. Torch-free.
 
-``validate`` is run on every network that is read, once. What it accepts has layers of known kinds, each with the inputs,
-outputs and attributes of its kind, and shapes and element types that agree with each other where the kind says how. So
-what rebuilds or evaluates a network need not ask again. A layer may still be refused by TensorRT, for reasons of its own.
+``validate`` runs once on every network that is read. A network that passes has only layers of known kinds, each with the
+inputs, outputs and attributes of its kind, and shapes and element types that are consistent where the kind defines how. So
+code that rebuilds or evaluates a network need not check again. TensorRT may still refuse a layer for its own reasons.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tt_edge.network.validate_shapes import LayerError, check_tensors
 MAX_SIZE = 2**31 - 1
 MAX_NAME = 4096
 
-# Inputs by kind: how many must be there, and how many there may be.
+# Minimum and maximum number of inputs by kind.
 _ANY = 1 << 16
 _INPUTS: dict[str, tuple[int, int]] = {
     "ATTENTION": (3, len(ATTENTION_INPUTS)),
@@ -59,7 +59,7 @@ _OUTPUTS = {"ASSERTION": 0, "DYNAMIC_QUANTIZE": 2, "TOPK": 2}
 
 
 def validate(network: Network) -> None:
-    """Raise ``BundleError`` for a network that names, shapes or attributes make impossible; it has its weights already."""
+    """Raise ``BundleError`` for a network with inconsistent names, shapes or attributes. Its weights must be loaded already."""
     _check_references(network)
     names: set[str] = set()
     for layer in network.layers:
@@ -75,7 +75,7 @@ def validate(network: Network) -> None:
 
 
 def _check_references(network: Network) -> None:
-    """Every tensor is declared, made once, and made before it is read."""
+    """Check that every tensor is declared, is made once, and is made before it is read."""
     made: set[str] = set()
 
     def make(names: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Shapes and element types of a layer's inputs and outputs against each other, where its kind says how. Torch-free.
+"""Checking the shapes and element types of a layer's inputs and outputs for consistency, by its kind. Torch-free.
 
-Part of ``validate``. Sizes of -1 are known only when the network runs, and may be anything here.
+Part of ``validate``. Sizes of -1 are known only when the network runs, and match any size here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tt_edge.dtypes import DType
 from tt_edge.network.capture import DTYPES
 from tt_edge.network.ir import Layer, Tensor
 
-# What the inputs and the output share, by kind.
+# What the inputs and the output have in common, by kind.
 _SAME_TYPE = {
     *("ACTIVATION", "CONCATENATION", "IDENTITY", "MATRIX_MULTIPLY", "POOLING"),
     *("REDUCE", "SHUFFLE", "SOFTMAX", "SLICE", "UNARY"),
@@ -26,11 +26,11 @@ _AXES = {"REDUCE", "SOFTMAX", "TOPK", "NORMALIZATION"}
 
 
 class LayerError(Exception):
-    """What is wrong with a layer."""
+    """A layer is malformed; the message says how."""
 
 
 def check_tensors(layer: Layer, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
-    """Raise ``LayerError`` for a layer of a known kind, with its numbers of inputs and outputs, whose tensors do not fit."""
+    """Raise ``LayerError`` for a layer of known kind, with the right numbers of inputs and outputs, whose tensors do not fit."""
     kind, first = layer.kind, inputs[0] if inputs else None
     if first is None:
         return
@@ -58,7 +58,7 @@ def _integer(layer: Layer, name: str, default: int) -> int:
 
 
 def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two shapes may be the same; -1 may be anything."""
+    """Whether two shapes may be equal; -1 matches any size."""
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -105,7 +105,7 @@ def _check_shuffle(layer: Layer, inputs: list[Tensor | None], outputs: list[Tens
     ranks = {"first_transpose": _rank(inputs[0]), "second_transpose": len(outputs[0].shape)}
     for name, rank in ranks.items():
         order = layer.attributes.get(name)
-        # The bindings give eight entries, of which those of the rank count.
+        # The bindings return eight entries, of which the first ``rank`` count.
         if isinstance(order, list) and (len(order) not in (rank, 8) or sorted(order[:rank]) != list(range(rank))):
             raise LayerError(f"its {name} is {order}, of a tensor with {rank} dimensions")
     dims = layer.attributes.get("reshape_dims")

@@ -1,4 +1,4 @@
-"""ATTENTION: grouped-query attention over padded or packed rows, with a cache of which only a part is in use."""
+"""ATTENTION: grouped-query attention over padded or packed sequences, with a partly filled cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tt_edge.network.reference.numerics import Converter, widening
 from tt_edge.network.reference.quantization import fake_quantizer
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
 
-#: Attention scores held at once, in elements; long prompts go through in blocks of queries.
+#: Maximum number of attention scores held at once; long prompts are processed in blocks of queries.
 _BLOCK_SCORES = 1 << 22
 
 _LOWEST = np.finfo(np.float32).min
@@ -23,7 +23,7 @@ _FORMS = {"PADDED_BHND": False, "PACKED_NHD": True}
 # By TensorRT's name of the type and by ours.
 _QUANTIZED = {"FP8": DType.FP8, "INT8": DType.INT8, DType.FP8.value: DType.FP8, DType.INT8.value: DType.INT8}
 
-#: For a row's query and key lengths, the last key that query 0 may see; query i sees i more. None: no causal mask.
+#: From a sequence's query and key lengths, the last key that query 0 may see; query i sees i more. None: no causal mask.
 Diagonal = Callable[[int, int], int] | None
 
 _DIAGONALS: dict[str, Diagonal] = {
@@ -34,7 +34,7 @@ _DIAGONALS: dict[str, Diagonal] = {
 
 
 def _normalize_(scores: np.ndarray) -> None:
-    """Softmax over the last axis, in place; a row that may see nothing (all -inf) becomes zeros."""
+    """Softmax over the last axis, in place; a row that is fully masked (all -inf) becomes zeros."""
     peak = np.maximum.reduce(scores, -1, keepdims=True)
     np.maximum(peak, _LOWEST, out=peak)  # -inf less -inf would be NaN
     np.subtract(scores, peak, out=scores)
@@ -53,7 +53,7 @@ def attend(
     softmax: bool,
     quantize: Converter | None,
 ) -> np.ndarray:
-    """Attention of one row, all float32.
+    """Attention of one sequence, all float32.
 
     ``query`` is [Hq, S, D], ``key`` and ``value`` [Hkv, L, D] with Hq a multiple of Hkv: query head h reads key head
     h // (Hq / Hkv). ``mask`` broadcasts to [Hq, S, L]: booleans allow, floats are added. ``diagonal`` is the last key
@@ -101,7 +101,7 @@ Row = tuple[int, slice]
 
 
 def _rows(layer: BoundLayer, x: np.ndarray, packed: bool, lengths: np.ndarray | None) -> Iterator[Row]:
-    """For each batch row, (index into a padded tensor's batch, its range of tokens).
+    """For each sequence of the batch: (index into a padded tensor's batch, its range of tokens).
 
     Packed tensors are [tokens, H, D] with cumulative ``lengths`` [batch + 1]; padded ones [B, H, tokens, D] with
     ``lengths`` [B], if given, counting the tokens in use.
@@ -133,8 +133,8 @@ def attention(layer: BoundLayer) -> Compute:
     padded keys, key_value_lengths [B] says how many are in use; the rest is never read.
 
     ``causal_kind`` UPPER_LEFT lets query i see keys j <= i; LOWER_RIGHT j <= i + (keys - queries), both counted in
-    the row, keys from key_value_lengths. Where TensorRT leaves the result open, this gives zeros: for a query that
-    may see no key, and for packed queries beyond the last row. With ``norm_op`` NONE a hidden key contributes nothing.
+    the sequence, keys from key_value_lengths. Where TensorRT does not define the result, this returns zeros: for a query
+    that sees no key, and for packed queries beyond the last sequence. With ``norm_op`` NONE a masked key contributes nothing.
     """
     diagonal_of = layer.choose("causal_kind", _DIAGONALS, "NONE")
     softmax = layer.choose("norm_op", {"SOFTMAX": True, "NONE": False}, "SOFTMAX")
@@ -150,7 +150,7 @@ def attention(layer: BoundLayer) -> Compute:
         widen_mask = widening(layer.input(3).dtype)
 
     def tokens(x: np.ndarray, packed: bool, row: Row) -> np.ndarray:
-        """The row's tokens as [H, n, D]."""
+        """The sequence's tokens as [H, n, D]."""
         return x[row[1]].swapaxes(0, 1) if packed else x[row[0], :, row[1]]
 
     def compute(

@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def first_over(self) -> Difference | None:
-        """The first tensor over tolerance: where the two computations part."""
+        """The first tensor over tolerance: where the two computations diverge."""
         return next((row for row in self.rows if not row.within(self.tolerance)), None)
 
     @property
@@ -77,7 +77,7 @@ class Comparison:
         return self.first_over is None
 
     def render(self, *, only_over: bool = False) -> str:
-        """A table with one line a tensor; tensors over tolerance are marked ``<`` and the first of them ``<<``."""
+        """A table with one line per tensor; tensors over tolerance are marked ``<`` and the first of them ``<<``."""
         first = self.first_over
         shown = [row for row in self.rows if not (only_over and row.within(self.tolerance))]
         header = ("layer", "kind", "tensor", "type", "shape", "max abs", "rel L2", "mismatched", "")
@@ -123,7 +123,7 @@ def compare_layers(
 ) -> Comparison:
     """Run ``evaluator`` and compare every layer output for which there is a reference, in execution order.
 
-    ``references`` holds tensors by name, or gives them one at a time. ``feeds`` stay as they are: KV caches are copied.
+    ``references`` holds tensors by name, or yields them one at a time. ``feeds`` are not changed: KV caches are copied.
     """
     find = references if callable(references) else references.get
     rows: list[Difference] = []
@@ -140,7 +140,7 @@ def compare_layers(
 
 
 def record(evaluator: ReferenceEvaluator, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every layer output of one run, by tensor name, in execution order. ``feeds`` stay as they are."""
+    """Every layer output of one run, by tensor name, in execution order. ``feeds`` are not changed."""
     tensors: dict[str, np.ndarray] = {}
 
     def observe(layer: Layer, name: str, value: np.ndarray) -> None:

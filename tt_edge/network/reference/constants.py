@@ -1,4 +1,4 @@
-"""What is known before the first run: constants, values folded from them, and their float32 copies."""
+"""Values known before the first run: constants, values folded from them, and their float32 copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConstantStore:
     """Constant tensors by name, and a byte budget for arrays that only make later runs faster.
 
     ``origins`` names the data behind a tensor, so that tensors which share a weight share its float32 copy.
-    ``claims`` holds the inputs of the layer being bound that work on a float32 copy and need the original no more.
+    ``claims`` holds the inputs of the layer being bound that use a float32 copy and no longer need the original.
     """
 
     budget: int
@@ -29,7 +29,7 @@ class ConstantStore:
     _copies: dict[object, np.ndarray] = field(default_factory=dict)
 
     def reserve(self, nbytes: int) -> bool:
-        """Take ``nbytes`` from the budget; False, and nothing taken, when they are not there."""
+        """Take ``nbytes`` from the budget; if there is not enough, take nothing and return False."""
         if nbytes <= SMALL_BYTES:
             return True
         if self.used + nbytes > self.budget:
@@ -38,7 +38,7 @@ class ConstantStore:
         return True
 
     def release(self, nbytes: int) -> None:
-        """Give back what ``reserve`` took."""
+        """Return bytes taken by ``reserve`` to the budget."""
         if nbytes > SMALL_BYTES:
             self.used -= nbytes
 

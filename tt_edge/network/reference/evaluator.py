@@ -36,17 +36,17 @@ class _Step:
 
 
 class ReferenceEvaluator:
-    """Evaluates ``network`` in NumPy with TensorRT's semantics; the parity oracle, and a session without a GPU.
+    """Evaluates ``network`` in NumPy with TensorRT's semantics: the reference of parity checks, and a runtime without a GPU.
 
     Networks are strongly typed: elementwise layers compute in their operand type; float16 and bfloat16 products,
     reductions, softmax, normalization and attention compute in float32 and round once, at the layer's output.
 
-    Layers that depend on constants alone are computed here, once. ``constant_bytes`` bounds the memory for that and
-    for float32 copies of low-precision weights; what does not fit is computed again in every run, more slowly.
+    Layers that depend only on constants are computed here, once. ``constant_bytes`` bounds the memory for that and
+    for float32 copies of low-precision weights; what does not fit is recomputed in every run, which is slower.
     ``fold_constants=False`` computes everything but the constants themselves in every run, where ``observe`` sees it.
 
     Raises ``UnsupportedModelError`` for a layer whose kind or attribute has no kernel, and ``BundleError`` for a weight
-    that does not have the size its constant says.
+    whose size does not match its constant.
     """
 
     def __init__(self, network: Network, *, constant_bytes: int = 4 << 30, fold_constants: bool = True) -> None:
@@ -87,7 +87,7 @@ class ReferenceEvaluator:
                     f"layer {layer.name!r} reads {name!r}, which no earlier layer computes; capture the network again"
                 )
         if fold and all(name is None or name in values for name in layer.inputs) and self._reserve(layer):
-            # Bound to an empty store: what this one evaluation converts is not worth keeping.
+            # Bound to an empty store: conversions for this single evaluation need not be kept.
             compute = KERNELS[layer.kind](self._bind(layer, ConstantStore(0)))
             result = compute(*[None if name is None else values[name] for name in layer.inputs])
             for name, value in zip(layer.outputs, _as_tuple(result), strict=True):
@@ -111,7 +111,7 @@ class ReferenceEvaluator:
         return BoundLayer(layer, inputs, outputs, store, self.network.weights)
 
     def _reserve(self, layer: Layer) -> bool:
-        """Take the memory of a folded layer's outputs from the budget; shapes with -1 are small shape arithmetic."""
+        """Take the memory of a folded layer's outputs from the budget; shapes with -1 (shape arithmetic) are small."""
         return self._store.reserve(sum(_nbytes(self.network.tensors[name]) for name in layer.outputs))
 
     def _add_constant(self, layer: Layer) -> None:
@@ -129,7 +129,7 @@ class ReferenceEvaluator:
         self._slots[name] = len(self._slots) + 1
 
     def _forget(self, name: str | None) -> None:
-        """Note that one reader of constant ``name`` needs it no more, and drop it after the last one."""
+        """Note that one reader of constant ``name`` no longer needs it, and drop it after the last one."""
         if name is None:
             return
         self._readers[name] -= 1
@@ -161,7 +161,7 @@ class ReferenceEvaluator:
     def run(self, feeds: Mapping[str, np.ndarray], *, observe: Observer | None = None) -> dict[str, np.ndarray]:
         """Compute the network's outputs for ``feeds``, which hold an array for every network input.
 
-        A KV cache input is updated in place, so it must be writable; the output that stands for it is the same array.
+        A KV cache input is updated in place, so it must be writable; the corresponding output is the same array.
         ``observe`` is called with every output of every layer that runs, in execution order; layers folded when the
         evaluator was built do not run. Raises ``InvalidInputError`` for feeds that do not fit the network's inputs.
         """
@@ -201,7 +201,7 @@ class ReferenceEvaluator:
 
 
 def _nbytes(tensor: Tensor) -> int:
-    """Bytes of a tensor as an array here, where 4-bit elements take one each; unknown dimensions count once."""
+    """Bytes of a tensor as a NumPy array, with one byte per 4-bit element; dynamic dimensions count as 1."""
     return int(np.prod([max(size, 1) for size in tensor.shape], dtype=np.int64)) * tensor.dtype.numpy.itemsize
 
 

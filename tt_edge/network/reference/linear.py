@@ -47,7 +47,7 @@ def matrix_multiply(layer: BoundLayer) -> Compute:
 
 
 def _linear(layer: BoundLayer, weight: np.ndarray) -> Compute:
-    """One product with a constant ``weight`` [K, N] for all rows of all batches, instead of one a batch."""
+    """One product with a constant ``weight`` [K, N] for all rows of all batches, instead of one per batch."""
     read, write, columns = layer.reader(0), layer.writer(), weight.shape[1]
 
     def compute(x: np.ndarray, _: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ def rounding(dtype: DType) -> Converter:
 
 
 def stored_weight(key: str, stored: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    """The array of ``shape`` and ``dtype`` held by ``Network.weights[key]``; 4-bit types come out one to a byte.
+    """The array of ``shape`` and ``dtype`` held by ``Network.weights[key]``; 4-bit types are unpacked to one per byte.
 
     Raises ``BundleError`` when the stored bytes do not hold exactly that many elements.
     """

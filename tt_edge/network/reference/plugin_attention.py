@@ -1,4 +1,4 @@
-"""What NVIDIA's AttentionPlugin computes."""
+"""The computation of NVIDIA's AttentionPlugin."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def attention_plugin(layer: BoundLayer) -> Compute:
-    """RoPE, the writing of K and V, and causal attention, by the layer's contract (``plugins/edgellm/contracts.py``).
+    """RoPE, the cache update, and causal attention, by the layer's contract (``plugins/edgellm/contracts.py``).
 
-    The cache is updated in place and is the second output. K is rotated in float32 and rounded to the activations' type,
-    then to the cache's, as the plugin does, and attention is over what the
-    cache holds. Padding's results, which mean nothing, are zeros.
+    The cache is updated in place and is the second output. As in the plugin, K is rotated in float32 and rounded to the
+    activations' type, then to the cache's, and attention reads the cached values. Results of padding are meaningless; here
+    they are zeros.
     """
     version = str(layer.attribute("generation"))
     if version not in GENERATIONS:
@@ -67,7 +67,7 @@ def attention_plugin(layer: BoundLayer) -> Compute:
 
 
 class _CacheType:
-    """What stands in the cache for an element of the activations' type: itself, or E4M3 with a scale."""
+    """How an element of the activations' type is stored in the cache: unchanged, or as E4M3 with a scale."""
 
     def __init__(self, activations: DType, scale: float | None) -> None:
         self._widen, self._scale = widening(activations), scale
@@ -84,7 +84,7 @@ class _CacheType:
 
 
 def _cache_types(layer: BoundLayer, fields: Arrays) -> tuple[_CacheType, _CacheType]:
-    """Of keys and of values."""
+    """The cache types of keys and of values."""
     if "enable_fp8_kv_cache" not in fields or not fields["enable_fp8_kv_cache"].any():
         return _CacheType(layer.dtype, None), _CacheType(layer.dtype, None)
     _, k, v = (float(scale) for scale in fields["qkv_scales"])
@@ -92,7 +92,7 @@ def _cache_types(layer: BoundLayer, fields: Arrays) -> tuple[_CacheType, _CacheT
 
 
 def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
-    """Only what the converter sets is computed here; a flag of another feature is an error."""
+    """Raise ``UnsupportedModelError`` for a feature that the converter never sets and that is not computed here."""
     for name, value in fields.items():
         feature = name.startswith("enable_") and name != "enable_fp8_kv_cache"
         if (feature or name == "skip_softmax_scale_factor") and value.any():
@@ -102,7 +102,7 @@ def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
 
 
 def _heads(generation: Generation, named: Arrays, counts: tuple[int, int, int], size: int) -> list[np.ndarray]:
-    """Q ``[T, Hq, D]``, K and V ``[T, Hkv, D]``, tokens of all rows in one dimension."""
+    """Q ``[T, Hq, D]``, K and V ``[T, Hkv, D]``, with the tokens of all sequences in one dimension."""
     if generation.packed:
         parts = np.split(named["qkv"], np.cumsum(counts)[:2] * size, axis=-1)
     else:
@@ -111,17 +111,17 @@ def _heads(generation: Generation, named: Arrays, counts: tuple[int, int, int], 
 
 
 def _angles(generation: Generation, named: Arrays, index: int, row: Row) -> np.ndarray:
-    """Cosines and sines of the row's tokens, float32 ``[written, rotary_dim]``."""
+    """Cosines and sines of the sequence's tokens, float32 ``[written, rotary_dim]``."""
     rope = named["rope_rotary_cos_sin"]
     if generation.ragged:
         return rope[row.first : row.first + row.written]
     table = rope[index if len(rope) > 1 else 0]
     positions = np.arange(row.past, row.past + row.written)
-    return table[np.minimum(positions, len(table) - 1)]  # type: ignore[no-any-return]  # only padding goes beyond
+    return table[np.minimum(positions, len(table) - 1)]  # type: ignore[no-any-return]  # only padding exceeds the table
 
 
 def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Float32 ``[n, H, D]``, its first ``rotary_dim`` elements rotated by halves."""
+    """Float32 ``[n, H, D]`` with the first ``rotary_dim`` elements rotated by halves."""
     half = angles.shape[1] // 2
     cos, sin = angles[:, None, :half], angles[:, None, half:]
     a, b = x[..., :half], x[..., half : 2 * half]
@@ -129,13 +129,13 @@ def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 class _Stored:
-    """One row's keys or values in the cache, by position: ``[H, D]`` each."""
+    """One sequence's keys or values in the cache, by position: ``[H, D]`` each."""
 
     def __init__(self, places: np.ndarray, at: np.ndarray | None = None) -> None:
         self.places, self.at = places, np.arange(len(places)) if at is None else at
 
     def write(self, past: int, new: np.ndarray) -> None:
-        """Put ``new`` ``[n, H, D]`` behind the past; what falls beyond the capacity is dropped."""
+        """Append ``new`` ``[n, H, D]`` to the past; tokens beyond the capacity are dropped."""
         at = self.at[past : past + len(new)]
         self.places[at] = new[: len(at)]
 
@@ -144,7 +144,7 @@ class _Stored:
 
 
 def _stored(generation: Generation, named: Arrays, index: int) -> tuple[_Stored, _Stored]:
-    """The row's keys and values, as views of the cache."""
+    """The sequence's keys and values, as views of the cache."""
     cache = named[CACHE]
     if not generation.paged:
         keys, values = cache[index].swapaxes(1, 2)  # [capacity, Hkv, D] each
@@ -157,7 +157,7 @@ def _stored(generation: Generation, named: Arrays, index: int) -> tuple[_Stored,
 
 
 def _window_mask(row: Row, window: int) -> np.ndarray | None:
-    """Boolean ``[1, valid, past + valid]`` of keys that are recent enough; ``None`` without a window."""
+    """Boolean ``[1, valid, past + valid]``: keys within the window; ``None`` without a window."""
     if window <= 0:
         return None
     at = row.past + np.arange(row.valid)[:, None]

@@ -1,4 +1,4 @@
-"""What NVIDIA's Int4GroupwiseGemmPlugin computes."""
+"""The computation of NVIDIA's Int4GroupwiseGemmPlugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What NVIDIA's ViTAttentionPlugin computes."""
+"""The computation of NVIDIA's ViTAttentionPlugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tt_edge.network.reference.registry import BoundLayer, Compute
 
 
 def vit_attention_plugin(layer: BoundLayer) -> Compute:
-    """Attention among the tokens of each segment (``plugins/edgellm/vit_contract.py``). Tokens behind the last are zeros."""
+    """Attention within each segment (``plugins/edgellm/vit_contract.py``). Tokens after the last segment become zeros."""
     fields = {name: value for name, (_, value) in plugin_fields(layer.layer).items()}
     scale = np.float32(fields["attention_scale"][0])
     readers, write = [layer.reader(index) for index in range(3)], layer.writer()

@@ -1,4 +1,4 @@
-"""PLUGIN_V2 and PLUGIN_V3: plugins whose computation is known."""
+"""PLUGIN_V2 and PLUGIN_V3: the plugins that the reference evaluator implements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {
 @kernel("PLUGIN_V2")
 @kernel("PLUGIN_V3")
 def plugin(layer: BoundLayer) -> Compute:
-    """The plugin that the layer names; raises ``UnsupportedModelError`` for one that is not known here."""
+    """The kernel of the layer's plugin; raises ``UnsupportedModelError`` for an unknown plugin."""
     name = str(layer.attribute("plugin"))
     if name not in PLUGINS:
         raise UnsupportedModelError(

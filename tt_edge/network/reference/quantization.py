@@ -20,16 +20,16 @@ def _saturate(scaled: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def fake_quantizer(dtype: DType, scale: np.ndarray) -> Converter:
-    """Quantize float32 arrays to ``dtype`` with one ``scale`` and return the values that they stand for."""
+    """A function that quantizes float32 arrays to ``dtype`` with one ``scale`` and dequantizes them again."""
     factor = scale.reshape(()).astype(np.float32)
     return lambda x: _saturate(np.asarray(x / factor), dtype).astype(np.float32) * factor
 
 
 def _blocks(x: np.ndarray, scale: np.ndarray, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes under which ``x`` and ``scale`` broadcast, and each scale meets the elements it belongs to.
+    """Shapes of ``x`` and ``scale`` that broadcast each scale to its elements.
 
-    One scale: per tensor. One dimension: per channel of ``axis``. As many dimensions as ``x``: blocked, each
-    dimension n of x split into as many equal runs as the scale has entries there.
+    One scale: per tensor. One dimension: per channel of ``axis``. As many dimensions as ``x``: blocked, with each
+    dimension n of x split into as many equal runs as the scale has entries in that dimension.
     """
     if scale.size == 1:
         return x.shape, (1,) * x.ndim
@@ -95,9 +95,9 @@ def dynamic_quantize(layer: BoundLayer) -> Compute:
     """Quantize with scales measured per block; outputs the data and the scales (``IDynamicQuantizeLayer``).
 
     A block's scale is its largest magnitude over the largest value of the data type (6 for FP4, 448 for FP8). With
-    FP8 scales (NVFP4), input 1 is the scalar that the scales are themselves quantized with, and the data is divided by
-    what the stored scale stands for, so that dequantizing twice returns the nearest representable values. A block
-    of zeros has scale zero and stays zero.
+    FP8 scales (NVFP4), input 1 is the scalar scale of the scales, and the data is divided by the stored scale's
+    dequantized value, so that dequantizing twice returns the nearest representable values. A block of zeros has scale
+    zero and stays zero.
     """
     target, scale_type = layer.outputs[0].dtype, layer.outputs[1].dtype
     if target not in RANGES or scale_type not in (DType.FP8, DType.FLOAT32):

@@ -41,7 +41,7 @@ _REDUCTIONS: dict[str, Reduction] = {
 
 @kernel("REDUCE")
 def reduce(layer: BoundLayer) -> Compute:
-    """``op`` over the bitmask ``axes``; unit dimensions stay where ``keep_dims`` (NvInfer.h, ``ReduceOperation``).
+    """``op`` over the bitmask ``axes``; with ``keep_dims`` they stay as unit dimensions (NvInfer.h, ``ReduceOperation``).
 
     Over an empty volume: SUM 0, PROD 1, MAX and MIN the type's lowest and highest value, AVG NaN.
     """
@@ -75,7 +75,7 @@ def softmax(layer: BoundLayer) -> Compute:
 def normalization(layer: BoundLayer) -> Compute:
     """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over the bitmask ``axes`` (``INormalizationLayer``).
 
-    With ``num_groups`` G above 1, dimension 1 is split into G groups that normalise apart, together with the axes.
+    With ``num_groups`` G above 1, dimension 1 is split into G groups; each is normalized separately, over the axes too.
     Scale and bias broadcast to x; the [1, G, 1, ...] form of the first version (``is_v2`` off) applies per group.
     """
     axes, groups = layer.axes(), layer.integer("num_groups", 1)
@@ -108,7 +108,7 @@ def normalization(layer: BoundLayer) -> Compute:
 
 @kernel("CUMULATIVE")
 def cumulative(layer: BoundLayer) -> Compute:
-    """Prefix sums along the axis in input 1; ``exclusive`` leaves the element itself out, ``reverse`` runs backward."""
+    """Prefix sums along the axis in input 1; ``exclusive`` excludes the element itself, ``reverse`` runs backward."""
     layer.choose("op", {"SUM": None}, "SUM")
     exclusive, reverse = layer.flag("exclusive", False), layer.flag("reverse", False)
     floating = layer.input(0).dtype.is_floating

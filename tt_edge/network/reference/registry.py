@@ -1,4 +1,4 @@
-"""The kernels of the reference evaluator, by layer kind, and what a kernel gets to see of its layer.
+"""The kernels of the reference evaluator, by layer kind, and ``BoundLayer``, a kernel's view of its layer.
 
 A kernel is registered for a layer kind with ``@kernel("KIND")``. It is called once per layer when the evaluator is
 built, with a ``BoundLayer``; there it reads attributes, types and constant inputs, and returns the function that
@@ -118,7 +118,7 @@ class BoundLayer:
         return stored_weight(key, self.weights[key], dtype, shape)
 
     def constant(self, index: int) -> np.ndarray | None:
-        """The value of input ``index`` if it depends on constants alone, else ``None``."""
+        """The value of input ``index`` if it depends only on constants, else ``None``."""
         tensor = self.inputs[index] if index < len(self.inputs) else None
         return None if tensor is None else self.store.values.get(tensor.name)
 

@@ -1,4 +1,4 @@
-"""SLICE: strided windows of a tensor, inside its bounds or sampled beyond them."""
+"""SLICE: strided windows of a tensor, within its bounds or with values defined by a mode beyond them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _window(x: np.ndarray, start: Ints, size: Ints, stride: Ints) -> np.ndarray 
 
 
 def _sample(x: np.ndarray, start: Ints, size: Ints, stride: Ints, mode: str, fill: np.ndarray | None) -> np.ndarray:
-    """The window of a mode that defines what lies beyond the bounds."""
+    """The window, in a mode that defines values beyond the bounds."""
     outside = np.zeros((), bool)
     for axis, (length, first, count, step) in enumerate(zip(x.shape, start, size, stride, strict=True)):
         index = first + step * np.arange(count)
