@@ -1,4 +1,4 @@
-"""The bundle: one directory that holds everything a target needs. Torch-free."""
+"""The bundle: one folder with everything that a target needs. Torch-free."""
 
 from tt_edge.bundle.manifest import EngineRecord, Evidence, Manifest, ModelIdentity, Word
 from tt_edge.bundle.reader import Bundle

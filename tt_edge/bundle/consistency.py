@@ -1,7 +1,7 @@
-"""Contract, network and limits of a bundle against each other, before any size in them is used. Torch-free.
+"""Checking that contract, network and limits of a bundle are consistent, before any size in them is used. Torch-free.
 
-A contract says how large buffers are and where in them a slot's keys and values lie. Were the cache smaller than the
-contract's own limits, a copy would reach past its end; so nothing is opened unless the three agree.
+A contract gives the sizes of buffers and the location of a slot's keys and values in them. If the cache were smaller than
+the contract's own limits, a copy would run past its end; so a bundle opens only if the three agree.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from tt_edge.errors import BundleError
 from tt_edge.network.ir import Network, Tensor
 from tt_edge.network.validate import MAX_SIZE
 
-#: Most elements of one input or output at its largest. A layer's keys of 64 conversations of 128 Ki tokens are 2^33.
+#: Maximum number of elements of one input or output. A layer's keys for 64 slots of 128 Ki tokens have 2^33.
 MAX_ELEMENTS = 1 << 36
 
 
 def check_contract(part: str, contract: IOContract) -> None:
-    """Raise ``BundleError`` for a contract whose tensors, cache and limits do not agree."""
+    """Raise ``BundleError`` for a contract whose tensors, cache and limits are inconsistent."""
     names = [spec.name for spec in (*contract.inputs, *contract.outputs)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         _refuse(part, f"it has {twice[:80]!r} twice")
@@ -64,7 +64,7 @@ def _check_cache(part: str, contract: IOContract) -> None:
 
 
 def _capacity(spec: TensorSpec, max_batch: int) -> int:
-    """Tokens a slot that a cache tensor has room for; see ``runtime/engine/kv_rows.py`` for the two layouts."""
+    """The capacity of a cache tensor in tokens per slot; see ``runtime/engine/kv_rows.py`` for the two layouts."""
     shape = spec.shape
     if len(shape) >= 3 and shape[0] == BATCH and isinstance(shape[-2], int):
         return shape[-2]
@@ -74,7 +74,7 @@ def _capacity(spec: TensorSpec, max_batch: int) -> int:
 
 
 def check_network(part: str, network: Network, contract: IOContract) -> None:
-    """Raise ``BundleError`` unless the network takes and gives what the contract says."""
+    """Raise ``BundleError`` unless the network's inputs and outputs are those of the contract."""
     for what, names, specs in (
         ("inputs", network.inputs, contract.inputs),
         ("outputs", network.outputs, contract.outputs),
@@ -98,7 +98,7 @@ def _fits(tensor: Tensor, spec: TensorSpec) -> bool:
 
 
 def _check_aliases(part: str, network: Network, contract: IOContract) -> None:
-    """What a layer updates in place is one buffer, so it must be one cache of the contract."""
+    """Check that every tensor that a layer updates in place is a cache of the contract."""
     pairs = {(pair.past, pair.present) for pair in contract.kv_cache}
     for layer in network.layers:
         if layer.kind == "KV_CACHE_UPDATE" and (layer.inputs[0], layer.outputs[0]) not in pairs:
@@ -106,7 +106,7 @@ def _check_aliases(part: str, network: Network, contract: IOContract) -> None:
 
 
 def _check_tables(part: str, network: Network, max_seq_len: int) -> None:
-    """Positions are looked up in rotary tables, and nothing checks them on a GPU."""
+    """Check that rotary tables hold all positions: a GPU does not check the index of a lookup."""
     for layer in network.layers:
         if layer.kind == "ROTARY_EMBEDDING" and len(layer.inputs) == 4 and layer.inputs[3] is not None:
             for name in layer.inputs[1:3]:

@@ -26,14 +26,14 @@ _LOGGER = logging.getLogger("tt_edge")
 def engine_file(
     tensorrt: tensorrt_api.TensorRT, capability: str, layout: Layout = Layout.TT_EDGE, part: str = DECODER
 ) -> str:
-    """Where an engine of this TensorRT for a compute capability lies in a bundle."""
+    """The file name in a bundle of an engine by this TensorRT for a compute capability."""
     if layout is Layout.EDGE_LLM:
         return "llm.engine"
     return f"engines/{part}-{tensorrt.flavour}-{tensorrt.version}-{tensorrt.platform}-{capability}.engine"
 
 
 def build_evidence(record: EngineRecord) -> Evidence:
-    """What is known of an engine that has been built and not run."""
+    """The evidence for an engine that has been built and not run."""
     what = "engine" if record.part == DECODER else f"{record.part} engine"
     claim = f"{what} for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
     form = Form.parse(record.form)
@@ -52,7 +52,7 @@ def build_record(
     layout: Layout = Layout.TT_EDGE,
     part: str = DECODER,
 ) -> tuple[EngineRecord, int]:
-    """Build one engine into ``destination``; its record, and the number of layers of its network definition.
+    """Build one engine into ``destination``. Returns its record, and the number of layers of its network definition.
 
     ``target`` is such as ``sm89``, or ``None`` for the local GPU. Raises what ``build_engine`` raises.
     """
@@ -97,7 +97,7 @@ def build_record(
 def profiles_for(
     contract: IOContract, tensorrt: tensorrt_api.TensorRT, capability: str
 ) -> tuple[dict[str, ShapeRange], ...]:
-    """The contract's optimization profiles, with a larger batch where this TensorRT computes a smaller one wrongly."""
+    """The contract's optimization profiles, with a larger batch if this TensorRT computes wrong results with a smaller one."""
     batch = max(contract.limits.max_batch, least_profile_batch(tensorrt, capability))
     return replace(contract, limits=replace(contract.limits, max_batch=batch)).profiles()
 
@@ -112,8 +112,8 @@ def add_engine(
 ) -> EngineRecord:
     """Build a network of the bundle for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
 
-    Whatever happens, the bundle stays whole; an older engine under the same key is replaced when the new one is there.
-    A signature of the bundle is out of date afterwards. Raises the errors of ``Bundle.network`` and ``build_engine``.
+    If the build fails, the bundle is unchanged; an older engine under the same key is replaced once the new one is complete.
+    A signature of the bundle is invalid afterwards. Raises the errors of ``Bundle.network`` and ``build_engine``.
     """
     layout = bundle.manifest.config.network.layout
     if layout is Layout.EDGE_LLM and bundle.manifest.engines:

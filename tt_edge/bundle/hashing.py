@@ -1,4 +1,4 @@
-"""Files that are hashed while they are written, so that nothing has to be read back for the manifest. Torch-free."""
+"""Hashing files while they are written, so that the manifest needs no second read. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from tt_edge.bundle.manifest import FileRecord
 
-#: Pieces of this many bytes and more are hashed beside being written.
+#: Chunks of at least this many bytes are hashed and written in parallel.
 _LARGE = 1 << 20
 
 
@@ -20,7 +20,7 @@ def _state(found: os.stat_result) -> tuple[int, int]:
 
 
 class HashingFile(io.RawIOBase):
-    """Writes to an unbuffered file and hashes what it writes. The record is there after ``finish`` or ``close``."""
+    """Writes to an unbuffered file and hashes what it writes. The record is available after ``finish`` or ``close``."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -55,16 +55,16 @@ class HashingFile(io.RawIOBase):
             done += written
 
     def finish(self) -> None:
-        """Make what was written survive a loss of power. The file stays open, and with it a lock on it."""
+        """Flush the file to disk, to survive a loss of power. The file stays open, and so does a lock on it."""
         os.fsync(self._file.fileno())
         self._state = os.fstat(self._file.fileno())
 
     def is_still(self, found: os.stat_result) -> bool:
-        """Whether ``found``, of the file that has the name now, is of the file as it was when it was finished."""
+        """Whether ``found``, the status of the file that has the name now, is that of the finished file, unchanged."""
         return os.path.samestat(found, self._state) and _state(found) == _state(self._state)
 
     def release(self) -> None:
-        """Close without another word."""
+        """Close and ignore errors."""
         self._file.close()
         super().close()
 

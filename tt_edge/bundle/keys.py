@@ -23,7 +23,7 @@ from tt_edge.folder import Folder, NotAFileError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-#: A file with the public keys that bundles must be signed by, where the caller names none.
+#: The environment variable with a file of public keys; bundles must be signed with one, unless the caller gives a file.
 REQUIRE_SIGNATURE = "TT_EDGE_REQUIRE_SIGNATURE"
 _SIGNATURE_BYTES = 64
 _MAX_KEY_FILE = 1 << 20
@@ -31,10 +31,9 @@ _MAKE_ONE = "make one with `tt-edge sign --new-key NAME`"
 
 
 def new_key(name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
-    """Make a key pair: ``NAME.private.pem``, which only its owner can read, and ``NAME.public.pem``; never over a file.
+    """Make a key pair: ``NAME.private.pem``, which only its owner can read, and ``NAME.public.pem``; never overwrites.
 
-    Both are there and whole afterwards, or neither. Raises ``InvalidInputError`` where one of them exists or cannot be
-    written.
+    Writes both files completely, or neither. Raises ``InvalidInputError`` if one of them exists or cannot be written.
     """
     _require_cryptography()
     from cryptography.hazmat.primitives import serialization as s
@@ -68,7 +67,7 @@ def new_key(name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
 
 
 def check_signature(bundle: Folder, manifest: bytes, public_keys: Path) -> None:
-    """Raise ``BundleError`` unless ``manifest.sig`` is one of these keys' signature of the content ``manifest``."""
+    """Raise ``BundleError`` unless ``manifest.sig`` is a signature of the content ``manifest`` by one of these keys."""
     keys = read_public_keys(public_keys)
     from cryptography.exceptions import InvalidSignature
 
@@ -93,9 +92,9 @@ def check_signature(bundle: Folder, manifest: bytes, public_keys: Path) -> None:
 
 
 def required_keys(given: Path | str | None) -> Path | None:
-    """The file of public keys that a bundle must be signed with: ``given``, or the environment's, or none.
+    """The file of public keys that a bundle must be signed with: ``given``, that of the environment variable, or none.
 
-    Raises ``InvalidInputError`` for an empty one, which a variable that is not set leaves behind.
+    Raises ``InvalidInputError`` for an empty name, as a script with an unset variable would pass.
     """
     for source, value in (("--require-signature", given), (REQUIRE_SIGNATURE, os.environ.get(REQUIRE_SIGNATURE))):
         if value is not None:
@@ -122,7 +121,7 @@ def read_private_key(path: Path, passphrase: bytes | None = None) -> Ed25519Priv
 
 
 def read_public_keys(path: Path) -> list[Ed25519PublicKey]:
-    """The Ed25519 keys of a PEM file: one, or several, of which any may sign. Raises ``InvalidInputError``."""
+    """The Ed25519 keys of a PEM file: one or more; any of them may sign. Raises ``InvalidInputError``."""
     content = _read(path, "public key")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

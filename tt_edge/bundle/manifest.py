@@ -1,4 +1,4 @@
-"""The manifest: what a bundle is, what is in it, and what is known about it. Torch-free."""
+"""The manifest: a bundle's identity, its contents, and the evidence for it. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.network.legalize import Form
 
 FORMAT_VERSION = 2
-#: A manifest is read whole; no real one comes near this many bytes.
+#: Size limit in bytes: a manifest is read whole, and real ones are much smaller.
 MAX_MANIFEST = 16 << 20
 MAX_VALUES = 100_000
 
 
 class Word(StrEnum):
-    """How a claim is known."""
+    """The kind of evidence for a claim."""
 
     #: A TensorRT builder accepted the network and produced an engine.
     BUILT = "built"
@@ -38,19 +38,19 @@ class Word(StrEnum):
     NOT_EXECUTED = "not executed"
 
 
-#: Names of parts. Any lower-case name may be one.
+#: Names of the standard parts. Any lower-case name is allowed.
 DECODER: Final = "decoder"
 VISION: Final = "vision"
 _PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def part_file(part: str, name: str) -> str:
-    """Where a file of a part lies in the bundle."""
+    """The relative path of a part's file in the bundle."""
     return f"{part}/{name}"
 
 
 class _Record:
-    """JSON round trip of a flat dataclass; every field is of its declared type, and there unless it has a default."""
+    """JSON round trip of a flat dataclass. Checks that fields have their declared types; a field without default is required."""
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -70,7 +70,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class ModelIdentity(_Record):
-    """Which model this is. ``config_sha256`` is of the Hugging Face configuration as JSON.
+    """The identity of the model. ``config_sha256`` is the hash of the Hugging Face configuration as JSON.
 
     ``quantization`` says how the checkpoint was quantized, if it was, such as ``awq (4 bits, groups of 128)``.
     """
@@ -88,10 +88,10 @@ class ModelIdentity(_Record):
 class EngineRecord(_Record):
     """A serialized engine in the bundle, and where it runs. ``compute_capability`` is such as ``sm89``.
 
-    A ``version_compatible`` engine runs with later TensorRT of the same major version, lean and dispatch runtimes
-    included. A ``stripped`` one has no weights: they are put in when it is loaded. ``form`` says which of the network's
-    layers were replaced by older ones, and ``max_input_len`` how many new tokens a slot a call takes, where they are fewer
-    than the contract's (0: as many); see ``tt_edge.network.legalize``.
+    A ``version_compatible`` engine runs with later TensorRT releases of the same major version, including the lean and
+    dispatch runtimes. A ``stripped`` one has no weights: they are added when it is loaded. ``form`` says which of the
+    network's layers were replaced by older ones. ``max_input_len`` is the number of new tokens per slot and call, if lower
+    than the contract's (0: the contract's); see ``tt_edge.network.legalize``.
     """
 
     file: str
@@ -117,13 +117,13 @@ class EngineRecord(_Record):
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
-        """What decides where the engine runs, and what it is of; a bundle has one engine for each."""
+        """The engine's identity: its part and where it runs. A bundle has one engine for each key."""
         return self.part, self.flavour, self.tensorrt_version, self.platform, self.compute_capability
 
 
 @dataclass(frozen=True)
 class Evidence(_Record):
-    """One claim, the word for how it is known, and by what."""
+    """One claim, the kind of evidence for it, and the details."""
 
     claim: str
     word: str
@@ -150,7 +150,7 @@ class FileRecord(_Record):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that ``manifest.json`` says.
+    """The contents of ``manifest.json``.
 
     ``parts`` are the compiled networks by name, in the order in which they are built. ``files`` lists every other file of the
     bundle by its relative path.
@@ -166,7 +166,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def part(self, name: str) -> IOContract:
-        """The contract of a part. Raises ``BundleError`` for one that is not there."""
+        """The contract of a part. Raises ``BundleError`` if the bundle has no such part."""
         try:
             return self.parts[name]
         except KeyError:
@@ -256,7 +256,7 @@ class Manifest:
 
 
 def _source_of(data: Mapping[str, Any]) -> str:
-    """What a bundle says that it was compiled from, as an argument of a command."""
+    """The source that a bundle was compiled from, quoted as a command-line argument."""
     model = data.get("model")
     source = model.get("source") if isinstance(model, Mapping) else None
     return shlex.quote(source) if isinstance(source, str) and source.isprintable() and source else "CHECKPOINT"

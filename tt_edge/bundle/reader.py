@@ -1,4 +1,4 @@
-"""Opening a bundle: nothing in it is used before it has been checked. Torch-free."""
+"""Opening a bundle. Everything in it is checked before it is used. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tt_edge.folder import CheckedFile, Folder, NotAFileError
 from tt_edge.network.ir import Network
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE, read_network, read_weights
 
-#: Tokenizer and settings files are read whole; none comes near this many bytes.
+#: Size limit in bytes of tokenizer and settings files, which are read whole; real ones are much smaller.
 MAX_SMALL_FILE = 256 << 20
 
 
 class Bundle:
     """An opened bundle: its manifest, and access to its files by name.
 
-    The folder and every listed file are opened once, and everything is read from there: a build that replaces an engine
-    meanwhile, or whoever renames or links something, changes nothing for an open bundle. A file's SHA-256 is checked when
-    the file is first used, once. Whoever can write into a file can still change it after that: protect the folder.
+    The folder and every listed file are opened once, and all reads use these open files: replacing, renaming or linking
+    files does not affect an open bundle. A file's SHA-256 is checked once, on first use. Anyone who can write to a file can
+    still change its content after that, so protect the folder.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str, require_signature: Path | str | None = None) -> Bundle:
-        """Open a bundle; every listed file must be there, a regular file, and of the listed size.
+        """Open a bundle; every listed file must be a regular file of the listed size.
 
         ``require_signature`` is a file of public keys, one of which must have signed the bundle; by default that of the
         environment variable ``TT_EDGE_REQUIRE_SIGNATURE``, if it is set. Raises ``InvalidInputError`` for a path that is
-        no bundle and ``BundleError`` for a damaged one, or one without that signature.
+        not a bundle and ``BundleError`` for a damaged one, or one without that signature.
         """
         keys = required_keys(require_signature)
         return cls.in_folder(_open_folder(Path(path)), keys)
 
     @classmethod
     def in_folder(cls, folder: Folder, keys: Path | None = None) -> Bundle:
-        """Open what lies in a folder, signed with one of the public ``keys`` if there are any. See ``open``."""
+        """Open the bundle in a folder; it must be signed with one of the public ``keys``, if given. See ``open``."""
         content = _read_manifest(folder)
         while True:
             if keys is not None:
@@ -63,7 +63,7 @@ class Bundle:
                 files = {name: _open_file(folder, name, record.size) for name, record in manifest.files.items()}
                 return cls(folder, manifest, content, files)
             except BundleError:
-                # Another process may just have replaced an engine, and the manifest with it.
+                # Another process may have just replaced an engine and the manifest.
                 before, content = content, _read_manifest(folder)
                 if content == before:
                     raise
@@ -79,11 +79,11 @@ class Bundle:
 
     @property
     def is_signed(self) -> bool:
-        """Whether there is a signature, of any key and of this manifest or another."""
+        """Whether a signature file exists; it is not checked."""
         return self.folder.exists(SIGNATURE_FILE)
 
     def check_content(self, *names: str) -> None:
-        """Hash listed files against the manifest, several at once; those that were hashed before are taken as they are."""
+        """Hash listed files against the manifest, several at once; files that were hashed before are skipped."""
         files = {name: self._file(name) for name in names if name not in self._intact}
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1, "tt-edge-hash") as pool:
             for name, found in zip(files, pool.map(_sha256, files.values()), strict=True):
@@ -103,7 +103,7 @@ class Bundle:
         return name in self.manifest.files
 
     def file(self, name: str) -> CheckedFile:
-        """A listed file, its content checked. Raises ``BundleError`` for one that is not listed, or was changed."""
+        """A listed file with checked content. Raises ``BundleError`` if it is not listed or was changed."""
         self.check_content(name)
         return self._file(name)
 
@@ -123,12 +123,12 @@ class Bundle:
 
     @property
     def has_network(self) -> bool:
-        """Whether the captured network of every part is there; a bundle may ship with engines only."""
+        """Whether the bundle has the captured network of every part; a bundle may ship with engines only."""
         names = (part_file(part, name) for part in self.manifest.parts for name in (NETWORK_FILE, WEIGHTS_FILE))
         return all(self.has(name) for name in names)
 
     def network(self, part: str = DECODER) -> Network:
-        """The captured network, its weights memory-mapped. Raises ``BundleError`` where it is not listed or malformed."""
+        """The captured network with memory-mapped weights. Raises ``BundleError`` if it is not listed or malformed."""
         names = [part_file(part, name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
         for name in names:
             if not self.has(name):
@@ -141,7 +141,7 @@ class Bundle:
         return network
 
     def weights(self, part: str = DECODER) -> dict[str, np.ndarray]:
-        """The weights by name, memory-mapped. Raises ``BundleError`` where they are not listed or malformed."""
+        """The memory-mapped weights by name. Raises ``BundleError`` if they are not listed or malformed."""
         return read_weights(self.file(part_file(part, WEIGHTS_FILE)))
 
 

@@ -1,4 +1,4 @@
-"""Bundles to ship: engines and tokenizer, without the captured network. Torch-free."""
+"""Making bundles to ship: engines and tokenizer, without the captured network. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE
 
 
 def ship_engines(bundle: Bundle, output: Path | str, *, overwrite: bool = False) -> Manifest:
-    """Copy ``bundle`` to ``output`` without its network, from which nobody could build or verify it again.
+    """Copy ``bundle`` to ``output`` without its network. The copy cannot be built or verified again.
 
-    The weights are left out too unless an engine lacks them. Every file that is copied is checked first. Raises
+    The weights are copied only if an engine is stripped of them. Every copied file is checked first. Raises
     ``InvalidInputError`` for a bundle without engines.
     """
     manifest = bundle.manifest

@@ -1,4 +1,4 @@
-"""Changing a finished bundle: one writer at a time, and readers see the old manifest or the new one. Torch-free."""
+"""Changing a finished bundle: one writer at a time; readers see the old manifest or the new one. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ENGINES, _ENGINE = "engines", "new"
 
 
 def edit_manifest(bundle: Folder, change: Callable[[Manifest], Manifest]) -> Manifest:
-    """Replace a bundle's manifest by what ``change`` makes of it, in one rename, while no other process does the same.
+    """Apply ``change`` to a bundle's manifest and replace it atomically, under a lock against other processes.
 
-    A signature of the manifest is a signature of the old one from then on. Raises ``OSError`` where it cannot be written.
+    An existing signature becomes invalid. Raises ``OSError`` if the manifest cannot be written.
     """
     with bundle.locked():
         return _edit(bundle, change)
@@ -42,22 +42,22 @@ def _manifest(bundle: Folder) -> Manifest:
 
 
 def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
-    """``manifest`` with ``evidence`` in place of what it said of the same claim."""
+    """``manifest`` with ``evidence``, which replaces earlier evidence for the same claim."""
     others = tuple(e for e in manifest.evidence if e.claim != evidence.claim)
     return replace(manifest, evidence=(*others, evidence))
 
 
 def record_evidence(bundle: Folder, evidence: Evidence) -> None:
-    """Put ``evidence`` into a finished bundle's manifest."""
+    """Record ``evidence`` in a finished bundle's manifest."""
     edit_manifest(bundle, lambda manifest: with_evidence(manifest, evidence))
 
 
 def put_file(bundle: Folder, name: str, content: bytes, evidence: Sequence[Evidence] = ()) -> str:
-    """Add a small file to a finished bundle, or replace it; the name under which it is listed.
+    """Add a small file to a finished bundle, or replace it. Returns the name under which it is listed.
 
-    ``name`` such as ``golden.safetensors`` becomes ``golden-1a2b3c4d.safetensors``, with a digest of the content: an older file
-    stays whole until the manifest is replaced, and is removed then. ``evidence`` is recorded in the same step. A signature of
-    the manifest is a signature of the old one from then on. Raises ``OSError``.
+    ``name`` such as ``golden.safetensors`` becomes ``golden-1a2b3c4d.safetensors``, with a digest of the content: an older
+    file stays unchanged until the manifest is replaced, and is then removed. ``evidence`` is recorded in the same step. An
+    existing signature becomes invalid. Raises ``OSError``.
     """
     digest = hashlib.sha256(content).hexdigest()
     stem, dot, suffix = name.rpartition(".")
@@ -93,17 +93,17 @@ def put_file(bundle: Folder, name: str, content: bytes, evidence: Sequence[Evide
 
 
 def is_version_of(listed: str, name: str) -> bool:
-    """Whether ``listed`` is what ``put_file`` makes of ``name``."""
+    """Whether ``listed`` is a name that ``put_file`` makes from ``name``."""
     stem, _, suffix = name.rpartition(".")
     return re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}\.{re.escape(suffix)}", listed) is not None
 
 
 class NewEngine:
-    """An engine on its way into a finished bundle: write to ``file``, then ``commit``.
+    """Adds an engine to a finished bundle: write to ``file``, then ``commit``.
 
-    Use as a context manager. Leaving the block without ``commit`` removes what was written; what a killed process left
-    is removed by the next one. Until ``commit`` the bundle is what it was, and afterwards an older engine under the same
-    key (flavour, version, platform, compute capability) is gone.
+    Use as a context manager. Leaving the block without ``commit`` removes the file; leftovers of a killed process are
+    removed by the next one. The bundle is unchanged until ``commit``, which also removes an older engine under the same
+    key (flavour, version, platform, compute capability).
     """
 
     def __init__(self, bundle: Folder) -> None:
@@ -140,11 +140,11 @@ class NewEngine:
         self._open_file.release()
 
     def commit(self, record: EngineRecord, evidence: Evidence) -> EngineRecord:
-        """List the engine, under a file name of its own: an older one stays whole until the manifest is replaced."""
+        """List the engine under a unique file name: an older one stays unchanged until the manifest is replaced."""
         file = self._open_file
         file.finish()
         stem = PurePosixPath(record.file)
-        if stem.parent.name == _ENGINES:  # elsewhere the name is another runtime's, and the place is free
+        if stem.parent.name == _ENGINES:  # elsewhere another runtime prescribes the name, and there is no older engine
             record = replace(record, file=str(stem.with_name(f"{stem.stem}-{file.record.sha256[:8]}{stem.suffix}")))
         with self.bundle.locked():
             self.bundle.rename(f"{_ENGINES}/{self._partial}", record.file)

@@ -1,4 +1,4 @@
-"""Writing a bundle: all of it, or nothing. Torch-free."""
+"""Writing a bundle atomically. Torch-free."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _OLD = "-old"
 
 
 class BundleWriter:
-    """Collects a bundle in a hidden sibling of its final place; ``commit`` puts it there in one rename.
+    """Writes a bundle to a hidden folder beside its destination; ``commit`` moves it there in one rename.
 
-    Use as a context manager: leaving the block without ``commit`` removes everything, whatever the reason. What a killed
-    process left behind is removed by the next writer of the same bundle; what a living one writes, in this container or
-    another, is not. Raises ``InvalidInputError`` on entry when the place is taken or cannot be written to.
+    Use as a context manager: leaving the block without ``commit`` removes everything. Leftovers of a killed process are
+    removed by the next writer of the same bundle; files that a live process is writing, in this container or another, are
+    not. Raises ``InvalidInputError`` on entry if the destination exists or cannot be written.
     """
 
     def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
@@ -44,7 +44,7 @@ class BundleWriter:
 
     @property
     def path(self) -> Path:
-        """Where the unfinished bundle lies."""
+        """The path of the unfinished bundle."""
         return self._folder.path
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class BundleWriter:
         self._parent.remove_all(self._partial)  # gone already after commit
 
     def open(self, name: str) -> BinaryIO:
-        """A new file of the bundle, open for writing; folders in ``name`` are made."""
+        """A new file of the bundle, open for writing; folders in ``name`` are created."""
         check_name(name)
         self._folder.make_folder(str(Path(name).parent))
         file = self._files[name] = HashingFile(self._folder.create(name))
@@ -90,11 +90,11 @@ class BundleWriter:
             file.write(content)
 
     def add_engine(self, record: EngineRecord) -> None:
-        """List an engine whose file has been written."""
+        """Add an engine, whose file has been written, to the manifest."""
         self._engines.append(record)
 
     def add_evidence(self, evidence: Evidence) -> None:
-        """State how something about the bundle is known."""
+        """Add evidence to the manifest."""
         self._evidence.append(evidence)
 
     def commit(
@@ -105,7 +105,7 @@ class BundleWriter:
     ) -> Manifest:
         """Write the manifest and move the bundle into place; an old bundle there is replaced.
 
-        Raises ``BundleError`` where another process removed or replaced a file of the unfinished bundle.
+        Raises ``BundleError`` if another process removed or replaced a file of the unfinished bundle.
         """
         manifest = Manifest(
             model=model,
@@ -126,7 +126,7 @@ class BundleWriter:
         else:
             self._parent.rename(self._partial, self.target.name)
             self._parent.sync()
-        fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)  # it is everybody's now
+        fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)  # it is no longer a partial bundle
         return manifest
 
     def _check_files(self) -> None:
@@ -139,29 +139,29 @@ class BundleWriter:
                 raise BundleError(f"{name} of the new bundle was changed by another process; compile again")
 
     def _replace_target(self) -> None:
-        """Put the new bundle in the old one's place, and remove the old one."""
+        """Move the new bundle to the old one's place, and remove the old one."""
         if exchange(self._parent, self._partial, self.target.name):
             self._parent.sync()
             self._parent.remove_all(self._partial)
             return
         aside = self._partial + _OLD
-        with suppress(OSError):  # of a link, which is replaced too
+        with suppress(OSError):  # fails for a link, which is replaced too
             old = self._parent.folder(self.target.name)
-            fcntl.flock(old.descriptor, fcntl.LOCK_EX)  # or another writer takes it for a leftover
+            fcntl.flock(old.descriptor, fcntl.LOCK_EX)  # otherwise another writer would take it for a leftover
         try:
             self._parent.rename(self.target.name, aside)
             self._parent.rename(self._partial, self.target.name)
             self._parent.sync()
-        finally:  # whatever happens, an interrupt included, one of the two bundles stands in its place
+        finally:  # even after an interrupt, one of the two bundles must be in place
             if not self._parent.exists(self.target.name) and self._parent.exists(aside):
                 self._parent.rename(aside, self.target.name)
             self._parent.remove_all(aside)
 
 
 def exchange(folder: Folder, one: str, other: str) -> bool:
-    """Swap two names in one step that nobody sees the middle of; ``False`` where the system or file system cannot.
+    """Swap two names atomically; ``False`` if the system or file system does not support that.
 
-    Linux's ``renameat2``, which Python does not have. Without it there is a moment without a bundle.
+    Uses Linux's ``renameat2``, which Python does not expose. Without it there is a moment without a bundle.
     """
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     here, swap = folder.descriptor, 2  # RENAME_EXCHANGE of fcntl.h
@@ -169,7 +169,7 @@ def exchange(folder: Folder, one: str, other: str) -> bool:
 
 
 def remove_stale_partials(parent: Folder, name: str) -> None:
-    """Remove what killed writers of ``name`` left; if one died between its two renames, put the old bundle back."""
+    """Remove leftovers of killed writers of ``name``; if one died between its two renames, restore the old bundle."""
     for found in parent.names():
         if not is_partial(found, name):
             continue
