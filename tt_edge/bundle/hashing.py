@@ -64,7 +64,7 @@ class HashingFile(io.RawIOBase):
         return os.path.samestat(found, self._state) and _state(found) == _state(self._state)
 
     def release(self) -> None:
-        """Close and ignore errors."""
+        """Close without flushing to disk and without a record."""
         self._file.close()
         super().close()
 

@@ -126,7 +126,7 @@ class BundleWriter:
         else:
             self._parent.rename(self._partial, self.target.name)
             self._parent.sync()
-        fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)  # it is no longer a partial bundle
+        fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)  # the finished bundle is in place
         return manifest
 
     def _check_files(self) -> None:

@@ -80,10 +80,10 @@ def test_limits_are_checked_before_anything_runs():
     with pytest.raises(CapacityError, match="max_input_len 4"):
         session.forward(np.zeros((2, 5), np.int64), np.array([1, 1]))
     session.forward(np.zeros((2, 4), np.int64), np.array([4, 1]))
-    with pytest.raises(CapacityError, match="row 0 would hold 7 tokens"):
+    with pytest.raises(CapacityError, match="slot 0 would hold 7 tokens"):
         session.forward(np.zeros((2, 3), np.int64), np.array([3, 3]))
     # Two valid tokens would fit row 0, their padding would not.
-    with pytest.raises(CapacityError, match="row 0 has 2 free places and 3 ids with padding"):
+    with pytest.raises(CapacityError, match="slot 0 has 2 free places and 3 ids with padding"):
         session.forward(np.zeros((2, 3), np.int64), np.array([2, 3]))
     assert len(session.calls) == 1
     assert session.past_lengths.tolist() == [4, 1]

@@ -1,1 +1,1 @@
-"""Running a compiled network: sessions over TensorRT or the reference evaluator, and what they are fed. Torch-free."""
+"""Running a compiled network: sessions over TensorRT or the reference evaluator, and their inputs. Torch-free."""

@@ -33,9 +33,9 @@ _LOGGER = logging.getLogger("tt_edge")
 
 
 class Runtime(StrEnum):
-    """What runs a bundle."""
+    """The runtime that runs a bundle."""
 
-    #: An engine where one fits this machine, or else the reference.
+    #: An engine if one fits this machine, otherwise the reference.
     AUTO = "auto"
     #: An engine, or an error.
     TENSORRT = "tensorrt"
@@ -45,7 +45,8 @@ class Runtime(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether an engine runs here. ``compute_capability`` is ``None`` without a usable GPU."""
+    """The properties of a machine that decide whether an engine runs on it. ``compute_capability`` is ``None`` without a
+    usable GPU."""
 
     platform: str
     compute_capability: str | None
@@ -71,7 +72,7 @@ class Machine:
         return f"{self.platform}, {gpu}, {packages}"
 
     def misfit(self, engine: EngineRecord) -> str | None:
-        """Why an engine of a manifest does not run here, or ``None`` where it does."""
+        """Why an engine of a manifest does not run here; ``None`` if it does."""
         if engine.platform != self.platform:
             return f"it is for {engine.platform}, this is {self.platform}"
         if self.compute_capability is None:
@@ -85,8 +86,8 @@ class Machine:
         return None
 
     def runtime_for(self, engine: EngineRecord) -> Flavour | None:
-        """The installed TensorRT that reads ``engine``, if any: the very version that built it or, for a
-        version-compatible engine, a later one of the same major version, the small runtimes included."""
+        """The installed TensorRT that can load ``engine``, if any: the same version that built it or, for a
+        version-compatible engine, a later one of the same major version, including the lean and dispatch runtimes."""
         if self.tensorrt.get(engine.flavour) == engine.tensorrt_version:
             return Flavour(engine.flavour)
         if engine.version_compatible:
@@ -117,9 +118,9 @@ def open_part(
 def open_part(
     bundle: Bundle, part: str = DECODER, runtime: str = "auto", machine: Machine | None = None
 ) -> FeedForward | Session:
-    """What runs a part of ``bundle``: by an engine that fits ``machine`` (default: this one) or by the reference.
+    """Open a part of ``bundle``: with an engine that fits ``machine`` (default: this one) or with the reference.
 
-    A part that is fed in steps, such as the decoder, is a ``Session``; any other a ``FeedForward``. Raises
+    Returns a ``Session`` for a part that runs in steps, such as the decoder, and a ``FeedForward`` for any other. Raises
     ``InvalidInputError`` for an unknown ``runtime``, and ``EngineError`` for ``tensorrt`` when no engine fits. An engine that
     fits but does not load is an error, with ``auto`` too: a silent fallback would hide it.
     """
@@ -156,7 +157,7 @@ def open_part(
 
 
 def _has_steps(contract: IOContract) -> bool:
-    """Whether the part is called step by step with tokens, and not once with all its inputs."""
+    """Whether the part is called step by step with tokens, instead of once with all inputs."""
     return any(contract.inputs_fed_by(source) for source in (FedBy.STEP, FedBy.EDGE_LLM))
 
 
@@ -167,7 +168,7 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, mac
     flavour = machine.runtime_for(engine)
     assert flavour is not None
     tensorrt = load(flavour)
-    if (plugin := _plugin(bundle.manifest.config, engine.part)) is not None:  # or TensorRT cannot read the engine
+    if (plugin := _plugin(bundle.manifest.config, engine.part)) is not None:  # TensorRT needs it to load the engine
         load_library(tensorrt.module, name=plugin)
     kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
     return kind(
@@ -187,7 +188,7 @@ def _plugin(config: CompileConfig, part: str) -> str | None:
 
 
 def _weights(bundle: Bundle, engine: EngineRecord) -> Mapping[str, np.ndarray]:
-    """What to put into an engine without weights: the bundle's, and the constants of the network's form."""
+    """The weights for an engine built without them: the bundle's, and the constants added by the network's form."""
     form = Form.parse(engine.form)
     if not form.replaced:
         return bundle.weights(engine.part)

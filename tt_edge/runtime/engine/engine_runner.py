@@ -1,4 +1,4 @@
-"""An engine ready to be called: loaded, with a stream, its buffers, and its execution contexts."""
+"""A loaded engine with its stream, buffers and execution contexts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tt_edge.tensorrt_api import TensorRT
 
 
 class EngineRunner:
-    """What every way of running an engine on the current GPU has in common.
+    """Runs an engine on the current GPU: shared by ``TensorRTSession`` and ``TensorRTFeedForward``.
 
     Everything that a call needs is allocated once, at the contract's largest sizes: device buffers, page-locked host buffers,
-    one piece of memory for the activations of all execution contexts, of which there is one for each optimization profile. An
+    one execution context for each optimization profile, and one block of memory for the activations of all contexts. An
     output that updates a cache in place is bound to the address of its input. Everything is queued on one stream.
 
-    Raises ``EngineError`` as ``TensorRTEngine`` does.
+    Raises ``EngineError`` like ``TensorRTEngine``.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class EngineRunner:
                 self._host[spec.name] = cuda.HostBuffer(nbytes)
             if spec.name not in shared and not is_shape_tensor(spec.name):
                 self.device[spec.name] = cuda.Buffer(nbytes)
-                # Once: a NaN in an unwritten place of the cache would survive a product with a weight of 0.
+                # Once: a NaN in an unwritten place of the cache would survive multiplication by an attention weight of 0.
                 self.device[spec.name].fill_zero(self.stream)
         for present, past in shared.items():
             self.device[present] = self.device[past]
 
     def stage(self, feeds: Feeds) -> Feeds:
-        """Copy inputs to page-locked memory; views of it, by name."""
+        """Copy inputs to page-locked memory; returns views of it, by name."""
         staged = {name: self._host[name].view(array.shape, array.dtype) for name, array in feeds.items()}
         for name, array in feeds.items():
             staged[name][...] = array
         return staged
 
     def result(self, name: str, **sizes: int) -> np.ndarray:
-        """Page-locked memory for an output, in its shape for given sizes of the symbolic dimensions."""
+        """Page-locked memory for an output, shaped by the given sizes of the symbolic dimensions."""
         spec = self.contract.output(name)
         return self._host[name].view(spec.resolve(**sizes), spec.dtype.numpy)
 
@@ -101,7 +101,7 @@ class EngineRunner:
             self.device[name].copy_to(array, self.stream)
 
     def require(self, accepted: bool, what: str) -> None:
-        """Raise ``EngineError`` unless TensorRT ``accepted`` what it was given."""
+        """Raise ``EngineError`` unless TensorRT ``accepted`` ``what``."""
         assert self._engine is not None
         self._engine.require(accepted, what)
 
@@ -110,7 +110,7 @@ class EngineRunner:
         self.contexts.clear()  # before their engine
         if self._engine is not None:
             self._engine.close()
-        for buffer in set(self.device.values()):  # a cache that is updated in place is there under two names
+        for buffer in set(self.device.values()):  # a cache that is updated in place has two names
             buffer.close()
         for staging in self._host.values():
             staging.close()

@@ -1,4 +1,4 @@
-"""Running a part that keeps nothing from call to call, such as a vision tower."""
+"""Running a part without state between calls, such as a vision tower."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tt_edge.tensorrt_api import TensorRT
 
 
 class FeedForward(ABC):
-    """One call at a time: all inputs in, all outputs out."""
+    """A part that is called with all inputs and returns all outputs. One call at a time."""
 
     def __init__(self, contract: IOContract) -> None:
         self.contract = contract
 
     @abstractmethod
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """The contract's outputs by name; the next call may write over them."""
+        """The contract's outputs by name; the next call may overwrite them."""
 
     def close(self) -> None:  # noqa: B027 (an evaluator holds no device memory)
-        """Release what the part holds. Closing twice is harmless."""
+        """Release all resources. Closing twice is harmless."""
 
 
 class ReferenceFeedForward(FeedForward):
@@ -41,7 +41,7 @@ class ReferenceFeedForward(FeedForward):
 
 
 class TensorRTFeedForward(FeedForward):
-    """Executes an engine file on the current GPU. Raises as ``EngineRunner`` does."""
+    """Executes an engine file on the current GPU. Raises like ``EngineRunner``."""
 
     def __init__(
         self,

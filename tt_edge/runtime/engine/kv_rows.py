@@ -1,4 +1,4 @@
-"""Where one row's keys and values lie in a KV cache, so that they can be copied out, and in again elsewhere."""
+"""The location of one slot's keys and values in a KV cache, for copying them out and into another slot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Region(NamedTuple):
-    """The tokens of one row in one cache tensor: ``runs`` times, ``pitch`` bytes apart, they stand one after another."""
+    """The tokens of one slot in one cache tensor: ``runs`` contiguous sequences of tokens, ``pitch`` bytes apart."""
 
     offset: int
     runs: int
@@ -27,7 +27,7 @@ class Region(NamedTuple):
     def view(self, cache: np.ndarray, length: int) -> Bytes:
         """The first ``length`` tokens in a contiguous host array, without a copy: ``[runs, length, token_bytes]``.
 
-        Raises ``CapacityError`` where they do not all lie in the array.
+        Raises ``CapacityError`` if they are not all within the array.
         """
         flat = cache.reshape(-1).view(np.uint8)[self.offset :]
         end = (self.runs - 1) * self.pitch + length * self.token_bytes
@@ -39,10 +39,10 @@ class Region(NamedTuple):
 
 
 def region(spec: TensorSpec, contract: IOContract, row: int) -> Region:
-    """The place of ``row`` in the cache tensor ``spec``.
+    """The region of the slot ``row`` in the cache tensor ``spec``.
 
     A cache is ``[batch, …, capacity, head_dim]``, or a pool of pages ``[2, pages, tokens, kv_heads, head_dim]`` in
-    which a row's pages follow one another (``kv_page_table`` in ``tt_edge.contract.inputs``).
+    which a slot's pages are consecutive (``kv_page_table`` in ``tt_edge.contract.inputs``).
     """
     shape = spec.resolve(batch=contract.max_batch)
     if spec.shape[0] == BATCH:
@@ -56,7 +56,7 @@ def region(spec: TensorSpec, contract: IOContract, row: int) -> Region:
 
 @dataclass(frozen=True, eq=False)
 class KVPrefix:
-    """Tokens, and their keys and values: by cache tensor, bytes ``[runs, tokens, token_bytes]`` in host memory."""
+    """Tokens with their keys and values: bytes ``[runs, tokens, token_bytes]`` in host memory, by cache tensor."""
 
     token_ids: tuple[int, ...]
     tensors: Mapping[str, Bytes]

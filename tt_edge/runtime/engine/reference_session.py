@@ -1,4 +1,4 @@
-"""Running the captured network in NumPy: slow, exact in meaning, and possible on any machine."""
+"""Running the captured network in NumPy: slow, but with the exact semantics, and on any machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ReferenceSession(Session):
 
     def _allocate(self, batch: int) -> None:
         specs = [self.contract.input(pair.past) for pair in self.contract.kv_cache]
-        # Zeros rather than empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
+        # Zeros instead of empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
         self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
 
     def inputs(self, feeds: Feeds, rows: slice) -> Feeds:
-        """Every input of a step of the network: what it is fed, the rows' caches, and the tables of features."""
+        """All inputs of one network step: the feeds, the slots' caches, and the feature tables."""
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
         pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
         caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}

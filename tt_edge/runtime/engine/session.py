@@ -1,4 +1,4 @@
-"""What every way of running a compiled decoder has in common: the feeds, the limits, the place in the cache."""
+"""The base of all sessions that run a compiled decoder: its inputs, the limits, and the lengths in the cache."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ Logits = NDArray[np.float32]
 
 
 class Session(ABC):
-    """A batch of rows, each with its own past in a KV cache of ``contract.max_seq_len`` tokens.
+    """A batch of slots, each with its own past in a KV cache of ``contract.max_seq_len`` tokens.
 
-    Rows of one call may add different numbers of tokens: ids are right-padded to a common width S and ``lengths`` says
-    how many count. Padding is written to the cache behind a row's valid tokens, where the row's next call overwrites
-    it; no valid query ever sees it. Hence every row, one that adds nothing included, needs S free places in its cache:
-    TensorRT ignores writes past the capacity silently, but does not define RoPE and attention there (key lengths
-    beyond the cache), so such a call is refused before it runs. ``generate()`` never makes one.
+    Slot ``i`` is row ``i`` of every batched tensor. In one call, slots may add different numbers of tokens: ids are
+    right-padded to a common width S, and ``lengths`` says how many are valid. Padding is written to the cache after a slot's
+    valid tokens, where the slot's next call overwrites it; no valid query ever sees it. So every slot, even one that adds
+    nothing, needs S free places in its cache: TensorRT silently ignores writes beyond the capacity, but does not define RoPE
+    and attention there (key lengths beyond the cache), so such a call is refused before it runs. ``generate()`` never makes
+    one.
 
-    The contract decides how a call becomes steps of the network. With a cache that is updated in place, all rows make
-    one step. With one that goes through the network (``start_idx``, ``end_idx``), rows of equal length do, and others make
-    one each. Without a cache, the session keeps each row's tokens and gives the network the whole sequences.
+    The contract decides how a call is divided into steps of the network. With a cache that is updated in place, one step
+    serves all slots. With a cache that passes through the network (``start_idx``, ``end_idx``), one step serves all slots if
+    their pasts have equal length; otherwise each slot takes its own step. Without a cache, the session keeps each slot's
+    tokens and passes the whole sequences to the network.
 
-    Subclasses run the network in ``_execute`` and make room for a batch in ``_allocate``.
+    Subclasses run the network in ``_execute`` and allocate memory for a batch in ``_allocate``.
     """
 
     def __init__(self, contract: IOContract) -> None:
@@ -56,18 +58,18 @@ class Session(ABC):
     @property
     @abstractmethod
     def word(self) -> str:
-        """What produced the tokens, for reports: e.g. ``evaluated by the reference session``."""
+        """How the tokens were computed, for reports: e.g. ``evaluated by the reference session``."""
 
     @property
     def past_lengths(self) -> NDArray[np.int32]:
-        """Tokens in each row's cache, int32 ``[B]`` (a copy)."""
+        """Number of tokens in each slot's cache, int32 ``[B]`` (a copy)."""
         return self._past.copy()
 
     def reset(self, batch: int) -> None:
-        """Start over with ``batch`` empty rows. Raises ``CapacityError`` for more than ``contract.max_batch``."""
+        """Start over with ``batch`` empty slots. Raises ``CapacityError`` for more than ``contract.max_batch``."""
         if not 1 <= batch <= self.contract.max_batch:
             raise CapacityError(
-                f"a batch of {batch} rows does not fit the compiled model (1 to {self.contract.max_batch}); "
+                f"a batch of {batch} slots does not fit the compiled model (1 to {self.contract.max_batch}); "
                 "run fewer prompts at once or compile with a larger --max-batch"
             )
         self._allocate(batch)
@@ -75,11 +77,11 @@ class Session(ABC):
         self._history = [Tokens.text((), self.contract.position_axes)] * batch
 
     def truncate(self, lengths: NDArray[np.integer] | list[int]) -> None:
-        """Rewind each row to its first ``lengths`` tokens (``[B]``, none longer than the row's past)."""
+        """Rewind each slot to its first ``lengths`` tokens (``[B]``, none longer than the slot's past)."""
         wanted = np.asarray(lengths, np.int32)
         if wanted.shape != self._past.shape or (wanted < 0).any() or (wanted > self._past).any():
             raise InvalidInputError(
-                f"cannot rewind rows of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the row's length"
+                f"cannot rewind slots of {self._past.tolist()} tokens to {wanted.tolist()}; give 0 to the slot's length"
             )
         self._past = wanted.copy()
         self._history = [tokens.first(length) for tokens, length in zip(self._history, wanted, strict=True)]
@@ -91,15 +93,15 @@ class Session(ABC):
         positions: NDArray[np.int64] | None = None,
         image_indices: NDArray[np.int32] | None = None,
     ) -> Logits:
-        """Add tokens to every row and return the logits of each row's last one.
+        """Add tokens to every slot and return the logits of each slot's last token.
 
-        ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids a row.
-        ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; where they are not given, a token's
-        place in its row. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
-        Returns float32 ``[B, V]``, which the next call may write over. A row of length 0 keeps its past, and its logits
-        mean nothing. B may be fewer rows than there are, the first ones, where ``takes_fewer_rows``: the others are not
-        touched. Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before
-        anything runs.
+        ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids per slot.
+        ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; by default, a token's index in its
+        sequence. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
+        Returns float32 ``[B, V]``, which the next call may overwrite. A slot of length 0 keeps its past, and its logits are
+        meaningless. With ``takes_fewer_rows``, B may be lower than the number of slots: only the first B slots are used.
+        Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before anything
+        runs.
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
         self._check(input_ids, lengths)
@@ -109,7 +111,7 @@ class Session(ABC):
         elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
             rows = [slice(row, row + 1) for row in range(len(lengths))]
             steps = (self._step(r, tokens.at(r, max(lengths[r.start], 1)), lengths[r]) for r in rows)
-            logits = np.concatenate([logits.copy() for logits in steps])  # the next step writes over them
+            logits = np.concatenate([logits.copy() for logits in steps])  # the next step overwrites them
         else:
             logits = self._step(slice(0, len(lengths)), tokens, lengths)
         self._advance()
@@ -117,7 +119,7 @@ class Session(ABC):
         return logits.astype(np.float32, copy=False)
 
     def _tokens(self, ids: Ids, positions: NDArray[np.int64] | None, image_indices: NDArray[np.int32] | None) -> Tokens:
-        """The tokens of a call, with positions and indices where none were given."""
+        """The tokens of a call, with default positions and indices if none were given."""
         axes, past = self.contract.position_axes, self._past[: len(ids)]
         if positions is None:
             positions = np.broadcast_to(past[:, None] + np.arange(ids.shape[1]), (axes, *ids.shape))
@@ -137,7 +139,7 @@ class Session(ABC):
     def _step(
         self, rows: slice, tokens: Tokens, lengths: NDArray[np.integer], past: np.ndarray | None = None
     ) -> Logits:
-        """Run the network once on some rows; their last tokens' logits, ``[rows, V]``."""
+        """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[rows, V]``."""
         past = self._past[rows].copy() if past is None else past
         step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices)
         logits = self._execute(feeds(step), rows)
@@ -146,7 +148,7 @@ class Session(ABC):
         return logits
 
     def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer]) -> Logits:
-        """A step without a cache: every row's tokens so far and its new ones, right-padded."""
+        """A step without a cache: every slot's tokens so far and its new ones, right-padded."""
         extended = [
             old.followed_by(tokens.row(row, length))
             for row, (old, length) in enumerate(zip(self._history, lengths, strict=False))
@@ -159,14 +161,14 @@ class Session(ABC):
 
     @property
     def takes_fewer_rows(self) -> bool:
-        """Whether ``forward`` takes the first rows alone: not where a step replaces the whole cache."""
+        """Whether ``forward`` can run only the first slots: not if a step replaces the whole cache."""
         return not self.contract.kv_cache or self.contract.kv_in_place
 
     def read_kv(self, row: int, token_ids: Sequence[int]) -> KVPrefix:
-        """Copy the keys and values of a row's first tokens, which the caller knows to be ``token_ids``, to the host."""
+        """Copy the keys and values of a slot's first tokens to the host. The caller knows that these are ``token_ids``."""
         if len(token_ids) > self._past[row]:
             raise InvalidInputError(
-                f"row {row} has {self._past[row]} tokens, not {len(token_ids)}; read as many or fewer"
+                f"slot {row} has {self._past[row]} tokens, not {len(token_ids)}; read at most that many"
             )
         tensors = {
             pair.past: self._read_row(pair.past, self._region(pair.past, row), len(token_ids))
@@ -175,7 +177,7 @@ class Session(ABC):
         return KVPrefix(tuple(token_ids), tensors)
 
     def write_kv(self, row: int, prefix: KVPrefix) -> None:
-        """Make ``prefix``, read from a session of the same contract, the past of ``row``."""
+        """Make ``prefix``, read from a session with the same contract, the past of slot ``row``."""
         if len(prefix.token_ids) > self.contract.max_seq_len:
             raise CapacityError(f"{len(prefix.token_ids)} tokens exceed max_seq_len {self.contract.max_seq_len}")
         for pair in self.contract.kv_cache:
@@ -184,9 +186,9 @@ class Session(ABC):
         self._history[row] = Tokens.text(prefix.token_ids, self.contract.position_axes)
 
     def write_features(self, row: int, features: Mapping[str, np.ndarray]) -> None:
-        """Put the features of a row's images, ``[n, hidden]`` by table, in the row's part of the feature tables.
+        """Write the features of a slot's images, ``[n, hidden]`` by table, to the slot's part of the feature tables.
 
-        That begins at ``row * contract.max_image_tokens``. Raises ``CapacityError`` for more than fit.
+        That begins at ``row * contract.max_image_tokens``. Raises ``CapacityError`` if they do not fit.
         """
         limit = self.contract.max_image_tokens
         for table in self.contract.feature_tables:
@@ -204,7 +206,7 @@ class Session(ABC):
         return region(self.contract.input(name), self.contract, row)
 
     def close(self) -> None:  # noqa: B027 (sessions without device memory have nothing to do)
-        """Release what the session holds. Closing twice is harmless."""
+        """Release all resources. Closing twice is harmless."""
 
     def __enter__(self) -> Self:
         return self
@@ -214,18 +216,18 @@ class Session(ABC):
 
     @abstractmethod
     def _allocate(self, batch: int) -> None:
-        """Make ready a KV cache for ``batch`` rows. What it holds is of no account: nothing reads unwritten places."""
+        """Prepare a KV cache for ``batch`` slots. Its initial contents do not matter: unwritten places are never read."""
 
     @abstractmethod
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
-        """Run the network on the contract's inputs other than the cache, for some rows of the batch, and update theirs.
+        """Run the network for the slots ``rows`` and update their caches. ``feeds`` are all inputs except the cache.
 
-        Returns the contract's ``logits`` of these rows, ``[B, V]`` or ``[B, S, V]``; the next call may write over them.
+        Returns the contract's ``logits`` of these slots, ``[B, V]`` or ``[B, S, V]``; the next call may overwrite them.
         """
 
     @abstractmethod
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
-        """A copy of the first ``length`` tokens of a row of the cache ``name``: ``[runs, length, token_bytes]``."""
+        """A copy of the first ``length`` tokens of a slot in the cache ``name``: ``[runs, length, token_bytes]``."""
 
     @abstractmethod
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
@@ -233,20 +235,20 @@ class Session(ABC):
 
     @abstractmethod
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Replace the rows of a feature table from ``first`` on."""
+        """Replace ``rows`` of a feature table, starting at row ``first``."""
 
     def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
-        """All rows have made their step: where the new cache lies elsewhere, it becomes the past."""
+        """Called after all slots have made their step: if the new cache is another buffer, make it the past."""
 
     def _check(self, input_ids: np.ndarray, lengths: np.ndarray) -> None:
         contract, batch = self.contract, len(self._past)
         if not batch:
-            raise InvalidInputError("the session has no rows; call reset(batch) first")
+            raise InvalidInputError("the session has no slots; call reset(batch) first")
         if self.takes_fewer_rows and 1 <= len(input_ids) < batch:
             batch = len(input_ids)
         if input_ids.ndim != 2 or len(input_ids) != batch or lengths.shape != (batch,):
             raise InvalidInputError(
-                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} rows; "
+                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} slots; "
                 f"pass [{batch}, S] and [{batch}], or reset the session"
             )
         width = input_ids.shape[1]
@@ -256,17 +258,17 @@ class Session(ABC):
             )
         if width > contract.max_input_len:
             raise CapacityError(
-                f"{width} new tokens a row exceed max_input_len {contract.max_input_len}; "
-                "feed them in pieces or compile with a larger --max-input-len"
+                f"{width} new tokens per slot exceed max_input_len {contract.max_input_len}; "
+                "feed them in chunks or compile with a larger --max-input-len"
             )
         for row, past in enumerate(self._past[:batch].tolist()):
             if past + lengths[row] > contract.max_seq_len:
                 raise CapacityError(
-                    f"row {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "
+                    f"slot {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "
                     "shorten it or compile with a larger --max-seq-len"
                 )
             if past + width > contract.max_seq_len:
                 raise CapacityError(
-                    f"row {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
-                    "feed fewer tokens a call or compile with a larger --max-seq-len"
+                    f"slot {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
+                    "feed fewer tokens per call or compile with a larger --max-seq-len"
                 )

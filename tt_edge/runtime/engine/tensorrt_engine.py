@@ -1,4 +1,4 @@
-"""An engine file in TensorRT's hands: loaded, given its weights, checked, and its execution contexts made."""
+"""Loading an engine file with TensorRT: adding weights, checking it, and creating its execution contexts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tt_edge.tensorrt_api import TensorRT
 class TensorRTEngine:
     """A deserialized engine on the current GPU.
 
-    ``weights`` are put into a stripped engine, by the names that the build gave them. ``holds_host_code`` says that the
-    engine brings a runtime of its own, as version-compatible ones do: TensorRT loads such only when it is told to. Raises
-    ``EngineError`` for an engine that TensorRT refuses or that is not the contract's.
+    ``weights`` are added to a stripped engine, by the names that the build gave them. ``holds_host_code`` says that the
+    engine contains its own runtime, as version-compatible ones do: TensorRT loads these only if told to. Raises
+    ``EngineError`` for an engine that TensorRT refuses or that does not match the contract.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TensorRTEngine:
         for key in refitter.get_all_weights():
             if key not in weights:
                 raise EngineError(f"{name} lacks the weights {key!r}, and so does the bundle; build the engine again")
-            array = weights[key]  # mapped, so its memory stays where it is until the refit is done
+            array = weights[key]  # memory-mapped, so its address stays valid until the refit is done
             dtype = refitter.get_weights_prototype(key).dtype
             given = trt.Weights(dtype, array.ctypes.data, array.nbytes * 8 // DTYPES[dtype.name].bits)
             self.require(refitter.set_named_weights(key, given), f"the weights {key!r} of {name}")
@@ -69,7 +69,7 @@ class TensorRTEngine:
     def make_contexts(self, stream: cuda.Stream) -> list[Any]:
         """One execution context for each optimization profile.
 
-        All share one piece of device memory for activations: they run one after the other, on one stream.
+        All share one block of device memory for activations: they run one after the other, on one stream.
         """
         trt, profiles = self.tensorrt.module, range(len(self.contract.profiles()))
         sizes = [self._engine.get_device_memory_size_for_profile_v2(profile) for profile in profiles]
@@ -87,7 +87,7 @@ class TensorRTEngine:
         return contexts
 
     def require(self, accepted: bool, what: str) -> None:
-        """Raise ``EngineError`` unless TensorRT ``accepted`` what it was given."""
+        """Raise ``EngineError`` unless TensorRT ``accepted`` ``what``."""
         if not accepted:
             raise EngineError(
                 f"TensorRT {self.tensorrt.version} refuses {what}{self.reason()}; build an engine here with "
@@ -95,12 +95,12 @@ class TensorRTEngine:
             )
 
     def reason(self) -> str:
-        """What TensorRT logged last, on one line and in parentheses, if anything."""
+        """TensorRT's last logged error, on one line and in parentheses; empty if there is none."""
         reason = " ".join(self.tensorrt.log.last_error().split())
         return f" ({reason})" if reason else ""
 
     def close(self) -> None:
-        """Release the engine and its memory. Its contexts must be gone already."""
+        """Release the engine and its memory. Its contexts must be released before."""
         self._engine = self._runtime = None
         if self._memory is not None:
             self._memory.close()

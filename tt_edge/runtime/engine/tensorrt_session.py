@@ -34,12 +34,12 @@ _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 class TensorRTSession(Session):
     """Executes an engine file on the current GPU.
 
-    Everything that a step needs is allocated once (``EngineRunner``). Each cache input and its output are bound to one address
-    where the contract says that the cache is updated in place; otherwise to two, which change places after every step. The
-    stream is waited for once a step, for the logits. A decode step that repeats the shapes of the step before is captured in a
-    CUDA graph, copies included, and launched as a whole from then on.
+    Everything that a step needs is allocated once (``EngineRunner``). If the contract says that the cache is updated in
+    place, each cache input and its output are bound to one address; otherwise to two, which are swapped after every step. The
+    host waits for the stream once per step, for the logits. When a decode step repeats the shapes of the previous step, it is
+    captured in a CUDA graph, including copies, which is launched as a whole from then on.
 
-    What has been executed where: docs/laptop_to_thor.md.
+    docs/laptop_to_thor.md says what has been executed where.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TensorRTSession(Session):
         self._runner.close()
 
     def _allocate(self, batch: int) -> None:
-        """Nothing: the buffers hold the largest batch, and its first rows serve a smaller one."""
+        """Does nothing: the buffers hold the largest batch, and smaller batches use its first slots."""
 
     def _advance(self) -> None:
         self._swapped = not self._swapped and not self.contract.kv_in_place
@@ -93,7 +93,7 @@ class TensorRTSession(Session):
         def queue() -> None:
             runner.queue(profile.context, staged, {"logits": logits}, f"{batch} rows of {width} tokens")
 
-        # TensorRT settles what depends on new shapes in the first step that has them, outside a graph.
+        # TensorRT prepares for new shapes in the first step that has them, which must be outside a graph.
         if repeats and generation and self._repeatable:
             self._launch(profile, queue)
         else:
@@ -103,7 +103,7 @@ class TensorRTSession(Session):
 
     @property
     def _repeatable(self) -> bool:
-        """Whether steps with the same shapes are the same work: no addresses that move, no values read on the host."""
+        """Whether steps with the same shapes can replay one graph: no changing addresses, no values read on the host."""
         return self.contract.kv_in_place and not self.contract.in_lockstep
 
     def _launch(self, profile: _Profile, queue: Callable[[], None]) -> None:
@@ -119,12 +119,12 @@ class TensorRTSession(Session):
             profile.graph.launch(self._runner.stream)
 
     def _bind(self, context: Any, shapes: dict[str, Shape], batch: int, first_row: int) -> None:
-        """Give ``context`` the shapes of a step and the part of the cache that holds its rows."""
+        """Set the shapes of a step in ``context``, and bind the part of the cache that holds its slots."""
         for spec in self.contract.inputs:
             shape = shapes.get(spec.name) or spec.resolve(batch=batch)  # a cache is not fed
             self._runner.set_shape(context, spec.name, shape)
         if self.contract.kv_in_place:
-            return  # all rows, at the addresses that the context has
+            return  # all slots, at addresses that are bound already
         for pair in self.contract.kv_cache:
             spec = self.contract.input(pair.past)
             offset = first_row * spec.dtype.nbytes(math.prod(spec.resolve(batch=1)))
@@ -151,17 +151,17 @@ class TensorRTSession(Session):
         self._runner.stream.synchronize()
 
     def _past_buffer(self, name: str) -> cuda.Buffer:
-        """Where the cache that the next step reads lies."""
+        """The buffer of the cache that the next step reads."""
         present = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
         return self._runner.device[present if self._swapped else name]
 
 
 @dataclass
 class _Profile:
-    """An optimization profile's execution context, what it is bound to, and the graph of a step so bound."""
+    """An optimization profile's execution context, its bindings, and the graph of a step with these bindings."""
 
     context: Any
-    #: Shapes of what is fed, the first of the cache's rows, and whether its two halves have changed places.
+    #: Shapes of the inputs, the first slot in the cache, and whether the two cache buffers are swapped.
     binding: tuple[dict[str, Shape], int, bool] | None = None
     graph: cuda.Graph | None = None
     capturable: bool = True

@@ -1,4 +1,4 @@
-"""Tokens of a row, or of a batch of rows, with all that a network is told about them."""
+"""Tokens of one sequence, or of a batch, with their positions and image indices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Ids with their positions and rows of the feature tables: ``[…, S]``, ``[axes, …, S]`` and ``[…, S]``."""
+    """Ids ``[…, S]``, positions ``[axes, …, S]``, and the rows of the feature tables that they use, ``[…, S]``."""
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -19,14 +19,14 @@ class Tokens:
 
     @classmethod
     def text(cls, ids: Sequence[int], axes: int) -> Tokens:
-        """Text from the first place on."""
+        """Text tokens, with positions from 0 on."""
         count = len(ids)
         positions = np.broadcast_to(np.arange(count), (axes, count))
         return cls(np.array(ids, np.int64), positions, np.full(count, -1, np.int32))
 
     @classmethod
     def padded(cls, rows: Sequence[Tokens], width: int) -> Tokens:
-        """Rows of different lengths as a batch, padded on the right with valid ids and positions."""
+        """Sequences of different lengths as a batch, padded on the right with valid ids and positions."""
         axes, batch = len(rows[0].positions), len(rows)
         out = cls(
             np.zeros((batch, width), np.int64),
@@ -40,11 +40,11 @@ class Tokens:
         return out
 
     def at(self, rows: slice, width: int) -> Tokens:
-        """The first ``width`` columns of some rows of a batch."""
+        """The first ``width`` columns of the slots ``rows`` of a batch."""
         return Tokens(self.ids[rows, :width], self.positions[:, rows, :width], self.image_indices[rows, :width])
 
     def row(self, row: int, length: int) -> Tokens:
-        """The first ``length`` tokens of one row of a batch."""
+        """The first ``length`` tokens of one slot of a batch."""
         return Tokens(self.ids[row], self.positions[:, row], self.image_indices[row]).first(length)
 
     def first(self, length: int) -> Tokens:
