@@ -1,4 +1,4 @@
-"""What quantization costs: every format on the trained model of examples/driving_qa, network and PyTorch side by side.
+"""The accuracy cost of quantization: every format on the trained model of examples/driving_qa, network beside PyTorch.
 
     python benchmarks/accuracy_table.py [--count 450] [--formats fp8 int4_awq …] [--check]
     python benchmarks/accuracy_table.py --pictures [--count 450] [--check]
@@ -8,10 +8,10 @@ all bundles the same held-out questions with `tt-edge eval --model`. The network
 captured network, on any machine. --check fails where exact answers fall by more than a point (fp8, int8) or three (int4,
 nvfp4).
 
---pictures is the same of the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part is
-calibrated on pictures of the training split. To see what pictures are worth, --calibrate-on text calibrates it on the questions'
-words alone, built-in on the built-in set, and passages on the text of that set alone. --check also fails below 90 % of exact
-answers.
+--pictures does the same for the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part
+is calibrated on images of the training split. To measure the effect of images, --calibrate-on text calibrates only on the
+text of the questions, built-in on the built-in set, and passages only on the text of that set. --check also fails below 90 %
+exact answers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def call(*arguments: str, quiet: bool = False) -> str:
 
 
 def write_questions(args: argparse.Namespace, folder: Path) -> tuple[Path | None, Path]:
-    """What to calibrate on (``None``: the built-in set), and held-out questions."""
+    """Write the calibration data (``None``: the built-in set) and the held-out questions."""
     found = []
     for split, count in (("train", args.calibration), ("test", args.count)):
         options = ("--split", split, "--count", str(count))
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail where a format misses its bar")
     args = parser.parse_args()
     if args.calibrate_on and not args.pictures:
-        parser.error("--calibrate-on is of --pictures; add it")
+        parser.error("--calibrate-on needs --pictures; add it")
     formats = args.formats or list(QuantFormat)
     checkpoint = str(ROAD_SCENES if args.pictures else CHECKPOINT)
     limits = ["--max-batch", "64", "--max-input-len", "128", "--max-seq-len", "192"]

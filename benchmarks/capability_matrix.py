@@ -1,4 +1,4 @@
-"""Build every family for every GPU that TensorRT-RTX builds for ahead of time, and say what each became.
+"""Build every family for every GPU that TensorRT-RTX builds for ahead of time, and report each result.
 
     python benchmarks/capability_matrix.py [--families qwen3 …] [--gpus sm75 …] [--quant fp8 …] [--json FILE]
 

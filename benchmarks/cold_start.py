@@ -1,10 +1,10 @@
-"""How long a fresh process takes until it could load an engine, and how much memory it has by then.
+"""The time that a fresh process needs before it can load an engine, and its memory at that point.
 
     python benchmarks/cold_start.py [--repeat 3] [--weights-mib 1024] [--check]
 
-Each row is the fastest of several fresh processes: importing the runtime, importing torch_tensorrt (where it is
-installed) on the same machine, and opening a bundle with so many MiB of weights: every SHA-256 checked, the weights
-memory-mapped. --check fails where the import of the runtime misses its bars, 0.25 s and 80 MB.
+Each row is the fastest of several fresh processes: importing the runtime, importing torch_tensorrt (if it is installed)
+on the same machine, and opening a bundle with --weights-mib MiB of weights: every SHA-256 checked, the weights
+memory-mapped. --check fails if importing the runtime exceeds its limits, 0.25 s and 80 MB.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BUNDLE = (
 
 
 def measure(code: str, repeat: int, *arguments: str) -> tuple[float, float, float]:
-    """Seconds, and MB of memory of its own and of files that are mapped: the fastest of ``repeat`` processes."""
+    """Seconds, MB of private memory, and MB of mapped files: the fastest of ``repeat`` processes."""
     runs = []
     for _ in range(repeat):
         program = [sys.executable, "-c", _MEASURE.format(code=code), *arguments]

@@ -1,13 +1,13 @@
-"""What compiling costs: tt-edge against stock torch_tensorrt, torch.onnx.export + TensorRT's parser, and the floor.
+"""The cost of compiling: tt-edge against stock torch_tensorrt, torch.onnx.export + TensorRT's parser, and the floor.
 
     python benchmarks/compile_cost.py [--size qwen2.5-0.5b] [--routes tt-edge stock …] [--repeat 1] [--json FILE]
 
-Every route makes the same model (random fp16 weights) and builds an engine for SM89 ahead of time, each in a process of
-its own, one after another. The time is of the whole process: imports, making the model, compiling and, for tt-edge,
+Every route makes the same model (random fp16 weights) and builds an engine for SM89 ahead of time, each in a separate
+process, one after another. The time is that of the whole process: imports, making the model, compiling and, for tt-edge,
 writing the bundle. Peak memory is the largest resident set of the process. tt-edge and the floor have the KV cache in the
 network; the other two have none.
 
-Where a route's network is built by hand here (`floor`), it is the least that the network API needs for this model.
+The network of `floor` is built by hand: it is the minimum that the network API needs for this model.
 """
 
 from __future__ import annotations

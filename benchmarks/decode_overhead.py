@@ -1,10 +1,10 @@
-"""What a decode step costs beside the engine: host time of a session's step whose engine does next to nothing.
+"""The overhead of a decode step: host time of a session's step with an engine that does almost nothing.
 
     python benchmarks/decode_overhead.py [--vocabulary 151936] [--steps 500]
 
-Needs a GPU and cuda-bindings, no TensorRT: a kernel of one thread stands in for the engine (tests/test_cuda.py). Prints
-the median time of a step as it is queued piece by piece and as a CUDA graph, and what neither can go below: the stand-in's
-kernel and copying the logits.
+Needs a GPU and cuda-bindings, but no TensorRT: a kernel with one thread replaces the engine (tests/test_cuda.py). Prints
+the median time of a step that is queued call by call and as a CUDA graph, and the lower bound of both: the kernel and the
+copy of the logits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tt_edge import cuda
 
 
 def median_step(session, steps: int) -> float:
-    """Microseconds of one decode step of one row."""
+    """Microseconds of one decode step of one sequence."""
     session.reset(1)
     ids, one, times = np.ones((1, 1), np.int64), np.ones(1, np.int64), []
     for _ in range(steps):
@@ -37,7 +37,7 @@ def median_step(session, steps: int) -> float:
 
 
 def floor(launch, vocabulary: int, steps: int) -> float:
-    """Microseconds of the kernel, with as many tokens in its cache as a step has on average, and of the logits' copy."""
+    """Microseconds of the kernel, with the average number of tokens in its cache, and of copying the logits."""
     stream, host = cuda.Stream(), cuda.HostBuffer(4 * vocabulary)
     logits = host.view((vocabulary,), np.dtype(np.float32))
     sizes = (8, 4, 4 * toy_engine.CAPACITY * toy_engine.DEPTH, 4 * vocabulary)
@@ -74,7 +74,7 @@ def main() -> None:
             for profile in session._profiles:
                 profile.capturable = capturable
             rows.append((name, median_step(session, args.steps)))
-    rows.append(("kernel and copy alone", floor(launch, args.vocabulary, args.steps)))
+    rows.append(("kernel and copy only", floor(launch, args.vocabulary, args.steps)))
     print(f"{cuda.device_name()}, {args.vocabulary:,} logits")
     for name, microseconds in rows:
         print(f"{name:26} {microseconds:8.1f} µs")

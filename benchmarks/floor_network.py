@@ -1,6 +1,6 @@
 """The floor of compile cost: a Qwen2-like decoder written by hand on TensorRT's network API, with its KV cache.
 
-One architecture, no exporter, no checkpoint: a yardstick for layers, time and memory, not a product.
+One architecture, no exporter, no checkpoint: a baseline for layers, time and memory, not a product.
 """
 
 from __future__ import annotations

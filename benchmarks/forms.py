@@ -1,10 +1,11 @@
-"""What each form of a network costs: layers, and bytes beside those of the weights and one KV cache.
+"""The cost of each form of a network: layers, and bytes in addition to the weights and one KV cache.
 
     python benchmarks/forms.py [--check]
 
-Layers are counted in networks with the named models' numbers of layers and heads, and narrow widths: widths change no count.
-Bytes are computed from the shapes of what a form adds, for fp16, a batch of 8, 8,192 tokens of cache and prompts of 1,024:
-no engine is built or executed. `--check` fails where the form of TensorRT 10.16 has more than 1.15 times today's layers.
+Layers are counted in networks with the named models' numbers of layers and heads, but narrow widths, which do not change the
+count. Bytes are computed from the shapes of the tensors that a form adds, for fp16, a batch of 8, 8,192 tokens of cache and
+prompts of 1,024: no engine is built or executed. `--check` fails if the form of TensorRT 10.16 has more than 1.15 times the
+layers of the captured form.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def captured(shape: Shape) -> Network:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one form: layers, bytes that are held beside the captured form's, and bytes copied a step."""
+    """The cost of one form: layers, bytes held in addition to the captured form's, and bytes copied per step."""
 
     form: Form
     layers: int
@@ -80,7 +81,7 @@ class Cost:
 
 
 def cost(shape: Shape, network: Network, release: str) -> Cost:
-    """What the form for ``release`` costs at the real shape."""
+    """The cost of the form for ``release`` at the real shape."""
     legal = legalize(network, features_of_release(release))
     replaced, width, scores = legal.form.replaced, PROMPT, 0
     if ATTENTION in replaced:

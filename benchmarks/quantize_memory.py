@@ -1,11 +1,11 @@
-"""What quantizing a model of Qwen2.5-0.5B's shape takes in memory, stage by stage.
+"""The peak memory of quantizing a model of Qwen2.5-0.5B's shape, stage by stage.
 
     python benchmarks/quantize_memory.py [--formats int4_wo fp8 …] [--check]
 
-A checkpoint of random fp16 weights is written to a temporary folder; a process of its own then compiles it, without an engine.
-Each number is the most memory that the process held in a stage (VmHWM, which counts libraries and the mapped checkpoint
-too), as a multiple of the checkpoint's size. `libraries` is what it held before the model was loaded, PyTorch, modelopt and
-torch_tensorrt imported. --check fails where loading or quantizing exceeds 2.5 times the checkpoint.
+A checkpoint of random fp16 weights is written to a temporary folder; a separate process then compiles it, without an engine.
+Each number is the peak memory of the process in a stage (VmHWM, which includes libraries and the mapped checkpoint), as a
+multiple of the checkpoint's size. `libraries` is the memory before the model is loaded, with PyTorch, modelopt and
+torch_tensorrt imported. --check fails if loading or quantizing exceeds 2.5 times the checkpoint.
 """
 
 from __future__ import annotations

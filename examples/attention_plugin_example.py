@@ -1,10 +1,10 @@
-"""A module of your own around Edge-LLM's AttentionPlugin: PyTorch math, a TensorRT network, and the same numbers.
+"""Your own module around Edge-LLM's AttentionPlugin: PyTorch math and a TensorRT network with equal results.
 
     python examples/attention_plugin_example.py [--contract 0.4|0.9.1|0.10]
 
-The operator `tt_edge::attention_plugin` is RoPE, KV cache and causal attention in one, with real math on CPU and GPU. So the
-module below runs in PyTorch as it is; exported and converted, its network holds the plugin as a layer, with its fields, which
-standard TensorRT creates where the plugin library is installed. Here the network is evaluated in NumPy and compared.
+The operator `tt_edge::attention_plugin` computes RoPE, KV cache and causal attention, on CPU and GPU. So the module below
+runs directly in PyTorch. Exported and converted, its network holds the plugin as a layer with its fields, which standard
+TensorRT creates if the plugin library is installed. Here the network is evaluated in NumPy and compared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class InsertAttentionPlugin(nn.Module):
         self.register_buffer("rope", torch.cat([angles.cos(), angles.sin()], -1)[None])
 
     def forward(self, hidden: Tensor, cache: Tensor, lengths: Tensor, starts: Tensor, pages: Tensor | None = None):
-        """`hidden` [B, S, H] to the same, and the cache; `lengths` and `starts` int32 [B]; a page table for 0.10."""
+        """`hidden` [B, S, H] to the same shape, and the cache; `lengths` and `starts` int32 [B]; a page table for 0.10."""
         qkv = self.qkv(hidden)
         widths = [HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE]
         activations = [qkv] if GENERATIONS[self.contract].packed else list(qkv.split(widths, dim=-1))
@@ -60,7 +60,7 @@ def inputs(contract: str, tokens: int, past: int) -> list[Tensor]:
     starts = torch.full((BATCH,), past, dtype=torch.int32)
     if not GENERATIONS[contract].paged:
         return [hidden, torch.zeros(BATCH, 2, KV_HEADS, CAPACITY, HEAD_SIZE), counts, starts]
-    pages = BATCH * CAPACITY // PAGE_TOKENS  # one page a row
+    pages = BATCH * CAPACITY // PAGE_TOKENS  # one page per slot
     table = torch.stack([torch.arange(BATCH), torch.arange(BATCH) + pages], dim=1)[..., None].int()
     return [hidden, torch.zeros(2, pages, PAGE_TOKENS, KV_HEADS, HEAD_SIZE), counts, starts, table]
 

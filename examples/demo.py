@@ -1,9 +1,9 @@
-"""The main job on a checkpoint of 4 MB: compile it, check it, run it without PyTorch, look inside.
+"""The main workflow on a checkpoint of 4 MB: compile it, verify it, run it without PyTorch, inspect it.
 
     python examples/demo.py [--keep FOLDER]
 
-The checkpoint is a Qwen2 that answers questions about driving scenes; examples/driving_qa made and trained it.
-Everything it does is a command that you can type; each is shown before it runs.
+The checkpoint is a Qwen2 that answers questions about driving scenes, trained by examples/driving_qa. Every step is a
+command that you can type; each is shown before it runs.
 """
 
 from __future__ import annotations

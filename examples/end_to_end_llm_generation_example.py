@@ -1,4 +1,4 @@
-"""The whole way in Python: checkpoint, bundle, proof, generation without PyTorch.
+"""The whole workflow in Python: checkpoint, bundle, verification, generation without PyTorch.
 
     python examples/end_to_end_llm_generation_example.py [CHECKPOINT] [--prompt "…"]
 
@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> None:
         report = compile_checkpoint(checkpoint, bundle, config, EngineTarget.parse(args.engine))
         print(report.render())
 
-        # 2. Prove. The network that TensorRT was given, against generate().
+        # 2. Verify. Compare the network that TensorRT builds from with generate().
         parity = verify_bundle(Bundle.open(bundle), checkpoint, new_tokens=16)
         print(parity.render())
         if not parity.passed:
             raise SystemExit(1)
 
-        # 3. Generate. Needs neither PyTorch nor transformers; text comes as it is made.
+        # 3. Generate. Needs neither PyTorch nor transformers; text is streamed.
         with LLM.load(bundle) as llm:
             pieces: dict[int, str] = {}
 

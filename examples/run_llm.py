@@ -4,8 +4,8 @@
         --prompt "…" --precision FP16|BF16|FP32 --num_tokens 30 --enable_pytorch_run
     python examples/run_llm.py --model M --benchmark --iterations 5 --isl 128 --num_tokens 20 --batch_size 1
 
-The flags are those of torch_tensorrt's tools/llm/run_llm.py and its plugin branch. What runs the compiled model is printed
-with its output: TensorRT where an engine fits this machine's GPU, or else reference evaluation of the network.
+The flags are those of torch_tensorrt's tools/llm/run_llm.py and its plugin branch. The output says what ran the compiled
+model: TensorRT if an engine fits this machine's GPU, otherwise the reference evaluation of the network.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", default=PROMPT, help="text to continue (default: %(default)s)")
     running.add_options(parser, num_tokens=128)
     parser.add_argument("--tokenizer", help="take the tokenizer from here (default: --model)")
-    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="rows of --benchmark (default 1)")
+    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="batch size of --benchmark (default 1)")
     return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense before anything is loaded."""
+    """Refuse invalid combinations of options before anything is loaded."""
     running.check(args)
     if args.num_tokens < 1 or args.isl < 1 or args.batch_size < 1:
         raise InvalidInputError("--num_tokens, --isl and --batch_size must be at least 1")
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compare(args: argparse.Namespace, llm) -> int:
-    """Continue the prompt with the compiled model and, if asked, PyTorch; the familiar page."""
+    """Continue the prompt with the compiled model and, if requested, PyTorch; print both."""
     [ours] = llm.generate([args.prompt], GenerationConfig(max_new_tokens=args.num_tokens))
     theirs = None
     if args.enable_pytorch_run:
         from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
-        tokenizer = tokenizer_of(args)  # transformers' own, as its user has it
+        tokenizer = tokenizer_of(args)  # transformers' own, as for its users
         ids = tokenizer(args.prompt).input_ids
         theirs, same = baseline.generate(ids, args.num_tokens), list(ours.input_ids) == ids
         running.show("PyTorch", args.prompt + tokenizer.decode(theirs, skip_special_tokens=True), baseline.word)
@@ -95,7 +95,7 @@ def compare(args: argparse.Namespace, llm) -> int:
 
 
 def benchmark(args: argparse.Namespace, llm) -> int:
-    """Speed on random tokens; a table."""
+    """Measure speed on random tokens and print a table."""
     from tt_edge.runtime.benchmark.llm import measure, random_prompts, table
 
     prompts = random_prompts(llm.session.contract.vocab_size, args.batch_size, args.isl)

@@ -1,11 +1,11 @@
-"""Compile a Hugging Face vision-language model, ask it about pictures, and compare with PyTorch.
+"""Compile a Hugging Face vision-language model, ask it about images, and compare with PyTorch.
 
     python examples/run_vlm.py --model M --precision FP16 --num_tokens 64 --backend native|sdpa|plugin \\
         [--cache static_v1] --prompt "…" --image_path a.jpg [--image_path b.jpg] --enable_pytorch_run
     python examples/run_vlm.py --model M --benchmark --iterations 5 --num_tokens 128 [--image_tokens N] [--isl N]
 
-The flags are those of torch_tensorrt's tools/llm/run_vlm.py. Language part and vision tower are networks of their own; what
-runs them is printed with the output: TensorRT where engines fit this machine's GPU, or else reference evaluation.
+The flags are those of torch_tensorrt's tools/llm/run_vlm.py. Language part and vision tower are separate networks. The
+output says what ran them: TensorRT if engines fit this machine's GPU, otherwise reference evaluation.
 """
 
 from __future__ import annotations
@@ -39,16 +39,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture, before the prompt; may be repeated",
+        help="an image, before the prompt; may be repeated",
     )
-    add("--video_frames", nargs="+", metavar="FILE", help="of the Qwen-VL models: pictures that are a video's frames")
-    add("--fps", type=float, default=2.0, help="frames a second of --video_frames (default 2)")
+    add(
+        "--video_frames",
+        nargs="+",
+        metavar="FILE",
+        help="for Qwen-VL models: image files that are the frames of a video",
+    )
+    add("--fps", type=float, default=2.0, help="frames per second of --video_frames (default 2)")
     running.add_options(parser, num_tokens=64)
     add(
         "--image_tokens",
         type=int,
         metavar="N",
-        help="of --isl, those of the picture (default: a picture of medium size)",
+        help="how many of the --isl tokens are image tokens (default: those of a medium-sized image)",
     )
     add("--vision_attention", default="native", choices=list(TowerAttention), help="of the tower (default: native)")
     add("--max_image_tokens", type=int, metavar="N", help="room for image tokens (default: what this run needs)")
@@ -57,17 +62,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense before anything is loaded."""
+    """Refuse invalid combinations of options before anything is loaded."""
     running.check(args)
     if args.num_tokens < 1 or args.isl < 1 or (args.image_tokens is not None and args.image_tokens < 0):
         raise InvalidInputError("--num_tokens and --isl must be at least 1, and --image_tokens at least 0")
-    for path in [*args.image_path, *(args.video_frames or [])]:  # before minutes are spent on compiling
+    for path in [*args.image_path, *(args.video_frames or [])]:  # before compiling, which takes minutes
         if not Path(path).is_file():
             raise InvalidInputError(f"image {path} does not exist; give a file")
 
 
 def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]:
-    """The pictures of the prompt, and the video as qwen-vl-utils prepares it."""
+    """The images of the prompt, and the video as qwen-vl-utils prepares it."""
     found: list[ImageSource] = list(args.image_path)
     if args.video_frames:
         from tt_edge.compile.parity.pytorch_vlm import prepare_frames
@@ -90,13 +95,13 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 
 
 def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
-    """Tokens of the prompt, and how many of them are images', as the checkpoint's own processor has it."""
+    """The number of tokens of the prompt and how many are image tokens, according to the checkpoint's own processor."""
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.pytorch_vlm import processor_inputs, processor_of
 
     checkpoint = Checkpoint.open(args.model)
     processor = processor_of(checkpoint)
-    if processor is None:  # of Eagle 2, which has thirteen tiles at most
+    if processor is None:  # Eagle 2, which has at most thirteen tiles
         text = checkpoint.tokenizer(args.prompt).input_ids
         return len(text) + 64 + max(1, len(args.image_path)) * 13 * 260, None
     prompt, patch_size = args.prompt, getattr(getattr(processor, "image_processor", None), "patch_size", None) or 14
@@ -122,13 +127,13 @@ def run(args: argparse.Namespace) -> int:
         with LLM.load(bundle) as llm:
             if llm.vision is None:
                 raise InvalidInputError(f"{bundle} is of a language model, without a vision tower; see run_llm.py")
-            if args.exact_images or args.enable_pytorch_run:  # PyTorch gets the images as they are
+            if args.exact_images or args.enable_pytorch_run:  # PyTorch gets the images unscaled
                 llm.vision = llm.vision.with_exact_images()
             return benchmark(args, llm) if args.benchmark else compare(args, llm)
 
 
 def compare(args: argparse.Namespace, llm: LLM) -> int:
-    """Ask the compiled model and, if wanted, PyTorch; the familiar page."""
+    """Ask the compiled model and, if requested, PyTorch; print both."""
     assert llm.vision is not None
     images = sources(args, getattr(llm.vision.processor.image_processor, "patch_size", 14))
     chat = llm.chat_template is not None and not (images and llm.vision.processor.placeholders.are_in(args.prompt))
@@ -154,7 +159,7 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
 
 
 def benchmark(args: argparse.Namespace, llm: LLM) -> int:
-    """Speed on a random picture in random text; a table."""
+    """Measure speed on a random image in random text and print a table."""
     from tt_edge.runtime.benchmark.vision import measure, random_picture, random_prompt, vision_table
 
     assert llm.vision is not None

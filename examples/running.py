@@ -1,4 +1,4 @@
-"""What run_llm.py and run_vlm.py share: options, the compile settings they mean, and how outputs are shown."""
+"""Shared by run_llm.py and run_vlm.py: options, the compile settings for them, and printing of outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, TowerAtt
 from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError, TTEdgeError
 
-#: By --quant_format: what --quant_algo (``None``: not given) and --weight_only choose.
+#: By --quant_format: the format for each --quant_algo (``None``: not given) and --weight_only.
 QUANTIZATION: dict[str, dict[tuple[str | None, bool], str]] = {
     "fp8": {(None, False): "fp8", ("max", False): "fp8"},
     "int8": {
@@ -28,7 +28,7 @@ QUANTIZATION: dict[str, dict[tuple[str | None, bool], str]] = {
 
 
 def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
-    """The options of both; ``num_tokens`` is the default of that one."""
+    """Add the options of both scripts; ``num_tokens`` is the default of ``--num_tokens``."""
     add = parser.add_argument
     add("--model", help="checkpoint folder or hub id; with --from_bundle, only for --enable_pytorch_run")
     add("--backend", default="native", choices=list(Backend), help="how attention is compiled (default: native)")
@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
     add("--precision", "--model_precision", default="FP16", type=str.upper, choices=["FP16", "BF16", "FP32"])
     add("--num_tokens", type=int, default=num_tokens, metavar="N", help=f"new tokens (default {num_tokens})")
     add("--enable_pytorch_run", action="store_true", help="run PyTorch too, and compare")
-    add("--benchmark", action="store_true", help="measure speed on random input in place of --prompt")
+    add("--benchmark", action="store_true", help="measure speed on random input instead of --prompt")
     add("--iterations", type=int, default=5, metavar="N", help="timed runs of --benchmark (default 5)")
     add("--isl", type=int, default=2048, metavar="N", help="input tokens of --benchmark (default 2048)")
     add("--max_seq_len", type=int, metavar="N", help="KV cache capacity (default: what this run needs)")
@@ -45,17 +45,21 @@ def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
     add("--from_bundle", metavar="DIR", help="run this bundle; nothing is compiled")
     add("--plugin_path", metavar="LIB", help="AttentionPlugin library (default: that of tensorrt-edgellm)")
     add("--quant_format", choices=list(QUANTIZATION), help="quantize the linear layers (default: not at all)")
-    add("--quant_algo", choices=["max", "smoothquant", "awq_lite"], help="of --quant_format (default: its usual one)")
+    add(
+        "--quant_algo",
+        choices=["max", "smoothquant", "awq_lite"],
+        help="algorithm for --quant_format (default: its usual one)",
+    )
     add("--weight_only", action="store_true", help="with --quant_format int8 or int4: do not quantize activations")
     add("--calib_data", metavar="PATH", help="what to calibrate --quant_format on (default: a small built-in set)")
     add("--kv_cache", choices=["fp16", "bf16", "fp8"], help="KV cache type; fp8 with --backend plugin")
-    add("--cudagraph", action="store_true", help="accepted: how steps are launched is the runtime's choice")
-    add("--min_block_size", type=int, default=1, help="accepted: the model is always one engine, never cut into blocks")
+    add("--cudagraph", action="store_true", help="accepted and ignored: the runtime decides how steps are launched")
+    add("--min_block_size", type=int, default=1, help="accepted and ignored: the model is always one engine")
     add("--debug", action="store_true", help="tracebacks, and TensorRT's messages")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense before anything is loaded."""
+    """Refuse invalid combinations of options before anything is loaded."""
     quantization(args)
     if args.from_bundle and (args.quant_format or args.kv_cache):
         raise InvalidInputError("a bundle is quantized when it is compiled; omit --quant_format and --kv_cache")
@@ -70,16 +74,16 @@ def check(args: argparse.Namespace) -> None:
 
 
 def quantization(args: argparse.Namespace) -> QuantConfig | None:
-    """The recipe that the three options mean."""
+    """The quantization recipe for the three options."""
     if args.quant_format is None:
         if args.quant_algo or args.weight_only:
-            raise InvalidInputError("--quant_algo and --weight_only are of --quant_format; give it, e.g. fp8")
+            raise InvalidInputError("--quant_algo and --weight_only need --quant_format; give it, e.g. fp8")
         return None
     found = QUANTIZATION[args.quant_format].get((args.quant_algo, args.weight_only))
     if found is None:
         raise InvalidInputError(
             f"--quant_format {args.quant_format} has no --quant_algo {args.quant_algo}"
-            f"{' with --weight_only' if args.weight_only else ''}; leave it, or choose another"
+            f"{' with --weight_only' if args.weight_only else ''}; omit it, or choose another"
         )
     return QuantConfig(found)
 
@@ -125,14 +129,14 @@ def compile_bundle(
 
 
 def show(title: str, text: str, word: str) -> None:
-    """One side's output, as these scripts have always shown it."""
+    """Print one side's output, in the format of torch_tensorrt's scripts."""
     print(f"\n========= {title} =========")
     print(text)
     print(f"({word})")
 
 
 def show_match(args: argparse.Namespace, theirs: Sequence[int], ours: Sequence[int]) -> int:
-    """Whether the new tokens are equal, and where they part: 0, or 1 when they differ."""
+    """Print whether the new tokens are equal, and where they diverge. Returns 0, or 1 when they differ."""
     match = list(theirs) == list(ours)
     print(f"PyTorch and TensorRT outputs match: {match}")
     if match:
@@ -146,7 +150,7 @@ def show_match(args: argparse.Namespace, theirs: Sequence[int], ours: Sequence[i
 
 
 def guarded(name: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """The exit code of ``run``; of an error, its message in one line, or with --debug its traceback."""
+    """Call ``run`` and return its exit code. Prints an error as one line, or with --debug as a traceback."""
     if args.debug:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:

@@ -1,4 +1,4 @@
-"""Ask a Hugging Face checkpoint questions of a held-out split; a table of how many it answers exactly, by kind.
+"""Ask a Hugging Face checkpoint questions of a held-out split; print how many it answers exactly, by kind.
 
     python -m examples.driving_qa.evaluate [CHECKPOINT] [--count 4500] [--split test] [--dtype float16] [--device cpu]
 
@@ -16,14 +16,14 @@ import torch
 from examples.driving_qa.questions import SPLITS, Example, examples
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
-LONGEST_ANSWER = 24  # tokens; more than any has
+LONGEST_ANSWER = 24  # tokens; no answer is longer
 
 Scores = dict[str, tuple[int, int]]  # by kind: answered exactly, asked
 
 
 @torch.inference_mode()
 def answers(model: Any, tokenizer: Any, asked: list[Example], batch: int = 512) -> list[str]:
-    """The model's greedy answer to each example. Batches are padded on the left, as `generate()` wants it."""
+    """The model's greedy answer to each example. Batches are padded on the left, as `generate()` needs."""
     found = []
     for begin in range(0, len(asked), batch):
         texts = [
@@ -54,7 +54,7 @@ def evaluate(model: Any, tokenizer: Any, asked: list[Example]) -> Scores:
 
 
 def table(scores: Scores) -> str:
-    """A line a kind, and one for all."""
+    """One line per kind, and one for all."""
     total = tuple(map(sum, zip(*scores.values(), strict=True)))
     rows = [*scores.items(), ("all", total)]
     lines = [f"{kind:12} {right:6,} of {asked:6,}  {right / asked:7.2%}" for kind, (right, asked) in rows]

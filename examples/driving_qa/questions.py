@@ -4,10 +4,10 @@
 
 Every line of FILE is an object: `messages` (what the model is asked), `answer` and `kind`.
 
-Train, validation and test data are told apart by a hash of the *facts*, not of the text. A scene belongs to one split in
-every wording and order of sentences and with every question; two numbers to add or subtract belong to one split in every
-wording, and so do 7 + 12 and 12 + 7. About one in ten is for testing, one in ten
-for validation, the others are for training.
+Train, validation and test splits are chosen by a hash of the *facts*, not of the text. A scene belongs to the same split in
+every wording and order of sentences and with every question; two numbers to add or subtract belong to the same split in
+every wording, and so do 7 + 12 and 12 + 7. About one in ten is for testing, one in ten for validation, the others for
+training.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is there; ``None`` where the scene does not say. Speeds are in km/h. A kind has one group at most."""
+    """The facts of a scene; ``None`` where it does not say. Speeds are in km/h. There is at most one group of each kind."""
 
     light: str | None
     road: str | None
@@ -56,7 +56,7 @@ class Scene:
 
     @property
     def facts(self) -> str:
-        """The facts as text: the same for two scenes that differ in wording alone."""
+        """The facts as text: equal for scenes that differ only in wording."""
         return json.dumps(asdict(self))
 
     @property
@@ -133,7 +133,7 @@ def random_scene(rng: Random) -> Scene:
 
 
 def describe(scene: Scene, rng: Random) -> str:
-    """The scene in English, a sentence a fact, in a wording and an order of ``rng``'s choice."""
+    """The scene in English, one sentence per fact, in a wording and order chosen by ``rng``."""
     sentences = [_describe_group(group, rng) for group in scene.groups]
     if scene.light:
         forms = ("The light ahead is {}", "The traffic light is {}", "The light is {}", "We come to a {} light")

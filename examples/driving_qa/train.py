@@ -98,7 +98,7 @@ def make_pool(tokenizer: PreTrainedTokenizerFast, parts: int) -> torch.Tensor:
 
 
 def weights(ids: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """What the loss on each token counts: 1 in an answer and for its end, 0 on padding, else PROMPT_WEIGHT."""
+    """The weight of each token's loss: 1 in an answer and for its end, 0 on padding, else PROMPT_WEIGHT."""
     system, user, assistant = (tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ROLES)
     is_role = (ids == system) | (ids == user) | (ids == assistant)
     position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)

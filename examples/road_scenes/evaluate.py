@@ -1,10 +1,10 @@
-"""Ask a Hugging Face checkpoint about pictures of a held-out split; a table of how many it answers exactly, by kind.
+"""Ask a Hugging Face checkpoint about images of a held-out split; print how many questions it answers exactly, by kind.
 
     python -m examples.road_scenes.evaluate [CHECKPOINT] [--count 900] [--split test] [--dtype float16] [--device cpu]
     python -m examples.road_scenes.evaluate --write-jsonl FOLDER [--count 900]
 
-An answer counts when the greedy answer of ``generate()`` equals the expected one, letter for letter. Pictures go through
-the checkpoint's own processor. --write-jsonl asks nothing: it writes the pictures and FOLDER/questions.jsonl.
+An answer counts when the greedy answer of ``generate()`` equals the expected one, letter for letter. Images are processed
+by the checkpoint's own processor. --write-jsonl asks nothing: it writes the images and FOLDER/questions.jsonl.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from examples.road_scenes.questions import SPLITS, Example, examples
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
-LONGEST_ANSWER = 48  # tokens; more than any has
+LONGEST_ANSWER = 48  # tokens; no answer is longer
 
 Scores = dict[str, tuple[int, int]]  # by kind: answered exactly, asked
 
 
 @torch.inference_mode()
 def answers(model: Any, processor: Any, asked: list[Example], batch: int = 64) -> list[str]:
-    """The model's greedy answer to each example. Batches are padded on the left, as ``generate()`` wants it."""
+    """The model's greedy answer to each example. Batches are padded on the left, as ``generate()`` needs."""
     found = []
     for begin in range(0, len(asked), batch):
         part = asked[begin : begin + batch]
@@ -54,14 +54,14 @@ def count(asked: list[Example], found: list[str]) -> Scores:
 
 
 def table(scores: Scores) -> str:
-    """A line a kind, and one for all."""
+    """One line per kind, and one for all."""
     total = tuple(map(sum, zip(*scores.values(), strict=True)))
     rows = [*scores.items(), ("all", total)]
     return "\n".join(f"{kind:10} {right:6,} of {asked:6,}  {right / asked:7.2%}" for kind, (right, asked) in rows)
 
 
 def write_jsonl(folder: Path, asked: list[Example]) -> Path:
-    """Pictures as PNG files and a line a question: ``messages``, ``images`` (paths from the folder) and ``answer``."""
+    """Write images as PNG files, and one line per question: ``messages``, ``images`` (relative paths) and ``answer``."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     for number, example in enumerate(asked):
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", help="a torch dtype (default float16)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--show-wrong", type=int, default=0, metavar="N", help="print so many wrong answers")
-    parser.add_argument("--write-jsonl", type=Path, metavar="FOLDER", help="write the questions and pictures instead")
+    parser.add_argument("--write-jsonl", type=Path, metavar="FOLDER", help="write the questions and images instead")
     args = parser.parse_args()
     logging.disable_progress_bar()
     asked = examples(args.split, args.count, args.seed)

@@ -71,7 +71,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    """Random weights. The first and third vision layer attend in windows of 8 by 8 patches, the others to the picture."""
+    """Random weights. The first and third vision layer attend in windows of 8 by 8 patches, the others to the whole image."""
     token = tokenizer.convert_tokens_to_ids
     ends = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"), "pad_token_id": 0}
     model = Qwen2_5_VLForConditionalGeneration(
@@ -114,7 +114,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGe
 
 
 def conversation(rng: random.Random, scenes: list[Any], image_tokens: int) -> str:
-    """A chat of two to four turns about no, one or two pictures of ``image_tokens`` tokens each, as templated text."""
+    """A chat of two to four turns about zero, one or two images of ``image_tokens`` tokens each, as templated text."""
     picture = "<|vision_start|>" + "<|image_pad|>" * image_tokens + "<|vision_end|>"
     if len(scenes) == 1:
         kinds = rng.sample(list(ASKED), 4)

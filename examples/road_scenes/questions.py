@@ -1,4 +1,4 @@
-"""Questions about road scenes and their answers, in three splits whose pictures are drawn from different seeds."""
+"""Questions about road scenes and their answers, in three splits whose images are drawn from different seeds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEXT_ASKED = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A scene and what it takes to draw it."""
+    """A scene, and the parameters to draw an image of it."""
 
     scene: Scene
     size: tuple[int, int]
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One question: its kind, the pictures before it (none, one or two), its text and the one right answer."""
+    """One question: its kind, the images before it (none, one or two), its text and the one right answer."""
 
     kind: str
     pictures: tuple[Picture, ...]
@@ -62,7 +62,7 @@ class Example:
     answer: str
 
     def messages(self) -> list[dict[str, Any]]:
-        """The chat as the chat template takes it; each picture is an item without its data."""
+        """The chat as the chat template takes it; each image is an item without its data."""
         text = {"type": "text", "text": self.question}
         return [{"role": "user", "content": [{"type": "image"} for _ in self.pictures] + [text]}]
 
@@ -110,7 +110,7 @@ def one_picture(rng: random.Random, scene: Scene, kind: str) -> tuple[str, str]:
 
 
 def two_pictures(rng: random.Random, first: Scene, second: Scene) -> tuple[str, str]:
-    """A question that one of two pictures answers; the pictures differ in what it asks."""
+    """A question about two images, which differ in what it asks; one of them is the answer."""
     asked = [
         *((f"Which picture has the {x} light?", first.light == x, second.light == x) for x in LIGHTS[1:]),
         *((f"Which picture has a {x}?", first.obstacle == x, second.obstacle == x) for x in OBSTACLES[1:]),
@@ -125,19 +125,19 @@ def two_pictures(rng: random.Random, first: Scene, second: Scene) -> tuple[str, 
 
 
 def random_for(split: str, seed: int) -> random.Random:
-    """A generator of its own for each split and seed."""
+    """A separate generator for each split and seed."""
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
     return random.Random(f"road scenes {split} {seed}")
 
 
 def random_picture(rng: random.Random, size: tuple[int, int] | None = None) -> Picture:
-    """A picture of a random scene."""
+    """An image of a random scene, not drawn yet."""
     return Picture(random_scene(rng), size or rng.choice(SIZES), rng.getrandbits(48))
 
 
 def examples(split: str, count: int, seed: int = 0) -> list[Example]:
-    """``count`` questions with their pictures; kinds take turns."""
+    """``count`` questions with their images; kinds alternate."""
     return [example for example, _ in zip(_examples(split, seed), range(count), strict=False)]
 
 

@@ -1,4 +1,4 @@
-"""Road scenes: what is on the road, drawn at random, and a picture of it. The truth is known because it is drawn first.
+"""Road scenes: a random choice of what is on the road, and an image of it. The right answers follow from the choice.
 
 A scene looks along a road of two lanes. It may have a traffic light, up to four cars, and an obstacle at the roadside or
 in the middle of the road.
@@ -19,7 +19,7 @@ TIMES = ("day", "dusk", "night")
 MOST_CARS = 4
 SIZES = ((140, 196), (168, 196), (196, 140), (168, 224))  # (height, width) in pixels, whole numbers of 28
 
-_SCALE = 2  # pictures are drawn so many times larger, and then averaged
+_SCALE = 2  # images are drawn this many times larger, and then averaged
 _SKY = {
     "day": ((96, 160, 226), (204, 228, 244)),
     "dusk": ((92, 74, 132), (246, 166, 104)),
@@ -34,7 +34,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. ``side`` is where the obstacle is, or "none" with it."""
+    """What an image shows. ``side`` is where the obstacle is, or "none" if ``obstacle`` is "none"."""
 
     light: str
     cars: int
@@ -85,7 +85,7 @@ class _Painter:
         return _shade(color, self.shade)
 
     def row(self, depth: float) -> float:
-        """The y of the road at ``depth``: 0 is the lower edge of the picture, 1 the horizon."""
+        """The y of the road at ``depth``: 0 is the lower edge of the image, 1 the horizon."""
         return self.height - (self.height - self.horizon) * depth
 
     def across(self, depth: float, side: float) -> float:
@@ -268,14 +268,14 @@ class _Painter:
             self.car(depth + self.rng.uniform(-0.03, 0.03), side + self.rng.uniform(-0.05, 0.05))
 
     def finish(self) -> Image.Image:
-        """The picture in its own size, with a camera's noise."""
+        """The image in its final size, with camera noise."""
         pixels = np.asarray(self.image.reduce(_SCALE), np.float32)
         noise = np.random.default_rng(self.rng.getrandbits(32)).standard_normal(pixels.shape, np.float32)
         return Image.fromarray(np.clip(pixels + noise * self.rng.uniform(0, 5), 0, 255).astype(np.uint8))
 
 
 def render(scene: Scene, size: tuple[int, int], seed: int) -> Image.Image:
-    """A picture of ``scene``, ``size`` (height, width) in pixels. The seed gives places, colours and noise."""
+    """An image of ``scene``, ``size`` (height, width) in pixels. The seed determines places, colours and noise."""
     painter = _Painter(scene, *size, random.Random(seed))
     painter.backdrop()
     painter.traffic_light()

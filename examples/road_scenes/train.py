@@ -2,8 +2,8 @@
 
     python -m examples.road_scenes.train OUT [--seconds 150] [--device cuda]
 
-Needs torch, transformers and Pillow, and for a good model a GPU for a few minutes. Pictures are drawn by all CPU cores
-first. A batch has pictures of one size, so that the vision tower runs batched; its weights and results are the model's.
+Needs torch, transformers and Pillow, and for a good model a GPU for a few minutes. First, all CPU cores draw the images.
+A batch has images of one size, so that the vision tower can run batched, with the same weights and results as the model's.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from examples.road_scenes.model import (
 from examples.road_scenes.questions import random_for, random_picture
 from examples.road_scenes.scene import SIZES
 
-PART = 500  # pictures that one seed gives
-WIDTHS = (208, 208, 64)  # tokens of the longest chat with one, two and no pictures
-SHARE = (1.0, 0.25, 0.03)  # rows with one, two and no pictures for each picture of a batch's first part
+PART = 500  # images per seed
+WIDTHS = (208, 208, 64)  # tokens of the longest chat with one, two and no images
+SHARE = (1.0, 0.25, 0.03)  # rows with one, two and no images, per image of a batch's first part
 
 Parts = list[tuple[np.ndarray, np.ndarray]]
 
@@ -47,7 +47,7 @@ def picture_tokens(size: tuple[int, int]) -> int:
 
 
 def pool_part(tokenizer: Any, split: str, seed: int) -> tuple[tuple[int, int], Parts]:
-    """Pictures uint8 [rows * pictures, H, W, 3] and ids int16 [rows, WIDTH], for chats with one, two and no pictures."""
+    """Images uint8 [rows * images, H, W, 3] and ids int16 [rows, WIDTH], for chats with one, two and no images."""
     rng = random_for(split, seed)
     size = SIZES[seed % len(SIZES)]
     parts: Parts = []
@@ -78,7 +78,7 @@ def patches(images: torch.Tensor) -> torch.Tensor:
 
 
 def vision_layout(visual: Any, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For one picture, in the processor's order of patches: cos and sin [N, head], window mask [N, N], and its sizes."""
+    """For one image, in the processor's order of patches: cos and sin [N, head], window mask [N, N], and its sizes."""
     config = visual.config
     rows, columns = size[0] // PATCH, size[1] // PATCH
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -96,7 +96,7 @@ def vision_layout(visual: Any, size: tuple[int, int]) -> tuple[torch.Tensor, tor
 
 
 def vision_features(visual: Any, pixels: torch.Tensor, layout: Any) -> torch.Tensor:
-    """What ``visual`` gives for each of a batch of pictures of one size: [B, N, 1176] to [B, N / 4, out]."""
+    """The output of ``visual`` for a batch of images of one size: [B, N, 1176] to [B, N / 4, out]."""
     cos, sin, same_window, _ = layout
     count, number, _ = pixels.shape
     heads = visual.config.num_heads
@@ -117,7 +117,7 @@ def vision_features(visual: Any, pixels: torch.Tensor, layout: Any) -> torch.Ten
 
 
 def rope_positions(ids: torch.Tensor, image_token: int, size: tuple[int, int]) -> torch.Tensor:
-    """M-RoPE positions [3, B, S] of chats whose pictures all have one size, as the model's ``get_rope_index``."""
+    """M-RoPE positions [3, B, S] of chats whose images all have one size, like the model's ``get_rope_index``."""
     rows, columns = size[0] // (PATCH * MERGE), size[1] // (PATCH * MERGE)
     is_image = ids == image_token
     place = (is_image.cumsum(1) - 1) % (rows * columns)
@@ -141,7 +141,7 @@ def is_answer(ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
 
 
 def forward(model: Any, images: torch.Tensor, ids: torch.Tensor, layout: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Logits [B, S, V] of chats with their pictures, in the order of the chats."""
+    """Logits [B, S, V] of chats with their images, in the order of the chats."""
     embedded = model.model.language_model.embed_tokens(ids)
     image_token = model.config.image_token_id
     if len(images):
@@ -154,7 +154,7 @@ def forward(model: Any, images: torch.Tensor, ids: torch.Tensor, layout: Any, si
 
 
 class Trainer:
-    """Pools of pictures and chats on the device, one a size, and the loss of a batch drawn from them."""
+    """Pools of images and chats on the device, one per size, and the loss of a batch drawn from them."""
 
     def __init__(self, model: Any, tokenizer: Any, parts: list[tuple[tuple[int, int], Parts]]) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, model.device
@@ -183,7 +183,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, held_out: Trainer, *, seconds: float, batch: int, peak_rate: float) -> int:
-    """AdamW for so many seconds, the rate rising for the first 4 % and then falling to none as a cosine."""
+    """Train with AdamW for ``seconds``; the rate rises for the first 4 % and then falls to zero as a cosine."""
     model, device = trainer.model, trainer.device
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
@@ -229,8 +229,10 @@ def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Any, out: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=150, help="of training (default 150)")
-    parser.add_argument("--parts", type=int, default=200, help=f"times {PART} pictures and more (default 200)")
+    parser.add_argument("--seconds", type=float, default=150, help="training time (default 150)")
+    parser.add_argument(
+        "--parts", type=int, default=200, help=f"number of parts of {PART} images and more (default 200)"
+    )
     parser.add_argument("--batch", type=int, default=384)
     parser.add_argument("--peak-rate", type=float, default=2e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -244,7 +246,7 @@ def main() -> None:
         parts = list(workers.map(partial(make, "train"), range(1, args.parts + 1)))
         held_out = list(workers.map(partial(make, "validation"), range(1, len(SIZES) + 1)))
     print(
-        f"{sum(len(images) for _, p in parts for images, _ in p):,} pictures, {time.monotonic() - start:.0f} s",
+        f"{sum(len(images) for _, p in parts for images, _ in p):,} images, {time.monotonic() - start:.0f} s",
         flush=True,
     )
     model = make_model(tokenizer).to(args.device)

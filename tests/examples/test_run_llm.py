@@ -73,8 +73,8 @@ def test_the_benchmark_has_a_row_for_each(tiny, capsys):
         ([], "nothing to run; give --model or --from_bundle"),
         (["--from_bundle", "x", "--enable_pytorch_run"], "--enable_pytorch_run needs the checkpoint"),
         (["--model", "x", "--cache", "static_v1"], "--cache is the sdpa backend's, not native's"),
-        (["--model", "x", "--quant_algo", "max"], "--quant_algo and --weight_only are of --quant_format"),
-        (["--model", "x", "--weight_only"], "--quant_algo and --weight_only are of --quant_format"),
+        (["--model", "x", "--quant_algo", "max"], "--quant_algo and --weight_only need --quant_format"),
+        (["--model", "x", "--weight_only"], "--quant_algo and --weight_only need --quant_format"),
         (["--model", "x", "--quant_format", "fp8", "--weight_only"], "fp8 has no --quant_algo None with --weight_only"),
         (
             ["--model", "x", "--quant_format", "nvfp4", "--quant_algo", "smoothquant"],
