@@ -107,7 +107,7 @@ BAD_OPTIONS = [
     ),
     (
         ("--max-seq-len", 4096),
-        "max_seq_len 4096 exceeds the model's max_position_embeddings 512; compile with --max-seq-len 512 or less",
+        "max_seq_len 4096 exceeds the 512 tokens that the model was made for; compile with --max-seq-len 512 or less",
         2,
     ),
 ]

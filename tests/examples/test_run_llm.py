@@ -72,7 +72,7 @@ def test_the_benchmark_has_a_row_for_each(tiny, capsys):
     [
         ([], "nothing to run; give --model or --from_bundle"),
         (["--from_bundle", "x", "--enable_pytorch_run"], "--enable_pytorch_run needs the checkpoint"),
-        (["--model", "x", "--cache", "static_v1"], "--cache is the sdpa backend's, not native's"),
+        (["--model", "x", "--cache", "static_v1"], "--cache is for the sdpa backend, not native"),
         (["--model", "x", "--quant_algo", "max"], "--quant_algo and --weight_only need --quant_format"),
         (["--model", "x", "--weight_only"], "--quant_algo and --weight_only need --quant_format"),
         (["--model", "x", "--quant_format", "fp8", "--weight_only"], "fp8 has no --quant_algo None with --weight_only"),
@@ -84,8 +84,8 @@ def test_the_benchmark_has_a_row_for_each(tiny, capsys):
         (["--model", "./nowhere"], "checkpoint ./nowhere does not exist"),
         (["--model", "x", "--num_tokens", "0"], "must be at least 1"),
         (["--model", "TINY", "--benchmark", "--num_tokens", "1", "--isl", "4"], "num_tokens is 1"),
-        (["--model", "TINY", "--backend", "plugin", "--precision", "BF16"], "AttentionPlugin computes in fp16 alone"),
-        (["--model", "TINY", "--max_seq_len", "9999"], "max_seq_len 9999 exceeds the model's"),
+        (["--model", "TINY", "--backend", "plugin", "--precision", "BF16"], "AttentionPlugin computes in fp16 only"),
+        (["--model", "TINY", "--max_seq_len", "9999"], "max_seq_len 9999 exceeds the"),
     ],
 )
 def test_bad_input_is_one_line(tiny, capsys, arguments, message):

@@ -103,7 +103,7 @@ def test_a_bundle_is_kept_and_measured(tmp_path, capsys):
             "a video's fps is 0.0; give its frames a second, a number from 0.001 to 1000",
         ),
         ([*ROAD, "--video_frames", __file__], "cannot be read (its format is unknown); give a BMP"),
-        ([*ROAD, "--cache", "static_v1"], "--cache is the sdpa backend's, not native's"),
+        ([*ROAD, "--cache", "static_v1"], "--cache is for the sdpa backend, not native"),
         ([*ROAD, "--benchmark", "--isl", "8", "--image_tokens", "8"], "8 input tokens have no room for 8 image tokens"),
         (["--model", "/nowhere/model", "--prompt", "x"], "checkpoint /nowhere/model does not exist"),
     ],
