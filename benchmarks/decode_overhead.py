@@ -3,7 +3,7 @@
     python benchmarks/decode_overhead.py [--vocabulary 151936] [--steps 500]
 
 Needs a GPU and cuda-bindings, but no TensorRT: a kernel with one thread replaces the engine (tests/test_cuda.py). Prints
-the median time of a step that is queued call by call and as a CUDA graph, and the lower bound of both: the kernel and the
+the median time of a step that is queued as separate calls and as a CUDA graph, and the lower bound of both: the kernel and the
 copy of the logits.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     launch = toy_engine.compile_kernel()
     rows = []
-    for name, capturable in (("queued piece by piece", False), ("CUDA graph", True)):
+    for name, capturable in (("separate calls", False), ("CUDA graph", True)):
         with toy_engine.open_session(launch, args.vocabulary) as session:
             for profile in session._profiles:
                 profile.capturable = capturable
