@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any, NoReturn
 
 #: Deepest nesting of arrays and objects; what tt-edge and Hugging Face write has fewer than ten levels.
@@ -36,6 +37,26 @@ def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("it has half of a surrogate pair") from None
+    return value
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that another tool wrote; empty where there is no such file.
+
+    Python's own reading of a repeated key and of ``NaN`` is kept, since published checkpoints have such files; nesting and
+    the number of values are limited as in ``loads``. Raises ``ValueError``, with a reason of one line, for anything else.
+    """
+    if not file.is_file():
+        return {}
+    content = file.read_bytes()
+    _check_count(content, MAX_VALUES)
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object")
+    _check_depth(value)
     return value
 
 

@@ -162,6 +162,7 @@ class CompileJob:
     def resolve_limits(self) -> None:
         """Resolve every limit, before any part is compiled."""
         from tt_edge.compile.vision.families import family_of
+        from tt_edge.compile.vision.image_settings import check_image_settings
         from tt_edge.compile.vision.tower import tower_of
 
         limits = within_model(self.config.limits, self.model, fit=self._fit_length)
@@ -171,6 +172,7 @@ class CompileJob:
         else:
             ragged = self.config.vision.attention is TowerAttention.PLUGIN
             self._tower = tower_of(self.model, family.tower, ragged=ragged)
+            check_image_settings(self.origin.source, self.model, self.files, self._tower[1])
             limits = with_image_tokens(limits, self._tower[1], family.most_tiles)
         self.config = self.config.with_limits(limits)
 

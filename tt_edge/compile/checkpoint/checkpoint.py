@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.compile.checkpoint import hub
+from tt_edge.compile.checkpoint import hub, json_files
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
 
@@ -71,9 +70,8 @@ class Checkpoint:
                 f"checkpoint {self.source} holds a PEFT adapter of {base}; merge it with merge_and_unload(), save the result, and "
                 "give that folder"
             )
-        if self.has("config.json"):
-            _ = self.settings  # a damaged file is refused now
-        elif needs_config:
+        json_files.check_files(self.folder)  # a damaged file is refused now
+        if not self.has("config.json") and needs_config:
             raise InvalidInputError(f"checkpoint {self.source} has no config.json{self._instead()}")
 
     def _instead(self) -> str:
@@ -110,17 +108,7 @@ class Checkpoint:
 
     def read_json(self, file: str) -> Mapping[str, Any]:
         """A JSON object; empty where the file is absent. Raises ``InvalidInputError`` for anything else in it."""
-        if not self.has(file):
-            return {}
-        try:
-            content = json.loads(self.read_bytes(file))
-            if not isinstance(content, dict):
-                raise ValueError(f"it holds a {type(content).__name__}, not an object")
-        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
-            raise InvalidInputError(
-                f"{self.folder / file} is not valid JSON ({error}); download the checkpoint again"
-            ) from error
-        return content
+        return json_files.read_object(self.folder / file)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

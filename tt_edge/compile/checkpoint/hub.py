@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tt_edge.compile.checkpoint.json_files import read_object
 from tt_edge.errors import InvalidInputError
 
 #: Everything but weights and code. The weights' indexes are among the JSON files.
@@ -50,7 +50,7 @@ def fetch_weights(hub_id: str, snapshot: Path) -> None:
 def shard_names(index: Path) -> list[str]:
     """Names of the files that an index of shards lists. Raises ``InvalidInputError`` where it is damaged."""
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(read_object(index)["weight_map"].values()))
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
                 raise ValueError(f"{name!r} is not a file name")

@@ -11,6 +11,7 @@ import torch
 from tt_edge.compile.checkpoint.load_quantized import load_quantized
 from tt_edge.compile.checkpoint.places import check_places, missing_weights
 from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
+from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
 from tt_edge.compile.vision.eagle2 import (
     KEY_MAPPING,
@@ -57,8 +58,12 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     """transformers' configuration of a checkpoint, or Eagle 2's of this package."""
     from transformers import AutoConfig
 
-    if is_eagle2(checkpoint.settings):
-        config: PreTrainedConfig = eagle2_config_of(checkpoint.settings, checkpoint.folder)
+    settings = checkpoint.settings
+    if is_eagle2(settings) or settings.get("model_type") in FAMILIES:
+        check_vision_sizes(checkpoint.source, settings)
+    if is_eagle2(settings):
+        with explained(checkpoint):
+            config: PreTrainedConfig = eagle2_config_of(settings, checkpoint.folder)
     else:
         _check_known(checkpoint)
         with explained(checkpoint):
@@ -108,7 +113,8 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except TTEdgeError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        # Values of config.json that nothing has checked end in any of these; --debug shows where.
         raise _does_not_load(checkpoint.source, error) from error
     except Exception as error:
         if type(error).__module__.startswith(("safetensors", "huggingface_hub")):
@@ -151,4 +157,5 @@ def _does_not_load(name: str, reason: BaseException | str) -> InvalidInputError:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

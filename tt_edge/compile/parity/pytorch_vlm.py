@@ -53,8 +53,8 @@ class PyTorchVLM(PyTorchBaseline):
     def continue_greedily(
         self, inputs: Inputs, max_new_tokens: int, streamer: Any = None, **settings: Any
     ) -> list[int]:
-        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids and none of its other
-        generation settings."""
+        """The new tokens of greedy ``generate()``, with the checkpoint's own end-of-sequence ids (unless ``settings`` has others)
+        and none of its other generation settings."""
         ends = self.model.generation_config.eos_token_id
         moved = {
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else tensor.dtype)
@@ -62,7 +62,7 @@ class PyTorchVLM(PyTorchBaseline):
         }
         with torch.no_grad(), clean_generation(self.model):
             out = self.model.generate(
-                **moved, max_new_tokens=max_new_tokens, streamer=streamer, eos_token_id=ends, **settings
+                **moved, max_new_tokens=max_new_tokens, streamer=streamer, **{"eos_token_id": ends, **settings}
             )
         prompt: list[int] = inputs["input_ids"][0].tolist()
         ids: list[int] = out[0].tolist()

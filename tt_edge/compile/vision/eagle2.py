@@ -6,7 +6,6 @@ architecture, built from parts of transformers, with the parameter names of thos
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from tt_edge.compile.checkpoint.json_files import read_object
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 #: ``model_type`` in the ``config.json`` of such checkpoints: Eagle 2 as first released, and since 2.5.
@@ -177,8 +177,8 @@ def _type_of(text: Mapping[str, Any]) -> str:
 
 def _image_token_id(settings: Mapping[str, Any], folder: Path) -> int:
     found = settings.get("image_token_index", settings.get("image_token_id"))
-    if found is None and (folder / "tokenizer.json").is_file():
-        tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
+    if found is None:
+        tokens = read_object(folder / "tokenizer.json").get("added_tokens", [])
         found = next((token["id"] for token in tokens if token.get("content") == IMAGE_TOKEN), None)
     if not isinstance(found, int):
         raise InvalidInputError(

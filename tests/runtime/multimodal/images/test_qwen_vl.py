@@ -33,7 +33,8 @@ AROUND = "<|vision_start|>", "<|vision_end|>"
 
 def settings_of(family, image, video=None, **vision):
     model = {"model_type": family, "vision_config": vision}
-    geometry = VisionGeometry(family, IMAGE_TOKENS, 1, merge_size=2)
+    patch_dim = 3 * 2 * image.get("patch_size", 14) ** 2
+    geometry = VisionGeometry(family, IMAGE_TOKENS, 1, merge_size=2, patch_dim=patch_dim)
     words = Placeholders(PLACEHOLDERS.image, PLACEHOLDERS.video, *AROUND) if family == "qwen3_vl" else PLACEHOLDERS
     return CheckpointSettings(image, model, geometry, words, image if video is None else video)
 

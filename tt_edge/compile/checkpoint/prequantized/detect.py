@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tt_edge.compile.checkpoint.json_files import read_object
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 Config = Mapping[str, Any]
@@ -58,8 +58,8 @@ def detect(source: str | os.PathLike[str] | Config | Any) -> QuantizedFormat | N
         config = source if isinstance(source, Mapping) else source.to_dict()
         return _from_config(config)
     folder = Path(source)
-    config = _read_json(folder / "config.json")
-    modelopt = _read_json(folder / "hf_quant_config.json").get("quantization") or {}
+    config = read_object(folder / "config.json")
+    modelopt = read_object(folder / "hf_quant_config.json").get("quantization") or {}
     # modelopt's config.json repeats a part of hf_quant_config.json.
     if modelopt.get("quant_algo") or modelopt.get("kv_cache_quant_algo"):
         return QuantizedFormat("modelopt", modelopt)
@@ -80,15 +80,3 @@ def _from_config(config: Config) -> QuantizedFormat | None:
         raise InvalidInputError(f"quantization_config of config.json is {settings!r}, not an object; download it again")
     method = settings.get("quant_method") or ("compressed-tensors" if "config_groups" in settings else "unnamed")
     return QuantizedFormat(str(method), settings)
-
-
-def _read_json(file: Path) -> Config:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file} is not valid JSON ({error}); download the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{file} holds no JSON object; download the checkpoint again")
-    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tt_edge.compile.checkpoint.hub import shard_names
+from tt_edge.compile.checkpoint.json_files import read_object
 from tt_edge.errors import InvalidInputError
 
 #: Last parts of the names of weight tensors.
@@ -77,10 +77,7 @@ def safetensors_files(folder: Path) -> list[str]:
 
 
 def _explicit(folder: Path) -> str | None:
-    try:
-        name = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
-    except (OSError, ValueError, AttributeError):
-        return None
+    name = read_object(folder / "config.json").get("transformers_weights")
     return name if isinstance(name, str) and Path(name).name == name else None
 
 

@@ -118,6 +118,10 @@ def read_settings(
         )
     # transformers, too, takes the image processor's settings for a checkpoint that has none for videos.
     video = read_json(files, "video_preprocessor_config.json") or processor.get("video_processor") or image
+    if not isinstance(image, dict) or not isinstance(video, dict):
+        raise BundleError(
+            "processor_config.json has image or video settings that are no object; correct it and compile the model again"
+        )
     family = family_for(str(model.get("model_type")))
     placeholders = family.placeholders(tokens["image"], tokens["video"], read_json(files, "tokenizer_config.json"))
     return CheckpointSettings(image, model, geometry, placeholders, video)

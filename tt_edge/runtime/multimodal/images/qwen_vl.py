@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compat import Self
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, LOW_DETAIL_PIXELS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize, resize_at_once
-from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, numbers
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
 from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Longest side by shortest, at most (transformers, ``smart_resize``).
@@ -24,6 +25,9 @@ _MAX_RATIO = 200
 
 #: Image tokens of an image for which no bounds are given (qwen-vl-utils, ``IMAGE_MIN_TOKEN_NUM``, ``IMAGE_MAX_TOKEN_NUM``).
 _UTILS_LEAST_TOKENS, _UTILS_MOST_TOKENS = 4, 16384
+
+#: Of the bounds that settings may give: more than all frames of an hour in full HD have.
+_MOST_PIXELS = 1 << 40
 
 #: Height and width in pixels.
 Size = tuple[int, int]
@@ -46,11 +50,26 @@ class PixelBounds:
         # Like transformers: the older names win where both are there.
         least = settings.get("min_pixels") or size.get("shortest_edge") or least
         most = settings.get("max_pixels") or size.get("longest_edge") or most
-        return cls(int(least), int(most), of_all_frames)
+        return cls(
+            integer(least, "the least number of pixels", _MOST_PIXELS),
+            integer(most, "the largest number of pixels", _MOST_PIXELS),
+            of_all_frames,
+        )
 
     def at_most(self, pixels: int) -> PixelBounds:
         """These bounds, and no more than ``pixels``."""
         return replace(self, least=min(self.least, pixels), most=min(self.most, pixels))
+
+
+def _check_network_takes(geometry: VisionGeometry, patch: int, merge: int, depth: int) -> None:
+    """Raise ``ValueError`` for patches of another size than the vision network takes."""
+    if merge != geometry.merge_size:
+        raise ValueError(f"merge_size is {merge}, and the vision network has {geometry.merge_size}")
+    if 3 * depth * patch**2 != geometry.patch_dim:
+        raise ValueError(
+            f"patch_size {patch} and temporal_patch_size {depth} make patches of {3 * depth * patch**2} numbers, and the vision "
+            f"network takes {geometry.patch_dim}"
+        )
 
 
 def check_frames(frames: Sequence[NDArray[np.uint8]]) -> None:
@@ -88,23 +107,29 @@ class QwenVLProcessor:
         """Raises ``BundleError`` for settings that are malformed."""
         image, video, timed = settings.image, settings.video, settings.model_type == "qwen3_vl"
         with settings.reading():
-            patch = int(image.get("patch_size", cls.patch_size))
-            token = (patch * int(image.get("merge_size", cls.merge_size))) ** 2
+            patch = integer(image.get("patch_size", cls.patch_size), "patch_size")
+            merge = integer(image.get("merge_size", cls.merge_size), "merge_size")
+            depth = integer(image.get("temporal_patch_size", cls.temporal_patch_size), "temporal_patch_size")
+            _check_network_takes(settings.geometry, patch, merge, depth)
+            token = (patch * merge) ** 2
             vision = settings.model.get("vision_config") or {}
             rate = vision.get("tokens_per_second", 2) if settings.model_type == "qwen2_5_vl" else None
-            mean, std = numbers(image.get("image_mean", MEAN)), numbers(image.get("image_std", STD))
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(f"tokens_per_second is {rate!r:.80}, and must be above 0")
+            mean, std = mean_and_std(image, MEAN, STD)
+            video_mean, video_std = mean_and_std(video, mean, std)
             return cls(
                 placeholders=settings.placeholders,
                 patch_size=patch,
-                merge_size=int(image.get("merge_size", cls.merge_size)),
-                temporal_patch_size=int(image.get("temporal_patch_size", cls.temporal_patch_size)),
+                merge_size=merge,
+                temporal_patch_size=depth,
                 bounds=PixelBounds.of(image, cls.bounds.least, cls.bounds.most),
                 video_bounds=PixelBounds.of(video, 128 * token, 768 * token, of_all_frames=timed),
                 mean=mean,
                 std=std,
-                video_mean=numbers(video.get("image_mean", mean)),
-                video_std=numbers(video.get("image_std", std)),
-                resample=int(image.get("resample", cls.resample)),
+                video_mean=video_mean,
+                video_std=video_std,
+                resample=resampling(image),
                 tokens_per_second=None if rate is None else float(rate),
                 timed=timed,
             )

@@ -11,6 +11,9 @@ from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 
+#: Longest side, in pixels, of what an image processor makes.
+MAX_SIDE = 16384
+
 
 @dataclass(frozen=True)
 class CheckpointSettings:
@@ -34,22 +37,44 @@ class CheckpointSettings:
         """``BundleError`` for settings that are not what they should be."""
         try:
             yield
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
             raise BundleError(
-                f"the image processor's settings are malformed ({type(error).__name__}: {error}); compile the model again"
+                f"the image processor's settings are malformed ({type(error).__name__}: {error}); correct "
+                "preprocessor_config.json and compile the model again"
             ) from error
 
 
-def numbers(values: Any) -> tuple[float, ...]:
-    """Three numbers, for red, green and blue."""
+def integer(value: Any, name: str, most: int = MAX_SIDE, least: int = 1) -> int:
+    """``value``, a setting called ``name``. Raises ``ValueError`` unless it is an integer from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r:.80}, not an integer from {least} to {most}")
+    return int(value)
+
+
+def resampling(settings: Mapping[str, Any]) -> int:
+    """Pillow's number of a filter; bicubic where none is given."""
+    return integer(settings.get("resample", 3), "resample", 5, least=0)
+
+
+def mean_and_std(
+    settings: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What is subtracted from a pixel of 0 to 1, and what it is divided by; the defaults given where the settings lack them."""
+    return numbers(settings.get("image_mean", mean), "image_mean", 0, 1), numbers(
+        settings.get("image_std", std), "image_std", 0.001, 255
+    )
+
+
+def numbers(values: Any, name: str, least: float, most: float) -> tuple[float, ...]:
+    """Three numbers from ``least`` to ``most``, for red, green and blue. Raises ``ValueError`` for others."""
     found = tuple(float(value) for value in values)
-    if len(found) != 3:
-        raise ValueError(f"{values!r} are not three numbers")
+    if len(found) != 3 or not all(least <= value <= most for value in found):
+        raise ValueError(f"{name} is {values!r:.80}, not three numbers from {least} to {most}")
     return found
 
 
-def height_and_width(size: Any) -> tuple[int, int]:
+def height_and_width(size: Any, name: str = "size") -> tuple[int, int]:
     """Of a size: one number for a square, or a mapping with both. Raises ``ValueError`` for another."""
-    if isinstance(size, int):
-        return size, size
-    return int(size["height"]), int(size["width"])
+    if not isinstance(size, Mapping):
+        return integer(size, name), integer(size, name)
+    return integer(size["height"], f"{name}.height"), integer(size["width"], f"{name}.width")

@@ -13,7 +13,13 @@ from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, re
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
-from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, height_and_width, numbers
+from tt_edge.runtime.multimodal.images.settings import (
+    CheckpointSettings,
+    height_and_width,
+    integer,
+    mean_and_std,
+    resampling,
+)
 
 #: OpenAI's, of CLIP.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -45,16 +51,17 @@ class SquareProcessor:
             size = image.get("size", 224)
             edge = size.get("shortest_edge") if isinstance(size, dict) else None
             crop = image.get("do_center_crop", settings.model_type == "llava")
-            tile = height_and_width(image.get("crop_size", edge) if crop else size)
+            tile = height_and_width(*((image.get("crop_size", edge), "crop_size") if crop else (size, "size")))
+            mean, std = mean_and_std(image, MEAN, STD)
             found = cls(
                 placeholders=settings.placeholders,
                 tokens=geometry.tokens_a_unit,
                 tile_size=tile,
-                shortest_edge=None if edge is None else int(edge),
+                shortest_edge=None if edge is None else integer(edge, "size.shortest_edge"),
                 pad=bool(image.get("do_pad", False)),
-                mean=numbers(image.get("image_mean", MEAN)),
-                std=numbers(image.get("image_std", STD)),
-                resample=int(image.get("resample", 3)),
+                mean=mean,
+                std=std,
+                resample=resampling(image),
             )
         if found.tile_size != geometry.tile_size:
             raise BundleError(

@@ -16,9 +16,17 @@ from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, re
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
-from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, height_and_width, numbers
+from tt_edge.runtime.multimodal.images.settings import (
+    CheckpointSettings,
+    height_and_width,
+    integer,
+    mean_and_std,
+    resampling,
+)
 from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
+#: Of an image, at most.
+_MOST_TILES = 64
 #: Columns and rows of tiles.
 Arrangement = tuple[int, int]
 #: Height and width of an image and of a tile, the least and the most tiles: the arrangement that suits.
@@ -60,23 +68,24 @@ class TilingProcessor:
         choose: Choice,
         least: str,
         most: str,
-        defaults: tuple[tuple[float, ...], ...],
+        defaults: tuple[tuple[float, ...], tuple[float, ...]],
     ) -> Self:
         image, geometry = settings.image, settings.geometry
         with settings.reading():
+            mean, std = mean_and_std(image, *defaults)
             found = cls(
                 placeholders=settings.placeholders,
                 tokens_a_tile=geometry.tokens_a_unit,
                 tile_size=height_and_width(image.get("size", {"height": 448, "width": 448})),
                 choose=choose,
-                min_tiles=int(image.get(least, 1)),
-                max_tiles=int(image.get(most, 12)),
+                min_tiles=integer(image.get(least, 1), least, _MOST_TILES),
+                max_tiles=integer(image.get(most, 12), most, _MOST_TILES),
                 thumbnail=bool(image.get("use_thumbnail", True)),
-                mean=numbers(image.get("image_mean", defaults[0])),
-                std=numbers(image.get("image_std", defaults[1])),
-                resample=int(image.get("resample", 3)),
+                mean=mean,
+                std=std,
+                resample=resampling(image),
             )
-            if not 1 <= found.min_tiles <= found.max_tiles <= 64:
+            if found.min_tiles > found.max_tiles:
                 raise ValueError(f"{found.min_tiles} to {found.max_tiles} tiles")
         if found.tile_size != geometry.tile_size:
             raise BundleError(
