@@ -23,7 +23,10 @@ def check_image_settings(source: str, model: PreTrainedModel, files: HostFiles, 
     """
     if not any(files.has(name) for name in _FILES):
         return
-    any_token = {"image": "<image>", "video": "<video>"}  # which they are in the tokenizer changes no size
+    any_token: dict[str, str | None] = {
+        "image": "<image>",
+        "video": "<video>",
+    }  # which they are in the tokenizer changes no size
     try:
         image_processor_for(read_settings(files, model.config.to_dict(), geometry, any_token))
     except BundleError as error:
