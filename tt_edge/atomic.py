@@ -1,8 +1,8 @@
-"""Replacing files in one step, and telling what a killed process left from what a living one still writes. Torch-free.
+"""Replacing files atomically, and removing leftovers of killed processes. Torch-free.
 
-What is being written has a random name of its own, ``.NAME.partial-…``, and its writer holds a lock on it (``flock``).
-The system drops the lock when the writer ends, however it ends, and it does so across containers, where process ids
-mean nothing. So a partial file that nobody holds is a leftover, and the next writer of the same name removes it.
+A file that is being written has a random name, ``.NAME.partial-…``, and its writer holds a lock on it (``flock``). The
+system releases the lock when the writer ends, however it ends. This also works across containers, where process ids mean
+nothing. So a partial file that is not locked is a leftover, and the next writer of the same name removes it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ _PARTIAL = ".partial-"
 
 
 def is_partial(found: str, name: str) -> bool:
-    """Whether ``found`` is a partial name of ``name``, or one with a suffix such as ``-old``."""
+    """Whether ``found`` is a partial name for ``name``, possibly with a suffix such as ``-old``."""
     prefix = f".{name}{_PARTIAL}"
     return found.startswith(prefix) and re.fullmatch(r"[0-9a-f]{16}(-[a-z]+)?", found[len(prefix) :]) is not None
 
 
 def create_held(folder: Folder, name: str, mode: int = 0o666) -> tuple[str, io.FileIO]:
-    """A new partial file for ``name``, unbuffered, open for writing and locked until it is closed; its name and itself."""
+    """Create a partial file for ``name``, unbuffered, open for writing and locked until it is closed. Returns its name and
+    the file."""
     while True:
         partial = _partial_name(name)
         file = folder.create(partial, mode)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return partial, file
-        file.close()  # before it was locked, another process took it for a leftover
+        file.close()  # another process removed it as a leftover before we locked it
 
 
 def make_held(folder: Folder, name: str) -> tuple[str, Folder]:
-    """A new partial folder for ``name``, locked as long as the object lives; its name and itself."""
+    """Create a partial folder for ``name``, locked as long as the object lives. Returns its name and the folder."""
     while True:
         partial = _partial_name(name)
         os.mkdir(partial, dir_fd=folder.descriptor)
@@ -54,7 +55,7 @@ def make_held(folder: Folder, name: str) -> tuple[str, Folder]:
 
 
 def remove_leftovers(folder: Folder, name: str) -> None:
-    """Remove partial files and folders of ``name`` that no living process holds."""
+    """Remove partial files and folders for ``name`` that no live process has locked."""
     for found in folder.names():
         if is_partial(found, name):
             with leftover(folder, found) as is_left:
@@ -64,7 +65,7 @@ def remove_leftovers(folder: Folder, name: str) -> None:
 
 @contextmanager
 def leftover(folder: Folder, partial: str) -> Iterator[bool]:
-    """Whether no living process holds ``partial``; where none does, none can take hold of it inside the block."""
+    """Whether no live process has locked ``partial``; if so, none can lock it inside the block."""
     descriptor = -1
     try:
         kind = folder.stat(partial).st_mode
@@ -73,7 +74,7 @@ def leftover(folder: Folder, partial: str) -> Iterator[bool]:
             descriptor = os.open(partial, flags, dir_fd=folder.descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_left = True  # links and pipes too: tt-edge makes none
-    except OSError:  # it is held, gone, or somebody else's
+    except OSError:  # it is locked, gone, or another user's
         is_left = False
     try:
         yield is_left
@@ -84,10 +85,10 @@ def leftover(folder: Folder, partial: str) -> Iterator[bool]:
 
 @contextmanager
 def replacing(folder: Folder, name: str, mode: int = 0o666, *, exclusive: bool = False) -> Iterator[BinaryIO]:
-    """Write ``name`` anew: readers see all of the old file or all of the new one, and an error leaves the old one.
+    """Write ``name`` atomically: readers see the whole old file or the whole new one, and an error keeps the old one.
 
-    The new file takes the old one's place when the block ends, and is on the disk then. ``exclusive``: there must be
-    no old one (``FileExistsError``). Raises ``OSError``.
+    The new file replaces the old one when the block ends, and is flushed to disk. ``exclusive``: the file must not exist
+    (``FileExistsError``). Raises ``OSError``.
     """
     remove_leftovers(folder, name)
     partial, raw = create_held(folder, name, mode)
@@ -107,7 +108,7 @@ def replacing(folder: Folder, name: str, mode: int = 0o666, *, exclusive: bool =
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Replace the file at ``path`` by ``content`` in one step. Raises ``OSError``."""
+    """Replace the file at ``path`` by ``content`` atomically. Raises ``OSError``."""
     with replacing(Folder.open(path.parent), path.name) as file:
         file.write(content)
 
@@ -117,12 +118,12 @@ def _partial_name(name: str) -> str:
 
 
 def _put(folder: Folder, partial: str, name: str) -> None:
-    """Rename where nothing has the new name. A rename replaces what has it; a second link does not."""
+    """Rename ``partial`` to ``name``, which must not exist. A rename would replace it; a hard link does not."""
     try:
         os.link(partial, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor, follow_symlinks=False)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         if folder.exists(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder.path / name)) from None
         folder.rename(partial, name)

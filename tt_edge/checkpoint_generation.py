@@ -1,11 +1,11 @@
-"""What a checkpoint's ``generation_config.json`` asks for, and which of it is not applied. Torch-free."""
+"""The settings in a checkpoint's ``generation_config.json``, and which of them are not applied. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: Settings of ``generate()`` that ``GenerationConfig`` has under the same name and that hold for greedy search, too.
+#: Settings of ``generate()`` that ``GenerationConfig`` has under the same name and that apply to greedy search, too.
 ALWAYS = (
     "repetition_penalty",
     "no_repeat_ngram_size",
@@ -16,7 +16,7 @@ ALWAYS = (
     "min_new_tokens",
     "min_length",
 )
-#: Those that hold where the checkpoint samples.
+#: Those that apply only if the checkpoint samples.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -28,7 +28,7 @@ def _not_one(value: object) -> bool:
     return value not in (1, 1.0)
 
 
-#: Settings that change what ``generate()`` says and that nothing here applies, and the values that matter.
+#: Settings that change the output of ``generate()`` but are not applied here, each with a test for values that matter.
 _NOT_APPLIED: dict[str, Callable[[object], bool]] = {
     "num_beams": _not_one,
     "num_beam_groups": _not_one,
@@ -48,7 +48,7 @@ _NOT_APPLIED: dict[str, Callable[[object], bool]] = {
     "watermarking_config": _is_set,
     "max_time": _is_set,
 }
-#: The same where the checkpoint samples.
+#: The same for checkpoints that sample.
 _SAMPLING_NOT_APPLIED: dict[str, Callable[[object], bool]] = {
     "typical_p": _not_one,
     "epsilon_cutoff": _is_set,
@@ -58,7 +58,7 @@ _SAMPLING_NOT_APPLIED: dict[str, Callable[[object], bool]] = {
 
 
 def recommended(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of ``GenerationConfig`` that a ``generation_config.json`` sets: sampling only where it says ``do_sample``."""
+    """Fields of ``GenerationConfig`` that a ``generation_config.json`` sets; those of sampling only with ``do_sample``."""
     names = (*ALWAYS, *SAMPLING) if data.get("do_sample") else ALWAYS
     given = {name: data[name] for name in names if data.get(name) is not None}
     return ({"temperature": 1.0} if data.get("do_sample") else {}) | given
@@ -67,7 +67,7 @@ def recommended(data: Mapping[str, Any]) -> dict[str, Any]:
 def not_applied(data: Mapping[str, Any]) -> list[str]:
     """``NAME=VALUE`` of each setting that would change the text and is not applied, in the file's order.
 
-    The number of new tokens is the caller's to choose, and what only beam search reads says nothing without it.
+    The number of new tokens is not listed, because the caller chooses it; nor are settings of beam search if it is off.
     """
     rules = _NOT_APPLIED | (_SAMPLING_NOT_APPLIED if data.get("do_sample") else {})
     return [

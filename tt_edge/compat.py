@@ -1,4 +1,4 @@
-"""What newer Pythons have and 3.10, which JetPack 6.2's TensorRT is for, lacks. Torch-free."""
+"""Features of newer Python versions for Python 3.10, which JetPack 6.2's TensorRT needs. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
     Self = TypeVar("Self")
 
     class StrEnum(str, Enum):
-        """Members are their values, also when they are printed."""
+        """Members are equal to their values, also when printed."""
 
         __str__ = str.__str__
         __format__ = str.__format__

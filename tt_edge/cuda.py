@@ -84,16 +84,16 @@ class Stream:
         call("cudaStreamSynchronize", self._stream)
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """What ``work`` queues on this stream, as a graph; nothing is executed.
+        """Capture what ``work`` queues on this stream as a graph; nothing is executed.
 
-        Raises ``EngineError`` where something cannot be captured; the stream is usable afterwards.
+        Raises ``EngineError`` if something cannot be captured; the stream is usable afterwards.
         """
         cuda = runtime()
         call("cudaStreamBeginCapture", self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
-            cuda.cudaStreamEndCapture(self._stream)  # which fails too, and ends the capture
+            cuda.cudaStreamEndCapture(self._stream)  # this fails too, but ends the capture
             raise
         graph = call("cudaStreamEndCapture", self._stream)
         try:
@@ -108,7 +108,7 @@ class Stream:
 
 
 class Graph:
-    """Work that was captured from a stream, queued again in one call. Its addresses must stay valid."""
+    """Work captured from a stream, which can be queued again in one call. Its addresses must stay valid."""
 
     def __init__(self, executable: Any) -> None:
         self._executable = executable
@@ -123,9 +123,9 @@ class Graph:
 
 
 class HostBuffer:
-    """Page-locked host memory of fixed size, which copies to and from the device reach without a detour.
+    """Page-locked host memory of fixed size, for direct copies to and from the device.
 
-    Nothing may use a view of it after ``close``.
+    Views of it must not be used after ``close``.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -182,7 +182,7 @@ class Buffer:
         call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
 
     def _require_inside(self, offset: int, pitch: int, host: np.ndarray) -> None:
-        """CUDA does not check this: what lies behind the buffer would be read or written."""
+        """Raise ``EngineError`` for a copy beyond the buffer. CUDA does not check this and would access other memory."""
         width = host[0].nbytes
         end = offset + (len(host) - 1) * pitch + width
         if offset < 0 or width > pitch or end > self.nbytes:

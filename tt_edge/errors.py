@@ -5,7 +5,7 @@ it as ``tt-edge: error: …`` without a traceback and exits with ``exit_code``; 
 Anything that is not a ``TTEdgeError`` is a defect of this project and is shown in full.
 """
 
-#: Characters of a message. It may quote a file that nobody vouches for, and such a file must not fill the log.
+#: Maximum length of a message. A message may quote an untrusted file, which must not fill the log.
 MAX_MESSAGE = 4000
 
 
@@ -57,5 +57,5 @@ class MissingDependencyError(TTEdgeError):
 
 
 def one_line(error: BaseException) -> str:
-    """What a library's ``error`` says, on one line and not too long to read."""
+    """The message of a library's ``error``, shortened to one line."""
     return " ".join(str(error)[:500].split()) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Folders and files that nobody vouches for. Torch-free.
+"""Safe access to untrusted folders and files. Torch-free.
 
-A path is looked up again each time it is used, and whoever can write to a folder can put a link or a pipe in a file's
-place between two uses. So a folder is opened once. Everything in it is named relative to the open folder, one component
-at a time. Links are not followed, and only regular files are opened.
+A path is resolved again each time it is used, and anyone who can write to a folder can replace a file by a link or a pipe
+between two uses. So a folder is opened once. Everything in it is named relative to the open folder, one component at a
+time. Links are not followed, and only regular files are opened.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pathlib import Path, PurePosixPath
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PIECE = 1 << 20
-#: A file of at least this many bytes that occupies less than a 64th of them on the disk is made of holes.
+#: A file of at least this many bytes counts as sparse if it occupies less than a 64th of them on disk.
 _SPARSE = 16 << 20
 
 
 class NotAFileError(OSError):
-    """What has the name is no regular file; ``strerror`` says what it is."""
+    """The name does not refer to a regular file; ``strerror`` says what it is."""
 
 
 class CheckedFile:
-    """A regular file that is open for reading: whatever has its name later, this is what was checked.
+    """A regular file that is open for reading: it stays the checked file, even if its name refers to another file later.
 
     ``path`` is for messages; ``size`` is in bytes.
     """
@@ -49,11 +49,11 @@ class CheckedFile:
 
     @classmethod
     def open(cls, path: Path) -> CheckedFile:
-        """Open a file that the user named, through links if need be. Raises ``OSError``."""
+        """Open a file that the user named; links are followed. Raises ``OSError``."""
         return cls(_open_regular(path, path), path)
 
     def read(self, limit: int) -> bytes:
-        """The content, at most ``limit`` bytes of it."""
+        """The first ``limit`` bytes of the content."""
         content = bytearray()
         while len(content) < limit and (
             piece := os.pread(self._descriptor, min(_PIECE, limit - len(content)), len(content))
@@ -71,7 +71,7 @@ class CheckedFile:
         return digest.hexdigest()
 
     def map(self) -> mmap.mmap:
-        """The content, mapped read-only. Raises ``ValueError`` for an empty file."""
+        """The content, memory-mapped read-only. Raises ``ValueError`` for an empty file."""
         return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
 
     def pieces(self, size: int = 16 << 20) -> Iterator[bytes]:
@@ -85,8 +85,8 @@ class CheckedFile:
 class Folder:
     """An open folder. Names in it are relative POSIX paths; ``path`` is for messages.
 
-    Methods raise ``OSError``, and ``NotAFileError`` for links, pipes, devices and folders in a file's place. An object
-    closes its descriptor when nothing refers to it any more.
+    Methods raise ``OSError``, and ``NotAFileError`` for links, pipes, devices and folders instead of a file. An object
+    closes its descriptor when it is garbage-collected.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -95,7 +95,7 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path) -> Folder:
-        """Open a folder that the user named, through links if need be."""
+        """Open a folder that the user named; links are followed."""
         return cls(os.open(path, _FOLDER), path)
 
     def folder(self, name: str) -> Folder:
@@ -113,7 +113,7 @@ class Folder:
         return found
 
     def make_folder(self, name: str) -> Folder:
-        """The folder ``name``, made with those above it where they are missing."""
+        """The folder ``name``; it and its parents are created if missing."""
         found = self
         for part in PurePosixPath(name).parts:
             with suppress(FileExistsError):
@@ -128,7 +128,7 @@ class Folder:
         return CheckedFile(_open_regular(last, path, folder.descriptor), path)
 
     def create(self, name: str, mode: int = 0o666) -> io.FileIO:
-        """A new file, unbuffered and open for writing; nothing may have the name yet, not even a link."""
+        """Create a file, unbuffered and open for writing; the name must not exist, not even as a link."""
         folder, last = self._place(name)
         path = folder.path / last
 
@@ -138,12 +138,12 @@ class Folder:
         return open(path, "xb", buffering=0, opener=opener)
 
     def stat(self, name: str) -> os.stat_result:
-        """Of what has the name, a link included."""
+        """The status of the entry ``name``; of a link itself, not of its target."""
         folder, last = self._place(name)
         return os.stat(last, dir_fd=folder.descriptor, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
-        """Whether anything has the name, a link to nowhere included."""
+        """Whether the entry ``name`` exists, even as a dangling link."""
         try:
             self.stat(name)
         except (FileNotFoundError, NotADirectoryError, NotAFileError):
@@ -151,18 +151,18 @@ class Folder:
         return True
 
     def rename(self, name: str, new: str) -> None:
-        """Rename in one step; a file that has the new name is replaced."""
+        """Rename atomically; an existing file with the new name is replaced."""
         (source, old_last), (target, new_last) = self._place(name), self._place(new)
         os.rename(old_last, new_last, src_dir_fd=source.descriptor, dst_dir_fd=target.descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a link but not what it points to; it may be gone already."""
+        """Remove a file, or a link without its target; no error if it does not exist."""
         folder, last = self._place(name)
         with suppress(FileNotFoundError):
             os.unlink(last, dir_fd=folder.descriptor)
 
     def remove_all(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, as far as permissions go; links are removed, not followed."""
+        """Remove a file, or a folder with its contents, as far as permissions allow; links are removed, not followed."""
         try:
             if not stat.S_ISDIR(self.stat(name).st_mode):
                 return self.remove(name)
@@ -174,11 +174,11 @@ class Folder:
             return None
 
     def names(self) -> list[str]:
-        """What is in the folder itself."""
+        """The names of the folder's direct entries."""
         return sorted(os.listdir(self.descriptor))
 
     def walk(self, prefix: str = "") -> Iterator[str]:
-        """Names of all that is in the folder and below and is no folder; links are not followed."""
+        """Names of everything except folders, in this folder and below; links are not followed."""
         for name in self.names():
             if stat.S_ISDIR(self.stat(name).st_mode):
                 yield from self.folder(name).walk(f"{prefix}{name}/")
@@ -186,13 +186,15 @@ class Folder:
                 yield prefix + name
 
     def sync(self) -> None:
-        """Make renames in this folder survive a loss of power."""
+        """Flush the folder to disk, so that renames in it survive a loss of power."""
         os.fsync(self.descriptor)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others who do the same from changing the folder, in this process and others, in containers too."""
-        descriptor = os.open(".", _FOLDER, dir_fd=self.descriptor)  # a lock is of an open file: each needs its own
+        """Hold an exclusive lock on the folder against other users of this method, in any process or container."""
+        descriptor = os.open(
+            ".", _FOLDER, dir_fd=self.descriptor
+        )  # locks belong to an open file, so each needs its own
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -205,9 +207,9 @@ class Folder:
 
 
 def _open_regular(name: str | Path, path: Path, dir_fd: int | None = None) -> int:
-    """A descriptor of a regular file; ``stat`` first, because opening a device can set it off."""
+    """A descriptor of a regular file. Calls ``stat`` first, because opening a device can have side effects."""
     _require_regular(os.stat(name, dir_fd=dir_fd, follow_symlinks=dir_fd is None), path)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that has come meanwhile does not hold us up
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # does not block if it has become a pipe
     return os.open(name, flags if dir_fd is None else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
 
 

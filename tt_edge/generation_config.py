@@ -1,4 +1,4 @@
-"""How to generate: limits, sampling, stop conditions. Names are Hugging Face's, or else OpenAI's. Torch-free."""
+"""Generation settings: limits, sampling, stop conditions. Names are those of Hugging Face or OpenAI. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tt_edge.checkpoint_generation import recommended
 from tt_edge.compat import Self
 from tt_edge.config.base import JsonConfig, require, require_positive
 
-#: Most alternatives a token's ``logprobs`` may list, and the largest logit bias: OpenAI's limits.
+#: Maximum number of alternatives in a token's ``logprobs``, and the largest logit bias: OpenAI's limits.
 MAX_LOGPROBS, MAX_BIAS = 20, 100.0
 #: Most stop strings of one request, and their longest, in characters.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
@@ -20,31 +20,32 @@ MAX_SEQUENCES = 65_536
 
 @dataclass(frozen=True)
 class GenerationConfig(JsonConfig):
-    """How to continue one prompt; the prompts of a batch may have one each. The default is greedy.
+    """The generation settings of one request; each prompt of a batch may have its own. The default is greedy search.
 
-    ``eos_token_ids`` end it, and default to the bundle's; ``ignore_eos`` goes on past them (for benchmarks).
-    ``stop_token_ids`` end it too, and so does text that holds one of the ``stop`` strings, which it is cut before.
+    Generation stops at ``eos_token_ids`` (default: the bundle's), unless ``ignore_eos`` is set (for benchmarks). It also
+    stops at ``stop_token_ids``, and when the text contains one of the ``stop`` strings; the text is cut before that string.
 
-    ``temperature`` 0 takes the likeliest token; above 0, tokens are drawn, by a generator of the request's own, so that with a
-    ``seed`` the same logits give the same tokens. Logits change in their last bits with the shape of the network's steps: with
-    what else is in the batch, and with how much of the prompt was cached. A draw that falls between two tokens within those bits
-    may then differ, most likely in half precision; a request that runs by itself, after the same requests, is repeated exactly.
-    ``top_k`` (0: off), ``top_p`` and ``min_p`` then limit what is
-    drawn from. ``repetition_penalty`` divides the logits of tokens seen in prompt and answer (CTRL, arXiv:1909.05858);
-    ``frequency_penalty`` is subtracted once for each time a token is in the answer and ``presence_penalty`` once if it
-    is at all, as OpenAI defines them. ``logit_bias`` (a mapping, kept as pairs) adds to logits by token id.
+    With ``temperature`` 0 the most likely token is chosen. Above 0, tokens are sampled with a separate random generator per
+    request, so that with a ``seed`` equal logits give equal tokens. The last bits of the logits depend on the shape of the
+    network's steps: on the other requests in the batch, and on how much of the prompt was cached. Rarely, and most likely in
+    half precision, this changes a sampled token. A request that runs without others, after the same earlier requests, is
+    reproducible. ``top_k`` (0: off), ``top_p`` and ``min_p`` limit the candidates.
 
-    ``sequence_bias`` adds to the logit of the last token of a sequence where the tokens before it were just seen, and
-    ``bad_words_ids`` forbids it; ``no_repeat_ngram_size`` forbids what would repeat so many tokens of prompt and answer.
-    ``suppress_tokens`` are never chosen, ``begin_suppress_tokens`` not as the first new token. Before ``min_new_tokens``
-    new tokens, or ``min_length`` of prompt and answer together, ``eos_token_ids`` are not chosen.
+    ``repetition_penalty`` divides the logits of tokens that occur in prompt or answer (CTRL, arXiv:1909.05858).
+    ``frequency_penalty`` is subtracted for each occurrence of a token in the answer, ``presence_penalty`` once if it occurs
+    at all, as OpenAI defines them. ``logit_bias`` (a mapping, stored as pairs) is added to logits by token id.
 
-    All are applied as Hugging Face orders them: biases, penalties, n-grams, bad words, least lengths, suppressed tokens,
+    ``sequence_bias`` is added to the logit of the last token of a sequence if the sequence's other tokens were just seen;
+    ``bad_words_ids`` forbids that token. ``no_repeat_ngram_size`` forbids repeating n-grams of this size in prompt and
+    answer. ``suppress_tokens`` are never chosen, ``begin_suppress_tokens`` not as the first new token. ``eos_token_ids`` are
+    not chosen before ``min_new_tokens`` new tokens, or ``min_length`` tokens of prompt and answer together.
+
+    All are applied in Hugging Face's order: biases, penalties, n-grams, bad words, minimum lengths, suppressed tokens,
     temperature, ``top_k``, ``top_p``, ``min_p``.
 
-    ``logprobs``, if given, asks for every token's log-probability and for that many of the likeliest tokens', by the
-    model's own distribution, before any of the above. ``prompt_logprobs`` asks for the same of the prompt's tokens from the
-    second on; each then takes a step of its own, and ``max_new_tokens`` may be 0.
+    ``logprobs``, if given, requests the log-probability of every new token and of that many most likely tokens, from the
+    model's own distribution, before any of the above. ``prompt_logprobs`` requests the same for the prompt's tokens, from the
+    second one on; then each prompt token takes its own step, and ``max_new_tokens`` may be 0.
     """
 
     max_new_tokens: int = 64
@@ -107,7 +108,7 @@ class GenerationConfig(JsonConfig):
         object.__setattr__(self, "sequence_bias", _biased_sequences(self.sequence_bias))
 
     def _check_bias(self) -> None:
-        """Make ``logit_bias`` pairs, by token id, of a mapping or of pairs."""
+        """Convert ``logit_bias``, a mapping or pairs, to pairs sorted by token id."""
         given = self.logit_bias.items() if isinstance(self.logit_bias, Mapping) else self.logit_bias
         is_pairs = isinstance(given, Collection) and all(isinstance(p, tuple | list) and len(p) == 2 for p in given)
         require(is_pairs, f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers")
@@ -121,15 +122,15 @@ class GenerationConfig(JsonConfig):
 
     @classmethod
     def of_checkpoint(cls, data: Mapping[str, Any]) -> Self:
-        """What a checkpoint's ``generation_config.json`` recommends; ``checkpoint_generation.not_applied`` names the rest.
+        """The settings of a checkpoint's ``generation_config.json``; ``checkpoint_generation.not_applied`` lists the others.
 
-        Raises ``InvalidInputError`` for a value that a field cannot have.
+        Raises ``InvalidInputError`` for an invalid value.
         """
         return cls(**recommended(data))
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn, rather than the likeliest taken."""
+        """Whether tokens are sampled, instead of choosing the most likely one."""
         return self.temperature > 0
 
 
@@ -149,7 +150,7 @@ def _sequences(name: str, values: object) -> tuple[tuple[int, ...], ...]:
 
 
 def _biased_sequences(given: object) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Pairs of token ids and a bias, of pairs as JSON has them or of a mapping as transformers also takes it."""
+    """Pairs of token ids and a bias, from pairs as in JSON or from a mapping, which transformers also accepts."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     is_pairs = isinstance(pairs, tuple | list) and all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
     require(is_pairs, "sequence_bias must be a list of pairs: a list of token ids, and a number")
@@ -168,5 +169,5 @@ def _require_integer(name: str, value: object, least: int, most: int) -> None:
 
 def _require_number(name: str, value: object, least: float, most: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = is_number and least <= value <= most  # type: ignore[operator]  # of NaN, neither holds
+    fits = is_number and least <= value <= most  # type: ignore[operator]  # false for NaN
     require(fits, f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")

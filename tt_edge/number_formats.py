@@ -1,4 +1,4 @@
-"""The number formats that weights, activations and caches are quantized to: ranges, codes, blocks, and nibbles in NumPy.
+"""The number formats of quantized weights, activations and caches: ranges, codes, blocks, and nibbles in NumPy.
 
 Torch-free. ``tt_edge.plugins.ops.number_formats`` has the same conversions for torch tensors.
 """
@@ -12,7 +12,7 @@ from tt_edge.dtypes import DType
 #: Largest value of each type.
 FP8_MAX, FP4_MAX, INT8_MAX, INT4_MAX = 448.0, 6.0, 127.0, 7.0
 
-#: Least and largest value of each quantized type (NvInfer.h, ``IQuantizeLayer``). FP8 is E4M3, FP4 is E2M1.
+#: Smallest and largest value of each quantized type (NvInfer.h, ``IQuantizeLayer``). FP8 is E4M3, FP4 is E2M1.
 RANGES = {
     DType.INT8: (-INT8_MAX - 1, INT8_MAX),
     DType.INT4: (-INT4_MAX - 1, INT4_MAX),
@@ -31,7 +31,7 @@ NVFP4_BLOCK = 16
 
 
 def unpack_nibbles(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
-    """``count`` elements of a 4-bit ``dtype`` from uint8 bytes that hold two each, low nibble first."""
+    """Unpack ``count`` elements of a 4-bit ``dtype`` from uint8 bytes with two elements each, low nibble first."""
     pairs = packed.reshape(-1).view(np.uint8)
     nibbles = np.empty((pairs.size, 2), np.uint8)
     np.bitwise_and(pairs, 15, out=nibbles[:, 0])

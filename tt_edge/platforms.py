@@ -1,7 +1,7 @@
-"""The platforms that bundles are for: which TensorRT, CUDA, Python and GPUs each has, and what that TensorRT can express.
+"""The target platforms of bundles: the TensorRT, CUDA, Python and GPUs of each, and the features of its TensorRT.
 
-One table, of which ``docs/platforms.md`` is the readable form. Torch-free. Sources: NVIDIA's release notes of each platform,
-and the bindings of each TensorRT, which the tests import.
+``docs/platforms.md`` shows this table. Torch-free. Sources: NVIDIA's release notes of each platform, and the bindings of
+each TensorRT, which the tests import.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.tensorrt_api import Flavour
 from tt_edge.tensorrt_features import FEATURES, Feature, features_of_release, release_of
 
-#: The first release of standard TensorRT that has all that captured networks need but for what rules replace.
+#: The first release of standard TensorRT with all features that captured networks need, except those that rules replace.
 OLDEST = (10, 3)
 
 
 @dataclass(frozen=True)
 class Platform:
-    """A device with its software. ``releases`` are the TensorRT versions that it is served with: one, or a range's ends.
+    """A device with its software. ``releases`` are its TensorRT versions: one, or the first and last of a range.
 
-    ``checked`` are the bindings that stand for them in the tests. ``compute_capabilities`` is empty where it is not known
-    which GPU there is. ``cuda`` and ``python`` are for the documentation.
+    ``checked`` are the versions whose bindings the tests use for them. ``compute_capabilities`` is empty if the GPU is
+    not known. ``cuda`` and ``python`` are only for the documentation.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Platform:
     note: str = ""
 
     def features(self, release: str) -> frozenset[Feature]:
-        """What the TensorRT ``release`` of this platform can express."""
+        """The features of this platform's TensorRT ``release``."""
         return frozenset(FEATURES) if self.flavour is Flavour.RTX else features_of_release(release)
 
     @property
@@ -72,10 +72,11 @@ PLATFORMS: dict[str, Platform] = {
 
 
 def parse_platform(text: str) -> Platform:
-    """The platform that ``--target`` names.
+    """Parse the platform of ``--target``.
 
-    That is a name of the table or ``tensorrt-10.13``, and behind it what is different there, each with a plus: another
-    TensorRT, the GPU. ``jetpack-7.2``, ``jetpack-7.2+tensorrt-11.4``, ``tensorrt-11.4+sm87``. Raises ``InvalidInputError``.
+    The text is a name from the table or a release such as ``tensorrt-10.13``, followed by differences, each after a plus:
+    another TensorRT, or the GPU. Examples: ``jetpack-7.2``, ``jetpack-7.2+tensorrt-11.4``, ``tensorrt-11.4+sm87``. Raises
+    ``InvalidInputError``.
     """
     first, *changes = text.strip().lower().split("+")
     if first.startswith("tensorrt-"):

@@ -1,4 +1,4 @@
-"""JSON from files that nobody vouches for: what parsers read differently, or choke on, is refused. Torch-free."""
+"""Parsing untrusted JSON: refuses content that parsers interpret differently or that exhausts them. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-#: Deepest nesting of arrays and objects; what tt-edge and Hugging Face write has fewer than ten levels.
+#: Maximum nesting of arrays and objects; files by tt-edge and Hugging Face have fewer than ten levels.
 MAX_DEPTH = 100
 #: Most values. One of 3 bytes, ``[],``, takes 64 bytes of memory and more, so the size of a text does not bound its cost.
 MAX_VALUES = 2_000_000
@@ -18,11 +18,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
-    """``json.loads`` that refuses what has no one meaning, or none at all.
+    """Like ``json.loads``, but refuses ambiguous or invalid content.
 
-    Raises ``ValueError``, with a reason of one line, for text that is not JSON in UTF-8, for a key that an object has
-    twice, for ``NaN``, ``Infinity`` and numbers beyond a double, for half of a surrogate pair (which is no text and
-    cannot be printed), for nesting deeper than ``MAX_DEPTH``, and for more than ``max_values`` values. It never raises
+    Raises ``ValueError``, with a one-line reason, for text that is not JSON in UTF-8, for duplicate keys in an object, for
+    ``NaN``, ``Infinity`` and numbers beyond the range of a double, for a lone surrogate (which is not text and cannot be
+    printed), for nesting deeper than ``MAX_DEPTH``, and for more than ``max_values`` values. It never raises
     ``RecursionError``.
     """
     _check_count(content, max_values)
@@ -32,7 +32,7 @@ def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
     _check_depth(value)
-    if _SURROGATE.search(text):  # of a whole pair, mostly
+    if _SURROGATE.search(text):  # usually half of a complete pair
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -61,7 +61,8 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _check_count(content: bytes | str, most: int) -> None:
-    """Before anything is parsed: each value but the first has a comma or a bracket before it. (Strings may have some too.)"""
+    """Bound the number of values before parsing, by counting commas and brackets: each value except the first follows one.
+    (Strings may contain some, too.)"""
     if isinstance(content, str):
         marks = sum(content.count(mark) for mark in ",[{")
     else:
@@ -90,7 +91,7 @@ def _finite(text: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    """Level by level, so that it costs no stack; each level is one comprehension over those containers alone."""
+    """Check the nesting level by level, without recursion; each level is one comprehension over its containers."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         if not level:

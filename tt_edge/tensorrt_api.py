@@ -1,4 +1,4 @@
-"""The one place that picks a TensorRT package and says what it can do. Torch-free.
+"""Selecting a TensorRT package and describing its capabilities. Torch-free.
 
 Standard TensorRT (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), and the lean and dispatch runtimes share one Python
 API; they differ in what is present (a builder, plugins, ahead-of-time targets) and in where their engines run. The
@@ -58,7 +58,7 @@ class TensorRT:
 
     @property
     def has_lean_runtime(self) -> bool:
-        """Whether engines can be built that later versions run."""
+        """Whether it can build engines that later versions can run."""
         return self.can_build and self.flavour is Flavour.STANDARD
 
     @property
@@ -78,11 +78,11 @@ class TensorRT:
 
     @property
     def log(self) -> Log:
-        """What TensorRT has said so far."""
+        """TensorRT's messages so far."""
         return _logger(self.flavour)[1]
 
 
-# TensorRT says this whenever it looks for a GPU and there is none, which is how ahead-of-time builds run.
+# TensorRT logs these when it finds no GPU, which is normal for ahead-of-time builds.
 _EXPECTED_WITHOUT_GPU = ("cudaError 35", "cudaError 100", "Unable to determine GPU memory usage")
 
 
@@ -93,7 +93,7 @@ class Log:
     errors: list[str] = field(default_factory=list)
 
     def record(self, severity: str, message: str) -> None:
-        """Take one message; severity is TensorRT's name for it."""
+        """Record one message; ``severity`` is TensorRT's name of the level."""
         if any(text in message for text in _EXPECTED_WITHOUT_GPU):
             return
         if severity in ("ERROR", "INTERNAL_ERROR"):

@@ -1,6 +1,6 @@
-"""What a release of TensorRT can express, as far as tt-edge asks: by what its bindings have, never by its version. Torch-free.
+"""The features of a TensorRT package that tt-edge depends on, detected from its bindings, not its version. Torch-free.
 
-Each feature names the release that has it first. The tests hold the releases against the real bindings of eight of them.
+Each feature names the first release that has it. The tests check the releases against the real bindings of eight of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Release = tuple[int, int]
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that a TensorRT has or lacks. ``since`` is the first release that has it."""
+    """A feature that a TensorRT package may have. ``since`` is the first release with it."""
 
     name: str
     what: str
@@ -84,13 +84,13 @@ FEATURES: tuple[Feature, ...] = (
 
 
 def features_of(trt: Any) -> frozenset[Feature]:
-    """What a TensorRT package has."""
+    """The features of a TensorRT package."""
     return frozenset(feature for feature in FEATURES if feature.is_in(trt))
 
 
 @cache
 def features_of_release(version: str) -> frozenset[Feature]:
-    """What standard TensorRT ``version``, such as ``10.13.3``, has: for machines that are not here."""
+    """The features of standard TensorRT ``version``, such as ``10.13.3``, for packages that are not installed here."""
     return frozenset(feature for feature in FEATURES if release_of(version) >= feature.since)
 
 
