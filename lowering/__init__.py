@@ -1,1 +1,1 @@
-"""FX passes, one to a file, and the pipelines that put them in order for each backend. Needs torch."""
+"""FX passes, one per file, and the pipelines that order them for each backend. Needs torch."""

@@ -16,7 +16,7 @@ ATTENTION = torch.ops.tt_edge.attention.default
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One call of ``tt_edge::attention``: its operands, and its settings with ``None`` for what is off.
+    """One call of ``tt_edge::attention``: its operands, and its settings, which are ``None`` if off.
 
     ``query`` is ``[B, Hq, S, D]``, ``key`` and ``value`` are ``[B, Hkv, S, D]``. ``window`` counts the tokens that a query
     sees, itself included; ``softcap`` bounds scores; ``sinks`` is ``[Hq]``.
@@ -34,7 +34,7 @@ class AttentionCall:
 
     @classmethod
     def of(cls, node: Node) -> AttentionCall:
-        """Read ``node``, which must call ``tt_edge::attention``; arguments that are not given have the schema's defaults."""
+        """Read ``node``, which must call ``tt_edge::attention``; missing arguments have the schema's defaults."""
         if node.target is not ATTENTION:
             raise TypeError(f"{node.name} calls {node.target}, not {ATTENTION}")
         parameters = ATTENTION._schema.arguments
@@ -54,9 +54,9 @@ class AttentionCall:
 
     @classmethod
     def all_in(cls, graph: Graph) -> list[AttentionCall]:
-        """The attentions of ``graph``, in order: those of a decoder are one a layer."""
+        """The attentions of ``graph``, in order: one per layer in a decoder."""
         return [cls.of(node) for node in calls(graph, ATTENTION)]
 
     def window_within(self, capacity: int) -> int | None:
-        """``window``, or ``None`` where a cache of ``capacity`` tokens is too short for it to hide any."""
+        """``window``, or ``None`` if it has no effect in a cache of ``capacity`` tokens."""
         return self.window if self.window is not None and self.window < capacity else None

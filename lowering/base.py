@@ -1,4 +1,4 @@
-"""What every lowering pass shares: its interface, its record, and the few graph edits that passes are made of."""
+"""The base of all lowering passes: the interface, the record of a pass, and helpers to edit graphs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Operator = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Converters:
-    """What the conversion after lowering can do.
+    """The capabilities of the conversion after lowering.
 
-    ``supports`` says whether a call has a converter to TensorRT layers. ``decompositions`` spell out operators in others, as
+    ``supports`` says whether a call has a converter to TensorRT layers. ``decompositions`` express operators by others, as
     in ``torch._decomp``.
     """
 
@@ -37,11 +37,11 @@ class Converters:
 
 @dataclass
 class LoweringContext:
-    """What passes know beside the graph, and what they leave behind for the engine contract.
+    """The input of passes apart from the graph, and their output for the engine contract.
 
-    ``decoder_layers`` is how many attention layers the model's configuration promises. ``kv_cache`` collects the
-    placeholder and output name of every cache tensor, K then V, layer by layer. ``kv_scales`` are those of an FP8 cache, layer
-    by layer: of queries, keys and values. ``converters`` belong to the conversion that follows; without them, nothing is
+    ``decoder_layers`` is the number of attention layers in the model's configuration. ``kv_cache`` collects the placeholder
+    and output name of every cache tensor, K then V, layer by layer. ``kv_scales`` are the scales of an FP8 cache, layer by
+    layer: for queries, keys and values. ``converters`` are those of the conversion that follows; without them, nothing is
     decomposed for it.
     """
 
@@ -54,7 +54,7 @@ class LoweringContext:
 
 @dataclass(frozen=True)
 class Expectation:
-    """How many matches a pass must have, and why: ``Expectation(2, "2 decoder layers")``."""
+    """The number of matches that a pass must have, and the reason: ``Expectation(2, "2 decoder layers")``."""
 
     matches: int
     reason: str
@@ -66,7 +66,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did: how often it matched, how long it took, and how many operator nodes are left."""
+    """The result of one pass: its matches, its duration, and the number of operator nodes afterwards."""
 
     name: str
     matches: int
@@ -78,7 +78,7 @@ class LoweringPass(ABC):
     """One rewrite of a graph.
 
     A subclass holds only its rewrite. Match counts, timing, graph dumps and the removal of dead code are here, once.
-    ``name`` is the class's in snake case, which is also its file's: ``FuseRmsNorm`` is ``fuse_rms_norm``.
+    ``name`` is the class name in snake case, and also the file's name: ``FuseRmsNorm`` is ``fuse_rms_norm``.
     """
 
     name: ClassVar[str]
@@ -91,13 +91,13 @@ class LoweringPass(ABC):
         """Edit ``module.graph`` in place; return the number of matches."""
 
     def expected(self, context: LoweringContext) -> Expectation | None:
-        """How many matches there must be; ``None`` when any number will do."""
+        """The required number of matches; ``None`` if any number is valid."""
         return None
 
     def __call__(self, module: GraphModule, context: LoweringContext, dump: GraphDump | None = None) -> PassRecord:
         """Run the pass; ``dump`` writes the graph before and after it.
 
-        Raises ``LoweringError`` when it matched another number of times than it must.
+        Raises ``LoweringError`` if the number of matches is not the expected one.
         """
         with dump.around(self.name, module.graph) if dump is not None else nullcontext():
             start = time.perf_counter()
@@ -129,7 +129,7 @@ def calls(graph: Graph, *targets: Operator) -> Iterator[Node]:
 
 
 def value(node: Any) -> Any:
-    """The fake tensor (shape and dtype) that ``node`` stands for; a plain argument is returned as it is."""
+    """The fake tensor (shape and dtype) of ``node``; a plain argument is returned unchanged."""
     if not isinstance(node, Node):
         return node
     try:
@@ -156,8 +156,8 @@ def emit(
 ) -> Node:
     """Add a call at the graph's insertion point.
 
-    Its shape and dtype are those of ``like``, or else inferred by the operator's fake kernel. Which module of the model
-    it stands for (the name that the network's layer will carry) is taken from ``origin``, or ``like``.
+    Its shape and dtype are those of ``like``, or inferred by the operator's fake kernel. Its module of the model, which
+    names the network's layer, is taken from ``origin``, or from ``like``.
     """
     node = graph.create_node("call_function", target, args, kwargs)
     origin = origin or like
@@ -171,9 +171,9 @@ def emit(
 
 
 def replace(node: Node, by: Node) -> None:
-    """Let every user of ``node`` read ``by``, and erase ``node``.
+    """Replace ``node`` by ``by`` in all its users, and erase ``node``.
 
-    Where ``by`` does not say which module of the model it came from, it came from that of ``node``.
+    If ``by`` has no module of the model recorded, it gets that of ``node``.
     """
     if by.op == "call_function" and (stack := node.meta.get("nn_module_stack")):
         by.meta.setdefault("nn_module_stack", dict(stack))
@@ -192,7 +192,7 @@ def infer(node: Node) -> None:
 
 
 def add_placeholder(graph: Graph, name: str, sizes: Sequence[Any], dtype: torch.dtype) -> Node:
-    """Add a graph input after the present ones."""
+    """Add a graph input after the existing ones."""
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     with graph.inserting_after(last):
         node = graph.placeholder(name)
@@ -212,7 +212,7 @@ def placeholder(graph: Graph, name: str) -> Node:
 def add_constant(module: GraphModule, name: str, tensor: torch.Tensor) -> Node:
     """Register ``tensor`` on the module and add the node that reads it, at the graph's insertion point.
 
-    Views share storage with what they view, so reshaping a weight this way copies nothing.
+    Views share storage with their base tensor, so reshaping a weight this way copies nothing.
     """
     unique, number = name, 0
     while hasattr(module, unique):

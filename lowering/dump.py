@@ -1,4 +1,4 @@
-"""A graph as text, and files of it before and after each pass."""
+"""Graphs as text, and dumps of the graph before and after each pass."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class GraphDump:
 
     @staticmethod
     def check(folder: Path) -> None:
-        """Raise ``InvalidInputError`` unless ``folder`` is missing or an empty folder: old files would be taken for new ones."""
+        """Raise ``InvalidInputError`` unless ``folder`` is missing or empty: old files would be mistaken for new ones."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InvalidInputError(f"{folder} is not an empty folder; name a new or empty one for the graphs")
 
     @contextmanager
     def around(self, name: str, graph: Graph) -> Iterator[None]:
-        """Write what the block, which is the pass ``name``, does to ``graph``."""
+        """Write ``graph`` before and after the block, which runs the pass ``name``."""
         self._number += 1
         before = render_graph(graph)
         try:
@@ -51,7 +51,7 @@ class GraphDump:
 
 
 def render_graph(graph: Graph) -> str:
-    """One line a node, in order: name, dtype and shape, what it calls, and the module of the model it came from.
+    """One line per node, in order: name, dtype and shape, the call, and the module of the model that it came from.
 
     For example ``mul: float32[s0, 4, s1, 8] = aten.mul.Tensor(query, 0.25)  # layers.0.self_attn``.
     """

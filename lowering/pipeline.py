@@ -73,7 +73,7 @@ def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
 
 @dataclass(frozen=True)
 class LoweringReport:
-    """What each pass did, in order."""
+    """The results of the passes, in order."""
 
     passes: tuple[PassRecord, ...]
 
@@ -88,10 +88,10 @@ class LoweringReport:
 def lower(
     module: GraphModule, passes: Sequence[LoweringPass], context: LoweringContext, dump: Path | None = None
 ) -> LoweringReport:
-    """Run ``passes`` on ``module`` in place; ``dump`` is a folder for the graph before and after each that changed it.
+    """Run ``passes`` on ``module`` in place; ``dump`` is a folder for the graph before and after each pass that changed it.
 
-    Raises ``InvalidInputError`` when that folder is not empty, ``LoweringError`` when a pass misses something that must
-    be there, and ``UnsupportedModelError`` when the backend cannot express something that is.
+    Raises ``InvalidInputError`` when that folder is not empty, ``LoweringError`` when a pass does not find what it
+    requires, and ``UnsupportedModelError`` when the backend cannot express a part of the graph.
     """
     graphs = None if dump is None else GraphDump(dump)
     report = LoweringReport(tuple(run(module, context, graphs) for run in passes))

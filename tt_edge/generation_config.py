@@ -12,9 +12,9 @@ from tt_edge.config.base import JsonConfig, require, require_positive
 
 #: Maximum number of alternatives in a token's ``logprobs``, and the largest logit bias: OpenAI's limits.
 MAX_LOGPROBS, MAX_BIAS = 20, 100.0
-#: Most stop strings of one request, and their longest, in characters.
+#: Maximum number of stop strings of one request, and their maximum length in characters.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
-#: Most token sequences of ``bad_words_ids`` and of ``sequence_bias``.
+#: Maximum number of token sequences of ``bad_words_ids`` and of ``sequence_bias``.
 MAX_SEQUENCES = 65_536
 
 
@@ -27,8 +27,8 @@ class GenerationConfig(JsonConfig):
 
     With ``temperature`` 0 the most likely token is chosen. Above 0, tokens are sampled with a separate random generator per
     request, so that with a ``seed`` equal logits give equal tokens. The last bits of the logits depend on the shape of the
-    network's steps: on the other requests in the batch, and on how much of the prompt was cached. Rarely, and most likely in
-    half precision, this changes a sampled token. A request that runs without others, after the same earlier requests, is
+    network's steps: on the other requests in the batch, and on how much of the prompt was cached. This can change a sampled
+    token, most likely in half precision. A request that runs without others, after the same earlier requests, is exactly
     reproducible. ``top_k`` (0: off), ``top_p`` and ``min_p`` limit the candidates.
 
     ``repetition_penalty`` divides the logits of tokens that occur in prompt or answer (CTRL, arXiv:1909.05858).

@@ -1,4 +1,4 @@
-"""Tokens meet only in attention: what the KV cache relies on, checked."""
+"""Check that tokens interact only through attention, as the KV cache assumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tt_edge.lowering.attention_call import ATTENTION
 from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, placeholder, value
 from tt_edge.lowering.dump import module_path
 
-#: Operators that keep the shape while they mix what lies along a dimension, and where their dimensions are.
+#: Operators that keep the shape but mix elements along a dimension, and the index of their dimension argument.
 _ALONG = {
     "cumsum": 1,
     "cumprod": 1,
@@ -34,11 +34,11 @@ _ALONG = {
 
 
 class CheckTokenIndependence(LoweringPass):
-    """Refuse a graph in which a token's result depends on other tokens other than through attention.
+    """Refuse a graph in which a token's result depends on other tokens, except through attention.
 
-    A decode step gives the network one token. Whatever else a convolution, a running sum or a count along the sequence
-    needs of earlier tokens is in no cache, so the step would be computed as if they did not exist. The check follows the
-    sequence's symbol ``s`` through the shapes; it changes nothing. These are refused::
+    A decode step gives the network one token. What a convolution, a running sum or a count along the sequence needs from
+    earlier tokens is not cached, so the step would be computed as if they did not exist. The check follows the symbol ``s``
+    of the sequence's length through the shapes; it changes nothing. These are refused::
 
         [B, s, H] -> [B, s, s]     compares tokens            [B, s, H] -> [B, s + 3, H]    shifts or pads them
         [B, s, H] -> [B, H]        sums over them             arange(s)                     counts them
@@ -92,7 +92,7 @@ def _name(node: Node) -> str:
 
 
 def _mixes(node: Node, dims: Any) -> bool:
-    """Whether a call that keeps the sequence's length mixes what lies along it."""
+    """Whether a call that keeps the sequence's length mixes elements along it."""
     arguments: Any = node.args
     source = next(iter(node.all_input_nodes), None)
     along = dims(source) if source is not None else []
@@ -110,6 +110,6 @@ def _mixes(node: Node, dims: Any) -> bool:
 
 
 def _where(node: Node) -> str:
-    """`` in layers.0.conv``, where that is known."""
+    """Text such as `` in layers.0.conv``; empty if the module is unknown."""
     path = module_path(node)
     return f" in {path}" if path else ""

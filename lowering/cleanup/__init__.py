@@ -1,1 +1,1 @@
-"""Passes that tidy a graph for any backend."""
+"""Passes that simplify a graph, for all backends."""

@@ -1,4 +1,4 @@
-"""Constants in the rank of what they are broadcast to."""
+"""Give constants the rank of the tensor that they are broadcast to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _BINARY = (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.div.Tensor)
 
 
 class AlignConstants(LoweringPass):
-    """Give constants the rank of what they are broadcast to.
+    """Give constants the rank of the tensor that they are broadcast to.
 
-    TensorRT broadcasts only between tensors of equal rank, so a ``[H]`` weight beside a ``[B, S, H]`` activation costs a
-    shuffle layer. A view of the weight costs nothing.
+    TensorRT broadcasts only between tensors of equal rank, so combining a ``[H]`` weight with a ``[B, S, H]`` activation
+    costs a shuffle layer. A view of the weight costs nothing.
 
     Before::
 

@@ -1,4 +1,4 @@
-"""Drop what export leaves behind that computes nothing."""
+"""Remove operators without effect that export leaves in the graph."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _CONVERSIONS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.oth
 
 
 class CanonicalizeGraph(LoweringPass):
-    """Remove assertions, identities, roundings of integers and full slices; give every type conversion one form,
-    and make those of integers explicit that PyTorch does by itself.
+    """Remove assertions, identities, roundings of integers and full slices; give every type conversion the same form, and
+    make PyTorch's implicit conversions of integers explicit.
 
     Before::
 
@@ -69,7 +69,7 @@ class CanonicalizeGraph(LoweringPass):
             graph.erase_node(node)
             matches += 1
         for node in list(graph.nodes):
-            # The exporter's check of its inputs; the engine contract takes its place.
+            # The exporter's check of its inputs; the engine contract replaces it.
             if node.op == "call_module" and node.target == "_guards_fn":
                 graph.erase_node(node)
         for node in calls(graph, *_IDENTITIES):
@@ -93,7 +93,7 @@ class CanonicalizeGraph(LoweringPass):
                     converted = emit(graph, aten._to_copy.default, converted, dtype=value(node).dtype, like=node)
             replace(node, converted)
             matches += 1
-        # Plain positional inputs and a flat tuple of outputs, in place of the exporter's pytree.
+        # Plain positional inputs and a flat tuple of outputs, instead of the exporter's pytree.
         outputs = output_values(graph)
         graph.set_codegen(CodeGen())
         set_outputs(graph, outputs)
@@ -106,7 +106,7 @@ def _source(node: Node) -> Node:
 
 
 def _promotes_integers(node: Node) -> bool:
-    """Whether a pointwise operator makes floats of integers, which it does by itself in PyTorch and not in TensorRT."""
+    """Whether a pointwise operator converts integers to floats, which PyTorch does implicitly and TensorRT does not."""
     if node.op != "call_function" or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return False
     result = value(node)

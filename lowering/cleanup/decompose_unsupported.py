@@ -1,4 +1,4 @@
-"""Operators without a converter, spelled out in operators that have one."""
+"""Replace operators without a converter by operators that have one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tt_edge.lowering.base import LoweringContext, LoweringPass, fake_mode, valu
 
 
 class DecomposeUnsupported(LoweringPass):
-    """Decompose only what the converters lack, node by node; nothing where the context has no converters.
+    """Decompose only operators without a converter, node by node; does nothing if the context has no converters.
 
-    ``ExportedProgram.run_decompositions`` traces the whole graph again to the same end; on a 24-layer decoder that took
-    6.5 s of a 44 s compile. Here, one node is traced.
+    ``ExportedProgram.run_decompositions`` has the same result but traces the whole graph again; on a 24-layer decoder that
+    took 6.5 s of a 44 s compile. Here only single nodes are traced.
 
     Before::
 
@@ -38,7 +38,7 @@ class DecomposeUnsupported(LoweringPass):
         while waiting:
             node = waiting.pop()
             if node.target is operator.getitem or converters.supports(node):
-                continue  # one result of several goes with the operator that gives them
+                continue  # handled with the operator that returns several results
             if node.target not in table and not _is_composite(node.target):
                 raise UnsupportedModelError(
                     f"operator {node.target} has neither a TensorRT converter nor a decomposition; "
@@ -54,7 +54,7 @@ def _is_composite(target: Any) -> bool:
 
 
 def _inline(module: GraphModule, node: Node, table: Mapping[Any, Callable[..., Any]]) -> list[Node]:
-    """Replace ``node`` by the trace of its decomposition; return the calls that took its place."""
+    """Replace ``node`` by the trace of its decomposition; return the new calls."""
     graph = module.graph
     inputs = list(node.all_input_nodes)
 

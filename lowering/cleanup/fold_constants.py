@@ -1,4 +1,4 @@
-"""What depends only on weights, computed once here."""
+"""Compute operators that depend only on weights at compile time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LARGEST = 1 << 16
 class FoldConstants(LoweringPass):
     """Evaluate operators whose inputs are all constants.
 
-    Gemma's norms multiply by ``1 + weight``, activations with learned parameters take functions of them; TensorRT's
-    converters refuse some of these, and the others would be layers.
+    Gemma's norms multiply by ``1 + weight``, and activations with learned parameters use functions of these. The converters
+    refuse some of these operators, and the others would become layers.
 
     Before::
 
@@ -45,7 +45,7 @@ class FoldConstants(LoweringPass):
 
 
 def _fold(module: GraphModule, node: Node) -> torch.Tensor | None:
-    """The value of ``node``, if it is a small tensor that follows from constants."""
+    """The value of ``node``, if it is a small tensor that depends only on constants."""
     val: Any = node.meta.get("val")
     if node.op != "call_function" or not node.all_input_nodes or not isinstance(val, torch.Tensor):
         return None

@@ -1,4 +1,4 @@
-"""RMSNorm's core as one operator."""
+"""Fuse the core of RMSNorm into one operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reshapes and permutations as shuffle layers."""
+"""Fuse reshapes and permutations into shuffle layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers as one matrix multiply."""
+"""Replace linear layers by one matrix multiply each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, em
 
 
 class ReplaceLinears(LoweringPass):
-    """Give linear layers an operator of our own, whose converter multiplies by the weight as it is stored.
+    """Replace linear layers by our own operator, whose converter multiplies by the weight in its stored layout.
 
-    torch_tensorrt's converter of ``aten.linear`` transposes the weight in a layer of its own.
+    torch_tensorrt's converter of ``aten.linear`` adds a separate layer that transposes the weight.
 
     Before::
 

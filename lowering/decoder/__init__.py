@@ -1,1 +1,1 @@
-"""Passes that give a decoder its KV cache, attention, RoPE and head."""
+"""Passes for a decoder's KV cache, attention, RoPE and head."""

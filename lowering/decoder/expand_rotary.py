@@ -1,4 +1,4 @@
-"""RoPE as products and sums, for TensorRT versions and backends without a rotary layer."""
+"""Express RoPE as products and sums, for backends without a rotary layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ops = torch.ops.tt_edge
 
 
 class ExpandRotary(LoweringPass):
-    """Spell out rotations by table.
+    """Replace table-based rotations by elementwise operators.
 
     The rows of both tables are looked up once for all layers.
 

@@ -1,4 +1,4 @@
-"""Attention over an in-place KV cache, in the form of TensorRT's own layers."""
+"""Insert an in-place KV cache, in the form of TensorRT's own layers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class InsertKVCache(LoweringPass):
 
     With ``lengths = write_indices + S`` and the diagonal at the lower right, query ``i`` of a batch slot sees
     ``j <= write_indices + i``: exact for whole, chunked and right-padded prefill and for decode. What padding writes
-    after the valid tokens is overwritten by the next call before anything sees it.
+    after the valid tokens is overwritten by the next call before any query sees it.
 
-    A sliding window shorter than the cache becomes a mask, computed in the graph and shared by the layers that have
-    that window. A softcap has no place in ``IAttention``: such an attention is ``tt_edge.capped_attention``, also with a
-    mask, which becomes plain layers. Sinks are refused.
+    A sliding window shorter than the cache becomes a mask, computed in the graph and shared by the layers with that window.
+    ``IAttention`` has no softcap: such an attention becomes ``tt_edge.capped_attention``, also with a mask, which is
+    converted to plain layers. Sinks are refused.
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
@@ -83,7 +83,7 @@ class InsertKVCache(LoweringPass):
 
 
 class _Visibility:
-    """What queries may see: lengths for plain causal attention, one mask for each distinct sliding window."""
+    """The visibility inputs: lengths for plain causal attention, and one mask for each distinct sliding window."""
 
     def __init__(self, tokens: Node, write_indices: Node, capacity: int) -> None:
         self.tokens, self.write_indices, self.capacity = tokens, write_indices, capacity
@@ -103,7 +103,7 @@ class _Visibility:
         return emit(graph, ops.causal_attention.default, query, keys, values, self.lengths, like=call.node)
 
     def mask(self, graph: torch.fx.Graph, window: int) -> Node:
-        """What a query sees of the cache; a window of the cache's capacity is plain causality."""
+        """The mask of the keys that each query sees; a window of the cache's capacity means plain causal attention."""
         if window not in self.masks:
             mask = ops.sliding_window_mask.default
             self.masks[window] = emit(graph, mask, self.write_indices, self.tokens, self.capacity, window)

@@ -1,4 +1,4 @@
-"""Attention for the ``sdpa`` backend: without a cache, or with one that goes in and out of the network."""
+"""Attention for the ``sdpa`` backend: without a cache, or with one that is passed into and out of the network."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class InsertStaticCache(LoweringPass):
         3. V = tt_edge.static_cache_update(past_value_0, v, start_idx, end_idx)   also an output, present_value_0
         4. y = tt_edge.masked_attention(aten.mul(q, scale), K[:, :, :end_idx], V[:, :, :end_idx], mask)
 
-    ``static_v2`` attends to ``cat(past[:, :, :start_idx], k)`` in place of 4's prefix, which does not wait for the new
-    cache. Without a cache attention is over ``k`` and ``v`` themselves.
+    In step 4, ``static_v2`` attends to ``cat(past[:, :, :start_idx], k)`` instead of the prefix, so attention does not wait
+    for the new cache. Without a cache, attention is over ``k`` and ``v`` themselves.
 
     Graph inputs are, in order: those of the model, ``start_idx``, ``end_idx``, and for each layer ``past_key_i``,
     ``past_value_i``, ``[B, Hkv, max_seq_len, D]``; outputs: the logits, and ``present_key_i``, ``present_value_i`` for
-    each layer. Heads are not repeated in the cache. The mask is causal at any ``start_idx``: chunks of a prompt and
-    later turns see what they may.
+    each layer. Heads are not repeated in the cache. The mask is causal at any ``start_idx``, so it is also right for chunks
+    of a prompt and for later turns.
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:

@@ -1,4 +1,4 @@
-"""Logits of each batch slot's last token only, in float32."""
+"""Compute float32 logits only for the last token of each batch slot."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tt_edge.lowering.base import (
 
 #: The head itself.
 _HEADS = (aten.linear.default, torch.ops.tt_edge.quantized_linear.default)
-#: What may stand between the head's matrix multiply and the logits: all of it elementwise.
+#: Elementwise operators that may be between the head's matrix multiply and the logits.
 _ELEMENTWISE = frozenset(
     {aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.tanh.default, aten._to_copy.default, aten.mul.Scalar}
 )
 
 
 class MoveLogitsToLastToken(LoweringPass):
-    """Run the language model head only on the last token of each batch slot, and give logits in float32.
+    """Run the language model head only on the last token of each batch slot, and return logits in float32.
 
     The head is the largest matrix of a small model, and prefill needs its result only for the last token.
 
@@ -63,7 +63,7 @@ class MoveLogitsToLastToken(LoweringPass):
             hidden = tail[0].args[0]
             assert isinstance(hidden, Node)
             batch = shape(hidden)[:1]
-            edge_llm = context.config.network.layout is Layout.EDGE_LLM  # whose runtime gives [B, 1]
+            edge_llm = context.config.network.layout is Layout.EDGE_LLM  # its runtime passes [B, 1]
             name, sizes = ("last_token_ids", (*batch, 1)) if edge_llm else ("last_token_indices", batch)
             last_token_indices = add_placeholder(graph, name, sizes, torch.int64)
             with graph.inserting_before(tail[0]):

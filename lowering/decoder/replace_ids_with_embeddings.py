@@ -1,4 +1,4 @@
-"""Embeddings in place of token ids as the network's input."""
+"""Replace the token ids in the network's inputs by embeddings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tt_edge.lowering.base import (
 class ReplaceIdsWithEmbeddings(LoweringPass):
     """Move the lookup of token embeddings out of the network; NVIDIA's C++ runtime does it itself.
 
-    What the model does to them afterwards (Gemma's scale) stays in the graph.
+    Operators that the model applies to the embeddings (such as Gemma's scale) stay in the graph.
 
     Before::
 

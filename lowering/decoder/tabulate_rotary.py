@@ -1,4 +1,4 @@
-"""RoPE by position, from tables baked out of the model's own rotary module."""
+"""RoPE from tables by position, which the model's own rotary module computes at compile time."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ class TabulateRotary(LoweringPass):
 
 @dataclass(frozen=True)
 class AngleTable:
-    """Cosines or sines by position, ``[length, R / 2]``; ``axes`` says which of a position's numbers a column follows."""
+    """Cosines or sines by position, ``[length, R / 2]``; ``axes`` is the position axis that each column depends on."""
 
     rows: torch.Tensor
     axes: list[int] | None = None
 
 
 def tabulate(module: GraphModule, angle: Any, length: int) -> AngleTable:
-    """The first half of ``angle``'s columns for positions 0 … length-1. Raises ``LoweringError`` where there is no table."""
+    """The first half of ``angle``'s columns for positions 0 … length-1. Raises ``LoweringError`` if it has no table form."""
     positions = torch.arange(length)[None]
     sizes = shape(placeholder(module.graph, "position_ids"))
     if len(sizes) == 2:
         return AngleTable(_half(_angles(module, angle, positions)))
     axes = int(sizes[0])
     rows = _half(_angles(module, angle, positions.expand(axes, 1, length)))
-    # Every axis at other positions: a column then has the values of the axis that it follows, and of no other.
+    # Use different positions on every axis: then a column equals the values of only the axis that it depends on.
     shuffled = torch.stack([torch.randperm(length, generator=_seeded(axis)) for axis in range(axes)])
     mixed = _half(_angles(module, angle, shuffled[:, None]))
     follows = torch.stack([(rows[shuffled[axis]] == mixed).all(0) for axis in range(axes)])  # [axes, R / 2]

@@ -1,1 +1,1 @@
-"""Passes that put plugin layers in the graph."""
+"""Passes that insert plugin layers."""

@@ -48,19 +48,19 @@ class InsertAttentionPlugin(LoweringPass):
         1. qkv = aten.cat([x, y, v], -1)                                             [B, S, (Hq + 2 Hkv) D]
         2. out, cache = tt_edge.attention_plugin([qkv, past_key_values_0, context_lengths, rope, kvcache_start_index], …)
 
-    0.9.1 takes x, y and v as they are. 0.11 takes tokens of all rows in one dimension, and with each its row of the
-    table::
+    0.9.1 takes x, y and v separately. 0.11 takes the tokens of all slots in one dimension, and the table row of each
+    token::
 
         1. rows = aten.reshape(aten.embedding(rope, position_ids), [-1, R])           once for all layers
         2. out, cache = tt_edge.attention_plugin([aten.reshape(qkv, [-1, …]), past_key_values_0, query_lengths, rows, …], …)
 
-    There, the padding of a batch slot counts as tokens: it stands after the slot's own, which never see it, and the next
-    call overwrites it, as in the other backends. ``rope`` is float32, from the exported graph's own cosines and sines, before
-    they are rounded to the model's type. ``past_key_values_i`` is an input and ``present_key_values_i`` an output, and
-    both must be bound to one address.
+    There, the padding of a batch slot counts as tokens: it follows the slot's valid tokens, which never see it, and the next
+    call overwrites it, as in the other backends. ``rope`` is float32, from the exported graph's own cosines and sines before
+    they are rounded to the model's type. ``past_key_values_i`` is an input and ``present_key_values_i`` an output; both must
+    be bound to one address.
 
-    The plugins compute in float16. Float32 graphs are lowered too, for parity checks by the reference evaluator; what is
-    compiled for deployment must be float16 (``tt_edge.compile.job``).
+    The plugins compute in float16. Float32 graphs are lowered too, for parity checks with the reference evaluator; graphs
+    for deployment must be float16 (``tt_edge.compile.job``).
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
@@ -87,7 +87,7 @@ class InsertAttentionPlugin(LoweringPass):
 
 @dataclass(frozen=True)
 class _Layer:
-    """One attention: its operands before rotation, ``[B, H, S, D]``, and what the plugin is told about it."""
+    """One attention: its operands before rotation, ``[B, H, S, D]``, and the plugin's parameters for it."""
 
     operands: tuple[Node, Node, Node]
     cos: Node
@@ -99,7 +99,7 @@ class _Layer:
 
     @classmethod
     def of(cls, call: AttentionCall, context: LoweringContext) -> _Layer:
-        """Read an attention. Raises ``UnsupportedModelError`` for what the plugin cannot express."""
+        """Read an attention. Raises ``UnsupportedModelError`` if the plugin cannot express it."""
         query, key, val = call.query, call.key, call.value
         generation = GENERATIONS[str(context.config.attention.plugin_contract)]
         head_size, window = int(shape(query)[3]), call.window_within(context.config.limits.max_seq_len)
@@ -155,7 +155,7 @@ class _Inputs:
         }
 
     def _dim(self, size: Dim) -> Dim:
-        """A size of the contract as one of the engine's."""
+        """Convert a size of the plugin's contract to one of the engine's."""
         config = self.context.config
         pages = pages_per_row(config.limits.max_seq_len)
         known = {
@@ -167,7 +167,7 @@ class _Inputs:
 
     def _placeholder(self, name: str, dims: tuple[Dim, ...], dtype: torch.dtype) -> Node:
         batch = shape(self.tokens)[0]
-        # Symbols other than the batch have no size that follows from the tokens'; tt_edge.contract.inputs has their names.
+        # Symbols other than the batch cannot be derived from the tokens' shape; tt_edge.contract.inputs has their names.
         return add_placeholder(self.graph, name, [d if isinstance(d, int) else batch for d in dims], dtype)
 
     def cache(self, index: int, layer: _Layer, dtype: torch.dtype) -> Node:
@@ -180,7 +180,7 @@ class _Inputs:
         return self._placeholder(names[0], dims, dtype)
 
     def rope(self, layer: _Layer) -> Node:
-        """The table ``[1, capacity, R]``, or with 0.11 its rows for this call's tokens, ``[T, R]``."""
+        """The table ``[1, capacity, R]``; for 0.11 its rows for this call's tokens, ``[T, R]``."""
         key = layer.cos, layer.sin
         if key not in self.ropes and self.context.config.network.layout is Layout.EDGE_LLM:
             self.ropes[key] = self._rope_input(layer)
@@ -213,7 +213,7 @@ class _Inputs:
 
 
 def _unrounded(angle: Node) -> Node:
-    """Cosines or sines as they are before the model rounds them to its own type: the plugin's table is float32."""
+    """Cosines or sines before the model rounds them to its own type: the plugin's table is float32."""
     while angle.target is aten._to_copy.default:
         source: Any = angle.args[0]
         if value(source).dtype is not torch.float32:
@@ -223,7 +223,7 @@ def _unrounded(angle: Node) -> Node:
 
 
 def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) -> tuple[Node, Node]:
-    """The plugin in place of ``node``: attention ``[B, Hq, S, D]``, and the cache."""
+    """Add the plugin call that replaces ``node``; returns attention ``[B, Hq, S, D]``, and the cache."""
     generation, size, scale = inputs.generation, layer.head_size, layer.scale
 
     def add(target: Any, *args: Any) -> Node:
@@ -231,7 +231,10 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
 
     q, k, v = (_joined_heads(operand, add) for operand in layer.operands)
     if not generation.has_attention_scale and (factor := scale * size**0.5) != 1.0:
-        q, scale = add(aten.mul.Tensor, q, factor), size**-0.5  # RoPE is linear, so scores are scaled as well before it
+        q, scale = (
+            add(aten.mul.Tensor, q, factor),
+            size**-0.5,
+        )  # RoPE is linear, so scaling q before it scales the scores
     activations = {"q": q, "k": k, "v": v}
     if generation.packed:
         packed = add(aten.cat.default, [q, k, v], -1)
@@ -256,7 +259,7 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
 
 
 def _joined_heads(operand: Node, add: Any) -> Node:
-    """``[B, H, S, D]`` as ``[B, S, H · D]``; where that is what the model made it from, without further operators."""
+    """``[B, H, S, D]`` as ``[B, S, H · D]``; without new operators if the model computed it from that form."""
     heads, size = (int(shape(operand)[dim]) for dim in (1, 3))
     swaps = operand.target is aten.transpose.int and {d % 4 for d in operand.args[1:3]} == {1, 2}  # type: ignore[operator,union-attr]
     apart: Any = operand.args[0] if swaps else add(aten.transpose.int, operand, 1, 2)

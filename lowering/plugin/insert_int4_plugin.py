@@ -1,4 +1,4 @@
-"""INT4 linear layers as Int4GroupwiseGemmPlugin."""
+"""Replace INT4 linear layers by Int4GroupwiseGemmPlugin."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ops = torch.ops.tt_edge
 
 
 class InsertInt4Plugin(LoweringPass):
-    """Give INT4 linear layers the form of NVIDIA's plugin, where they fit it.
+    """Replace INT4 linear layers that NVIDIA's plugin supports.
 
     Before::
 
@@ -40,8 +40,8 @@ class InsertInt4Plugin(LoweringPass):
         1. z = tt_edge.int4_groupwise_gemm(x, weight, scales, …)    values in the plugin's order; scales transposed
         2. y = aten.add(z, bias)                                    if there is one
 
-    AWQ's scales of the input stand before ``x`` and stay. A layer with other groups than 128, a width or height that
-    the plugin has no order for, or one token a row (a quantized head) stays TensorRT's own blocked INT4.
+    AWQ's scaling of the input is applied before ``x`` and stays. A layer stays TensorRT's own blocked INT4 if its group size
+    is not 128, if the plugin does not support its width or height, or if it has one token per slot (a quantized head).
     """
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:

@@ -1,4 +1,4 @@
-"""Attention of vision towers as ViTAttentionPlugin layers."""
+"""Replace the attention of vision towers by ViTAttentionPlugin layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ops = torch.ops.tt_edge
 
 
 class InsertVitAttentionPlugin(LoweringPass):
-    """Replace attention among a segment's tokens by ``tt_edge.vit_attention_plugin``.
+    """Replace attention within segments by ``tt_edge.vit_attention_plugin``.
 
     Before::
 
@@ -44,11 +44,11 @@ class InsertVitAttentionPlugin(LoweringPass):
         2. z = tt_edge.vit_attention_plugin(q, k, v, aten.mul(cu_tiles, L), zeros(L), scale)
         3. w = tt_edge.full_attention(aten.mul(q, scale), k, v)                          TensorRT's own: BLIP-2's Q-Former
 
-    ``cu_seqlens`` (``cu_window_seqlens`` for windows), ``max_seqlen_carrier`` and ``cu_tiles`` are inputs; the numbers of segments
-    and windows, which they take the place of, are none any more. A window's size is known, so its carrier is a constant.
+    ``cu_seqlens`` (``cu_window_seqlens`` for windows), ``max_seqlen_carrier`` and ``cu_tiles`` are new inputs; they replace the
+    inputs with segment and window ids. A window's size is known, so its carrier is a constant.
 
-    The plugin computes in float16. Float32 graphs are lowered too, for parity checks by the reference evaluator; what is
-    compiled for deployment must be float16 (``tt_edge.compile.job``).
+    The plugin computes in float16. Float32 graphs are lowered too, for parity checks with the reference evaluator; graphs
+    for deployment must be float16 (``tt_edge.compile.job``).
     """
 
     def __init__(self, geometry: VisionGeometry) -> None:
@@ -96,7 +96,7 @@ def _check(node: Node, context: LoweringContext) -> None:
 
 
 class _Inputs:
-    """What the plugin takes beside activations: shared by the layers that have the same segments."""
+    """The plugin's inputs other than activations, shared by the layers with the same segments."""
 
     def __init__(self, module: GraphModule, geometry: VisionGeometry) -> None:
         self.module, self.graph, self._geometry = module, module.graph, geometry
@@ -109,12 +109,12 @@ class _Inputs:
     def added(self, name: str) -> Node:
         """The input ``name``, a vector."""
         if name not in self._added:
-            # Its length follows from no other input's; tt_edge.contract.inputs has its name.
+            # Its length cannot be derived from another input; tt_edge.contract.inputs has its name.
             self._added[name] = add_placeholder(self.graph, name, [self._units], torch.int32)
         return self._added[name]
 
     def segments(self, ids: Node) -> tuple[Node, Node]:
-        """Offsets and carrier in place of the numbers of segments or windows."""
+        """Offsets and carrier, which replace the segment or window ids."""
         source = ids
         while source.op != "placeholder":
             (source, *_) = source.all_input_nodes
@@ -130,7 +130,7 @@ class _Inputs:
         return self._tiles[length], self.carrier(length)
 
     def carrier(self, length: int) -> Node:
-        """A constant that has its length to say."""
+        """A constant whose length, not its content, is the information."""
         if length not in self._carriers:
             zeros = torch.zeros(length, dtype=torch.int32)
             self._carriers[length] = add_constant(self.module, "max_seqlen_carrier", zeros)

@@ -1,4 +1,4 @@
-"""Attention of vision towers, in the form of TensorRT's attention layer."""
+"""Express the attention of vision towers by TensorRT's attention layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ops = torch.ops.tt_edge
 
 
 class InsertVisionAttention(LoweringPass):
-    """Give attention without a cache the form of ``IAttention``, with a mask where there are segments.
+    """Express attention without a cache by ``IAttention``, with a mask if there are segments.
 
     Before::
 
@@ -71,7 +71,7 @@ def _segments(graph: Graph, node: Node, masks: dict[Node, Node]) -> Node:
 
 
 def unrestricted(node: Node) -> AttentionCall:
-    """``tt_edge.attention`` in which every query sees every key. Raises ``UnsupportedModelError`` for any other."""
+    """Read an attention in which every query sees every key. Raises ``UnsupportedModelError`` for any other."""
     call = AttentionCall.of(node)
     if call.causal or call.window is not None or call.softcap is not None or call.sinks is not None:
         raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""Embedding patches as a matrix multiply."""
+"""Replace the patch-embedding convolution by a matrix multiply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tt_edge.lowering.base import (
 
 
 class ReplacePatchConvolution(LoweringPass):
-    """Turn convolutions whose kernel covers all of their input into what they are: linear layers.
+    """Replace convolutions whose kernel covers their whole input by linear layers.
 
     Before::
 
