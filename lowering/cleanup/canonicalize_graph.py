@@ -37,9 +37,9 @@ _IDENTITIES = (
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 )
-#: Of integers these compute nothing, and TensorRT refuses them.
+#: These have no effect on integers, and TensorRT refuses them for integers.
 _ROUNDINGS = (aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.default)
-#: Pointwise operators whose integer inputs are not numbers to compute with.
+#: Pointwise operators whose integer inputs must not be converted to floats.
 _CONVERTING = (aten._to_copy.default, aten.where.self)
 _CONVERSIONS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default)
 

@@ -1,7 +1,7 @@
-"""What a plugin library holds, found out in a process of its own. Torch-free.
+"""Inspecting a plugin library in a separate process. Torch-free.
 
-TensorRT-RTX has a plugin registry but not TensorRT's file name, which the library asks for. A temporary folder of links
-offers it under that name, so the library can be looked at where standard TensorRT is not installed.
+TensorRT-RTX has a plugin registry, but its file is not named like TensorRT's, which the library loads. A temporary folder
+with links provides it under that name, so a library can be inspected without standard TensorRT.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tt_edge import tensorrt_api
 from tt_edge.errors import EngineError
 from tt_edge.plugins.edgellm.library import find_library
 
-#: The name by which a library that was built for TensorRT 11 asks for it.
+#: The file name of TensorRT that a library built for TensorRT 11 loads.
 _TENSORRT = "libnvinfer.so.11"
 
 
 def check_library(path: str | Path | None = None) -> dict[str, Any]:
     """Load a plugin library and read the contract of its AttentionPlugin.
 
-    The result has ``library``, ``tensorrt``, ``creators``, ``interface``, ``fields`` (name to type) and ``generation``;
-    or ``error`` in place of what could not be found out. Raises ``EngineError`` when loading ends the process.
+    The result has ``library``, ``tensorrt``, ``creators``, ``interface``, ``fields`` (name to type) and ``generation``,
+    or ``error`` instead of what could not be read. Raises ``EngineError`` when loading ends the process.
     """
     library = find_library(path)
     with tempfile.TemporaryDirectory(prefix="tt-edge-") as folder:
@@ -51,7 +51,7 @@ def check_library(path: str | Path | None = None) -> dict[str, Any]:
 
 
 def _links() -> Iterator[tuple[str, Path]]:
-    """File names that a plugin library asks for, and files of Python packages that answer."""
+    """File names that a plugin library loads, and the files of Python packages to use for them."""
     if tensorrt_api.load().flavour is tensorrt_api.Flavour.RTX:
         for file in _files("tensorrt_rtx_libs", "libtensorrt_rtx.so.*"):
             yield _TENSORRT, file
@@ -60,7 +60,7 @@ def _links() -> Iterator[tuple[str, Path]]:
             yield file.name, file
     try:
         ctypes.CDLL("libcuda.so.1")
-    except OSError:  # no driver: CUDA's own stand-in, if a toolkit is installed, is enough to look
+    except OSError:  # no driver: the stub library of a CUDA toolkit, if installed, is enough for inspection
         stubs = sorted(Path("/usr/local").glob("cuda*/**/stubs/libcuda.so"))
         if stubs:
             yield "libcuda.so.1", stubs[0]

@@ -1,7 +1,7 @@
 """The four generations of NVIDIA's ``AttentionPlugin``, as data. Torch-free.
 
-All of them register under one name, version and namespace. Only the creator's field names
-and the plugin interface tell which one a library holds, so a library that matches none is refused.
+All of them register under the same name, version and namespace. Only the creator's field names and the plugin interface
+identify a library's generation, so a library that matches none is refused.
 
 Sources: the fork github.com/chohk88/TensorRT-Edge-LLM (0.4), NVIDIA/TensorRT-Edge-LLM v0.9.1 and v0.10.0
 (``cpp/plugins/attentionPlugin``), and the Python sources and the creator of the ``tensorrt-edgellm`` 0.11.0 package.
@@ -21,7 +21,7 @@ NAME, VERSION, NAMESPACE = "AttentionPlugin", "1", ""
 #: Tokens of a page of a paged cache (0.10 and 0.11).
 PAGE_TOKENS = 128
 
-#: Head sizes that every library's prebuilt kernels cover.
+#: Head sizes for which every library has prebuilt kernels.
 HEAD_SIZES = (64, 128, 256)
 
 #: Name of the cache among ``Generation.inputs``.
@@ -47,9 +47,9 @@ class FieldType(StrEnum):
 
 
 class Source(StrEnum):
-    """Where a field's value comes from, when it is not the same in every layer."""
+    """Where a field's value comes from, if it is not the same in every layer."""
 
-    #: The attention layer says it.
+    #: The attention layer.
     LAYER = "layer"
     #: Not passed: the plugin has its own default, for a feature that is not used.
     OMITTED = "omitted"
@@ -57,7 +57,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the creator: its name, type, and the value that is passed or where it comes from."""
+    """A field of the creator: its name, type, and its value or the value's source."""
 
     name: str
     type: FieldType
@@ -68,10 +68,10 @@ class Field:
 class Operand:
     """An input or output. ``dtype`` is ``None`` for activations, which are float16 in every library.
 
-    ``shape`` is of sizes and of these: ``batch`` (B), ``sequence`` (S, the padded width), ``tokens`` (T, of all rows),
+    ``shape`` has sizes and these names: ``batch`` (B), ``sequence`` (S, the padded width), ``tokens`` (T, of all slots),
     ``q_heads`` (Hq), ``kv_heads`` (Hkv), ``head_size`` (D), ``q_width`` (Hq·D), ``kv_width`` (Hkv·D), ``qkv_width``
-    ((Hq + 2·Hkv)·D), ``capacity``, ``rotary_dim``, ``pages``, ``pages_per_row``, ``batch+1``, and those whose size is a
-    message: ``starts`` (0, or B), ``phase`` (1, or 3), ``contexts`` (B, or 0).
+    ((Hq + 2·Hkv)·D), ``capacity``, ``rotary_dim``, ``pages``, ``pages_per_row``, ``batch+1``, and three whose size carries
+    information: ``starts`` (0 or B), ``phase`` (1 or 3), ``contexts`` (B or 0).
     """
 
     name: str
@@ -88,9 +88,9 @@ class Operand:
 class Generation:
     """One generation: interface, fields, and inputs and outputs in order, without the optional groups.
 
-    The cache is the second output, too; it and the input must be bound to one address. Common to all: RoPE, the writing
-    of K and V and causal attention happen inside; RoPE pairs halves and reads float32 rows of ``rotary_dim / 2`` cosines,
-    then as many sines.
+    The second output is the cache again; it and the input must be bound to one address. In all generations the plugin
+    computes RoPE, writes K and V to the cache and computes causal attention. RoPE pairs halves and reads float32 rows of
+    ``rotary_dim / 2`` cosines, then as many sines.
     """
 
     version: str
@@ -114,12 +114,12 @@ class Generation:
 
     @property
     def paged(self) -> bool:
-        """Whether the cache is a pool of pages, found through ``kv_page_table``."""
+        """Whether the cache is a pool of pages, which ``kv_page_table`` assigns to slots."""
         return "kv_page_table" in self.input_names
 
     @property
     def ragged(self) -> bool:
-        """Whether tokens of all rows stand in one dimension, each with its own row of cosines and sines."""
+        """Whether the tokens of all slots are in one dimension, each with its own row of cosines and sines."""
         return "query_start_offsets" in self.input_names
 
     @property
@@ -142,7 +142,7 @@ class Generation:
     ) -> dict[str, tuple[FieldType, Value]]:
         """The fields to create one layer's plugin with, by name, in order.
 
-        ``qkv_scales`` are those of an FP8 cache: what queries, keys and values are divided by before they are rounded
+        ``qkv_scales`` are the scales of an FP8 cache: queries, keys and values are divided by them before rounding
         (``attentionPlugin.h`` of 0.9.1 calls them dequantization scales).
         """
         layer: dict[str, Value] = {
@@ -164,7 +164,7 @@ class Generation:
 
 
 def _flags(*names: str) -> tuple[Field, ...]:
-    """Features that are off."""
+    """Fields that switch features off."""
     return tuple(Field(name, FieldType.INT32, 0) for name in names)
 
 

@@ -1,7 +1,7 @@
-"""Asking a plugin library whether it takes what the converter gives it. Torch-free; needs a C++ compiler and a GPU.
+"""Asking a plugin library whether it accepts the converter's types and shapes. Torch-free; needs a C++ compiler and a GPU.
 
-Creating a plugin needs a GPU: an AttentionPlugin's decode kernel is compiled for the one that is there. The questions are put by
-``formats.cpp``, which is compiled against TensorRT's headers.
+Creating a plugin needs a GPU: an AttentionPlugin's decode kernel is compiled for the present GPU. ``formats.cpp``, compiled
+against TensorRT's headers, calls the plugin.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tt_edge.plugins.edgellm.contracts import (
     Value,
 )
 
-#: Folders with TensorRT's and CUDA's headers, for installations where the compiler does not find them by itself.
+#: Folders with TensorRT's and CUDA's headers, for installations where the compiler does not find them.
 INCLUDE_ENVIRONMENT = "TT_EDGE_TENSORRT_INCLUDE"
 
 Range = tuple[int, int, int]
@@ -45,8 +45,8 @@ _STEPS = {1: "TensorRT has no registry", 2: "no V3 creator", 3: "creation", 4: "
 _NUMPY = {"INT32": np.int32, "FLOAT32": np.float32}
 _MAX_RANK = 8
 
-#: Sizes of a small decoder of Qwen2.5-0.5B's heads, and the range of each symbolic size in either profile: least, most usual,
-#: largest.
+#: Sizes of a small decoder with Qwen2.5-0.5B's heads, and the range of each symbolic size in both profiles: minimum, optimum,
+#: maximum.
 HEADS = {"q_heads": 14, "kv_heads": 2, "head_size": 64}
 FIXED = {
     **HEADS,
@@ -101,9 +101,9 @@ class _Question:
 
 
 def check_formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]]:
-    """For each profile, whether the registered AttentionPlugin accepts each input and output, and their whole (``configure``).
+    """For each profile, whether the registered AttentionPlugin accepts each input and output, and all together (``configure``).
 
-    Raises ``EngineError`` where the plugin cannot be asked: without a compiler, headers or a GPU, or for a V2 plugin.
+    Raises ``EngineError`` if the plugin cannot be asked: without a compiler, headers or a GPU, or for a V2 plugin.
     """
     if generation.interface is Interface.V2:
         raise EngineError(f"{generation.interface} is not asked; only V3 plugins are")
@@ -118,7 +118,7 @@ def check_formats(trt: Any, generation: Generation) -> dict[str, dict[str, bool]
 
 
 def check_vit_formats(trt: Any) -> dict[str, dict[str, bool]]:
-    """As ``check_formats``, of the registered ViTAttentionPlugin."""
+    """Like ``check_formats``, for the registered ViTAttentionPlugin."""
     fields = vit_contract.field_values(TOWER_HEADS["heads"], TOWER_HEADS["head_size"], TOWER_HEADS["head_size"] ** -0.5)
     operands = vit_contract.INPUTS, vit_contract.OUTPUTS
     return _answers(trt, _Question(vit_contract.NAME, fields, *operands, TOWER_HEADS, TOWER_PROFILES))
@@ -147,7 +147,7 @@ def _compiled(folder: Path) -> Path:
 
 
 def shapes_of(operand: Operand, ranges: dict[str, Range], fixed: Mapping[str, int] = FIXED) -> list[tuple[int, ...]]:
-    """The operand's shape with -1 for what varies, then its least, most usual and largest."""
+    """The operand's shape with -1 for dynamic sizes, then its minimum, optimum and maximum shapes."""
     varying = operand.resolve({**fixed, **dict.fromkeys(ranges, -1)})
     return [varying, *(operand.resolve({**fixed, **{k: v[i] for k, v in ranges.items()}}) for i in range(3))]
 

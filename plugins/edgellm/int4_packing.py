@@ -1,12 +1,12 @@
-"""How ``Int4GroupwiseGemmPlugin`` wants its weights. Torch-free.
+"""The weight layout of ``Int4GroupwiseGemmPlugin``. Torch-free.
 
-Of 0.4 (``IPluginV2DynamicExt``) and later (``IPluginV3``) alike: fields ``gemm_n``, ``gemm_k`` and ``group_size``; inputs
-activations fp16 ``[B, S, K]``, weights int8 ``[N / 2, K]`` and scales fp16 ``[K / 128, N]``; output fp16 ``[B, S, N]``. An
-element is ``(nibble - 8) * scale``.
+The same in 0.4 (``IPluginV2DynamicExt``) and later (``IPluginV3``): fields ``gemm_n``, ``gemm_k`` and ``group_size``;
+inputs are activations fp16 ``[B, S, K]``, weights int8 ``[N / 2, K]`` and scales fp16 ``[K / 128, N]``; the output is fp16
+``[B, S, N]``. An element is ``(nibble - 8) * scale``.
 
-The order of the nibbles suits a kernel that reads 16 bytes at once and spreads them with few instructions: in 32 columns,
-pairs of columns from its four quarters come together; in 8 columns, the even ones stand before the odd ones; and the
-64-column stripes of four rows follow one another.
+The order of the nibbles suits a kernel that reads 16 bytes at once and unpacks them with few instructions: within 32
+columns, pairs of columns from the four quarters are adjacent; within 8 columns, the even ones precede the odd ones; and the
+64-column stripes of four rows are consecutive.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ROWS, _STRIPE, _OFFSET = 4, 64, 8
 
 
 def fits(rows: int, columns: int, group_size: int) -> bool:
-    """Whether the plugin multiplies by a weight ``[rows, columns]`` with a scale for each ``group_size`` columns."""
+    """Whether the plugin supports a weight ``[rows, columns]`` with a scale for each ``group_size`` columns."""
     return group_size == GROUP_SIZE and columns % GROUP_SIZE == 0 and rows % _ROWS == 0
 
 
 def pack(codes: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Codes -8 to 7, ``[N, K]``, in the plugin's order: ``[N / 2, K]``. Raises ``InvalidInputError`` where they do not fit."""
+    """Pack codes -8 to 7, ``[N, K]``, in the plugin's order ``[N / 2, K]``. Raises ``InvalidInputError`` if they do not fit."""
     rows, columns = codes.shape
     if not fits(rows, columns, GROUP_SIZE):
         raise InvalidInputError(
@@ -59,7 +59,7 @@ def unpack(packed: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def dequantize(packed: NDArray[np.int8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The weight ``[N, K]``, from what the plugin is given."""
+    """The dequantized weight ``[N, K]``, from the plugin's inputs."""
     codes = unpack(packed).astype(np.float32)
     groups = codes.reshape(len(codes), -1, GROUP_SIZE)
     groups *= scales.T.astype(np.float32)[..., None]

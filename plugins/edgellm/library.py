@@ -1,4 +1,4 @@
-"""Finding and loading the library that holds AttentionPlugin, and reading its contract. Torch-free."""
+"""Finding and loading the library with AttentionPlugin, and reading its contract. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tt_edge.plugins.edgellm import int4_packing, vit_contract
 from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, detect
 from tt_edge.tensorrt_api import TensorRT
 
-#: Where the library is, for commands that have no ``--plugin-path``.
+#: The environment variable with the library's path, for use without ``--plugin-path``.
 ENVIRONMENT = "TT_EDGE_PLUGIN_PATH"
 
 _PACKAGE, _FILE = "tensorrt_edgellm", "libNvInfer_edgellm_plugin.so"
 
 
 def find_library(path: str | Path | None = None, compute_capability: str | None = None) -> Path:
-    """The library at ``path``, or at ``$TT_EDGE_PLUGIN_PATH``, or else of the installed ``tensorrt-edgellm`` package.
+    """The library at ``path``, at ``$TT_EDGE_PLUGIN_PATH``, or in the installed ``tensorrt-edgellm`` package.
 
-    The package has one library for each platform, TensorRT version and family of GPUs; that for ``compute_capability``
-    is taken where there is one. Raises ``MissingDependencyError`` when there is none at all.
+    The package has one library for each platform, TensorRT version and family of GPUs; the one for
+    ``compute_capability`` is preferred. Raises ``MissingDependencyError`` if there is no library.
     """
     given = path or os.environ.get(ENVIRONMENT)
     if given:
@@ -55,14 +55,14 @@ def find_library(path: str | Path | None = None, compute_capability: str | None 
 
 
 def registered_creator(trt: Any, name: str = NAME) -> Any:
-    """The creator of a plugin in TensorRT's registry, or ``None``. All of the library's are version 1, without a namespace."""
+    """The creator of a plugin in TensorRT's registry, or ``None``. All plugins have version 1 and no namespace."""
     return trt.get_plugin_registry().get_creator(name, VERSION, NAMESPACE)
 
 
 def load_library(trt: Any, path: str | Path | None = None, name: str = NAME) -> Any:
-    """The creator of the plugin ``name``, its library loaded unless TensorRT has the plugin already.
+    """The creator of the plugin ``name``. Loads the library unless TensorRT already has the plugin.
 
-    Raises ``EngineError`` when the library does not load here, or holds no such plugin.
+    Raises ``EngineError`` when the library does not load here, or has no such plugin.
     """
     if path is None and (creator := registered_creator(trt, name)) is not None:
         return creator
@@ -83,9 +83,9 @@ def load_library(trt: Any, path: str | Path | None = None, name: str = NAME) -> 
 
 
 def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Path | None = None) -> None:
-    """Load the library, to build engines with the plugins that ``config`` uses, if it uses any.
+    """Load the library if ``config`` uses plugins, so that engines with them can be built.
 
-    Raises ``EngineError`` where this TensorRT builds none, and for a library of another contract.
+    Raises ``EngineError`` if this TensorRT builds no engines with plugins, and for a library with another contract.
     """
     if not config.needs_plugins:
         return
@@ -107,7 +107,7 @@ def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Pat
 
 
 def _show_tensorrt() -> None:
-    """Let libraries that are loaded from now on see TensorRT's functions, which its bindings load privately."""
+    """Make TensorRT's symbols, which its bindings load privately, visible to libraries that are loaded later."""
     maps = Path("/proc/self/maps")
     loaded = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
     for file in loaded:
@@ -116,17 +116,18 @@ def _show_tensorrt() -> None:
 
 
 def interface_of(creator: Any) -> Interface:
-    """Which interface a creator from the bindings' registry makes plugins of: creators of V3 plugins say so."""
+    """The plugin interface of a creator from the bindings' registry: creators of V3 plugins report it."""
     info = getattr(creator, "interface_info", None)
     return Interface.V3 if info is not None and "V3" in str(info.kind).upper() else Interface.V2
 
 
 def contract_of(creator: Any) -> Generation:
-    """The generation that a registered creator is of. Raises ``EngineError`` for an unknown one."""
+    """The generation of a registered creator. Raises ``EngineError`` for an unknown one."""
     return detect([field.name for field in creator.field_names], interface_of(creator))
 
 
-#: Of plugins that have one contract in all generations: sets of field names that a creator may have, and what to do without.
+#: For plugins with one contract in all generations: the sets of field names that a creator may have, and the option that
+#: avoids the plugin.
 _FIELDS: dict[str, tuple[tuple[frozenset[str], ...], str]] = {
     int4_packing.NAME: ((frozenset(int4_packing.FIELDS),), "--int4-gemm ootb"),
     vit_contract.NAME: (vit_contract.FIELDS, "--vision-attention native"),
@@ -134,7 +135,7 @@ _FIELDS: dict[str, tuple[tuple[frozenset[str], ...], str]] = {
 
 
 def check_fields(creator: Any, name: str) -> None:
-    """Raise ``EngineError`` unless a creator has the fields that its plugin is known to have."""
+    """Raise ``EngineError`` unless a creator has the known fields of its plugin."""
     known, otherwise = _FIELDS[name]
     found = frozenset(field.name for field in creator.field_names)
     if found not in known:

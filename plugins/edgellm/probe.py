@@ -1,7 +1,7 @@
-"""Loads a plugin library and prints, as JSON, what it registers. Run as a process of its own by ``check``.
+"""Loads a plugin library and prints what it registers, as JSON. ``check`` runs it in a separate process.
 
-A library that does not fit can end the process, and where its dependencies are found (``LD_LIBRARY_PATH``) is settled
-when a process starts.
+An incompatible library can end the process, and the search path for its dependencies (``LD_LIBRARY_PATH``) is fixed when
+a process starts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tt_edge.plugins.edgellm.library import (
 
 
 def probe(library: Path) -> dict[str, Any]:
-    """Creators by name; AttentionPlugin's interface, fields, generation and formats; and what is known of ViTAttentionPlugin.
+    """Creators by name; AttentionPlugin's interface, fields, generation and formats; and the facts about ViTAttentionPlugin.
 
-    ``error`` stands where something is wrong.
+    ``error`` says what went wrong, if anything.
     """
     tensorrt = tensorrt_api.load()
     trt = tensorrt.module
@@ -65,7 +65,7 @@ def _fields(creator: Any) -> dict[str, str]:
 
 
 def _formats(ask: Callable[[], dict[str, dict[str, bool]]]) -> dict[str, dict[str, bool]] | str:
-    """What a plugin says to the converter's types and shapes, or why it was not asked."""
+    """A plugin's answers about the converter's types and shapes, or why it was not asked."""
     try:
         cuda.compute_capability()
         return ask()

@@ -1,6 +1,6 @@
-"""What one call of the plugin asks of each row: which tokens, at which positions. Torch-free.
+"""The tokens and positions of each batch slot in one call of the plugin. Torch-free.
 
-The operator and the reference evaluator both start here, so that there is one reading of the contracts' lengths.
+The operator and the reference evaluator both use this, so the contracts' lengths are interpreted in one place.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tt_edge.plugins.edgellm.contracts import Generation
 
 @dataclass(frozen=True)
 class Row:
-    """A row's part of a call.
+    """One slot's part of a call.
 
-    Its tokens stand at ``first … first + written - 1`` among those of all rows, and go to positions ``past …`` of its
-    cache. The first ``valid`` of them count; what lies behind is padding, whose result means nothing.
+    Its tokens are at ``first … first + written - 1`` among those of all slots, and are written to positions ``past …`` of
+    its cache. The first ``valid`` of them are valid; the others are padding, whose result is meaningless.
     """
 
     first: int
@@ -30,7 +30,7 @@ class Row:
 
 
 def rows_of(generation: Generation, named: Mapping[str, Any]) -> list[Row]:
-    """The rows of a call, from its inputs by name: NumPy arrays or torch tensors."""
+    """The slots of a call, from its inputs by name: NumPy arrays or torch tensors."""
     if not generation.ragged:
         width = next(iter(named.values())).shape[1]
         return padded_rows(width, named["context_lengths"].tolist(), named["kvcache_start_index"].tolist())
@@ -45,10 +45,10 @@ def rows_of(generation: Generation, named: Mapping[str, Any]) -> list[Row]:
 
 
 def padded_rows(width: int, context_lengths: Sequence[int], starts: Sequence[int]) -> list[Row]:
-    """Rows of the generations up to 0.10: tokens are ``[B, width]``, right-padded.
+    """Slots in the generations up to 0.10: tokens are ``[B, width]``, right-padded.
 
-    Without ``starts`` this is a plain prefill. With them, a width above 1 is a chunk behind ``starts[b]`` tokens, and a
-    width of 1 a decode step, whose position follows from ``context_lengths``: all tokens after the step.
+    Without ``starts`` this is a plain prefill. With ``starts``, a width above 1 is a chunk after ``starts[b]`` tokens, and a
+    width of 1 is a decode step, whose position follows from ``context_lengths``: the number of tokens after the step.
     """
     if len(starts) not in (0, len(context_lengths)):
         raise InvalidInputError(
@@ -76,7 +76,7 @@ def ragged_rows(
     phase: int,
     contexts: int,
 ) -> list[Row]:
-    """Rows of 0.11: tokens are ``[T]``, row after row. ``phase`` and ``contexts`` are the lengths of their carriers."""
+    """Slots in 0.11: tokens are ``[T]``, slot after slot. ``phase`` and ``contexts`` are the lengths of their carriers."""
     batch = len(query_lengths)
     totals = [past + new for past, new in zip(past_lengths, query_lengths, strict=True)]
     if [b - a for a, b in itertools.pairwise(offsets)] != list(query_lengths) or list(sequence_lengths) != totals:

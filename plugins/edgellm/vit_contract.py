@@ -1,6 +1,6 @@
 """NVIDIA's ``ViTAttentionPlugin``, as data. Torch-free.
 
-Attention of vision towers: every token sees those of its own segment, nothing is cached, and there is no rotation inside.
+Attention of vision towers: every token sees those of its own segment; the plugin has no cache and applies no rotation.
 It registers as version "1" in namespace "". Sources: TensorRT-Edge-LLM v0.9.1 (``cpp/plugins/vitAttentionPlugin``), which has the
 first three fields, and the operator schemas of the ``tensorrt-edgellm`` 0.11.0 package, which add scales of FP8 operands.
 Inputs and outputs are the same in both. 0.4 has no such plugin.
@@ -13,13 +13,13 @@ from tt_edge.plugins.edgellm.contracts import FieldType, Operand, Value
 
 NAME, VERSION, NAMESPACE = "ViTAttentionPlugin", "1", ""
 
-#: The generation that it came with; later ones have the same inputs and outputs.
+#: The first generation that has it; later ones have the same inputs and outputs.
 SINCE = "0.9.1"
 
 #: Head sizes that the libraries have kernels for (``canImplementViT`` and ``ContextFMHARunner::canImplement`` of 0.9.1).
 HEAD_SIZES = (64, 72, 80, 128)
 
-#: Names of a creator's fields: of 0.9.1, and of 0.11.
+#: Names of a creator's fields: in 0.9.1, and in 0.11.
 FIELDS = (
     frozenset({"num_heads", "head_size", "attention_scale"}),
     frozenset({"num_heads", "head_size", "attention_scale", "qkv_scales"}),
@@ -37,7 +37,7 @@ OUTPUTS = (Operand("attention", None, _HEADS, "result"),)
 
 
 def field_values(num_heads: int, head_size: int, attention_scale: float) -> dict[str, tuple[FieldType, Value]]:
-    """The fields to create one layer's plugin with, by name; FP8 scales are left to the plugin's own default."""
+    """The fields to create one layer's plugin with, by name; FP8 scales keep the plugin's own default."""
     return {
         "num_heads": (FieldType.INT32, num_heads),
         "head_size": (FieldType.INT32, head_size),
