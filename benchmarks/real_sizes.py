@@ -2,8 +2,8 @@
 
     python benchmarks/real_sizes.py [--families gpt2 llama …] [--json FILE]
 
-What it shows is that the networks build, and what that takes. Shapes are those of the named checkpoints' config.json, except
-that Mistral's smallest model, of 7 B parameters, does not fit a machine of 24 GB; it is built with 8 of its 32 layers.
+It shows that the networks build, and the time and memory that this takes. Shapes are those of the named checkpoints'
+config.json. Mistral's smallest model, of 7 B parameters, does not fit a machine of 24 GB; it is built with 8 of its 32 layers.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
         del baseline
     speeds.append(measure(llm, ids, images, args.num_tokens, args.iterations))
     print(
-        f"\n{args.isl} input tokens, {tokens} of them a picture's, {args.num_tokens} new, median of {args.iterations} runs"
+        f"\n{args.isl} input tokens, {tokens} of them image tokens, {args.num_tokens} new, median of {args.iterations} runs"
     )
     print(vision_table(speeds))
     return 0

@@ -147,7 +147,7 @@ def vision_kernel():
 
 
 def picture(rows, columns, seed):
-    """A preprocessed picture of so many image tokens, and what the kernel makes of each without its segment."""
+    """A preprocessed image with so many image tokens, and the kernel's result for each without its segment."""
     pixels = np.random.default_rng(seed).integers(0, 9, (4 * rows * columns, PATCH_DIM)).astype(np.float32)
     found = ProcessedImage(pixels, (1, 2 * rows, 2 * columns), rows * columns)
     return found, pixels.reshape(rows * columns, -1).sum(axis=1)
@@ -168,7 +168,7 @@ def test_features_of_several_sizes(vision_kernel, calls):
 
 
 def test_pictures_to_tokens(kernel, vision_kernel):
-    """Features go into each row's part of the table on the device; text, one picture and two share a batch, and its graphs."""
+    """Features go to each slot's part of the table on the device; text, one image and two share a batch, and its graphs."""
     vision = VisionPipeline(MultimodalProcessor(None, (IMAGE,)), VisionEncoder(open_vision(vision_kernel)))
     shapes = ([(2, 3), (1, 4)], [], [(3, 2)])
     with open_session(kernel, images=True) as session:

@@ -62,7 +62,7 @@ def test_the_runtime_loads_nothing_heavy(module):
 
 
 def test_language_models_need_no_pillow(tmp_path):
-    """Pillow comes with the extra vlm alone: compiling, quantizing, verifying and evaluating language models go without."""
+    """Pillow is only in the extra vlm: compiling, quantizing, verifying and evaluating language models work without it."""
     bundle, questions = str(tmp_path / "a.ttedge"), tmp_path / "a.jsonl"
     questions.write_text('{"prompt": "Is it red?", "answer": "Yes."}\n')
     commands = [

@@ -186,7 +186,7 @@ def test_bad_options(tt_edge, bundle):
 
 
 def test_pictures(road_chat):
-    """A picture is attached to the next message, and later turns find it in the cache."""
+    """An image is attached to the next message, and later turns find it in the cache."""
     child = road_chat
     child.expect("> ")
     child.sendline(f"/image {PICTURES / 'red_light.png'}")

@@ -1,4 +1,4 @@
-"""`tt-edge verify`: integrity alone, or the numbers too."""
+"""`tt-edge verify`: only integrity, or the numbers too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The road scenes: true and repeatable pictures, training that computes what the model does, and the trained checkpoint."""
+"""The road scenes: correct and repeatable images, training that computes what the model does, and the trained checkpoint."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_every_family(tmp_path, capsys, family, picture):
     sizes = ["--isl", "32", "--num_tokens", "3", "--iterations", "1"]
     assert run_vlm.main([*model, "--benchmark", *sizes, "--enable_pytorch_run"]) == 0
     *_, title, heads, theirs, ours = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"32 input tokens, \d+ of them a picture's, 3 new, median of 1 runs", title)
+    assert re.fullmatch(r"32 input tokens, \d+ of them image tokens, 3 new, median of 1 runs", title)
     assert "vision ms  prefill ms  tokens/s  end to end ms  peak MiB" in heads
     for line, what in ((theirs, "PyTorch"), (ours, "evaluated by the reference session")):
         numbers = [float(n.replace(",", "")) for n in re.findall(r"[\d.,]+", line)[:5]]
@@ -89,7 +89,7 @@ def test_a_bundle_is_kept_and_measured(tmp_path, capsys):
     assert "sm89" in capsys.readouterr().out
     sizes = ["--isl", "40", "--image_tokens", "20", "--num_tokens", "3", "--iterations", "2"]
     assert run_vlm.main(["--from_bundle", bundle, "--benchmark", *sizes]) == 0
-    assert "40 input tokens, 20 of them a picture's, 3 new, median of 2 runs" in capsys.readouterr().out
+    assert "40 input tokens, 20 of them image tokens, 3 new, median of 2 runs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def change_network(r: Random, bundle: Path, _: Path) -> None:
 
 
 def change_weights(r: Random, bundle: Path, _: Path) -> None:
-    """The header: tensors that overlap, leave, are doubled, of other types and shapes."""
+    """The header: tensors that overlap, reach outside the file, occur twice, or have other types and shapes."""
     for file in filter(_is_small, bundle.rglob("weights.safetensors")):
         content = file.read_bytes()
         length = int.from_bytes(content[:8], "little")

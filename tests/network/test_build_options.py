@@ -1,4 +1,4 @@
-"""What a build is told. TensorRT-RTX's bindings have all of the calls, and serve as standard TensorRT's here."""
+"""The options of a build. TensorRT-RTX's bindings have all of the calls, and replace those of standard TensorRT here."""
 
 from __future__ import annotations
 

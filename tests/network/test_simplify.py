@@ -1,4 +1,4 @@
-"""Each rewrite before and after, what it must leave alone, and the numbers, which stay bit for bit the same."""
+"""Each rewrite before and after, what it must not change, and the results, which stay equal bit for bit."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_a_second_turn_finds_the_image_in_the_cache(served, client, alone):
 
 
 def test_many_at_once(client, alone):
-    """Images and text share batches, and each gets what it gets alone."""
+    """Images and text share batches, and each request gets the same result as without the others."""
     cases = [(image(name), text(words)) for name in IMAGES for words in (QUESTION, "Count the cars.")]
     cases += [(text("hello"),), (text("Which light is on?"),)]
     want = [alone(parts) for parts in cases]

@@ -52,7 +52,7 @@ class QuantFormat(StrEnum):
         return FIRST_CAPABILITY.get(self, 75)
 
 
-#: In a rule: leave the layer in half precision.
+#: In a rule: keep the layer in half precision.
 KEEP = "none"
 
 

@@ -20,7 +20,7 @@ BACKENDS = [("native", None), ("sdpa", "none"), ("sdpa", "static_v1"), ("sdpa", 
 @pytest.mark.parametrize(("backend", "cache"), BACKENDS, ids=lambda value: str(value))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_tokens_equal_generate(family, backend, cache):
-    """48 tokens after prompts of 48, 9 and 24, in a ragged batch and alone; windows are 8 tokens."""
+    """48 tokens after prompts of 48, 9 and 24, in a ragged batch and one by one; windows are 8 tokens."""
     model = tiny_model(family)
     converted = compiled(model, backend=backend, cache=cache)
     report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=48)

@@ -22,7 +22,7 @@ FORMS = ("10.16", "10.14", "10.13", "10.3")
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_tokens_equal_generate(family):
-    """48 tokens after prompts of 48, 9 and 24, in a ragged batch, in pieces and alone; windows are 8 tokens."""
+    """48 tokens after prompts of 48, 9 and 24, in a ragged batch, in chunks and one by one; windows are 8 tokens."""
     model = tiny_model(family)
     converted = compiled(model)
     seen = set()

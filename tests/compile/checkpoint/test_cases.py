@@ -106,7 +106,7 @@ def test_fp8_weights_without_their_configuration(tmp_path):
     ],
 )
 def test_tensors_of_quantization_without_a_place(plain, name):
-    """Rows 2a and 2b: what modelopt, DeepSeek and GPTQ leave beside weights of full precision."""
+    """Rows 2a and 2b: tensors that modelopt, DeepSeek and GPTQ store beside weights in full precision."""
     edit(plain, lambda t: t.update({f"model.layers.0.self_attn.{name}": torch.ones(2)}))
     refused(
         plain, rf"tensor model\.layers\.0\.self_attn\.{name}, for which the model has no place", UnsupportedModelError
@@ -185,7 +185,7 @@ def test_code_of_a_checkpoint_is_never_run(plain, monkeypatch, tmp_path):
 
 
 def test_peft(plain):
-    """Row 8: an adapter, alone and beside its model, and weights with PEFT's names."""
+    """Row 8: an adapter, without and with its model, and weights with PEFT's names."""
     edit(plain, lambda t: t.update({f"base_model.model.{name}": t.pop(name) for name in list(t)}))
     refused(plain, r"have PEFT's prefix base_model\.model\.; merge the adapter .* merge_and_unload\(\)")
     (plain / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))

@@ -95,7 +95,7 @@ def test_a_wrong_tie(tmp_path, monkeypatch):
     output = tmp_path / "out.ttedge"
     compile_checkpoint(str(tmp_path / "own-head"), output, CONFIG, EngineTarget(()), progress=False)
     data = json.loads((output / "manifest.json").read_text())
-    data["model"]["parameters"] += model.lm_head.weight.numel()  # the count alone would give it away
+    data["model"]["parameters"] += model.lm_head.weight.numel()  # otherwise the count would already reveal it
     (output / "manifest.json").write_text(json.dumps(data))
     report = verify_bundle(Bundle.open(output), tmp_path / "own-head", new_tokens=6)
     assert not report.logits_passed

@@ -1,4 +1,4 @@
-"""The parity check of vision-language models: preprocessing, tower and prompts with pictures; and that it finds faults."""
+"""The parity check of vision-language models: preprocessing, tower and prompts with images; and that it finds faults."""
 
 from __future__ import annotations
 

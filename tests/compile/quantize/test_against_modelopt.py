@@ -15,7 +15,7 @@ from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.plugins.ops.quantization import dequantize_weight, fake_quantize_nvfp4
 
-#: modelopt's name of each recipe. Its NVFP4 runs on a GPU alone.
+#: modelopt's name of each recipe. Its NVFP4 runs only on a GPU.
 CONFIGS = {
     "fp8": "FP8_DEFAULT_CFG",
     "int8_sq": "INT8_SMOOTHQUANT_CFG",

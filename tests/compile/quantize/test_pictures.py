@@ -1,4 +1,4 @@
-"""Calibration on pictures: every family sees what transformers' own processor would show it."""
+"""Calibration on images: every family gets the inputs that transformers' own processor would make."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with four pictures."""
+    """A folder with four images."""
     folder = tmp_path_factory.mktemp("data")
     for index in range(4):
         Image.fromarray(photo(56, 56, index)).save(folder / f"{index}.png")
@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 
 
 def write_samples(family, folder):
-    """A JSONL file, and its samples as text and pictures."""
+    """A JSONL file, and its samples as text and images."""
     place = "" if family == "blip-2" else PLACEHOLDERS.get(family, "<image-1>")
     both = "" if family == "blip-2" else f"{place} {PLACEHOLDERS.get(family, '<image-2>')} which?"
     rows = [(f"{place} what is it?\na car", [0]), (f"{place} where is it?\nahead", [1]), ("no picture", [])]
@@ -88,7 +88,7 @@ def test_ranges_are_those_of_transformers(checkpoint, data, tmp_path):
             inputs = theirs.inputs(llm, text, images)
             if images:
                 theirs.model(**inputs, use_cache=False)
-            else:  # transformers' BLIP-2 does not run without a picture
+            else:  # transformers' BLIP-2 does not run without an image
                 family_of(theirs.model).decoder_of(theirs.model)(input_ids=inputs["input_ids"], use_cache=False)
     assert statistics.keys() == expected.keys() - {name for name in expected if name.endswith("lm_head")}
     for name, found in statistics.items():
@@ -97,7 +97,7 @@ def test_ranges_are_those_of_transformers(checkpoint, data, tmp_path):
 
 
 def test_pictures_count(checkpoint, data, tmp_path):
-    """Ranges of text alone are others, so the pictures were looked at."""
+    """Ranges of only text differ, so the images were used."""
     family, folder = checkpoint
     path, _ = write_samples(family, data)
     (data / "text.txt").write_text("no picture")

@@ -1,4 +1,4 @@
-"""Vision towers as networks of their own: the numbers of Hugging Face at odd sizes, alone and several at once; and engines."""
+"""Vision towers as separate networks: Hugging Face's numbers at odd sizes, one image and several at once; and engines."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def picture(contract, seed, grid=(1, 4, 6)):
 
 
 def prompt(seed, *pictures):
-    """Text, and the pictures in the middle of it."""
+    """Text, and the images in the middle of it."""
     generator = np.random.default_rng(100 + seed)
 
     def text():

@@ -1,4 +1,4 @@
-"""Checkpoints of every family end to end, text and picture files in: the tokens of transformers with its own processor."""
+"""Checkpoints of every family end to end, from text and image files: equal tokens to transformers with its own processor."""
 
 from __future__ import annotations
 

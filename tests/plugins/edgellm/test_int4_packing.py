@@ -18,7 +18,7 @@ def codes(rows, columns, seed=0):
 
 
 def nibble_at(packed, row, column):
-    """The nibble of one element, found by walking through the contract's steps for its place alone."""
+    """The nibble of one element, found by following the contract's steps for only that element."""
     columns = packed.shape[1]
     block, inner = divmod(column, 32)
     quarter, pair, which = inner // 8, inner % 8 // 2, inner % 2

@@ -1,4 +1,4 @@
-"""Continuous batching gives every request what it gets alone, and computes no prefix twice."""
+"""Continuous batching gives every request the same result as a run without others, and computes no prefix twice."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """A checkpoint folder or the snapshot of a hub id, opened once; what is derived from its files is read once, when asked for.
+    """A checkpoint folder or the snapshot of a hub id, opened once. Values from its files are read once, on first access.
 
     ``source`` is what the user gave. ``folder`` is the local folder; of a hub id it holds everything but the weights until
     ``fetch_weights``. Nothing here runs code of the checkpoint.
@@ -75,7 +75,7 @@ class Checkpoint:
             raise InvalidInputError(f"checkpoint {self.source} has no config.json{self._instead()}")
 
     def _instead(self) -> str:
-        """What a folder without ``config.json`` is, and what to give in its place."""
+        """What a folder without ``config.json`` is, and what to give instead."""
         if any(self.folder.glob("*.gguf")):
             return (
                 " but GGUF files, which are not read; give the checkpoint that they were made from, or convert one with "
@@ -112,17 +112,17 @@ class Checkpoint:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """``config.json`` as it is."""
+        """The content of ``config.json``."""
         return self.read_json("config.json")
 
     @cached_property
     def generation_settings(self) -> Mapping[str, Any]:
-        """``generation_config.json`` as it is; empty where the checkpoint has none."""
+        """The content of ``generation_config.json``; empty if the checkpoint has none."""
         return self.read_json("generation_config.json")
 
     @cached_property
     def config(self) -> PreTrainedConfig:
-        """transformers' configuration object. Raises ``InvalidInputError`` where transformers does not make one."""
+        """transformers' configuration object. Raises ``InvalidInputError`` if transformers cannot create it."""
         from tt_edge.compile.checkpoint.model import load_config
 
         return load_config(self)
@@ -135,7 +135,7 @@ class Checkpoint:
         return detect(self.folder)
 
     def check_not_quantized(self, quant: str) -> None:
-        """Raise ``InvalidInputError`` if it is quantized: ``--quant`` ``quant`` would do it twice."""
+        """Raise ``InvalidInputError`` if it is quantized: ``--quant`` ``quant`` would quantize it twice."""
         if (found := self.quantization) is not None:
             raise InvalidInputError(
                 f"checkpoint {self.source} is quantized already, as {found}; omit --quant {quant}, or give the checkpoint that "

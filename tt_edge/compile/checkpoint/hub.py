@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 def fetch_small_files(hub_id: str) -> Path:
     """The folder of the id's snapshot, with its configuration and tokenizer.
 
-    Raises ``InvalidInputError`` where the hub has no such id or is not reached.
+    Raises ``InvalidInputError`` if the hub has no such id or cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -26,7 +26,7 @@ def fetch_small_files(hub_id: str) -> Path:
 
 
 def fetch_weights(hub_id: str, snapshot: Path) -> None:
-    """Bring the weights that transformers would load into ``snapshot``: safetensors where there are any, else ``.bin``."""
+    """Download the weights that transformers would load into ``snapshot``: safetensors if there are any, else ``.bin``."""
     from huggingface_hub import snapshot_download
 
     def fetch(*patterns: str) -> None:
@@ -40,7 +40,7 @@ def fetch_weights(hub_id: str, snapshot: Path) -> None:
             if (snapshot / f"{kind}.index.json").is_file():
                 fetch(*shard_names(snapshot / f"{kind}.index.json"))
                 return
-        fetch("*.safetensors")  # AutoGPTQ has names of its own
+        fetch("*.safetensors")  # AutoGPTQ uses other names
         if not any(snapshot.glob("*.safetensors")):
             fetch("pytorch_model.bin")
 

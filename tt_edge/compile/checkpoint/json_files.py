@@ -1,4 +1,4 @@
-"""The JSON files of a checkpoint, which nobody vouches for: one place that reads them, with one limit of nesting."""
+"""Reading the JSON files of a checkpoint, which are untrusted: one place, with one limit on nesting."""
 
 from __future__ import annotations
 

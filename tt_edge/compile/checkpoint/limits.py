@@ -1,4 +1,4 @@
-"""How long a sequence a model was made for."""
+"""The maximum sequence length that a model was made for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def longest_sequence(config: Any) -> int | None:
-    """Tokens of the longest sequence by a model's configuration, or ``None`` where it says nothing.
+    """The maximum sequence length in tokens from a model's configuration; ``None`` if it has none.
 
     RoPE that is scaled with YaRN, or linearly, reaches ``factor`` times the length before scaling, whether
-    ``max_position_embeddings`` was raised (as most checkpoints have it) or left (as Qwen's recipe for YaRN has it). transformers
-    generates up to there in both cases.
+    ``max_position_embeddings`` was raised (as in most checkpoints) or not (as in Qwen's recipe for YaRN). transformers
+    generates up to that length in both cases.
     """
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None)

@@ -1,7 +1,7 @@
-"""Loading a quantized checkpoint: its linear layers stay as they are stored, everything else takes the wanted precision.
+"""Loading a quantized checkpoint: its linear layers stay quantized, everything else is loaded in the chosen precision.
 
-transformers' own loader puts every tensor in its place, so that its rules for names, ties and types hold here, too. It is given
-the tensors of the mapped files, and a quantizer that puts a ``QuantizedLinear`` wherever the checkpoint has a quantized layer. No
+transformers' own loader assigns every tensor, so its rules for names, ties and types apply here, too. It gets the tensors of
+the memory-mapped files, and a quantizer that inserts a ``QuantizedLinear`` for each quantized layer of the checkpoint. No
 weight is ever held in full precision.
 """
 
@@ -77,7 +77,7 @@ def without_quantization(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 class _Layers(QuantizationConfigMixin):  # type: ignore[misc]
-    """What ``_Quantizer`` places: the layers by their names in the checkpoint, and the tensors that are about to be loaded."""
+    """The input of ``_Quantizer``: the layers by their names in the checkpoint, and the tensors to be loaded."""
 
     def __init__(
         self, layers: Mapping[str, QuantizedLinear], tensors: dict[str, Tensor], key_mapping: Mapping[str, str] | None
@@ -120,7 +120,7 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]
 def names_in(
     model: PreTrainedModel, layers: Mapping[str, Any], key_mapping: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """Names in the model of the checkpoint's ``layers``, by transformers' rules for renaming."""
+    """The model's names of the checkpoint's ``layers``, by transformers' renaming rules."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -165,7 +165,7 @@ def quantized_layers(model: nn.Module) -> list[QuantizedLinear]:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Parameters of a model, those of quantized layers as many as they stand for."""
+    """The number of parameters of a model; quantized layers count their unquantized parameters."""
     quantized = sum(
         layer.in_features * layer.out_features + (0 if layer.bias is None else layer.bias.numel())
         for layer in quantized_layers(model)

@@ -1,4 +1,4 @@
-"""The model of an opened checkpoint, by transformers' rules; what does not load is explained in one line."""
+"""Loading the model of an opened checkpoint by transformers' rules; errors are explained in one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_checkpoint(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
         if checkpoint.quantization is not None:
             return _checked(checkpoint, *load_quantized(checkpoint, model_class, config, dtype, key_mapping))
         check_full_precision(folder)
-        # The default attention does not matter: export routes it through its own operator.
+        # The attention implementation does not matter: export routes it through its own operator.
         model, found = model_class.from_pretrained(
             folder,
             config=config,
@@ -103,7 +103,7 @@ def class_of(config: PreTrainedConfig) -> Any:
 
 @contextmanager
 def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what transformers raises into one line, and keep it from printing: what it would warn of is an error here."""
+    """Turn transformers' exceptions into one-line errors, and silence its output: its warnings are errors here."""
     from transformers.utils import logging as transformers_logging
 
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()

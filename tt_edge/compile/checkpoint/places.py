@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint for which the model has no place: what they mean, and whether they may be passed over."""
+"""Tensors of a checkpoint that the model does not have: what they mean, and whether they can be ignored."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def check_places(checkpoint: Checkpoint, model: PreTrainedModel, unexpected: Collection[str]) -> None:
-    """Refuse a checkpoint with tensors that the model needs and has no place for; name what it does without in a warning.
+    """Refuse a checkpoint with unused tensors that change the model's results; warn about other unused tensors.
 
-    A tensor of quantization, or one inside a layer that the model has, changes what the model computes. A part that the
-    model does not have (a value head, layers for multi-token prediction) does not. Raises ``UnsupportedModelError``.
+    A tensor of quantization, or one inside a layer that the model has, changes the results. A part that the model does not
+    have (a value head, layers for multi-token prediction) does not. Raises ``UnsupportedModelError``.
     """
     left = sorted(name for name in unexpected if not name.endswith(_COMPUTED))
     for name in left:
@@ -71,7 +71,7 @@ def _layer_of(model: PreTrainedModel, name: str) -> str | None:
 
 
 def missing_weights(checkpoint: Checkpoint, missing: Collection[str], unexpected: Collection[str]) -> InvalidInputError:
-    """The error for weights that are not there, with the cause where the tensors that are there tell it."""
+    """The error for missing weights, with the cause if the existing tensors reveal it."""
     first, count = min(missing), len(missing)
     why = f"checkpoint {checkpoint.source} does not load: weight {first} is missing ({count} in all)"
     if any(name.startswith(_PEFT_PREFIX) for name in unexpected):

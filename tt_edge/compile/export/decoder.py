@@ -1,4 +1,4 @@
-"""Exporting the Hugging Face module as it is, with semantic operators and dynamic batch and sequence."""
+"""Exporting the unmodified Hugging Face module, with semantic operators and dynamic batch and sequence."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DecoderCompiler(PartCompiler):
     """The decoder of a language model, or of a vision-language model.
 
     Placeholders ``input_ids`` and ``position_ids`` ``[B, S]`` int64; output logits ``[B, S, V]``; weights are ``get_attr``
-    nodes that share storage with the model. Of a vision-language model it is the language part, with more placeholders:
+    nodes that share storage with the model. For a vision-language model it is the language part, with more placeholders:
     ``image_indices`` and the feature tables (``tt_edge.contract.inputs``).
     """
 
@@ -129,7 +129,7 @@ def _dynamic_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[A
 
 
 def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:
-    """Raise ``UnsupportedModelError`` if the model computes its attention by itself."""
+    """Raise ``UnsupportedModelError`` if the model does not use transformers' attention interface."""
     if not getattr(model, "_supports_attention_backend", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} computes attention by itself, not through transformers' attention interface, which is "

@@ -1,4 +1,4 @@
-"""Features of models that no backend has, seen in a configuration: refused by name, before anything is traced."""
+"""Model features that no backend supports, detected in the configuration and refused by name before tracing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from tt_edge.errors import UnsupportedModelError
 
 #: Settings that say how many experts a layer chooses from.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-#: What is special about a model type that traces well and would be wrong, or not compile.
+#: The special feature of model types that can be traced but would compute wrong results, or not compile.
 _FEATURES = {
     "diffllama": "differential attention, two attentions in each layer",
 }
 
 
 def check_features(config: Any, name: str) -> None:
-    """Raise ``UnsupportedModelError`` for the model ``name`` of ``config``, if no backend has what makes it up."""
+    """Raise ``UnsupportedModelError`` for the model ``name`` if ``config`` has a feature that no backend supports."""
     text = config.get_text_config()
     experts = next((n for n in _EXPERTS if getattr(text, n, None)), None)
-    # Some have the number of experts of their larger sisters, and say in another setting that they have none.
+    # Some configurations copy the number of experts from larger models, and say in another setting that they have none.
     if experts is not None and getattr(text, "is_moe", True):
         raise UnsupportedModelError(
             f"{name} is a mixture of experts ({experts} {getattr(text, experts)}), which no backend has; compile a dense model"

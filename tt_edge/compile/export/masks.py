@@ -1,4 +1,4 @@
-"""What a model's attention masks let a query see, read off the masks that it asks transformers for.
+"""Which keys a query may see, determined from the masks that a model requests from transformers.
 
 PyTorch's attention follows the mask and nothing else; a ``sliding_window`` that a module passes beside it is a hint for
 flash kernels. So the mask is what the compiled model must agree with, and any that is neither causal, sliding nor
@@ -26,17 +26,17 @@ _POSITIONS = 64
 
 @dataclass(frozen=True)
 class Visibility:
-    """Stands in a model for a mask: what a query sees. ``window`` counts tokens, itself included; 0 is unlimited."""
+    """A stand-in for a mask: the visible keys. ``window`` counts tokens, including the query's own; 0 is unlimited."""
 
     causal: bool
     window: int = 0
 
     def __getitem__(self, _index: Any) -> Visibility:
-        """Models that trim a mask to the keys' length get it whole: it has no length."""
+        """Models slice a mask to the keys' length; this has no length, so it is returned unchanged."""
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """A model that computes with its mask (Doge adds its own to it) is refused where it starts to."""
+        """Refuse a model that computes with its mask (Doge adds its own to it)."""
         if name.startswith("_"):
             raise AttributeError(name)
         raise UnsupportedModelError(
@@ -45,7 +45,7 @@ class Visibility:
 
 
 def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Visibility:
-    """What transformers calls to make a mask: evaluate ``mask_function`` and find out which it is.
+    """Called by transformers to make a mask: evaluates ``mask_function`` and identifies its kind.
 
     ``mask_function(batch, head, query, key)`` broadcasts over tensors of indices; ``local_size`` is the length of a
     window or chunk.
@@ -81,7 +81,7 @@ def _allowed(visibility: Visibility, queries: Tensor, keys: Tensor) -> Tensor:
 
 @contextmanager
 def visible_masks(name: str) -> Iterator[None]:
-    """Make transformers give ``Visibility`` in place of masks to attention ``name``, for the duration of the block."""
+    """Within the block, transformers passes ``Visibility`` instead of masks to attention ``name``."""
 
     def mask(**kwargs: Any) -> Visibility:
         with _disable_current_modes():  # real numbers, not the exporter's fake tensors

@@ -1,4 +1,4 @@
-"""Reversible swaps that make a Hugging Face model emit semantic operators while it is exported.
+"""Temporary patches that make a Hugging Face model emit semantic operators while it is exported.
 
 Attention goes through transformers' own ``AttentionInterface``. RoPE is a function of the modeling module; it is
 replaced only after it has been compared with the semantic operator on random numbers, so a family with another rotary
@@ -54,7 +54,7 @@ def _attention_function(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in place of SDPA: K and V un-repeated, result ``[B, S, Hq, D]``."""
+    """Called by transformers instead of SDPA, with K and V not repeated; the result is ``[B, S, Hq, D]``."""
     segments = kwargs.pop("cu_seq_lens_q", None)
     if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.tower`` passes segments in its place
         scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -87,7 +87,7 @@ def _attention_function(
 
 @contextmanager
 def semantic_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Route the model's attention through ``tt_edge::attention`` for the duration of the block; masks are read, not traced."""
+    """Within the block, route the model's attention through ``tt_edge::attention``; masks are interpreted, not traced."""
     AttentionInterface.register(ATTENTION_NAME, _attention_function)
     before = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION_NAME)
@@ -106,7 +106,7 @@ def _modeling_modules(model: nn.Module) -> list[ModuleType]:
 
 
 def _matching_layout(original: Callable[..., tuple[Tensor, Tensor]], head_dim: int, rotary_dim: int) -> bool | None:
-    """Which pairing the model's rotary function uses: False for halves, True for neighbours, ``None`` for another."""
+    """The pairing of the model's rotary function: False for halves, True for neighbours, ``None`` for another."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 2, 3, head_dim, generator=generator, dtype=torch.float64)
     angles = torch.randn(1, 3, rotary_dim // 2, generator=generator, dtype=torch.float64)
@@ -123,7 +123,7 @@ def _matching_layout(original: Callable[..., tuple[Tensor, Tensor]], head_dim: i
 
 
 def _semantic_rotary(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A stand-in for a modeling module's ``apply_rotary_pos_emb`` that emits the semantic operator where it may."""
+    """A replacement of a modeling module's ``apply_rotary_pos_emb`` that emits the semantic operator if possible."""
     signature = inspect.signature(original)
     layouts: dict[tuple[int, int], bool | None] = {}
 

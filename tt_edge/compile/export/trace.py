@@ -26,7 +26,7 @@ def trace(
     ``what`` names it in errors. ``explain`` may raise a better error than the exporter's. Raises ``UnsupportedModelError``
     when the module cannot be traced.
     """
-    # Stack traces take a tenth of the time, and nothing here reads them.
+    # Stack traces would take a tenth of the time, and are not used here.
     with torch.no_grad(), patch.object(torch.fx.config, "do_not_emit_stack_traces", True):
         try:
             program = torch.export.export(

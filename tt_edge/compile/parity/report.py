@@ -114,7 +114,7 @@ class ParityReport:
         """A page of text: one line per prompt, the verdict and, if it failed, where the layers diverge."""
         lines = [*self._text_lines(), *self._preprocessing_lines(), *self._feature_lines()]
         pictures = any(row.pictures for row in self.rows)
-        extra = f"{'pictures':>10}" if pictures else ""
+        extra = f"{'images':>10}" if pictures else ""
         lines.append(
             f"{'prompt':>8}{extra}{'new':>6}{'equal':>7}{'ties':>6}{'logits rel. error':>20}{'PyTorch its own':>17}"
         )
