@@ -1,4 +1,4 @@
-"""What a user asks for: frozen, validated where it stands, and round-tripping through JSON. Torch-free."""
+"""The user's configuration: frozen dataclasses, validated on creation, with a JSON round trip. Torch-free."""
 
 from tt_edge.config.attention import CACHES, AttentionConfig, Backend, Cache, KVCacheType, PluginContract
 from tt_edge.config.compile import CompileConfig

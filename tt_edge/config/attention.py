@@ -1,4 +1,4 @@
-"""What attention and the KV cache become. Torch-free."""
+"""How attention and the KV cache are compiled. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from tt_edge.config.base import JsonConfig, require
 
 
 class Backend(StrEnum):
-    """Which TensorRT layers attention, RoPE and the KV cache become."""
+    """The TensorRT layers for attention, RoPE and the KV cache."""
 
     #: IRotaryEmbeddingLayer, IKVCacheUpdateLayer (in place) and IAttention.
     NATIVE = "native"
-    #: IAttention with RoPE as arithmetic; the cache, if any, goes in and out of the network as tensors.
+    #: IAttention with RoPE as arithmetic; the cache, if any, is passed into and out of the network as tensors.
     SDPA = "sdpa"
     #: NVIDIA Edge-LLM's AttentionPlugin: RoPE, KV cache and attention in one layer; float16 only.
     PLUGIN = "plugin"
 
 
 class Cache(StrEnum):
-    """What a compiled network does about the KV cache."""
+    """How a compiled network handles the KV cache."""
 
-    #: Updated where it lies: the native backend.
+    #: Updated in place: the native backend.
     IN_PLACE = "in_place"
-    #: None: every step computes the whole sequence again (sdpa).
+    #: No cache: every step computes the whole sequence again (sdpa).
     NONE = "none"
     #: The new cache is ``cat(cache[:start], k, cache[end:])``, and attention reads its first ``end`` tokens (sdpa).
     STATIC_V1 = "static_v1"
@@ -45,7 +45,7 @@ class PluginContract(StrEnum):
 
     #: The fork that Torch-TensorRT's plugin branch uses: IPluginV2DynamicExt.
     V0_4 = "0.4"
-    #: Q, K and V apart, a cache row by row.
+    #: Separate Q, K and V; one contiguous cache per slot.
     V0_9_1 = "0.9.1"
     #: A paged cache.
     V0_10 = "0.10"
@@ -63,9 +63,9 @@ class KVCacheType(StrEnum):
 
 @dataclass(frozen=True)
 class AttentionConfig(JsonConfig):
-    """What the decoder's attention becomes.
+    """How the decoder's attention is compiled.
 
-    ``plugin_contract`` is the plugin backend's. ``kv_cache`` is the element type of the cache; ``None``: the model's.
+    ``plugin_contract`` is for the plugin backend. ``kv_cache`` is the element type of the cache; ``None``: the model's.
     """
 
     backend: Backend = Backend.NATIVE

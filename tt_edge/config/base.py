@@ -1,4 +1,4 @@
-"""What all configurations share: JSON round trip and checks. Torch-free."""
+"""The base of all configurations: JSON round trip and checks. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Enum = TypeVar("_Enum", bound=StrEnum)
 
 
 class JsonConfig:
-    """A frozen dataclass that is checked when it is made, and goes through JSON and back. Unknown keys are refused by name.
+    """A frozen dataclass that is checked on creation and has a JSON round trip. Unknown keys are refused by name.
 
-    Fields of enumerations take a member's value as well, fields of other configurations their JSON form, tuples a list.
+    Enumeration fields also accept a member's value, configuration fields their JSON form, and tuple fields a list.
     """
 
     def __post_init__(self) -> None:
@@ -27,7 +27,7 @@ class JsonConfig:
         self.check()
 
     def check(self) -> None:
-        """Raise ``InvalidInputError`` for values that cannot be, or do not go together."""
+        """Raise ``InvalidInputError`` for invalid or contradictory values."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload,no-any-return]
@@ -48,7 +48,7 @@ def _hints(config: Any) -> dict[str, Any]:
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """``value`` as a field of type ``hint`` holds it. Raises ``InvalidInputError`` for what is no member or no flag."""
+    """Convert ``value`` to the field type ``hint``. Raises ``InvalidInputError`` for an invalid member or flag."""
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in choices:
         return None

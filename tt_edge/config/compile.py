@@ -53,7 +53,7 @@ class CompileConfig(JsonConfig):
         return cls(**{concern: _CONCERNS[concern](**values) for concern, values in concerns.items()})
 
     def check(self) -> None:
-        """What concerns must agree on."""
+        """Check that the configurations are consistent with each other."""
         attention, network = self.attention, self.network
         is_plugin = attention.backend is Backend.PLUGIN
         if network.layout is Layout.EDGE_LLM:
@@ -79,12 +79,12 @@ class CompileConfig(JsonConfig):
         )
 
     def with_limits(self, limits: Limits) -> CompileConfig:
-        """The same with other limits."""
+        """A copy with other limits."""
         return replace(self, limits=limits)
 
     @property
     def needs_plugins(self) -> bool:
-        """Whether engines need NVIDIA's plugin library, where they are built and where they run."""
+        """Whether building and running the engines needs NVIDIA's plugin library."""
         return self.attention.backend is Backend.PLUGIN or self.vision.attention is TowerAttention.PLUGIN
 
 
@@ -96,7 +96,7 @@ _CONCERNS: dict[str, Any] = {
     "quantization": QuantizationConfig,
 }
 _RENAMED = {("vision", "attention"): "vision_attention", ("quantization", "recipe"): "quant"}
-#: Where each setting of the command line belongs.
+#: The configuration that each command-line setting belongs to.
 _SETTINGS = {
     _RENAMED.get((concern, f.name), f.name): (concern, f.name)
     for concern, kind in _CONCERNS.items()

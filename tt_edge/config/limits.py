@@ -1,4 +1,4 @@
-"""The largest sizes of calls. Torch-free."""
+"""Maximum sizes of calls. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tt_edge.config.base import JsonConfig, require, require_positive
 
 @dataclass(frozen=True)
 class Limits(JsonConfig):
-    """Largest sizes of what a compiled model takes.
+    """Maximum sizes that a compiled model accepts.
 
-    ``max_batch`` slots; ``max_input_len`` prompt tokens a slot in one call; ``max_seq_len`` tokens a slot in all, the capacity of
-    the KV cache. Of a vision-language model, ``min_image_tokens`` and ``max_image_tokens`` in one call of its tower, the latter
-    also in a slot's prompt; ``None`` of a language model.
+    ``max_batch`` is the number of slots, ``max_input_len`` the prompt tokens per slot in one call, and ``max_seq_len`` the
+    total tokens per slot (the capacity of the KV cache). For a vision-language model, ``min_image_tokens`` and
+    ``max_image_tokens`` limit one call of its tower, the latter also a slot's prompt; for a language model both are ``None``.
     """
 
     max_batch: int = 1

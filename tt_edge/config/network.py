@@ -24,7 +24,7 @@ class Precision(StrEnum):
 
 
 class Layout(StrEnum):
-    """For whose runtime a bundle's inputs, outputs and files are."""
+    """The runtime that a bundle's inputs, outputs and files are made for."""
 
     #: tt-edge's own.
     TT_EDGE = "tt-edge"
@@ -36,8 +36,9 @@ class Layout(StrEnum):
 class NetworkConfig(JsonConfig):
     """Types, inputs and outputs of the compiled networks.
 
-    ``full_logits`` returns ``[B, S, V]`` logits in place of the last token's ``[B, V]``. ``single_profile`` gives engines one
-    optimization profile for prefill and decode in place of one each: the builder compiles the network once a profile.
+    ``full_logits`` returns logits ``[B, S, V]`` instead of only the last token's ``[B, V]``. With ``single_profile``, engines
+    have one optimization profile for prefill and decode instead of one each: the builder compiles the network once per
+    profile.
     """
 
     precision: Precision = Precision.FP16

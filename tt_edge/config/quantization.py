@@ -16,7 +16,7 @@ FIRST_CAPABILITY = {"fp8": 89, "nvfp4": 100}
 
 
 def check_capability(format: str, capability: str) -> None:
-    """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not compute."""
+    """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not support."""
     first = FIRST_CAPABILITY.get(format, 75)
     if int(capability.removeprefix("sm")) < first:
         raise EngineError(
@@ -30,11 +30,11 @@ class QuantFormat(StrEnum):
 
     #: Weights and inputs in E4M3, one scale each.
     FP8 = "fp8"
-    #: Weights in INT8 with a scale a channel, inputs with one scale, outliers moved into the weights (SmoothQuant).
+    #: Weights in INT8 with one scale per channel, inputs with one scale, outliers moved into the weights (SmoothQuant).
     INT8_SQ = "int8_sq"
-    #: Only weights, in INT8, a scale a channel.
+    #: Only weights, in INT8, one scale per channel.
     INT8_WO = "int8_wo"
-    #: Only weights, in INT4, a scale a group, channels scaled by how much their inputs matter (AWQ).
+    #: Only weights, in INT4, one scale per group, channels scaled by the importance of their inputs (AWQ).
     INT4_AWQ = "int4_awq"
     #: Only weights, in INT4, a scale a group.
     INT4_WO = "int4_wo"
@@ -58,7 +58,7 @@ KEEP = "none"
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """A recipe: the first of ``rules`` whose pattern matches a linear layer's name decides, or else ``format``.
+    """A recipe: the first of ``rules`` whose pattern matches a linear layer's name decides; without a match, ``format``.
 
     Patterns are shell-style (``*.down_proj``) over names such as ``model.layers.0.mlp.down_proj``; a rule's format may be
     ``none``. The language model head is not quantized unless a rule names it. ``group_size`` is INT4's.
@@ -93,7 +93,7 @@ class QuantConfig:
 
     @property
     def name(self) -> str:
-        """The formats in a word: ``int4_awq``, or ``int4_awq+fp8`` where rules choose others."""
+        """A name for the formats: ``int4_awq``, or ``int4_awq+fp8`` if rules choose others."""
         return "+".join([*([str(self.format)] if self.format else []), *sorted(self.formats - {self.format})])
 
     def format_of(self, layer: str, *, is_head: bool = False) -> QuantFormat | None:
@@ -135,7 +135,7 @@ class QuantConfig:
 
 
 class Int4Gemm(StrEnum):
-    """What INT4 linear layers become."""
+    """How INT4 linear layers are compiled."""
 
     #: NVIDIA's Int4GroupwiseGemmPlugin, where a layer fits it (groups of 128); only on the plugin backend.
     PLUGIN = "plugin"
@@ -145,7 +145,7 @@ class Int4Gemm(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizationConfig(JsonConfig):
-    """What linear layers become. ``recipe`` ``None``: as the checkpoint has them."""
+    """How linear layers are compiled. ``recipe`` ``None``: as they are in the checkpoint."""
 
     recipe: QuantConfig | None = None
     int4_gemm: Int4Gemm = Int4Gemm.OOTB

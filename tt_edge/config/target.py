@@ -1,4 +1,4 @@
-"""What engines are built for. Torch-free."""
+"""The GPUs that engines are built for. Torch-free."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EngineTarget(JsonConfig):
 
     @property
     def targets(self) -> list[str | None]:
-        """What to build for: compute capabilities, and ``None`` for the local GPU."""
+        """The targets to build for: compute capabilities, and ``None`` for the local GPU."""
         return [*self.compute_capabilities, *([None] if self.local else [])]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a vision tower becomes. Torch-free."""
+"""How a vision tower is compiled. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tt_edge.config.base import JsonConfig
 
 
 class TowerAttention(StrEnum):
-    """What attention in a vision tower becomes."""
+    """How attention in a vision tower is compiled."""
 
     #: TensorRT's attention layer, with masks.
     NATIVE = "native"
@@ -19,6 +19,6 @@ class TowerAttention(StrEnum):
 
 @dataclass(frozen=True)
 class VisionConfig(JsonConfig):
-    """What a vision tower becomes. Its ``attention`` may be the plugin's on any backend of the decoder."""
+    """How a vision tower is compiled. Its ``attention`` may be the plugin's with any backend of the decoder."""
 
     attention: TowerAttention = TowerAttention.NATIVE

@@ -1,4 +1,4 @@
-"""What compiled parts take and give: one contract for every part, one registry of engine inputs. Torch-free."""
+"""Inputs and outputs of compiled parts: one contract type for all parts, one registry of engine inputs. Torch-free."""
 
 from tt_edge.contract.contract import (
     CONTEXT_PROFILE,

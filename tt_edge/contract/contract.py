@@ -1,6 +1,6 @@
-"""What a compiled part takes and gives, and in which shapes.
+"""The I/O contract of a compiled part: its inputs and outputs with their shapes.
 
-Written by the compiler, stored in the bundle's manifest, obeyed by every session. Torch-free.
+The compiler writes it, the bundle's manifest stores it, and every session follows it. Torch-free.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TWO_PROFILES: tuple[Phase, ...] = (Phase.CONTEXT, Phase.GENERATION)
 
 @dataclass(frozen=True)
 class KVPair:
-    """One cache tensor: the engine input ``past`` and the output ``present`` that takes its place in the next step.
+    """One cache tensor: the engine input ``past`` and the output ``present``, which is the next step's ``past``.
 
-    Where the contract says ``kv_in_place``, both must be bound to one device address (``IKVCacheUpdateLayer``);
-    where it does not, to different ones.
+    With the contract's ``kv_in_place``, both must be bound to one device address (``IKVCacheUpdateLayer``); otherwise to
+    different addresses.
     """
 
     past: str
@@ -41,11 +41,11 @@ class KVPair:
 class IOContract:
     """Inputs, outputs, aliasing and limits of a compiled part: a decoder, a vision tower.
 
-    ``inputs`` and ``outputs`` are in binding order; what is known of an input by its name is in ``tt_edge.contract.inputs``.
+    ``inputs`` and ``outputs`` are in binding order; ``tt_edge.contract.inputs`` defines the inputs by name.
     ``phases`` has one entry for each optimization profile. ``kv_cache`` lists the cache tensors K, V, layer by layer, usually
-    ``[batch, kv_heads, max_seq_len, head_dim]`` (the attention plugin has layouts of its own, and one tensor a layer); without
-    them, a call takes a slot's whole sequence. ``geometry`` is a vision tower's; its outputs are tables of features by the
-    names of the decoder's inputs.
+    ``[batch, kv_heads, max_seq_len, head_dim]`` (the attention plugin has other layouts, and one tensor per layer); without
+    a cache, a call takes a slot's whole sequence. ``geometry`` is only for a vision tower, whose outputs are feature tables
+    named after the decoder's inputs.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -79,7 +79,7 @@ class IOContract:
 
     @property
     def vocab_size(self) -> int:
-        """Of a decoder: how many logits a token has."""
+        """For a decoder: the number of logits per token."""
         size = self.output("logits").shape[-1]
         assert isinstance(size, int)
         return size
@@ -91,7 +91,7 @@ class IOContract:
 
     @cached_property
     def feature_tables(self) -> tuple[TensorSpec, ...]:
-        """Inputs that hold features of images: written when a prompt brings some, not fed with every step."""
+        """Inputs that hold image features: written when a prompt has images, not in every step."""
         return self.inputs_fed_by(FedBy.TABLE)
 
     @property
@@ -100,14 +100,14 @@ class IOContract:
 
     @property
     def max_image_tokens(self) -> int:
-        """Of a decoder: rows of the feature tables that each slot has, 0 for a language model. Of a tower: most in a call."""
+        """For a decoder: feature table rows per slot, 0 for a language model. For a tower: the maximum per call."""
         if self.geometry is not None:
             return self.limits.max_image_tokens or 0
         return next((int(t.shape[0]) // self.max_batch for t in self.feature_tables), 0)
 
     @property
     def min_image_tokens(self) -> int:
-        """Of a tower: fewest image tokens in a call; smaller calls are padded."""
+        """For a tower: the minimum number of image tokens in a call; smaller calls are padded."""
         return self.limits.min_image_tokens or 0
 
     @property
@@ -119,7 +119,7 @@ class IOContract:
 
     @property
     def min_units(self) -> int:
-        """Of a tower: least size of what ``geometry.unit`` counts."""
+        """For a tower: the minimum number of units (``geometry.unit``) in a call."""
         return self._scope(Phase.CONTEXT).units[0]
 
     @property
@@ -128,13 +128,13 @@ class IOContract:
 
     @property
     def position_axes(self) -> int:
-        """How many numbers a token's position is: 3 with M-RoPE (temporal, height, width), or else 1."""
+        """The number of coordinates of a token's position: 3 with M-RoPE (temporal, height, width), otherwise 1."""
         positions = next((t for t in self.inputs if t.name == "position_ids"), None)
         return int(positions.shape[0]) if positions is not None and len(positions.shape) == 3 else 1
 
     @property
     def in_lockstep(self) -> bool:
-        """Whether the slots of one call must have equally many tokens in the cache."""
+        """Whether all slots of one call must have the same number of tokens in the cache."""
         return any(is_shape_tensor(spec.name) for spec in self.inputs)
 
     def kv_bytes(self, batch: int) -> int:

@@ -16,7 +16,7 @@ IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
 class VisionGeometry:
     """Sizes from which the host computes a vision tower's inputs.
 
-    ``unit`` is what the dynamic dimension counts; a unit makes ``tokens_a_unit`` rows of features (of a window, the most).
+    ``unit`` is what the dynamic dimension counts; each unit gives ``tokens_a_unit`` feature rows (for a window, at most).
     For towers that take patches: ``merge_size`` squared patches of ``patch_dim`` numbers are a token; ``window_tokens`` is how
     many tokens attend to each other in layers with windows, 0 without; ``position_table_side`` is the side of a square table of
     learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``. ``ragged``: offsets say which
@@ -42,13 +42,13 @@ class VisionGeometry:
         return self.window_tokens * self.merge_size**2
 
     def most_units(self, tokens: int) -> int:
-        """Units that are enough for ``tokens`` image tokens; windows may be half empty at the images' edges."""
+        """A sufficient number of units for ``tokens`` image tokens; windows may be half empty at the images' edges."""
         if self.unit == WINDOWS:
             return max(1, -(-2 * tokens // self.tokens_a_unit))
         return max(1, tokens // self.tokens_a_unit)
 
     def units(self, least_tokens: int, most_tokens: int) -> tuple[int, int, int]:
-        """Least, usual and largest number of units in one call, for calls of so many image tokens."""
+        """Minimum, typical and maximum number of units in one call, for calls with these numbers of image tokens."""
         most = self.most_units(most_tokens)
         least = min(most, max(1, least_tokens // self.tokens_a_unit))
         return least, max(least, most // 2), most

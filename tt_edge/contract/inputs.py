@@ -1,7 +1,7 @@
-"""The registry of engine inputs: everything that is known of an input by its name. Torch-free.
+"""The registry of engine inputs, by name. Torch-free.
 
-A new input is one entry here. From it follow its shape in the contract, its range in each optimization profile, the size of
-its buffer, and what a session feeds.
+A new input is one entry here. The entry determines its shape in the contract, its range in each optimization profile, the
+size of its buffer, and its content in each step.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Feeds = dict[str, np.ndarray]
 
 
 class FedBy(Enum):
-    """Who gives an input its content."""
+    """Who provides an input's content."""
 
-    #: Every step, by ``EngineInput.feed``.
+    #: Every step: computed by ``EngineInput.feed``.
     STEP = "step"
     #: The KV cache: the session keeps it, and the network updates it.
     CACHE = "cache"
-    #: A table of image features: written when a prompt brings images, not with every step.
+    #: A table of image features: written when a prompt has images, not in every step.
     TABLE = "table"
     #: The images of a call of the vision tower: ``tt_edge.runtime.multimodal.vision_inputs``.
     IMAGES = "images"
-    #: NVIDIA's Edge-LLM runtime, which tt-edge's cannot stand in for.
+    #: NVIDIA's Edge-LLM runtime only; tt-edge's runtime cannot provide it.
     EDGE_LLM = "edge-llm"
 
 
@@ -65,7 +65,7 @@ class EngineInput:
         return self._pattern.fullmatch(name) is not None
 
     def named(self, index: int) -> str:
-        """The name of one of a family."""
+        """The name of one member of a family."""
         return self.name.format(i=index)
 
     def symbols(self, rank: int) -> tuple[str | None, ...]:
@@ -74,7 +74,7 @@ class EngineInput:
         return (None,) * (rank - len(names)) + names
 
 
-#: Where this step's tokens stand in the cache, from ``start_idx`` up to ``end_idx``, in all rows.
+#: The range of this step's tokens in the cache, from ``start_idx`` up to ``end_idx``, in all slots.
 START, END = "start_idx", "end_idx"
 
 #: Features of a prompt's images: ``image_features`` ``[rows, hidden]``, and for each of the first decoder layers of Qwen3-VL
@@ -89,7 +89,7 @@ def deepstack_name(level: int) -> str:
     return _DEEPSTACK.format(i=level)
 
 
-#: What NVIDIA's Edge-LLM runtime feeds by itself: token embeddings in place of ids, places of last tokens, the rotary table.
+#: Inputs that only NVIDIA's Edge-LLM runtime provides: token embeddings instead of ids, indices of last tokens, the rotary table.
 INPUTS_EMBEDS, LAST_TOKEN_IDS, ROPE_TABLE = "inputs_embeds", "last_token_ids", "rope_rotary_cos_sin"
 
 #: The input of towers that take tiles.
@@ -113,7 +113,7 @@ def _image_indices(step: Step) -> np.ndarray:
 
 
 def _page_table(step: Step) -> np.ndarray:
-    """Every row has the pages that follow those of the row before; V's pages are numbered on from K's."""
+    """Every slot has the pages after those of the previous slot; the numbers of V's pages continue after K's."""
     pages = step.contract.input("kv_page_table").shape[2]
     assert isinstance(pages, int)
     numbers = np.arange(step.batch * pages).reshape(step.batch, 1, pages)
@@ -156,7 +156,7 @@ REGISTRY: list[EngineInput] = [
     _per_row("last_token_indices", lambda step: np.maximum(step.lengths - 1, 0), DType.INT64),
     EngineInput("past_key_{i}", None, (s.BATCH, None, None, None), FedBy.CACHE),
     EngineInput("past_value_{i}", None, (s.BATCH, None, None, None), FedBy.CACHE),
-    # A cache that goes through the network. All rows have the same past.
+    # A cache that passes through the network. All slots have pasts of equal length.
     EngineInput(START, DType.INT64, (None,), FedBy.STEP, lambda step: step.past[:1], _first_past),
     EngineInput(END, DType.INT64, (None,), FedBy.STEP, lambda step: step.past[:1] + step.width, _end),
     # Of vision-language models.
@@ -173,7 +173,7 @@ REGISTRY: list[EngineInput] = [
         lambda step: step.past[:0] if step.is_plain_prefill else step.past,
     ),
     _of_step("kv_page_table", DType.INT32, (s.BATCH, None, None), _page_table),
-    # Padding counts as new tokens: nothing sees it, and it is overwritten.
+    # Padding counts as new tokens: no valid token sees it, and it is overwritten.
     _per_row("query_lengths", lambda step: np.full(step.batch, step.width)),
     _per_row("past_lengths", lambda step: step.past),
     _of_step("query_start_offsets", DType.INT32, (s.OFFSETS,), lambda step: np.arange(step.batch + 1) * step.width),
@@ -211,7 +211,7 @@ REGISTRY: list[EngineInput] = [
 
 @lru_cache(maxsize=4096)  # every step asks for every input
 def engine_input(name: str) -> EngineInput | None:
-    """What is known of the input ``name``; ``None`` for one that the registry lacks."""
+    """The registry's entry for the input ``name``; ``None`` if there is none."""
     return next((entry for entry in REGISTRY if entry.matches(name)), None)
 
 
@@ -223,13 +223,13 @@ def known_symbols() -> dict[str, Symbol]:
 
 
 def is_shape_tensor(name: str) -> bool:
-    """Whether TensorRT needs the input's value to know shapes, and so reads it in host memory."""
+    """Whether TensorRT needs the input's value to compute shapes, and therefore reads it from host memory."""
     entry = engine_input(name)
     return entry is not None and entry.values is not None
 
 
 def fed_by(name: str) -> FedBy | None:
-    """Who gives the input its content; ``None`` for an input that the registry lacks."""
+    """Who provides the input's content; ``None`` for an input that the registry does not have."""
     entry = engine_input(name)
     return None if entry is None else entry.fed_by
 
@@ -246,7 +246,7 @@ def feeds(step: Step) -> Feeds:
 
 @contextmanager
 def registered(entry: EngineInput) -> Iterator[EngineInput]:
-    """Have one more input within the block, for experiments."""
+    """Register an additional input within the block, for experiments."""
     REGISTRY.append(entry)
     engine_input.cache_clear()
     try:

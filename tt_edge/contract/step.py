@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One run of the network: int64 ids ``[B, S]``, right-padded; each row's new and past tokens, ``[B]``.
+    """One run of the network: int64 ids ``[B, S]``, right-padded; each slot's numbers of new and past tokens, ``[B]``.
 
-    ``positions`` int64 ``[axes, B, S]``; ``None``: each token's place in its row. ``image_indices`` int32 ``[B, S]`` are rows of
-    the feature tables; ``None``: there are no images.
+    ``positions`` int64 ``[axes, B, S]``; ``None``: each token's index in its sequence. ``image_indices`` int32 ``[B, S]`` are
+    rows of the feature tables; ``None``: there are no images.
     """
 
     contract: IOContract
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
     @property
     def is_plain_prefill(self) -> bool:
-        """Whether no row has a past."""
+        """Whether no slot has a past."""
         return not self.past.any()
 
     @property

@@ -11,10 +11,10 @@ from tt_edge.config.limits import Limits
 from tt_edge.contract import tensor
 from tt_edge.contract.geometry import TILES, VisionGeometry
 
-#: Least, optimum and largest size.
+#: Minimum, optimum and maximum size.
 Sizes = tuple[int, int, int]
 
-#: Most tokens a row that the generation profile takes. One would do for decoding, but a static 1 makes the builder keep
+#: Maximum tokens per slot in the generation profile. Decoding needs only one, but a static 1 makes the builder keep
 #: a second, differently packed copy of part of the weights: 1,407 against 969 MB for Qwen2.5-0.5B in fp16 (TensorRT-RTX
 #: 1.6.1, SM89, ahead of time).
 GENERATION_TOKENS = 4
@@ -28,12 +28,12 @@ class Phase(StrEnum):
 
     #: Prompts; and every call of a part that has one profile only.
     CONTEXT = "context"
-    #: A few tokens a row.
+    #: A few tokens per slot.
     GENERATION = "generation"
 
 
 class Scope(NamedTuple):
-    """What the sizes of a symbolic dimension follow from."""
+    """The values that determine the sizes of a symbolic dimension."""
 
     limits: Limits
     phase: Phase
@@ -45,16 +45,16 @@ class Scope(NamedTuple):
 
     @property
     def units(self) -> Sizes:
-        """Of a vision tower: least, usual and largest number of units in a call."""
+        """For a vision tower: minimum, typical and maximum number of units in a call."""
         assert self.geometry is not None
         return self.geometry.units(self.limits.min_image_tokens or 1, self.limits.max_image_tokens or 1)
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A symbolic dimension, and its least, optimum and largest size in an optimization profile.
+    """A symbolic dimension, and its minimum, optimum and maximum size in an optimization profile.
 
-    ``of_tower``: the sizes follow from a vision tower's geometry.
+    ``of_tower``: the sizes are determined by a vision tower's geometry.
     """
 
     name: str
@@ -97,9 +97,9 @@ SEQUENCE = Symbol(tensor.SEQUENCE, _sequence)
 
 # The attention plugin's dimensions whose sizes say how a step is computed. Short prompts take the generation profile too,
 # so it has both phases.
-#: Empty where no row has a past, or else one a row.
+#: Empty if no slot has a past, otherwise one element per slot.
 STARTS = Symbol("starts", lambda s: (0, int(s.generates), s.limits.max_batch))
-#: One more than rows.
+#: One more than the number of slots.
 OFFSETS = Symbol("batch+1", lambda s: (2, 2, s.limits.max_batch + 1))
 PHASE = Symbol("phase", lambda s: (CONTEXT_PHASE, GENERATION_PHASE if s.generates else CONTEXT_PHASE, GENERATION_PHASE))
 #: One a row in context, none in generation.
