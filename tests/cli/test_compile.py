@@ -10,8 +10,10 @@ import pytest
 
 from tests.cli.conftest import LIMITS
 from tt_edge.bundle import Bundle
+from tt_edge.compile.origin import CheckpointOrigin
 from tt_edge.config import CompileConfig, Precision
 from tt_edge.errors import EngineError
+from tt_edge.tensorrt_features import ATTENTION, ATTENTION_LENGTHS, FEATURES
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -42,6 +44,31 @@ def test_an_engine_ahead_of_time(tt_edge, checkpoint, out):
     assert "engine   sm89" in result.out
     shown = tt_edge("inspect", out).out
     assert f"engines      sm89    {engine.flavour} {engine.tensorrt_version}" in shown
+
+
+def test_the_form_of_an_engine_that_is_not_the_captured_one(tt_edge, checkpoint, out, monkeypatch):
+    """As where the builder has no attention layers: the report says what stands for them."""
+    older = [feature for feature in FEATURES if feature not in (ATTENTION, ATTENTION_LENGTHS)]
+    monkeypatch.setattr("tt_edge.network.build_legal.features_of", lambda _: frozenset(older))
+    report = tt_edge("compile", checkpoint, "-o", out, "--engine", "sm89", *LIMITS).out
+    [line] = [line for line in report.splitlines() if line.startswith("  engine ")]
+    assert line.endswith(", built; matrix multiplies and a softmax)")
+    [built] = tt_edge("build", out, "--engine", "sm86").out.splitlines()
+    assert built.endswith(", built; matrix multiplies and a softmax)")
+    monkeypatch.undo()
+    [built] = tt_edge("build", out, "--engine", "sm86").out.splitlines()
+    assert built.endswith(", built)")
+
+
+def test_bf16_for_a_gpu_without_it_is_refused_before_the_model_loads(tt_edge, checkpoint, out, monkeypatch):
+    monkeypatch.setattr(CheckpointOrigin, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(CheckpointOrigin, "files", lambda *_: pytest.fail("its files were read"))
+    tt_edge("compile", checkpoint, "-o", out, "--engine", "sm75", "--precision", "bf16").fails_with(
+        "precision bfloat16 needs compute capability sm80 or later, not sm75; compile with --precision fp16, or another "
+        "--engine target",
+        1,
+    )
+    assert list(out.parent.iterdir()) == []
 
 
 def test_the_report_as_json_and_lengths_within_the_models(tt_edge, checkpoint, out):

@@ -18,7 +18,6 @@ from tt_edge.network.build_io import ProgressBars
 from tt_edge.network.build_legal import build_legal
 from tt_edge.network.build_options import BuildOptions, least_profile_batch
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import Form
 
 _LOGGER = logging.getLogger("tt_edge")
 
@@ -36,9 +35,8 @@ def build_evidence(record: EngineRecord) -> Evidence:
     """The evidence for an engine that has been built and not run."""
     what = "engine" if record.part == DECODER else f"{record.part} engine"
     claim = f"{what} for {record.compute_capability}, {record.flavour} {record.tensorrt_version}"
-    form = Form.parse(record.form)
-    how = f"; {form}" if form.replaced else ""
-    return Evidence(claim, Word.BUILT, f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s{how}")
+    how = f"{record.bytes / 1e6:,.1f} MB in {record.build_seconds:.1f} s{record.replaced}"
+    return Evidence(claim, Word.BUILT, how)
 
 
 def build_record(

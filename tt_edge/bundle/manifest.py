@@ -116,6 +116,12 @@ class EngineRecord(_Record):
             ) from None
 
     @property
+    def replaced(self) -> str:
+        """What stands in it for the layers of the captured network, such as ``; matrix multiplies and a softmax``; else empty."""
+        form = Form.parse(self.form)
+        return f"; {form}" if form.replaced else ""
+
+    @property
     def key(self) -> tuple[str, str, str, str, str]:
         """The engine's identity: its part and where it runs. A bundle has one engine for each key."""
         return self.part, self.flavour, self.tensorrt_version, self.platform, self.compute_capability

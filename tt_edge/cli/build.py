@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         kind = "".join(f", {word}" for word, true in _KINDS.items() if getattr(r, true))
         print(
             f"{args.bundle}: {what} for {r.compute_capability}, {r.bytes / 1e6:,.1f} MB in {r.build_seconds:.1f} s "
-            f"({r.flavour} {r.tensorrt_version}{kind}, built)"
+            f"({r.flavour} {r.tensorrt_version}{kind}, built{r.replaced})"
         )
     if bundle.is_signed:
         print(f"{args.bundle}: its signature is of the bundle before; sign it again", file=sys.stderr)

@@ -82,7 +82,8 @@ class CheckpointOrigin(Origin):
         return load_model(self.checkpoint, precision)
 
     def files(self) -> dict[str, bytes]:
-        _ = self.checkpoint.config  # refused here if it is wrong; transformers reads it for the tokenizer, too
+        if "vision_config" in self.checkpoint.settings:
+            _ = self.checkpoint.config  # sizes are checked before transformers computes with them, as for the tokenizer
         # A processor's chat template has precedence over its tokenizer's.
         return dict(self._tokenizer.tokenizer_files()) | dict(self.checkpoint.processor_files())
 

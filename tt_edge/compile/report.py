@@ -100,4 +100,5 @@ class CompileReport:
 
 
 def _build_of(engine: EngineRecord) -> str:
-    return f"{engine.bytes / 1e6:,.1f} MB in {engine.build_seconds:.1f} s ({engine.flavour} {engine.tensorrt_version}, built)"
+    how = f"{engine.flavour} {engine.tensorrt_version}, built{engine.replaced}"
+    return f"{engine.bytes / 1e6:,.1f} MB in {engine.build_seconds:.1f} s ({how})"
