@@ -13,25 +13,73 @@ import io
 import json
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
 
-def main() -> int:
-    """Print a line for each combination."""
+#: Sizes of families that call them differently.
+WIDE: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 256},
+    "opt": {"hidden_size": 256, "ffn_dim": 512, "word_embed_proj_dim": 256},
+}
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+
+
+def compile_tiny(family: str, quant: str, precision: str, backend: str, out: Path) -> Bundle:
+    """A bundle of a tiny model with heads of 64 elements. ``quant``: a format, or ``none``."""
     import torch
 
-    from tests.tiny_models import FAMILIES, tiny_model
-    from tt_edge import tensorrt_api
+    from tests.tiny_models import tiny_model
     from tt_edge.bundle import Bundle
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import CompileConfig, EngineTarget, QuantConfig, QuantFormat
-    from tt_edge.errors import TTEdgeError
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    config = CompileConfig.of(
+        backend=backend,
+        precision=precision,
+        quant=None if quant == "none" else QuantConfig(QuantFormat(quant)),
+        max_input_len=64,
+        max_seq_len=256,
+        cache="static_v2" if backend == "sdpa" else None,
+    )
+    compile_model(
+        lambda: tiny_model(family, dtype=dtype, **WIDE.get(family, SIZES)),
+        out,
+        config,
+        EngineTarget(),
+        batches=[torch.randint(3, 300, (2, 32))],
+    )
+    return Bundle.open(out)
+
+
+def build_for(bundle: Bundle, gpu: str) -> str:
+    """``built``, ``built: FORM`` or ``refused: REASON``. Raises ``EngineError`` where the builder refuses every form."""
+    from tt_edge import tensorrt_api
     from tt_edge.network.build_legal import build_legal
     from tt_edge.network.legalize.serving import lacking_type, types_of
+
+    network = bundle.network()
+    if reason := lacking_type(types_of([network]), gpu):
+        return f"refused: {reason}"
+    rtx, contract = tensorrt_api.load(tensorrt_api.Flavour.RTX), bundle.manifest.part("decoder")
+    made = build_legal(rtx, network, contract, lambda own: own.profiles(), gpu, io.BytesIO())
+    return f"built: {made.form}" if made.refused else "built"
+
+
+def main() -> int:
+    """Print a line for each combination."""
+    from tests.tiny_models import FAMILIES
+    from tt_edge.config import QuantFormat
+    from tt_edge.errors import TTEdgeError
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
@@ -39,49 +87,23 @@ def main() -> int:
     parser.add_argument("--quant", nargs="*", default=["none", *QuantFormat])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    tensorrt, found = tensorrt_api.load(tensorrt_api.Flavour.RTX), {}
-    wide = {"gpt2": {"n_embd": 256}, "opt": {"hidden_size": 256, "word_embed_proj_dim": 256}}
-    for family in args.families:
-        sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-        for quant in args.quant:
-            for precision in ("fp16", "bf16"):
-                for backend in ("native", "sdpa"):
-                    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-                    recipe = None if quant == "none" else QuantConfig(quant)
-                    config = CompileConfig.of(
-                        backend=backend, precision=precision, quant=recipe, max_input_len=64, max_seq_len=256,
-                        cache="static_v2" if backend == "sdpa" else None,
-                    )  # fmt: skip
-                    with tempfile.TemporaryDirectory() as folder:
-                        out = Path(folder) / "out.ttedge"
-                        name = f"{family} {quant} {precision} {backend}"
-                        try:
-                            compile_model(
-                                lambda family=family, dtype=dtype, sizes=sizes: tiny_model(
-                                    family, dtype=dtype, **wide.get(family, sizes)
-                                ),
-                                out, config, EngineTarget(), batches=[torch.randint(3, 300, (2, 32))],
-                            )  # fmt: skip
-                        except TTEdgeError as error:
-                            found[name] = f"refused: {error}"
-                            print(f"{name:<36} {found[name]}", flush=True)
-                            continue
-                        bundle = Bundle.open(out)
-                        network, contract = bundle.network(), bundle.manifest.part("decoder")
-                        for gpu in args.gpus:
-                            reason = lacking_type(types_of([network]), gpu)
-                            try:
-                                if not reason:
-                                    made = build_legal(
-                                        tensorrt, network, contract, lambda own: own.profiles(), gpu, io.BytesIO()
-                                    )
-                                    result = f"built: {made.form}" if made.refused else "built"
-                                else:
-                                    result = f"refused: {reason}"
-                            except TTEdgeError as error:
-                                result = f"FAILED: {error}"
-                            found[f"{name} {gpu}"] = result
-                            print(f"{name:<36} {gpu:<6} {result}", flush=True)
+    found: dict[str, str] = {}
+    for family, quant, precision, backend in product(args.families, args.quant, ("fp16", "bf16"), ("native", "sdpa")):
+        name = f"{family} {quant} {precision} {backend}"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                bundle = compile_tiny(family, quant, precision, backend, Path(folder) / "out.ttedge")
+            except TTEdgeError as error:
+                found[name] = f"refused: {error}"
+                print(f"{name:<36} {found[name]}", flush=True)
+                continue
+            for gpu in args.gpus:
+                try:
+                    result = build_for(bundle, gpu)
+                except TTEdgeError as error:
+                    result = f"FAILED: {error}"
+                found[f"{name} {gpu}"] = result
+                print(f"{name:<36} {gpu:<6} {result}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=2))
     return int(any(result.startswith("FAILED") for result in found.values()))
