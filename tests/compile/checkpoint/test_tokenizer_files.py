@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from tests.tiny_models import tiny_model
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.checkpoint.tokenizer_files import generation_settings, tokenizer_files
+from tt_edge.compile.checkpoint.tokenizer_files import generation_settings, load_tokenizer, tokenizer_files
 from tt_edge.compile.parity.odd_texts import ODD_TEXTS
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
@@ -247,3 +247,12 @@ class TestGenerationSettings:
             InvalidInputError, match=r"generation_config\.json: suppress_tokens is -7; .*; mend or remove it"
         ):
             generation_settings(model)
+
+
+def test_a_tokenizer_that_would_end_the_process_is_refused(tmp_path):
+    vocabulary = {"a": 0, "b": 1, "ab": 2}
+    model = {"type": "BPE", "continuing_subword_prefix": "##", "vocab": vocabulary, "merges": [["a", "b"]]}
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(InvalidInputError, match=r'does not load \(the second part of the merge \["a", "b"\] does not'):
+        load_tokenizer(Checkpoint.open(tmp_path))

@@ -13,7 +13,7 @@ from tests.runtime.text.test_tokenizer import TEXTS, edited
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.text import tokenizer_process
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
-from tt_edge.runtime.text.tokenizer_limits import KNOWN, is_bounded
+from tt_edge.runtime.text.tokenizer_limits import KNOWN, broken_merge, is_bounded
 
 
 def with_parts(folder: Folder, tmp_path, **parts) -> Folder:
@@ -116,3 +116,20 @@ def test_a_text_that_takes_too_long_ends_and_the_next_is_encoded(saved, tmp_path
     assert time.monotonic() - start < 5
     assert tokenizer.encode("The light") == BundleTokenizer.from_bundle(saved[1]).encode("The light")
     tokenizer.close()
+
+
+@pytest.mark.parametrize("prefix", [".", "##########", "é" * 200])
+def test_a_prefix_that_merges_lack_is_refused_where_the_library_would_abort(saved, tmp_path, prefix):
+    state = json.loads(saved[1].read_bytes("tokenizer.json"))
+    model = state["model"] | {"vocab": {"a": 0, "é": 1, "aé": 2}, "merges": [["a", "é"]], "byte_fallback": False}
+    folder = with_parts(saved[1], tmp_path, model=model | {"continuing_subword_prefix": prefix})
+    with pytest.raises(
+        BundleError, match=r'the merge \["a", .*, whose second part does not have its continuing_subword_prefix'
+    ):
+        BundleTokenizer.from_bundle(folder)
+
+
+def test_a_prefix_that_merges_have_is_taken():
+    model = {"type": "BPE", "continuing_subword_prefix": "##", "merges": ["a ##b", ["c", "##é"]]}
+    assert broken_merge({"model": model}) is None
+    assert broken_merge({"model": {**model, "continuing_subword_prefix": None, "merges": [["a", ""]]}}) is None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tt_edge.checkpoint_generation import not_applied
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.text.tokenizer_limits import broken_merge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,6 +85,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        if (
+            merge := broken_merge(checkpoint.read_json("tokenizer.json"))
+        ) is not None:  # the library would end the process
+            raise ValueError(f"the second part of the merge {merge[:80]} does not have its continuing_subword_prefix")
         return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tt_edge import strict_json
 from tt_edge.errors import BundleError, InvalidInputError, one_line
 from tt_edge.runtime.text.token_bytes import TokenBytes
-from tt_edge.runtime.text.tokenizer_limits import is_bounded
+from tt_edge.runtime.text.tokenizer_limits import broken_merge, is_bounded
 from tt_edge.runtime.text.tokenizer_process import TokenizerProcess
 
 #: Characters from which on a text is encoded by the library's call for batches, which lets other threads run meanwhile.
@@ -72,6 +72,11 @@ class BundleTokenizer:
             )
         config = read_json(bundle, "tokenizer_config.json")
         state = read_json(bundle, "tokenizer.json")
+        if (merge := broken_merge(state)) is not None:
+            raise BundleError(
+                f"tokenizer.json has the merge {merge[:80]}, whose second part does not have its continuing_subword_prefix; "
+                "compile the model again"
+            )
         bounded = is_bounded(state)
         # One that may take any time is used in a process of its own, and here only for its vocabulary.
         content = bundle.read_bytes("tokenizer.json") if bounded else json.dumps({**state, **_VOCABULARY_ONLY}).encode()

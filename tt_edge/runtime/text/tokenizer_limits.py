@@ -8,7 +8,7 @@ known, is used in this process; every other one in a process of its own, with li
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 #: The most characters that the normalizers may make of one, to count as bounded: NFKC can make 18 of one.
@@ -77,6 +77,35 @@ def is_bounded(tokenizer: dict[str, Any]) -> bool:
     fits = isinstance(word, int) and word <= MAX_WORD  # WordPiece takes the square of it
     before, after = _growth(parts["normalizer"]) * _growth(parts["pre_tokenizer"]), _growth(parts["decoder"])
     return fits and before <= MAX_GROWTH and after <= MAX_GROWTH
+
+
+def broken_merge(tokenizer: Mapping[str, Any]) -> str | None:
+    """The first merge of a BPE model that ends the whole process when the tokenizers library reads it, if there is one.
+
+    The library cuts as many bytes off a merge's second part as ``continuing_subword_prefix`` has characters. It panics where the
+    part is shorter, or where the cut is inside a character, and the panic becomes an abort (tokenizers 0.23.2).
+    """
+    model = tokenizer.get("model")
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
+        return None
+    for merge in merges:
+        second = (
+            merge.partition(" ")[2]
+            if isinstance(merge, str)
+            else merge[-1]
+            if isinstance(merge, list) and merge
+            else ""
+        )
+        if isinstance(second, str) and not _has_boundary(second.encode("utf-8", "replace"), len(prefix)):
+            return json.dumps(merge)
+    return None
+
+
+def _has_boundary(text: bytes, at: int) -> bool:
+    """Whether a character of UTF-8 ``text`` begins at byte ``at``, or the text ends there."""
+    return at == len(text) or (at < len(text) and text[at] & 0xC0 != 0x80)
 
 
 def _patterns(part: Any) -> Iterator[str]:
