@@ -12,8 +12,8 @@ from tt_edge.compile.overflow import overflow_of
 from tt_edge.compile.parity import check_parity
 from tt_edge.compile.quantize.calibrate import calibrate
 from tt_edge.config import Precision
+from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.quant_config import QuantConfig
 
 IDS = torch.arange(3, 40)[None]
 LAYER = "model.layers.0.mlp.down_proj"

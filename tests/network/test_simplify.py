@@ -19,7 +19,7 @@ from tt_edge.dtypes import DType
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.network.simplify import Simplified, simplify
-from tt_edge.network.storage import _parse_network, network_json
+from tt_edge.network.storage import network_json, parse_network
 
 F32, F16, I64 = DType.FLOAT32, DType.FLOAT16, DType.INT64
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -32,7 +32,7 @@ def simplified(network: Network, feeds: dict[str, np.ndarray] | None = None) -> 
     assert len(network.layers) - len(tidy.layers) == report.identities + report.duplicates + report.unused
     assert (tidy.inputs, tidy.outputs) == (network.inputs, network.outputs)
     assert len({layer.name for layer in tidy.layers}) == len(tidy.layers)
-    _parse_network(json.loads(network_json(tidy)))  # every reference and every tensor
+    parse_network(json.loads(network_json(tidy)))  # every reference and every tensor
     for name in (*network.inputs, *network.outputs):
         assert tidy.tensors[name] == network.tensors[name]
     feeds = feeds if feeds is not None else {name: random(network, name) for name in network.inputs}

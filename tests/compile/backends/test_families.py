@@ -138,9 +138,9 @@ REFUSED = {
     "Falcon": "FalconForCausalLM computes attention by itself",
     "GPTJ": "GPTJForCausalLM computes attention by itself",
     "GPTNeo": "GPTNeoForCausalLM computes attention by itself",
-    "GptOss": r"mixture of experts \(num_local_experts 128\)",
+    "GptOss": r"mixture of experts \(num_experts 128\)",
     "Mamba": "MambaForCausalLM computes attention by itself",
-    "Mixtral": r"mixture of experts \(num_local_experts 8\)",
+    "Mixtral": r"mixture of experts \(num_experts 8\)",
     "Mpt": "MptForCausalLM computes attention by itself",
 }
 SMALL = {

@@ -21,7 +21,7 @@ from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget
 
-CONFIG = CompileConfig(precision="fp32", max_batch=1, max_input_len=32, max_seq_len=48)
+CONFIG = CompileConfig.of(precision="fp32", max_batch=1, max_input_len=32, max_seq_len=48)
 
 
 def report_of(folder, tmp_path):

@@ -78,7 +78,7 @@ def test_compiled(family, tmp_path):
     """Texts and images, verified against weights that are dequantized independently."""
     folder, output = tmp_path / "checkpoint", tmp_path / "out.ttedge"
     quantized(family, COMPILED[family], folder)
-    config = CompileConfig(precision="fp32", **LIMITS)
+    config = CompileConfig.of(precision="fp32", **LIMITS)
     report = compile_checkpoint(str(folder), output, config, EngineTarget(()), progress=False)
     assert sum(report.quantized.values()) == 14
     found = verify_bundle(Bundle.open(output), folder, new_tokens=4)
