@@ -191,7 +191,14 @@ class TestSources:
         shutil.copytree(pristine, source)
         refuses(f"checkpoint {source} is a tt-edge bundle already; give the folder it was compiled from")
 
-    @pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "unheard-of"}'])
+    def test_an_unknown_model_type(self, refuses, source, checkpoint):
+        shutil.copytree(checkpoint, source)
+        (source / "config.json").write_text('{"model_type": "unheard-of"}')
+        refuses(
+            f"checkpoint {source} is of model type 'unheard-of', which is not in transformers; give a checkpoint", 1
+        )
+
+    @pytest.mark.parametrize("config", ["{", "[]"])
     def test_a_malformed_config(self, refuses, source, checkpoint, config):
         shutil.copytree(checkpoint, source)
         (source / "config.json").write_text(config)

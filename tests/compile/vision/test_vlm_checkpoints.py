@@ -139,8 +139,11 @@ def test_frames_that_qwen_vl_utils_prepares(both, files):
 
 def test_bad_input(both, files):
     family, llm, _ = both
+    asked = (
+        "what" if family == "blip-2" else llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    )
     with pytest.raises(InvalidInputError, match=r"image nowhere\.png does not exist; give a file"):
-        greedy(llm, ["what"], [["nowhere.png"]])
+        greedy(llm, [asked], [["nowhere.png"]])
     if family == "blip-2":
         with pytest.raises(InvalidInputError, match="takes one image a prompt, and there are 2; give one"):
             greedy(llm, ["what"], [files[:2]])

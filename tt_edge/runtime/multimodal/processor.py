@@ -108,6 +108,8 @@ class MultimodalProcessor:
         Raises ``InvalidInputError`` for images that cannot be read, and unless there is a placeholder for each; and
         ``CapacityError`` for more images than fit. What their sizes tell is found before any image is decoded.
         """
+        if any(isinstance(source, Video) for source in sources):
+            self._process_video()  # a model that takes no videos has no placeholder for one either
         self.placeholders.check(prompt, len(sources))
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
@@ -190,10 +192,15 @@ class MultimodalProcessor:
         tokens = self.image_processor.tokens_of(image.image.size, image.options, share)
         return replace(image, tokens=tokens, limit=share)
 
-    def _video(self, video: Video) -> ProcessedImage:
+    def _process_video(self) -> Any:
+        """The family's preprocessing of videos. Raises ``UnsupportedModelError`` where it has none."""
         process_video = getattr(self.image_processor, "process_video", None)
         if process_video is None:
             raise UnsupportedModelError("this model takes no videos; give its frames as images")
+        return process_video
+
+    def _video(self, video: Video) -> ProcessedImage:
+        process_video = self._process_video()
         frames = [open_image(frame) for frame in video.frames]
         if (pixels := sum(frame.size[0] * frame.size[1] for frame in frames)) > MAX_PROMPT_PIXELS:
             raise InvalidInputError(
