@@ -137,7 +137,7 @@ def test_frames_that_qwen_vl_utils_prepares(both, files):
     check(llm, theirs, prompt, [video], completion)
 
 
-def test_bad_input(both, files):
+def test_bad_input(both, files, monkeypatch):
     family, llm, _ = both
     asked = (
         "what" if family == "blip-2" else llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
@@ -150,8 +150,9 @@ def test_bad_input(both, files):
         return
     with pytest.raises(InvalidInputError, match=r"the prompt has 0 placeholders .* for 1 images; give one for each"):
         greedy(llm, ["what"], [[files[0]]])
-    count = LIMITS.max_image_tokens // llm.vision.processor.preprocess(files[0]).tokens + 1
+    count = LIMITS.limits.max_image_tokens // llm.vision.processor.preprocess(files[0]).tokens + 1
     many = llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * count}])
+    monkeypatch.setattr(llm.vision.processor, "scale_to_fit", False)  # or else they are made smaller until they fit
     with pytest.raises(
         CapacityError, match="image tokens, more than max_image_tokens 64; give fewer or smaller images"
     ):
