@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_frames_that_qwen_vl_utils_prepares(both, files):
     check(llm, theirs, prompt, [video], completion)
 
 
-def test_bad_input(both, files, monkeypatch):
+def test_bad_input(both, files):
     family, llm, _ = both
     asked = (
         "what" if family == "blip-2" else llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
@@ -152,8 +153,8 @@ def test_bad_input(both, files, monkeypatch):
         greedy(llm, ["what"], [[files[0]]])
     count = LIMITS.limits.max_image_tokens // llm.vision.processor.preprocess(files[0]).tokens + 1
     many = llm.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * count}])
-    monkeypatch.setattr(llm.vision.processor, "scale_to_fit", False)  # or else they are made smaller until they fit
+    exact = replace(llm.vision.processor, scale_to_fit=False)  # or else they are made smaller until they fit
     with pytest.raises(
         CapacityError, match="image tokens, more than max_image_tokens 64; give fewer or smaller images"
     ):
-        greedy(llm, [many], [[files[0]] * count], add_special_tokens=False)
+        exact.tokenize(llm.tokenizer, many, [files[0]] * count, add_special_tokens=False)
