@@ -98,7 +98,7 @@ def test_another_tower(qwen):
     assert "vision tower   image_features of 2 images" in report.render()
     assert "NO MATCH" in report.render()
     words = {e.claim: (e.word, e.detail.partition(" Hugging")[0]) for e in report.evidence()}
-    assert words["vision network"] == ("not executed", "does NOT match")
+    assert words["vision network"] == ("failed", "does NOT match")
     assert report.preprocessing is None, "a model in memory has no processor"
 
 
