@@ -126,7 +126,8 @@ def test_the_questions_are_a_compiled_profile():
     contract = compiled("qwen2_vl", "fp16", "plugin")[2]
     from dataclasses import replace
 
-    (profile,) = replace(contract, max_image_tokens=1024, min_image_tokens=4).profiles()
+    limits = replace(contract.limits, max_image_tokens=1024, min_image_tokens=4)
+    (profile,) = replace(contract, limits=limits).profiles()
     ranges = formats.TOWER_PROFILES["vision"]
     for operand in vit_contract.INPUTS[3:]:
         _, *bounds = formats.shapes_of(operand, ranges, formats.TOWER_HEADS)
