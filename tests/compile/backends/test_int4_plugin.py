@@ -121,8 +121,8 @@ def test_a_checkpoint_of_gptq(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["native", "sdpa"])
 def test_other_backends_have_no_plugin(backend):
-    assert CompileConfig.of(backend=backend).int4_gemm == "ootb"
-    assert CompileConfig.of(backend=Backend.PLUGIN).int4_gemm == "plugin"
+    assert CompileConfig.of(backend=backend).quantization.int4_gemm == "ootb"
+    assert CompileConfig.of(backend=Backend.PLUGIN).quantization.int4_gemm == "plugin"
     with pytest.raises(
         InvalidInputError, match=f"int4_gemm plugin is not for backend {backend}; give --backend plugin"
     ):

@@ -154,7 +154,7 @@ class TestBundle:
     @pytest.mark.parametrize("version", VERSIONS)
     def test_round_trip(self, tmp_path, version):
         source = model(dtype=torch.float16)
-        config = CompileConfig.of("plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version)
+        config = CompileConfig.of(backend="plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version)
         report = compile_model(lambda: source, tmp_path / "m.ttedge", config, EngineTarget())
         assert "engine   none: build where standard TensorRT and the plugin library are" in report.render()
         bundle = Bundle.open(tmp_path / "m.ttedge")
@@ -162,7 +162,7 @@ class TestBundle:
         assert verify_bundle(bundle, source, new_tokens=8).passed
 
     def test_float32_is_not_for_deployment(self, tmp_path):
-        config = CompileConfig.of("plugin", "fp32", max_seq_len=96, max_input_len=64)
+        config = CompileConfig.of(backend="plugin", precision="fp32", max_seq_len=96, max_input_len=64)
         with pytest.raises(
             UnsupportedModelError, match=r"fp16 only, and precision is fp32; compile with --precision fp16"
         ):
@@ -172,7 +172,7 @@ class TestBundle:
     def test_rtx_builds_no_such_engine(self, tensorrt, tmp_path):
         if tensorrt.has_plugins:
             pytest.skip("standard TensorRT is installed")
-        config = CompileConfig.of("plugin", max_seq_len=96, max_input_len=64)
+        config = CompileConfig.of(backend="plugin", max_seq_len=96, max_input_len=64)
         with pytest.raises(
             EngineError, match=r"builds no engines with plugins; build where standard TensorRT .*--backend native"
         ):

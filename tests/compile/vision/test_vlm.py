@@ -37,6 +37,8 @@ BACKENDS = {
 class Picture(SimpleNamespace):
     """What preprocessing would give: random pixels."""
 
+    note = ""
+
     @property
     def digest(self):
         return str((self.grid, self.seed))

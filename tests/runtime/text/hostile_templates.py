@@ -23,12 +23,12 @@ HOSTILE = {
     "sort": LIST + "{% for i in range(1000) %}{% set x = l|sort(reverse=true) %}{% endfor %}",
     "sort by a long path": LIST + "{{ l|sort(attribute='a.' * 100000) }}",
     "map by a long path": LIST + "{{ l|map(attribute='a.' * 100000)|list }}",
-    "long body": "{% for i in range(99999) %}" + "{% if i == 7 %}{% endif %}" * 2000 + "{% endfor %}",
-    "long body of lookups": "{% for i in range(99999) %}" + "{% set a = messages[0].role %}" * 1800 + "{% endfor %}",
+    "long body": "{% for i in range(99999) %}" + "{% if i == 7 %}{% endif %}" * 1700 + "{% endfor %}",
+    "long body of lookups": "{% for i in range(99999) %}" + "{% set a = messages[0].role %}" * 1300 + "{% endfor %}",
     "search": BIG + "{% for i in range(99999) %}{% if 'xy' in s %}{% endif %}{% endfor %}",
-    "search, straight": BIG + "{% set t = s ~ 'y' %}" + "{% if t in s %}{% endif %}" * 2000,
-    "comparison": BIG + "{% set t = 'x' * 4000000 %}" + "{% if t == s %}{% endif %}" * 2000,
-    "test of equality": BIG + "{% set t = 'x' * 4000000 %}" + "{% if t is eq(s) %}{% endif %}" * 1500,
+    "search, straight": BIG + "{% set t = s ~ 'y' %}" + "{% if t in s %}{% endif %}" * 1700,
+    "comparison": BIG + "{% set t = 'x' * 4000000 %}" + "{% if t == s %}{% endif %}" * 1700,
+    "test of equality": BIG + "{% set t = 'x' * 4000000 %}" + "{% if t is eq(s) %}{% endif %}" * 1200,
     "select by search": BIG + "{{ range(99999)|map('string')|select('in', s)|list|length }}",
     "reject all": "{% for i in range(99) %}{{ range(99999)|select('lt', 0)|list }}{% endfor %}",
     "count": BIG + "{% for i in range(99999) %}{% set c = s.count('xxxxxy') %}{% endfor %}",
@@ -65,8 +65,8 @@ HOSTILE = {
     "doubled by format": "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = '%s%s'|format(n.s, n.s) %}{% endfor %}",
     "many strings": BIG
     + "{% set n = namespace(a=[]) %}{% for i in range(9999) %}{% set n.a = n.a + [s ~ i] %}{% endfor %}",
-    "many slices": BIG + "".join(f"{{% set a{i} = s[1:] %}}" for i in range(2000)),
-    "wide characters": "{% set s = '🚗' * 1000000 %}" + "".join(f"{{% set a{i} = s[1:] %}}" for i in range(2000)),
+    "many slices": BIG + "".join(f"{{% set a{i} = s[1:] %}}" for i in range(1500)),
+    "wide characters": "{% set s = '🚗' * 1000000 %}" + "".join(f"{{% set a{i} = s[1:] %}}" for i in range(1500)),
     "long output": BIG + "{% for i in range(99999) %}{{ s }}{% endfor %}",
     "long text": "{% for i in range(99999) %}" + "some text " * 6000 + "{% endfor %}",
     "long text in a macro": "{% macro m() %}{% for i in range(99999) %}"
@@ -74,11 +74,11 @@ HOSTILE = {
     + "{% endfor %}{% endmacro %}{{ m() }}",
     "short pieces in a macro": (
         "{% macro m() %}{% for i in range(99999) %}"
-        + "x{% if messages %}y{% endif %}" * 1900
+        + "x{% if messages %}y{% endif %}" * 1700
         + "{% endfor %}{% endmacro %}{{ m() }}"
     ),
     "numbers in a macro": "{% macro m() %}{% for i in range(99999) %}"
-    + "{{ i }}" * 9000
+    + "{{ i }}" * 5200
     + "{% endfor %}{% endmacro %}{{ m() }}",
     "center": "{{ 'x'|center(1000000000) }}",
     "ljust": "{{ 'x'.ljust(1000000000) }}",

@@ -171,3 +171,11 @@ def test_renderings_are_metered_apart():
 def test_a_source_too_long_is_refused():
     with pytest.raises(BundleError, match="70,000 characters"):
         ChatTemplate("x" * 70_000, {})
+
+
+def test_a_source_of_too_many_tokens_is_refused_before_it_is_compiled():
+    start = time.thread_time()
+    with pytest.raises(BundleError, match="more than 16,000 tokens"):
+        ChatTemplate("{{ 1" + "+1" * 30_000 + " }}", {})
+    assert time.thread_time() - start < 1
+    ChatTemplate("{{ 1 }}" * 5_000, {})

@@ -17,6 +17,8 @@ from jinja2.exceptions import SecurityError
 
 #: Characters of a template's source; long ones of real models have 30,000.
 MAX_SOURCE = 64 << 10
+#: Tokens of a template's source, which decide how long Jinja and Python compile it; 30,000 characters have about 8,000.
+MAX_TOKENS = 16_000
 #: Characters of a rendered prompt, and of any one string on the way.
 MAX_OUTPUT = 4 << 20
 #: Loop iterations (each as many as its body has outputs, at least one), calls, filters and other metered operations.

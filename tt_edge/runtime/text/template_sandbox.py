@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes, pass_context
@@ -22,7 +23,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from tt_edge.runtime.text import template_filters
-from tt_edge.runtime.text.template_limits import MAX_SOURCE, METER, Meter, exceeded
+from tt_edge.runtime.text.template_limits import MAX_SOURCE, MAX_TOKENS, METER, Meter, exceeded
 
 #: What a template may reach of Python's own types. All else is refused: what grows (``ljust`` and the like are bounded where
 #: they are called), hashes (``fromkeys``), gives bytes, or changes what it is called on.
@@ -55,7 +56,11 @@ def compile_template(source: str) -> Template:
     if len(source) > MAX_SOURCE:
         exceeded(f"has {len(source):,} characters")
     try:
-        return _Environment().from_string(source)
+        environment = _Environment()
+        tokens = sum(kind != "whitespace" for _, kind, _ in islice(environment.lex(source), 2 * MAX_TOKENS + 2))
+        if tokens > MAX_TOKENS:
+            raise TemplateError(f"it has more than {MAX_TOKENS:,} tokens")
+        return environment.from_string(source)
     except (RecursionError, MemoryError) as error:
         raise TemplateError("it is nested too deeply") from error
     except (SyntaxError, ValueError, OverflowError) as error:  # of the Python that Jinja makes of it
