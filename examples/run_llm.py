@@ -48,18 +48,19 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 
 
 def count_tokens(args: argparse.Namespace) -> int:
+    checkpoint = tokenizer_checkpoint(args)
     try:
-        return len(tokenizer_of(args)(args.prompt).input_ids)
+        return len(checkpoint.tokenizer(args.prompt).input_ids)
     except InvalidInputError as error:
-        source = args.tokenizer or args.model
+        source = checkpoint.source
         raise InvalidInputError(f"{source} has no tokenizer for --prompt; give --tokenizer, or --benchmark") from error
 
 
-def tokenizer_of(args: argparse.Namespace):
-    """transformers' tokenizer."""
+def tokenizer_checkpoint(args: argparse.Namespace):
+    """The checkpoint whose tokenizer is used."""
     from tt_edge.compile.checkpoint import Checkpoint
 
-    return Checkpoint.open_tokenizer(args.tokenizer or args.model).tokenizer
+    return Checkpoint.open_tokenizer(args.tokenizer or args.model)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +84,7 @@ def compare(args: argparse.Namespace, llm) -> int:
         from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
-        tokenizer = tokenizer_of(args)  # transformers' own, as for its users
+        tokenizer = tokenizer_checkpoint(args).tokenizer  # transformers' own, as for its users
         ids = tokenizer(args.prompt).input_ids
         theirs, same = baseline.generate(ids, args.num_tokens), list(ours.input_ids) == ids
         running.show("PyTorch", args.prompt + tokenizer.decode(theirs, skip_special_tokens=True), baseline.word)

@@ -50,9 +50,8 @@ def test_a_bundle_is_kept_and_run_again(tiny, tmp_path, capsys):
     assert "outputs match" not in first
     assert run_llm.main(["--from_bundle", bundle, "--model", tiny, *PROMPT, "--enable_pytorch_run"]) == 0
     again = capsys.readouterr().out
-    assert first.split("TensorRT =========")[1] == again.split("TensorRT =========")[1].replace(
-        "PyTorch and TensorRT outputs match: True\n", ""
-    )
+    matches = "PyTorch and TensorRT prompts match: True (4 tokens)\nPyTorch and TensorRT outputs match: True\n"
+    assert first.split("TensorRT =========")[1] + matches == again.split("TensorRT =========")[1]
 
 
 def test_the_benchmark_has_a_row_for_each(tiny, capsys):

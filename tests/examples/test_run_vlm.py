@@ -120,7 +120,9 @@ def test_frames_of_several_sizes(capsys, picture):
 
 def test_pictures_larger_than_the_limit(capsys):
     asked = ["--image_path", NIGHT, "--max_image_tokens", "4"]
-    assert run_vlm.main([*ROAD, *asked]) == 1
+    assert run_vlm.main([*ROAD, *asked, "--num_tokens", "2"]) == 0
+    assert "of 196 x 140 pixels is scaled to 2 image tokens to fit the compiled model" in capsys.readouterr().err
+    assert run_vlm.main([*ROAD, *asked, "--exact_images"]) == 1
     assert "more than max_image_tokens 4; give fewer or smaller images" in capsys.readouterr().err
 
 

@@ -154,7 +154,9 @@ class TestBundle:
     @pytest.mark.parametrize("version", VERSIONS)
     def test_round_trip(self, tmp_path, version):
         source = model(dtype=torch.float16)
-        config = CompileConfig.of(backend="plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version)
+        config = CompileConfig.of(
+            backend="plugin", max_batch=2, max_input_len=64, max_seq_len=96, plugin_contract=version
+        )
         report = compile_model(lambda: source, tmp_path / "m.ttedge", config, EngineTarget())
         assert "engine   none: build where standard TensorRT and the plugin library are" in report.render()
         bundle = Bundle.open(tmp_path / "m.ttedge")

@@ -64,8 +64,10 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
                 url = part.get("image_url")
                 options = ImageOptions.of({**part, **(url if isinstance(url, dict) else {})})
                 found.append(_sized(url.get("url") if isinstance(url, dict) else url, options))
+            elif kind == "video" and "video" not in part:
+                found.append(None)  # a placeholder, for a chat that is only rendered
             elif kind == "video":
-                frames = part.get("video")
+                frames = part["video"]
                 if not isinstance(frames, list | tuple):
                     raise InvalidInputError(
                         f"video {frames!r} is no list; video files are not read, give a list of frames"
