@@ -45,10 +45,27 @@ def torch_tensorrt_on_this_host() -> Iterator[ModuleType]:
             for name, answer in _ANSWERS.items():
                 stack.enter_context(patch.object(torch.cuda, name, lambda *_, _answer=answer, **__: _answer))
         stack.enter_context(_quiet())
-        with _without_line(_NO_DEVICE_NOTICE):
+        with _without_line(_NO_DEVICE_NOTICE), _without_modelopt():
             import torch_tensorrt
 
         yield torch_tensorrt
+
+
+@contextmanager
+def _without_modelopt() -> Iterator[None]:
+    """Hide modelopt from torch_tensorrt's import, which would import it for converters that are not used here.
+
+    It takes as long to import as torch and torch_tensorrt together. In the same process, torch_tensorrt then cannot compile
+    modules with modelopt's own operators; import modelopt first for that.
+    """
+    if "modelopt" in sys.modules:
+        yield
+        return
+    sys.modules["modelopt"] = None  # type: ignore[assignment]  (an import then fails)
+    try:
+        yield
+    finally:
+        del sys.modules["modelopt"]
 
 
 @contextmanager
