@@ -22,7 +22,7 @@ LAYERS = [
     ["checkpoint_generation"],
     ["generation_config"],
     ["contract"],
-    ["plugins.edgellm"],
+    ["plugins.edgellm", "plugins.cuda"],
     ["network"],
     ["bundle"],
     ["runtime"],

@@ -148,3 +148,26 @@ class TestFindLibrary:
         monkeypatch.setenv(library.ENVIRONMENT, str(tmp_path / "gone.so"))
         with pytest.raises(MissingDependencyError, match=r"gone\.so is no file"):
             library.find_library()
+
+
+class TestBuild:
+    """The command itself; that the kernels compile is tests/plugins/cuda/test_build.py's."""
+
+    def test_another_architecture(self, tt_edge):
+        tt_edge("plugin", "build", "--arch", "sm_75").fails_with("--arch sm_75 is not one of sm_80, sm_86, sm_87", 2)
+
+    def test_no_gpu_to_ask(self, tt_edge, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        tt_edge("plugin", "build").fails_with("nvidia-smi shows no GPU here to compile for; give --arch", 1)
+
+    def test_what_is_built(self, tt_edge, monkeypatch, tmp_path):
+        """With a compiler that only writes what it is told to, the library is where it was asked for."""
+        compiler = tmp_path / "nvcc"
+        compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho tt_kernels_version > "$2"\n')
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CUDACXX", str(compiler))
+        built = tt_edge("plugin", "build", "--arch", "87", "--arch", "sm_110", "-o", tmp_path / "out" / "k.so")
+        assert (built.status, built.err) == (0, "")
+        assert f"{tmp_path / 'out' / 'k.so'}  kernels for sm_87, sm_110" in built.out
+        checked = tt_edge("plugin", "check", tmp_path / "out" / "k.so")
+        checked.fails_with("k.so is no library of tt-edge's kernels", 1)

@@ -1,26 +1,63 @@
-"""Look at NVIDIA's plugin library: `tt-edge plugin check` loads it, lists what it registers, and says which of AttentionPlugin's
-contracts it has, and whether its ViTAttentionPlugin is one that is known. The installed tensorrt-edgellm package's library is
-taken unless --plugin-path names another."""
+"""The libraries of plugins and kernels. `tt-edge plugin build` compiles tt-edge's CUDA kernels with nvcc, for the GPU that is
+here or for --arch; no GPU is needed. `tt-edge plugin check` loads NVIDIA's plugin library, lists what it registers, and says
+which of AttentionPlugin's contracts it has, and whether its ViTAttentionPlugin is one that is known; the installed
+tensorrt-edgellm package's library is taken unless one is named. Given tt-edge's kernels, it says whether they fit."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    parser.add_argument("action", choices=["check"], help="check: load the library and read its contract")
-    parser.add_argument("--plugin-path", metavar="LIB", help="the library, libNvInfer_edgellm_plugin.so")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "action", choices=["build", "check"], help="build the kernels, or load a library and look at it"
+    )
+    parser.add_argument("library", nargs="?", metavar="LIB", help="check: the library, as --plugin-path")
+    parser.add_argument("--plugin-path", metavar="LIB", help="check: the library, libNvInfer_edgellm_plugin.so")
+    parser.add_argument("--json", action="store_true", help="check: print the result as JSON")
+    parser.add_argument(
+        "--arch",
+        action="append",
+        metavar="SM",
+        help="build: a GPU architecture, such as sm_87; repeat for more (default: the GPU here)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="LIB", help="build: the library (default: in the user's cache folder)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="build: compilers at a time (default: as many as processors)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; the exit status is 1 when the library holds no contract that is known, or refuses what is compiled for it."""
+    """Build, or check: then the exit status is 1 when the library holds no contract that is known, or refuses what is
+    compiled for it."""
+    return _build(args) if args.action == "build" else _check(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from tt_edge.plugins.cuda.build import architecture, architecture_here, build_kernels, default_library
+
+    architectures = list(dict.fromkeys(map(architecture, args.arch))) if args.arch else [architecture_here()]
+    library = build_kernels(architectures, args.output or default_library(), args.jobs)
+    print(
+        f"{library}  kernels for {', '.join(f'sm_{each}' for each in architectures)}, {library.stat().st_size >> 20} MiB"
+    )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
     from tt_edge.plugins.edgellm.check import check_library
 
-    result = check_library(args.plugin_path)
+    path = args.plugin_path or args.library
+    if path and (kernels := _kernels(path)):
+        print(kernels)
+        return 0
+    result = check_library(path)
     if args.json:
         import json
 
@@ -29,6 +66,15 @@ def run(args: argparse.Namespace) -> int:
         print(render(result))
     found = [result, result.get("vit", {})]
     return 1 if any("error" in each or _is_refused(each.get("formats")) for each in found) else 0
+
+
+def _kernels(path: str) -> str | None:
+    """What to say of tt-edge's own kernels; ``None`` for another library. Raises ``EngineError`` for another version."""
+    from tt_edge.plugins.cuda.library import SYMBOL, VERSION, Kernels
+
+    if not Path(path).is_file() or SYMBOL.encode() not in Path(path).read_bytes():
+        return None
+    return f"{Kernels(Path(path)).path}, tt-edge's kernels, version {VERSION}: they fit this tt-edge"
 
 
 def _is_refused(formats: dict[str, dict[str, bool]] | str | None) -> bool:

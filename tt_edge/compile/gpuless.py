@@ -61,7 +61,7 @@ def _without_modelopt() -> Iterator[None]:
     if "modelopt" in sys.modules:
         yield
         return
-    sys.modules["modelopt"] = None  # type: ignore[assignment]  (an import then fails)
+    sys.modules["modelopt"] = None  # type: ignore[assignment] # an import then fails
     try:
         yield
     finally:

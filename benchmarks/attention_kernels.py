@@ -1,0 +1,243 @@
+"""tt-edge's CUDA kernels beside PyTorch's, on the GPU that is here: floors first, then times.
+
+    tt-edge plugin build && python benchmarks/attention_kernels.py
+
+Medians of CUDA-graph replays over buffers that rotate through more than the L2 cache, so that every call reads its cache
+from memory, as in a real step. Our attention includes RoPE and the write into the KV cache; PyTorch's does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tt_edge.plugins.cuda.library import Kernels, load_kernels
+from tt_edge.plugins.cuda.tensors import AttentionCall, gemv, int4_args, stream_of
+
+ROTATE_BYTES = 256 << 20
+SHAPES = {"Llama-3-8B": (32, 8, 128), "Qwen2.5-0.5B": (14, 2, 64)}
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+def microseconds(calls: Sequence[Callable[[], Any]], replays: int = 15, least: int = 20) -> float:
+    """Time of one call: all of them in turn, at least ``least`` in all, in one graph that is replayed."""
+    rounds = -(-least // len(calls))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(rounds):
+            for call in calls:
+                call()
+    graph.replay()
+    times = []
+    for _ in range(replays):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / (rounds * len(calls)))
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """GB/s of a large copy, bytes read and written. Not in a graph, whose copies are slower."""
+    a = torch.randn(1 << 29, device="cuda")
+    b = torch.empty_like(a)
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        b.copy_(a)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return 2 * a.nbytes / statistics.median(times) / 1e6
+
+
+def product_rate() -> float:
+    """TFLOP/s of a large fp16 product."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
+    return 2 * 8192**3 / microseconds([lambda: a @ b], least=5) / 1e6
+
+
+def table(positions: int, size: int) -> Tensor:
+    """A RoPE table."""
+    angles = torch.rand(1, positions, size // 2, device="cuda") * 6
+    return torch.cat([angles.cos(), angles.sin()], -1).contiguous()
+
+
+def decode_row(
+    kernels: Kernels, name: str, batch: int, tokens: int, bandwidth: float, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Decode with ``tokens`` in the cache, the new one included."""
+    q_heads, kv_heads, size = SHAPES[name]
+    shape = (batch, 2, kv_heads, tokens, size)
+    nbytes = 2 * torch.Size(shape).numel()
+    count = max(2, min(64, -(-ROTATE_BYTES // nbytes)))
+    caches = [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(count)]
+    rope = table(tokens, size)
+    past = torch.full((batch,), tokens - 1, dtype=torch.int32, device="cuda")
+    packed = [torch.randn(batch, 1, q_heads + 2 * kv_heads, size, device="cuda", dtype=torch.float16) for _ in caches]
+    row: dict[str, Any] = {"case": f"decode {name} batch {batch} at {tokens}", "floor": nbytes / bandwidth / 1e3}
+
+    def ours(splits: int) -> float:
+        calls = [
+            AttentionCall(
+                kernels,
+                x[:, :, :q_heads],
+                x[:, :, q_heads : q_heads + kv_heads],
+                x[:, :, q_heads + kv_heads :],
+                cache,
+                rope,
+                past_lengths=past,
+                splits=splits,
+            )
+            for x, cache in zip(packed, caches, strict=True)
+        ]
+        return microseconds([call.run for call in calls])
+
+    row["tt-edge"] = ours(0)
+    if args.sweep:
+        row["splits"] = {splits: round(ours(splits), 2) for splits in args.sweep}
+    queries = [x[:, :, :q_heads].transpose(1, 2) for x in packed]
+    for peer, backend in BACKENDS.items():
+        with sdpa_kernel(backend):
+            row[peer] = microseconds(
+                [
+                    lambda q=q, cache=cache: functional.scaled_dot_product_attention(
+                        q, cache[:, 0], cache[:, 1], enable_gqa=True
+                    )
+                    for q, cache in zip(queries, caches, strict=True)
+                ]
+            )
+    return row
+
+
+def prefill_row(kernels: Kernels, name: str, tokens: int, rate: float, args: argparse.Namespace) -> dict[str, Any]:
+    """A causal prompt of ``tokens`` into an empty cache."""
+    q_heads, kv_heads, size = SHAPES[name]
+    flops = 4 * q_heads * size * tokens * (tokens + 1) / 2
+    count = 4
+    caches = [torch.randn(1, 2, kv_heads, tokens, size, device="cuda", dtype=torch.float16) for _ in range(count)]
+    packed = [torch.randn(1, tokens, q_heads + 2 * kv_heads, size, device="cuda", dtype=torch.float16) for _ in caches]
+    rope = table(tokens, size)
+    calls = [
+        AttentionCall(
+            kernels,
+            x[:, :, :q_heads],
+            x[:, :, q_heads : q_heads + kv_heads],
+            x[:, :, q_heads + kv_heads :],
+            cache,
+            rope,
+        )
+        for x, cache in zip(packed, caches, strict=True)
+    ]
+    row: dict[str, Any] = {"case": f"prefill {name} at {tokens}", "floor": flops / rate / 1e6}
+    row["tt-edge"] = microseconds([call.run for call in calls], least=4)
+    row["update"] = microseconds([call.update_cache for call in calls], least=4)
+    queries = [x[:, :, :q_heads].transpose(1, 2).contiguous() for x in packed]
+    for peer, backend in BACKENDS.items():
+        with sdpa_kernel(backend):
+            row[peer] = microseconds(
+                [
+                    lambda q=q, cache=cache: functional.scaled_dot_product_attention(
+                        q, cache[:, 0], cache[:, 1], enable_gqa=True, is_causal=True
+                    )
+                    for q, cache in zip(queries, caches, strict=True)
+                ],
+                least=4,
+            )
+    row["TFLOP/s"] = {key: round(flops / row[key] / 1e6) for key in ("tt-edge", *BACKENDS)}
+    return row
+
+
+def product_row(kernels: Kernels, m: int, n: int, k: int, bandwidth: float) -> dict[str, Any]:
+    """``m`` rows by 4-bit and 16-bit weights ``[n, k]``."""
+    count = max(2, min(64, -(-ROTATE_BYTES // (n * k // 2))))
+    x, x16 = (torch.randn(m, k, device="cuda").to(dtype) for dtype in (torch.float16, torch.bfloat16))
+    y = x.new_empty(m, n)
+    packed = [torch.randint(-128, 128, (n // 2, k), dtype=torch.int8, device="cuda") for _ in range(count)]
+    scales = torch.rand(k // 128, n, device="cuda", dtype=torch.float16)
+    row: dict[str, Any] = {"case": f"int4 {m} x {n} x {k}", "floor": n * k * 0.5156 / bandwidth / 1e3}
+    if m <= 64:
+        row["tt-edge"] = microseconds(
+            [lambda w=w: kernels.int4_gemm(int4_args(x, w, scales, y), stream_of(x)) for w in packed]
+        )
+    matrix = x.new_empty(n, k)
+
+    def dequantized(w: Tensor) -> None:
+        kernels.int4_dequantize(int4_args(x, w, scales, matrix), stream_of(x))
+        torch.mm(x, matrix.T, out=y)
+
+    row["dequantize"] = microseconds([lambda w=w: dequantized(w) for w in packed])
+    words = [torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device="cuda") for _ in range(count)]
+    torchs = [torch._convert_weight_to_int4pack(w, 8) for w in words]
+    zeros = torch.rand(k // 128, n, 2, device="cuda", dtype=torch.bfloat16)
+    row["int4pack"] = microseconds([lambda w=w: torch._weight_int4pack_mm(x16, w, 128, zeros) for w in torchs])
+    del words, torchs
+    weights = [torch.randn(n, k, device="cuda", dtype=torch.float16) for _ in range(max(2, count // 4))]
+    row["fp16 cuBLAS"] = microseconds([lambda w=w: torch.mm(x, w.T, out=y) for w in weights])
+    row["fp16 floor"] = n * k * 2 / bandwidth / 1e3
+    if m <= 8:
+        row["fp16 tt-edge"] = microseconds([lambda w=w: gemv(kernels, x, w) for w in weights])
+    return row
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line, times in microseconds."""
+    parts = [f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()]
+    print(" | ".join(parts), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=["decode", "prefill", "int4"], help="decode, prefill, int4")
+    parser.add_argument("--sweep", nargs="*", type=int, help="also decode with these numbers of splits")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    kernels = load_kernels()
+    bandwidth, rate = copy_bandwidth(), product_rate()
+    print(
+        f"{torch.cuda.get_device_name()}: copy {bandwidth:.0f} GB/s, fp16 product {rate:.0f} TFLOP/s; times in µs",
+        flush=True,
+    )
+    rows = []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        show(row)
+        torch.cuda.empty_cache()
+
+    if "decode" in args.only:
+        for name in SHAPES:
+            for batch, tokens in ((1, 4096), (1, 32768), (4, 32768)):
+                add(decode_row(kernels, name, batch, tokens, bandwidth, args))
+    if "prefill" in args.only:
+        for name in SHAPES:
+            for tokens in (2048, 8192):
+                add(prefill_row(kernels, name, tokens, rate, args))
+    if "int4" in args.only:
+        for n, k in ((4096, 4096), (14336, 4096), (4864, 896)):
+            for m in (1, 8, 16, 32, 64):
+                add(product_row(kernels, m, n, k, bandwidth))
+    if args.json:
+        found = {"gpu": torch.cuda.get_device_name(), "copy GB/s": bandwidth, "fp16 TFLOP/s": rate, "rows": rows}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

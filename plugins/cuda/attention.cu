@@ -1,0 +1,86 @@
+// Decode and prefill of one head size, TT_HEAD_SIZE, and one type of activations, TT_TYPE, with every type of cache.
+#include <type_traits>
+
+#include "decode.cuh"
+#include "launch.h"
+#include "prefill.cuh"
+
+#if !defined(TT_HEAD_SIZE) || !defined(TT_TYPE)
+#error "compile with -DTT_HEAD_SIZE=64, 80, 96, 128 or 256 and -DTT_TYPE=0 (fp16) or 1 (bf16)"
+#endif
+
+namespace tt_edge {
+namespace {
+
+using Type = std::conditional_t<TT_TYPE == TT_FLOAT16, half, bfloat16>;
+
+// Calls `launch.template run<KV>()` for the cache's type.
+template <typename Launch> cudaError_t by_cache(const tt_attention_args &args, const Launch &launch) {
+#ifndef TT_SAMPLE  // one kernel of each kind, for a test that asks only whether an architecture compiles
+    if (args.cache_type == TT_FLOAT8) return launch.template run<float8>();
+    if (args.cache_type == TT_INT8) return launch.template run<int8>();
+#endif
+    return launch.template run<Type>();
+}
+
+// Blocks may need more shared memory than a kernel has unless it is asked for.
+template <typename Kernel> cudaError_t allow_shared(Kernel *kernel, size_t bytes) {
+    if (bytes <= 48 * 1024) return cudaSuccess;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+struct LaunchDecode {
+    const tt_attention_args &args;
+    int splits, cluster_size;
+    cudaStream_t stream;
+
+    template <typename KV, int ROWS> cudaError_t launch() const {
+        using Shape = Decode<Type, KV, TT_HEAD_SIZE, ROWS>;
+        constexpr auto kernel = decode_kernel<Type, KV, TT_HEAD_SIZE, ROWS>;
+        if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
+        const int groups = decode_groups(args);
+        cudaLaunchAttribute cluster = {};
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = cluster_size, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        cudaLaunchConfig_t launch = {};
+        launch.gridDim = dim3(splits, args.kv_heads * groups, args.batch);
+        launch.blockDim = dim3(Shape::kThreads);
+        launch.dynamicSmemBytes = Shape::shared_bytes();
+        launch.stream = stream;
+        launch.attrs = &cluster;
+        launch.numAttrs = cluster_size > 1;
+        return cudaLaunchKernelEx(&launch, kernel, args, splits, groups);
+    }
+    template <typename KV> cudaError_t run() const {
+#ifndef TT_SAMPLE
+        if (decode_rows(args) == 16) return launch<KV, 16>();
+#endif
+        return launch<KV, 8>();
+    }
+};
+
+struct LaunchPrefill {
+    const tt_attention_args &args;
+    cudaStream_t stream;
+
+    template <typename KV> cudaError_t run() const {
+        using Shape = Prefill<TT_HEAD_SIZE>;
+        constexpr auto kernel = prefill_kernel<Type, KV, TT_HEAD_SIZE>;
+        if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
+        const dim3 grid(args.q_heads, (args.q_tokens + Shape::kRows - 1) / Shape::kRows, args.batch);
+        kernel<<<grid, Shape::kThreads, Shape::shared_bytes(), stream>>>(args);
+        return cudaGetLastError();
+    }
+};
+
+}  // namespace
+
+template <> cudaError_t launch_decode<TT_HEAD_SIZE, TT_TYPE>(const tt_attention_args &args, int splits, int cluster_size,
+                                                                   cudaStream_t stream) {
+    return by_cache(args, LaunchDecode{args, splits, cluster_size, stream});
+}
+template <> cudaError_t launch_prefill<TT_HEAD_SIZE, TT_TYPE>(const tt_attention_args &args, cudaStream_t stream) {
+    return by_cache(args, LaunchPrefill{args, stream});
+}
+
+}  // namespace tt_edge
