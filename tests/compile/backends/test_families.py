@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 
-from tests.compile.compiling import compiled
+from tests.compile.compiling import compiled, shared
 from tests.tiny_models import FAMILIES, tiny_model, untouched_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.config import Precision
@@ -17,13 +17,18 @@ from tt_edge.network.build import build_engine
 BACKENDS = [("native", None), ("sdpa", "none"), ("sdpa", "static_v1"), ("sdpa", "static_v2")]
 
 
+def grouped(families):
+    """Tests of a family run one after the other in one process, and share what PyTorch answers."""
+    return [pytest.param(family, marks=pytest.mark.xdist_group(f"families-{family}")) for family in families]
+
+
 @pytest.mark.parametrize(("backend", "cache"), BACKENDS, ids=lambda value: str(value))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", grouped(FAMILIES))
 def test_greedy_tokens_equal_generate(family, backend, cache):
     """48 tokens after prompts of 48, 9 and 24, in a ragged batch and one by one; windows are 8 tokens."""
-    model = tiny_model(family)
-    converted = compiled(model, backend=backend, cache=cache)
-    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=48)
+    reference = shared(family)
+    converted = compiled(reference.model, backend=backend, cache=cache)
+    report = check_parity(reference, converted.network, converted.contract, Precision.FP32, new_tokens=48)
     assert report.passed, report.render()
     assert sum(row.ties + row.mismatches for row in report.rows) == 0
     if family != "gemma2":  # whose bounded scores are plain layers
@@ -37,11 +42,11 @@ PLUGIN = ("mistral", "gemma3", "phi3")
 
 
 @pytest.mark.parametrize("contract", ["0.9.1", "0.11"])
-@pytest.mark.parametrize("family", PLUGIN)
+@pytest.mark.parametrize("family", grouped(PLUGIN))
 def test_greedy_tokens_equal_generate_with_the_plugin(family, contract):
-    model = tiny_model(family, head_dim=64)
-    converted = compiled(model, backend="plugin", plugin_contract=contract)
-    report = check_parity(model, converted.network, converted.contract, Precision.FP32, new_tokens=48)
+    reference = shared(family, head_dim=64)
+    converted = compiled(reference.model, backend="plugin", plugin_contract=contract)
+    report = check_parity(reference, converted.network, converted.contract, Precision.FP32, new_tokens=48)
     assert report.passed, report.render()
     assert sum(row.ties + row.mismatches for row in report.rows) == 0
     assert converted.network.kinds()["PLUGIN_V3"] == 2
@@ -56,7 +61,7 @@ def test_what_the_plugin_cannot_express_is_refused(family):
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", grouped(FAMILIES))
 def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
     model = tiny_model(family, dtype=getattr(torch, precision.dtype.value))
     converted = compiled(model, precision)
@@ -65,9 +70,9 @@ def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
 
 
 @pytest.mark.parametrize(("backend", "cache"), [("native", None), ("sdpa", "static_v2")], ids=lambda value: str(value))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", grouped(FAMILIES))
 def test_an_engine_is_built(tensorrt, family, backend, cache):
-    converted = compiled(tiny_model(family), backend=backend, cache=cache)
+    converted = compiled(shared(family).model, backend=backend, cache=cache)
     file = io.BytesIO()
     assert build_engine(tensorrt, converted.network, converted.contract.profiles(), "sm89", file).bytes == file.tell()
 

@@ -16,12 +16,13 @@ preprocessing is compared with the checkpoint's own processor.
 from tt_edge.compile.parity.bundle import verify_bundle
 from tt_edge.compile.parity.golden import GoldenMaker, golden_bytes
 from tt_edge.compile.parity.layers import compare_layers_with
-from tt_edge.compile.parity.logits import check_parity
+from tt_edge.compile.parity.logits import PyTorchReference, check_parity
 from tt_edge.compile.parity.report import ParityReport, RowParity
 
 __all__ = [
     "GoldenMaker",
     "ParityReport",
+    "PyTorchReference",
     "RowParity",
     "check_parity",
     "compare_layers_with",

@@ -31,11 +31,43 @@ if TYPE_CHECKING:
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 
 #: Greedy tokens of Hugging Face, and the logits ``[new_tokens, V]`` that chose them: its own, and in fp32.
-_Reference = tuple[list[int], np.ndarray, np.ndarray]
+_Answer = tuple[list[int], np.ndarray, np.ndarray]
+
+
+class PyTorchReference:
+    """What Hugging Face answers to prompts. A prompt is answered once, however many networks are compared.
+
+    Search is plain greedy: the checkpoint's generation settings are ignored. ``truth`` is the model in float32 (default: ``model``
+    itself, computed in float32).
+    """
+
+    def __init__(self, model: PreTrainedModel, precision: Precision, truth: PreTrainedModel | None = None) -> None:
+        self.model, self.precision = model, precision
+        self.truth = truth or (copy.deepcopy(model).float() if precision is not Precision.FP32 else model)
+        self._answers: dict[tuple[object, ...], tuple[Prompt, _Answer]] = {}
+
+    def answer(self, prompt: Prompt, new_tokens: int) -> _Answer:
+        """Greedy tokens of ``generate()``, and the logits that chose them: in the model's precision, and in fp32."""
+        key = (tuple(prompt.ids), tuple(map(id, prompt.pictures)), new_tokens)
+        if key not in self._answers:  # the prompt is kept, and with it its pictures' ids
+            self._answers[key] = (prompt, self._compute(prompt, new_tokens))
+        return self._answers[key][1]
+
+    def _compute(self, prompt: Prompt, new_tokens: int) -> _Answer:
+        with torch.no_grad(), clean_generation(self.model):
+            out = self.model.generate(
+                **cast(model_inputs(self.model, [prompt.ids], prompt.pictures), self.model.dtype),
+                max_new_tokens=new_tokens,
+            )
+            tokens: list[int] = out[0, -new_tokens:].tolist()
+            inputs = model_inputs(self.model, [prompt.ids + tokens], prompt.pictures)
+            own = _chosen_by(self.model, inputs, new_tokens)
+            exact = own if self.truth is self.model else _chosen_by(self.truth, inputs, new_tokens)
+        return tokens, own, exact
 
 
 def check_parity(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PyTorchReference,
     network: Network,
     contract: IOContract,
     precision: Precision,
@@ -50,31 +82,28 @@ def check_parity(
 ) -> ParityReport:
     """Compare a captured network with ``model`` in PyTorch, in a ragged batch and with a batch of one.
 
-    Search is plain greedy: the checkpoint's generation settings are ignored. ``truth`` is the model in float32 (default:
-    ``model`` itself, computed in float32).
+    ``model`` may be a ``PyTorchReference``, for several networks of one model. ``truth`` is as there.
 
     For a vision-language model also with ``pictures``, images that ``vision``'s captured network encodes; its features
     are compared, too. Random text contains none of ``special_ids``. Hugging Face's results are passed to ``maker``, if any.
     """
-    half = precision is not Precision.FP32
-    truth = truth or (copy.deepcopy(model).float() if half else model)
+    reference = model if isinstance(model, PyTorchReference) else PyTorchReference(model, precision, truth)
+    model, truth = reference.model, reference.truth
     session = ReferenceSession(network, contract)
     batches = list(_batches(contract, new_tokens, seed, vision, pictures, special_ids))
     rows: list[RowParity] = []
     for batch in batches:
-        with clean_generation(model):
-            references = [_reference(model, truth, prompt, new_tokens) for prompt in batch]
+        references = [reference.answer(prompt, new_tokens) for prompt in batch]
         tokens = [tokens for tokens, _, _ in references]
         logits = teacher_forced(session, [p.ids for p in batch], [p.images for p in batch], tokens)
         if maker is not None:
             maker.add_batch(batch, references, pictures)
-        rows += [_compare(p, out, *reference) for p, out, reference in zip(batch, logits, references, strict=True)]
+        rows += [_compare(p, out, *answer) for p, out, answer in zip(batch, logits, references, strict=True)]
     features = compare_features(model, truth, vision.encoder, pictures) if vision is not None and pictures else ()
     if maker is not None and features:
         maker.add_features(model, truth, pictures)
-    del truth
     own = max(row.reference_error for row in rows)
-    tolerance = HALF_PRECISION_FACTOR * own if half else FP32_TOLERANCE
+    tolerance = HALF_PRECISION_FACTOR * own if precision is not Precision.FP32 else FP32_TOLERANCE
     report = ParityReport(precision.value, tuple(rows), tolerance, features)
     texts = [prompt.ids for batch in batches for prompt in batch if not prompt.pictures]
     if not report.logits_passed and texts:
@@ -110,20 +139,6 @@ def _batches(
             mixed = [prompt for prompt in mixed if prompt.pictures]
         for first in range(0, len(mixed), contract.max_batch):
             yield mixed[first : first + contract.max_batch]
-
-
-def _reference(model: PreTrainedModel, truth: PreTrainedModel, prompt: Prompt, new_tokens: int) -> _Reference:
-    """Greedy tokens of ``generate()``, and the logits that chose them: in the model's precision, and in fp32."""
-    with torch.no_grad():
-        out = model.generate(
-            **cast(model_inputs(model, [prompt.ids], prompt.pictures), model.dtype),
-            max_new_tokens=new_tokens,
-        )
-        tokens: list[int] = out[0, -new_tokens:].tolist()
-        inputs = model_inputs(model, [prompt.ids + tokens], prompt.pictures)
-        own = _chosen_by(model, inputs, new_tokens)
-        exact = own if truth is model else _chosen_by(truth, inputs, new_tokens)
-    return tokens, own, exact
 
 
 def _chosen_by(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> np.ndarray:
