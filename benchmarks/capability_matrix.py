@@ -13,6 +13,7 @@ import io
 import json
 import sys
 import tempfile
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,8 +76,26 @@ def build_for(bundle: Bundle, gpu: str) -> str:
     return f"built: {made.form}" if made.refused else "built"
 
 
+def table(found: dict[str, str]) -> list[str]:
+    """A Markdown table of the results: a line for each quantization, precision and backend, a column for each GPU.
+
+    A cell has the number of families with each result; the reasons of refusals are in the JSON.
+    """
+    cells: dict[tuple[str, ...], dict[str, Counter[str]]] = {}
+    for name, result in found.items():
+        _, *row, gpu = name.split()
+        word = result if result.startswith("built") else result.split(":")[0]
+        cells.setdefault(tuple(row), {}).setdefault(gpu, Counter())[word] += 1
+    gpus = sorted({gpu for row in cells.values() for gpu in row}, key=lambda gpu: int(gpu[2:]))
+    lines = ["| quantization | precision | backend | " + " | ".join(gpus) + " |", "|---" * (3 + len(gpus)) + "|"]
+    for names, row in cells.items():
+        results = (", ".join(f"{word} {count}" for word, count in row.get(gpu, Counter()).items()) for gpu in gpus)
+        lines.append(f"| {' | '.join(names)} | {' | '.join(results)} |")
+    return lines
+
+
 def main() -> int:
-    """Print a line for each combination."""
+    """Print a line for each combination, and at the end a table of all."""
     from tests.tiny_models import FAMILIES
     from tt_edge.config import QuantFormat
     from tt_edge.errors import TTEdgeError
@@ -85,27 +104,30 @@ def main() -> int:
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--gpus", nargs="*", default=list(GPUS))
     parser.add_argument("--quant", nargs="*", default=["none", *QuantFormat])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="results so far, which are not built again, and those of this run")
     args = parser.parse_args()
-    found: dict[str, str] = {}
+    found: dict[str, str] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for family, quant, precision, backend in product(args.families, args.quant, ("fp16", "bf16"), ("native", "sdpa")):
         name = f"{family} {quant} {precision} {backend}"
+        left = [gpu for gpu in args.gpus if f"{name} {gpu}" not in found]
+        if not left:
+            continue
         with tempfile.TemporaryDirectory() as folder:
+            bundle, refused = None, ""
             try:
                 bundle = compile_tiny(family, quant, precision, backend, Path(folder) / "out.ttedge")
             except TTEdgeError as error:
-                found[name] = f"refused: {error}"
-                print(f"{name:<36} {found[name]}", flush=True)
-                continue
-            for gpu in args.gpus:
+                refused = f"refused: {error}"
+            for gpu in left:
                 try:
-                    result = build_for(bundle, gpu)
+                    result = build_for(bundle, gpu) if bundle is not None else refused
                 except TTEdgeError as error:
                     result = f"FAILED: {error}"
                 found[f"{name} {gpu}"] = result
                 print(f"{name:<36} {gpu:<6} {result}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2))
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
+    print(*table(found), sep="\n")
     return int(any(result.startswith("FAILED") for result in found.values()))
 
 

@@ -137,11 +137,10 @@ class Signature(NamedTuple):
 
 def check_arguments(function: Any, arguments: tuple[Any, ...], module: Any = None) -> str:
     """Fail unless positional ``arguments`` fit the signature, or one of several; the annotation of its result."""
-    try:
-        inspect.signature(function).bind(*arguments)
+    signature = _python_signature(function)
+    if signature is not None:
+        signature.bind(*arguments)
         return ""
-    except ValueError:  # pybind11's functions have none that Python can read
-        pass
     signatures = _parse(function.__doc__ or "", module)
     assert signatures, f"{function} has no signature"
     for signature in signatures:
@@ -149,6 +148,16 @@ def check_arguments(function: Any, arguments: tuple[Any, ...], module: Any = Non
         if fits(own, arguments, module):
             return signature.returns
     raise AssertionError(f"{arguments} fit none of {signatures}")
+
+
+def _python_signature(function: Any) -> inspect.Signature | None:
+    """``None`` for pybind11's functions, which have none that Python can read."""
+    if type(function).__name__ in ("builtin_function_or_method", "instancemethod") and not function.__text_signature__:
+        return None  # so says inspect, too, after a while
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return None
 
 
 @cache

@@ -19,7 +19,7 @@ import torch
 
 from tests.bindings.releases import RELEASES
 from tests.bindings.replay_case import Case
-from tests.compile.compiling import compiled
+from tests.compile.compiled_once import compiled
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
 from tests.tiny_models import FAMILIES, tiny_model
 from tt_edge.bundle import Bundle
@@ -29,13 +29,24 @@ from tt_edge.config import CompileConfig, EngineTarget, Precision, QuantConfig, 
 pytestmark = pytest.mark.xdist_group("bindings")
 
 ALL = os.environ.get("TT_EDGE_BINDINGS") == "all"
-LIMITS = {"max_batch": 3, "max_input_len": 16, "max_seq_len": 64}
+RUN = ("qwen2", "gemma2", "phi3")
+LIMITS = {"max_batch": 3, "max_input_len": 64, "max_seq_len": 128}
 WIDE = {"hidden_size": 128, "intermediate_size": 256}  # a multiple of an INT4 group
 CACHES = ("none", "static_v1", "static_v2")
 PLUGINS = ("0.4", "0.9.1", "0.10", "0.11")
 TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "internvl", "blip-2", "eagle2")
-#: Families whose quantized networks are replayed; every layer that is quantized is a linear layer, in all alike.
 QUANTIZED = [f for f in FAMILIES if f not in ("gpt2", "opt")] if ALL else ["qwen2"]
+#: Quantization is of linear layers, which are alike in every family: one has them all, each format in other layers.
+MIXED = {
+    "*.q_proj": "fp8", "*.k_proj": "int8_sq", "*.v_proj": "int8_wo", "*.o_proj": "int4_wo",
+    "*.gate_proj": "int4_awq", "*.up_proj": "fp8", "*.down_proj": "int8_sq",
+}  # fmt: skip
+RECIPES = {"mixed": QuantConfig(None, tuple(MIXED.items())), "nvfp4": QuantConfig(QuantFormat.NVFP4)}
+ONE_FORMAT = {str(quant): QuantConfig(quant) for quant in QuantFormat}
+
+
+def test_the_recipes_have_every_format():
+    assert set().union(*(recipe.formats for recipe in RECIPES.values())) == set(QuantFormat)
 
 
 @pytest.fixture(scope="session")
@@ -46,33 +57,33 @@ def cases(tmp_path_factory):
     def add(name, network, contract, runs=False):
         (folder / name.replace("/", "_")).write_bytes(pickle.dumps(Case(name, network, contract, runs)))
 
+    # Precisions and limits are those of tests/compile/backends/test_families.py, which shares these networks.
     for family in FAMILIES:
-        for backend, caches in (("native", (None,)), ("sdpa", CACHES if family == "qwen2" or ALL else ("static_v2",))):
-            for cache in caches:
-                runs = family in ("qwen2", "gemma2", "phi3") and backend == "native"
-                precision = Precision.FP32 if runs else Precision.FP16
-                model = tiny_model(family, dtype=torch.float32 if runs else torch.float16)
-                made = compiled(model, precision, backend=backend, cache=cache, **LIMITS)
-                add(f"{family}/{backend}/{cache or 'in_place'}", made.network, made.contract, runs)
+        half = compiled(tiny_model(family, dtype=torch.float16), Precision.FP16)
+        add(f"{family}/native/in_place", half.network, half.contract)
+        if family in RUN:
+            made = compiled(tiny_model(family))
+            add(f"{family}/run", made.network, made.contract, runs=True)
+        for cache in CACHES if family == "qwen2" or ALL else ("static_v2",):
+            made = compiled(tiny_model(family), backend="sdpa", cache=cache)
+            add(f"{family}/sdpa/{cache}", made.network, made.contract)
     for version in PLUGINS:
         model = tiny_model("qwen2", dtype=torch.float16, hidden_size=256, num_attention_heads=4)
-        made = compiled(model, Precision.FP16, backend="plugin", plugin_contract=version, **LIMITS)
+        made = compiled(model, Precision.FP16, backend="plugin", plugin_contract=version)
         add(f"qwen2/plugin/{version}", made.network, made.contract)
     for family in QUANTIZED:
-        for quant in QuantFormat:
+        for name, recipe in (ONE_FORMAT if ALL else RECIPES).items():
             for backend, settings in (("native", {}), ("sdpa", {"cache": "static_v2"})):
-                batches = [torch.randint(3, 300, (2, 16))] if quant.needs_data else []
-                config = CompileConfig.of(backend=backend, quant=QuantConfig(quant), **settings, **LIMITS)
-                out = folder.parent / f"{family}-{quant}-{backend}.ttedge"
+                out = folder.parent / f"{family}-{name}-{backend}.ttedge"
                 compile_model(
                     partial(tiny_model, family, dtype=torch.float16, **WIDE),
                     out,
-                    config,
+                    CompileConfig.of(backend=backend, quant=recipe, **LIMITS, **settings),
                     EngineTarget(),
-                    batches=batches,
+                    batches=[torch.randint(3, 300, (2, 16))],
                 )
                 bundle = Bundle.open(out)
-                add(f"{family}/{backend}/{quant}", bundle.network(), bundle.manifest.part("decoder"))
+                add(f"{family}/{backend}/{name}", bundle.network(), bundle.manifest.part("decoder"))
     for family in TOWERS:
         for attention in ("native", "plugin"):
             _, network, contract, _, _ = compiled_tower(family, "fp16", attention)
@@ -108,4 +119,4 @@ def test_every_network_is_rebuilt_on_the_releases_own_bindings(cases, tmp_path, 
             assert result["in_place"] == (release >= (10, 15)), case
             assert ("add_kv_cache_update" in kinds) == (release >= (10, 15)), case
     ran = {case: result["tokens"] for case, result in results.items() if result.get("tokens")}
-    assert ran == {f"{family}/native/in_place": 18 for family in ("qwen2", "gemma2", "phi3")}
+    assert ran == {f"{family}/run": 18 for family in RUN}

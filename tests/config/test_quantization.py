@@ -59,7 +59,9 @@ def test_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize(("format", "first"), [("fp8", 89), ("nvfp4", 100), ("int4_awq", 75), ("int8_sq", 75)])
+@pytest.mark.parametrize(
+    ("format", "first"), [("fp8", 89), ("nvfp4", 100), ("int4_awq", 80), ("int4_wo", 80), ("int8_sq", 75)]
+)
 def test_capabilities(format, first):
     check_capability(format, f"sm{first}")
     with pytest.raises(EngineError, match=f"{format} needs compute capability sm{first} or later, not sm{first - 1}"):

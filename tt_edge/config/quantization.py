@@ -11,17 +11,17 @@ from tt_edge.compat import StrEnum
 from tt_edge.config.base import JsonConfig
 from tt_edge.errors import EngineError, InvalidInputError
 
-#: The lowest compute capability whose tensor cores have a format's types, 89 for sm89; for all others it is 75.
-FIRST_CAPABILITY = {"fp8": 89, "nvfp4": 100}
+#: The lowest compute capability that has a format's types, 89 for sm89; for all others it is 75.
+FIRST_CAPABILITY = {"fp8": 89, "int4_awq": 80, "int4_wo": 80, "nvfp4": 100}
 
 
 def check_capability(format: str, capability: str) -> None:
     """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not support."""
-    first = FIRST_CAPABILITY.get(format, 75)
-    if int(capability.removeprefix("sm")) < first:
+    first, number = FIRST_CAPABILITY.get(format, 75), int(capability.removeprefix("sm"))
+    if number < first:
+        others = "an INT8 or INT4 format" if number >= FIRST_CAPABILITY["int4_wo"] else "an INT8 format"
         raise EngineError(
-            f"{format} needs compute capability sm{first} or later, not {capability}; choose an INT8 or INT4 format, or another "
-            "--engine target"
+            f"{format} needs compute capability sm{first} or later, not {capability}; choose {others}, or another --engine target"
         )
 
 
@@ -48,7 +48,7 @@ class QuantFormat(StrEnum):
 
     @property
     def first_capability(self) -> int:
-        """The lowest compute capability whose tensor cores have the types: 89 is sm89."""
+        """The lowest compute capability that has the types: 89 is sm89."""
         return FIRST_CAPABILITY.get(self, 75)
 
 

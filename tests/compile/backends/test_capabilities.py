@@ -10,6 +10,7 @@ from tests.tiny_models import FAMILIES
 from tt_edge.config import QuantFormat
 
 BF16 = "refused: bfloat16 needs compute capability sm80 or later, not sm75"
+INT4 = "refused: int4 needs compute capability sm80 or later, not sm75"
 FP8 = "refused: float8_e4m3fn needs compute capability sm89 or later, not sm86"
 FP4 = "refused: float4_e2m1fn needs compute capability sm100 or later, not sm89"
 
@@ -24,7 +25,7 @@ SAMPLE = {
     ("phi3", "int8_sq", "fp16", "native"): {"sm80": "built"},
     ("smollm3", "int4_awq", "bf16", "sdpa"): {"sm121": "built"},
     ("gpt2", "none", "bf16", "native"): {"sm89": "built"},
-    ("opt", "int4_wo", "fp16", "sdpa"): {"sm86": "built"},
+    ("opt", "int4_wo", "fp16", "sdpa"): {"sm75": INT4, "sm86": "built"},
 }
 
 

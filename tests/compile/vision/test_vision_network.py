@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.compile.compiled_once import compiled_once
 from tests.tiny_vlms import VLMS, tiny_vlm
 from tt_edge.compile.limits import with_image_tokens
 from tt_edge.compile.vision.families import family_of
@@ -47,7 +48,7 @@ def compiled(family, precision="fp32", attention="native", head=None):
     family = family_of(model)
     tower, geometry = tower_of(model, family.tower, ragged=attention == "plugin")
     config = config.with_limits(with_image_tokens(config.limits, geometry, family.most_tiles))
-    vision = TowerCompiler(model, config, tower, geometry).compile()
+    vision = compiled_once(TowerCompiler(model, config, tower, geometry))
     return model, vision.network, vision.contract, ReferenceEvaluator(vision.network), vision
 
 

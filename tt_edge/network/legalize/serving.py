@@ -15,7 +15,12 @@ from tt_edge.platforms import Platform
 from tt_edge.tensorrt_api import Flavour
 
 #: The lowest compute capability that supports an element type; other types are supported by all.
-FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.FP8: 89, DType.FP4: 100}
+FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.INT4: 80, DType.FP8: 89, DType.FP4: 100}
+
+#: The element types of a quantization that some GPUs lack.
+_OF_FORMAT = {
+    "fp8": {DType.FP8}, "nvfp4": {DType.FP4, DType.FP8}, "int4_awq": {DType.INT4}, "int4_wo": {DType.INT4},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def types_of_config(config: CompileConfig) -> frozenset[DType]:
     types = {config.network.precision.dtype}
     formats = () if config.quantization.recipe is None else config.quantization.recipe.formats
     for format in formats:
-        types |= {"fp8": {DType.FP8}, "nvfp4": {DType.FP4, DType.FP8}}.get(str(format), set())
+        types |= _OF_FORMAT.get(str(format), set())
     if config.attention.kv_cache is KVCacheType.FP8:
         types.add(DType.FP8)
     return frozenset(types)
