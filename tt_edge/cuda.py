@@ -158,12 +158,14 @@ class Buffer:
         call("cudaMemsetAsync", self.address, 0, self.nbytes, stream.handle)
 
     def copy_from(self, host: np.ndarray, stream: Stream) -> None:
-        """Queue a copy of the C-contiguous ``host`` to the start of the buffer."""
+        """Queue a copy of the C-contiguous ``host`` to the start of the buffer. Raises ``EngineError`` if it is larger."""
+        self._require_size(host.nbytes)
         kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         call("cudaMemcpyAsync", self.address, host.ctypes.data, host.nbytes, kind, stream.handle)
 
     def copy_to(self, host: np.ndarray, stream: Stream) -> None:
-        """Queue a copy of the start of the buffer to the C-contiguous ``host``."""
+        """Queue a copy of the start of the buffer to the C-contiguous ``host``. Raises ``EngineError`` if it is larger."""
+        self._require_size(host.nbytes)
         kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
         call("cudaMemcpyAsync", host.ctypes.data, self.address, host.nbytes, kind, stream.handle)
 
@@ -185,7 +187,14 @@ class Buffer:
         """Raise ``EngineError`` for a copy beyond the buffer. CUDA does not check this and would access other memory."""
         width = host[0].nbytes
         end = offset + (len(host) - 1) * pitch + width
-        if offset < 0 or width > pitch or end > self.nbytes:
+        if offset < 0 or width > pitch:
+            raise EngineError(
+                f"a copy of pieces of {width:,} bytes begins at byte {offset:,}, {pitch:,} apart; compile the model again"
+            )
+        self._require_size(end)
+
+    def _require_size(self, end: int) -> None:
+        if not 0 <= end <= self.nbytes:
             raise EngineError(f"a copy ends at byte {end:,} of a buffer of {self.nbytes:,}; compile the model again")
 
     def close(self) -> None:

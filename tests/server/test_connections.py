@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
 from tests.server.conftest import serving
+from tt_edge.server import bodies
 from tt_edge.server.connections import ConnectionLimits, is_loopback, owner
 
 #: Addresses of this machine from which the tests connect as if they were other machines'.
@@ -64,6 +67,32 @@ def test_headers_that_trickle(folder):
         with pytest.raises(ConnectionError):
             trickle(connection, HEALTH * 9)
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("first", [b"", b'{"model": "tiny", '])
+def test_a_body_that_trickles(folder, monkeypatch, first):
+    """A body must begin to come, and keep up a rate: a byte at a time does not hold a request open."""
+    monkeypatch.setattr(bodies, "READ_GRACE_S", 0.4)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    with serving(folder, limits=limits()) as served:
+        begun = time.monotonic()
+        connection = connect(served, send=head + first)
+        sender = threading.Thread(target=_until_it_is_closed, args=(connection, len(first)))
+        sender.start()
+        status, body = answer(connection)
+        assert 0.3 < time.monotonic() - begun < 5
+        assert (status, json.loads(body)["error"]["message"][:21]) == (408, "the body did not come")
+        sender.join(5)
+        assert not sender.is_alive()
+        assert healthy(served)
+        assert served.model.waiting == 0
+
+
+def _until_it_is_closed(connection, sends):
+    with suppress(OSError):
+        for _ in range(1000 if sends else 0):
+            connection.sendall(b" ")
+            time.sleep(0.02)
 
 
 def test_one_address_does_not_take_the_places_of_others(folder):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
+from unittest.mock import Mock
 
 import pytest
 
+from tests.runtime.text.template_shapes import TEMPLATES
 from tests.server.conftest import MODEL, serving
 from tests.server.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.text.chat_template import ChatTemplate
+from tt_edge.server.replies import ChatReply
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Go?"}], "max_tokens": 3}
 TEXT = {"model": MODEL, "prompt": "The light", "max_tokens": 3}
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "stop", "description": "Stop", "parameters": {"type": "object", "properties": {"at": {}}}},
+}
+
+
+def calls(arguments):
+    return [{"id": "call_1", "type": "function", "function": {"name": "stop", "arguments": arguments}}]
 
 
 def chat(served, **body):
@@ -31,7 +46,10 @@ def text(served, **body):
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": TOOL}, "tool_choice"),
         ({"store": True}, "store"),
         ({"best_of": 3}, "best_of"),
         ({"echo": True}, "echo"),
@@ -40,7 +58,14 @@ def text(served, **body):
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
         ({"stop": ["a"] * 17}, "stop"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": calls("[1]")}]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        ({"messages": [{"role": "assistant", "tool_calls": calls("{")}]}, "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": calls("{}")}]}, "messages.0"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": "x", "mood": "bad"}]}, "messages.0.mood"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
@@ -78,6 +103,36 @@ def test_null_is_as_if_absent(served):
     status, answer = chat(served, temperature=0, **nulls)
     assert (status, answer["choices"][0]["message"]) == (200, plain)
     assert len(text(served, max_tokens=None, n=None, echo=None, ignore_eos=True)[1]["choices"]) == 1
+
+
+def test_tools_and_their_calls_reach_the_template(served, folder, monkeypatch):
+    """The prompt is the one of transformers, which takes arguments as an object; a template that shows no tools is refused."""
+    from transformers import AutoTokenizer
+
+    theirs, llm = AutoTokenizer.from_pretrained(folder), served.model.llm
+    messages = [
+        *CHAT["messages"],
+        {"role": "assistant", "content": None, "tool_calls": calls('{"at": 3, "how": "é"}')},
+        {"role": "tool", "tool_call_id": "call_1", "content": "done"},
+    ]
+    status, answer = chat(served, tools=[TOOL])
+    assert (status, "does not show the tools to the model; omit tools" in answer["error"]["message"]) == (400, True)
+    status, answer = chat(served, messages=messages)
+    assert (status, "the text or a tool call of message 2 of 3" in answer["error"]["message"]) == (400, True)
+    monkeypatch.setattr(llm, "chat_template", ChatTemplate(TEMPLATES["tools"], theirs.special_tokens_map))
+    monkeypatch.setattr(llm, "encode", encode := Mock(side_effect=llm.encode))
+    status, answer = chat(served, messages=messages, tools=[TOOL], max_tokens=1)
+    plain = [dict(message) for message in messages]
+    plain[1]["tool_calls"] = calls({"at": 3, "how": "é"})
+    expected = theirs.apply_chat_template(
+        plain, tools=[TOOL], chat_template=TEMPLATES["tools"], add_generation_prompt=True, tokenize=False
+    )
+    if status == 400:  # the model's context is short
+        assert answer["error"]["code"] == "context_length_exceeded"
+    else:
+        assert "message.tool_calls is never set" in answer["warnings"][0]
+    assert encode.call_args.args[0].text == expected
+    assert '"at": 3' in expected
 
 
 def test_the_last_message_is_continued(served):
@@ -178,3 +233,14 @@ def test_too_long_for_the_context(served):
         assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
         assert answer["error"]["message"].startswith("This model's maximum context length is 80 tokens. However, you")
         assert "--" not in answer["error"]["message"], "the client has no command line"
+
+
+def test_a_token_that_is_half_of_a_character_has_its_bytes(served):
+    """Of both halves of ``é``, the bytes that join to it, in entries and among the likeliest."""
+    tokenizer = served.model.llm.tokenizer
+    halves = tokenizer.encode("é", add_special_tokens=False)
+    assert len(halves) == 2
+    tokens = [Token(half, -1.0, ((half, -1.0),)) for half in halves]
+    entries = ChatReply(MODEL, tokenizer).piece(0, "é", tokens)["choices"][0]["logprobs"]["content"]
+    assert [entry["bytes"] for entry in entries] == [[195], [169]]
+    assert [entry["top_logprobs"][0]["bytes"] for entry in entries] == [[195], [169]]

@@ -114,7 +114,7 @@ def test_logprobs(client):
     for entry in content:
         assert len(entry.top_logprobs) == 3
         assert entry.logprob == entry.top_logprobs[0].logprob <= 0  # greedy
-        assert bytes(entry.bytes).decode() == entry.token
+        assert bytes(entry.bytes).decode(errors="replace") == entry.token  # it may be half of a character
     text = client.completions.create(model=MODEL, prompt=PROMPTS[0], max_tokens=4, logprobs=2).choices[0].logprobs
     assert len(text.tokens) == len(text.token_logprobs) == len(text.top_logprobs) == len(text.text_offset) == 4
     assert all(0 < math.exp(p) <= 1 for p in text.token_logprobs)
@@ -154,7 +154,7 @@ def test_stop_and_bias(client, llm):
         ),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"logit_bias": {"a": 1}}, "logit_bias has key 'a'"),
-        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function: Field required"),
         ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
         ({"stop": [""]}, "stop string ''"),
     ],

@@ -59,7 +59,7 @@ class Endpoints:
         self._check_length("messages", len(encoded.ids), new_tokens)
         configs = body.config(llm.generation_defaults, new_tokens, body.wanted_logprobs)
         streams = self._model.streams([(encoded, config) for config in configs])
-        reply = ChatReply(llm.name, llm.tokenizer, body.n, encoded.images.notes)
+        reply = ChatReply(llm.name, llm.tokenizer, body.n, [*body.warnings, *encoded.images.notes])
         return await self._answer(request, body, reply, streams)
 
     async def completions(self, request: Request) -> Response:

@@ -37,6 +37,8 @@ class ApiError(Exception):
         headers = {"Retry-After": "1"} if self.status == 429 else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status == 408:
+            headers["Connection"] = "close"  # the rest of the body would be taken for the next request
         if self.status == 415:
             headers["Accept-Encoding"] = "gzip, identity"
         return JSONResponse(self.to_dict(), self.status, headers)

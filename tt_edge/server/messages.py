@@ -1,4 +1,4 @@
-"""Messages of chat requests: text, and images as ``data:`` URLs."""
+"""Messages of chat requests: text, images as ``data:`` URLs, and calls of tools."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from tt_edge.server.fields import Fields, unsupported
+from tt_edge.server.tools import ToolCalls
 
 #: Most parts of a message.
 MAX_PARTS = 256
 
 #: Fields of OpenAI's messages that are taken where they are empty, as clients send answers back.
-_EMPTY = ("tool_calls", "function_call", "audio", "refusal", "annotations", "reasoning_content")
+_EMPTY = ("function_call", "audio", "refusal", "annotations", "reasoning_content")
 
 
 class TextPart(Fields):
@@ -62,11 +63,13 @@ Content = Annotated[
 
 
 class ChatMessage(Fields):
-    """A turn of a conversation. ``name`` is given to the chat template, as transformers does."""
+    """A turn of a conversation. ``name``, ``tool_calls`` and ``tool_call_id`` go to the chat template, as in transformers."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = Field(None, max_length=512)
+    tool_calls: ToolCalls | None = None
+    tool_call_id: str | None = Field(None, max_length=512)
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +80,14 @@ class ChatMessage(Fields):
             if data.get(name):
                 raise unsupported(name)
         return {name: value for name, value in data.items() if name not in _EMPTY}
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls are an assistant's, and the role is {self.role}; omit them")
+        if self.tool_call_id is not None and self.role != "tool":
+            raise ValueError(f"tool_call_id is for the role tool, and the role is {self.role}; omit it")
+        return self
 
     @property
     def images(self) -> int:
@@ -97,8 +108,11 @@ class ChatMessage(Fields):
         Chat templates know ``developer`` by its older name ``system``.
         """
         message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
-        if self.name is not None:
-            message["name"] = self.name
+        for name in ("name", "tool_call_id"):
+            if (value := getattr(self, name)) is not None:
+                message[name] = value
+        if self.tool_calls:
+            message["tool_calls"] = [call.plain() for call in self.tool_calls]
         parts = self.content or ""
         if isinstance(parts, str):
             return {**message, "content": parts}

@@ -101,7 +101,7 @@ class ChatReply:
 
     def _entry(self, token: int, logprob: float) -> Json:
         text = self.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": text, "logprob": logprob, "bytes": list(self.tokenizer.token_bytes(token))}
 
 
 @dataclass

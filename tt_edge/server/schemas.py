@@ -7,7 +7,7 @@ the server does not implement are accepted with the value that turns them off. `
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from tt_edge.generation_config import MAX_LOGPROBS, MAX_STOP_STRINGS, Generation
 from tt_edge.server.errors import ApiError
 from tt_edge.server.fields import Fields
 from tt_edge.server.messages import Messages
+from tt_edge.server.tools import Tools, for_template
 
 #: Most answers to one prompt, and most prompts of one request.
 MAX_CHOICES, MAX_PROMPTS = 16, 2048
@@ -155,6 +156,9 @@ class ChatRequest(_Sampling):
     #: Of vLLM: whether the prompt ends where an answer begins, and whether the last message is to be continued.
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    #: For the chat template. Calls in an answer are text, as the model writes them.
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto"] = "auto"
 
     @model_validator(mode="after")
     def _fits_the_template(self) -> Any:
@@ -174,7 +178,19 @@ class ChatRequest(_Sampling):
     def template_variables(self) -> dict[str, Any]:
         """What the chat template is given beside the messages."""
         own = {name: getattr(self, name) for name in ("add_generation_prompt", "continue_final_message")}
-        return {**self.chat_template_kwargs, **{name: value for name, value in own.items() if value is not None}}
+        tools = {"tools": for_template(self.tools)} if self.tools else {}
+        return {
+            **self.chat_template_kwargs,
+            **{name: value for name, value in own.items() if value is not None},
+            **tools,
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the caller must know about the answer."""
+        if not self.tools or self.tool_choice == "none":
+            return []
+        return ["calls of tools are in the answer's content, as the model writes them; message.tool_calls is never set"]
 
     @property
     def wanted_logprobs(self) -> int | None:

@@ -204,6 +204,7 @@ class FakeEngine:
         self.contract = contract
         self.executed: list[int | None] = []
         self.names = [spec.name for spec in (*contract.inputs, *contract.outputs)]
+        self.specs = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
         self.queue: Callable[[Callable[[], None]], None] = lambda work: work()
         self.missing: set[str] = set()  # weights that a stripped engine waits for
 
@@ -213,6 +214,12 @@ class FakeEngine:
 
     def get_tensor_name(self, index):
         return self.names[index]
+
+    def get_tensor_shape(self, name):
+        return tuple(-1 if isinstance(size, str) else size for size in self.specs[name].shape)
+
+    def get_tensor_dtype(self, name):
+        return SimpleNamespace(name=next(key for key, dtype in DTYPES.items() if dtype is self.specs[name].dtype))
 
     def get_device_memory_size_for_profile_v2(self, profile):
         return (4096, 512)[profile]

@@ -5,6 +5,7 @@ No engine has been executed; what is checked here is all that can be without a G
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, ONE_PROFILE
+from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.generation_config import GenerationConfig
@@ -164,6 +166,7 @@ def test_the_calls_of_opening_and_closing(fake):
     make = ["create_execution_context", "set_optimization_profile_async", "set_device_memory"]
     assert opening == [
         *("cudaStreamCreateWithFlags", "Runtime", "deserialize_cuda_engine", *["get_tensor_name"] * tensors),
+        *["get_tensor_dtype", "get_tensor_shape"] * tensors,
         *["get_device_memory_size_for_profile_v2"] * 2,
         *(make + make),
         *["set_tensor_address"] * 2 * tensors,
@@ -225,6 +228,51 @@ def test_keys_and_values_are_read_and_written_as_the_reference_does(fake):
         session.forward(np.array([prompt[4:], prompt[4:]]), np.array([width - 4, 0]))
         got = session.forward(np.array([[1], [0]]), np.array([1, 0]))[0]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("logits", {"dtype": DType.FLOAT16}),
+        ("logits", {"shape": ("batch", 1, 8)}),
+        ("logits", {"shape": (1,)}),
+        ("input_ids", {"dtype": DType.FLOAT32}),
+        ("cache", {"shape": ("batch", 1, 8, 16)}),
+    ],
+)
+def test_an_engine_of_other_types_or_sizes_than_the_contract(fake, name, change):
+    """Buffers have the contract's sizes, and TensorRT would write beyond them."""
+    name = fake.contract.kv_cache[0].past if name == "cache" else name
+    fake.engine.specs[name] = replace(fake.engine.specs[name], **change)
+    with pytest.raises(
+        EngineError, match=rf"sm89.engine has {name} as .*, and the bundle's contract as .*; compile the"
+    ):
+        fake.open()
+    assert fake.cuda.memory == {}
+    assert fake.cuda.streams == 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "pitch", "runs"), [(0, 8, 9), (57, 8, 1), (-1, 8, 1), (2**40, 8, 1), (0, 4, 2), (0, 2**40, 2)]
+)
+def test_copies_beyond_a_buffer_never_reach_cuda(fake, offset, pitch, runs):
+    """CUDA checks no bounds: such a copy would read or write what lies behind."""
+    with closing(cuda.Stream()) as stream, closing(cuda.Buffer(64)) as buffer:
+        inside = np.arange(64, dtype=np.uint8).reshape(8, 8)
+        buffer.copy_runs_from(inside, 0, 8, stream)
+        host = np.zeros((runs, 8), np.uint8)
+        for copy in (buffer.copy_runs_from, buffer.copy_runs_to):
+            with pytest.raises(EngineError, match=r"^a copy .*; compile the model again"):
+                copy(host, offset, pitch, stream)
+        too_much = np.zeros(65, np.uint8)
+        for whole in (buffer.copy_from, buffer.copy_to):
+            with pytest.raises(EngineError, match="ends at byte 65 of a buffer of 64"):
+                whole(too_much, stream)
+        back = np.zeros_like(inside)
+        buffer.copy_runs_to(back, 0, 8, stream)
+        np.testing.assert_array_equal(back, inside)
+    assert not host.any()
+    assert names(fake.calls).count("cudaMemcpy2DAsync") == 2
 
 
 def test_a_stripped_engine_gets_its_weights(fake):

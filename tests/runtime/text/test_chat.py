@@ -77,9 +77,38 @@ def test_variables_tools_and_calls_are_those_of_transformers(theirs):
     theirs.chat_template = TEMPLATES["chatml"]
     with pytest.raises(InvalidInputError, match="message 2 of 3, which has role 'assistant'"):
         ids(theirs, [CHAT[1], {**chat[1], "content": ""}, CHAT[3]])
+    with pytest.raises(InvalidInputError, match="does not show the tools to the model; omit tools"):
+        ids(theirs, CHAT, tools=TOOLS)
+    with pytest.raises(InvalidInputError, match="tools is not a list of dicts"):
+        ids(theirs, CHAT, tools=[len])
     theirs.chat_template = TEMPLATES["qwen3"]
     expected = theirs.apply_chat_template(CHAT, enable_thinking=False, add_generation_prompt=True, return_dict=False)
     assert ids(theirs, CHAT, enable_thinking=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("{{ c.arguments | tojson }}", '{"at": 3}'),
+        ("{{ '' + c.arguments }}", '{"at": 3}'),  # takes text only, as DeepSeek's
+        ("{{ c.arguments }}", '{"at": 3}'),  # would print Python's form of an object
+        ("{% for k, v in c.arguments.items() %}{{ k }}={{ v }};{% endfor %}", "at=3;"),
+        ("", None),
+    ],
+)
+def test_arguments_of_a_call_come_in_the_form_that_the_template_takes(shown, expected):
+    call = {"type": "function", "function": {"name": "stop", "arguments": {"at": 3}}}
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for t in m.tool_calls or [] %}{% set c = t.function %}{{ c.name }} S"
+        "{% endfor %}{% endfor %}"
+    )
+    template = ChatTemplate(source.replace("S", shown), {})
+    chat = [CHAT[1], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    if expected is None:
+        with pytest.raises(InvalidInputError, match="leaves out the text or a tool call of message 2"):
+            render_chat(template, chat)
+    else:
+        assert render_chat(template, chat).text == f"{CHAT[1]['content']}stop {expected}"
 
 
 @pytest.mark.parametrize("spaces", ["", " ", "\n\n"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.contract import IOContract
+from tt_edge.contract import IOContract, Shape, TensorSpec
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
 from tt_edge.network.capture import DTYPES
@@ -44,15 +44,29 @@ class TensorRTEngine:
                 f"TensorRT {tensorrt.version} does not load {file.name} on {cuda.device_name()}{self.reason()}; "
                 "build an engine here with `tt-edge build`, or use --runtime reference"
             )
-        names = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
-        expected = {spec.name for spec in (*contract.inputs, *contract.outputs)}
-        if names != expected:
-            raise EngineError(
-                f"{file.name} has other inputs and outputs than the bundle's contract "
-                f"({', '.join(sorted(names ^ expected))}); compile the model again"
-            )
+        self._check(file.name)
         if weights is not None:
             self._refit(file.name, weights)
+
+    def _check(self, name: str) -> None:
+        """Raise ``EngineError`` unless the engine's inputs and outputs have the contract's names, types and fixed sizes.
+
+        Buffers are allocated by the contract, and TensorRT reads and writes them by the engine: it checks no sizes.
+        """
+        engine, specs = self._engine, {spec.name: spec for spec in (*self.contract.inputs, *self.contract.outputs)}
+        names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        if names != specs.keys():
+            raise EngineError(
+                f"{name} has other inputs and outputs than the bundle's contract "
+                f"({', '.join(sorted(names ^ specs.keys()))}); compile the model again"
+            )
+        for tensor, spec in specs.items():
+            kind, shape = engine.get_tensor_dtype(tensor).name, tuple(engine.get_tensor_shape(tensor))
+            if DTYPES.get(kind) is not spec.dtype or not _fits(shape, spec):
+                raise EngineError(
+                    f"{name} has {tensor} as {kind} {list(shape)}, and the bundle's contract as {spec.dtype} "
+                    f"{list(spec.shape)}; compile the model again"
+                )
 
     def _refit(self, name: str, weights: Mapping[str, np.ndarray]) -> None:
         trt = self.tensorrt.module
@@ -104,3 +118,10 @@ class TensorRTEngine:
         self._engine = self._runtime = None
         if self._memory is not None:
             self._memory.close()
+
+
+def _fits(shape: Shape, spec: TensorSpec) -> bool:
+    """Whether ``shape``, with -1 for sizes that vary, has the dimensions of ``spec``, and its sizes where both fix one."""
+    return len(shape) == len(spec.shape) and all(
+        isinstance(wanted, str) or size in (-1, wanted) for size, wanted in zip(shape, spec.shape, strict=True)
+    )

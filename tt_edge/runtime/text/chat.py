@@ -7,6 +7,7 @@ the one to use, and a chat that no form gets through whole is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 _DATA_KEY = "tt_edge_part"
 #: The types of parts that stand for an image, by the name that Hugging Face's templates have for it.
 _MEDIA = {"image": "image", "image_url": "image", "video": "video"}
+
+
+#: Stands for the tools among the indices of messages.
+_TOOLS = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,9 @@ def render_chat(
     no special tokens to a chat; a processor's (``has_processor``: of a vision-language model) adds them unless the text begins
     with BOS. Raises ``InvalidInputError`` for what the template refuses or leaves out, and for images that are none.
     """
+    tools = variables.get("tools")
+    if tools and not (isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise InvalidInputError('tools is not a list of dicts such as {"type": "function", "function": {"name": "…"}}')
     images = images_of(messages)
     if not messages or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidInputError('a chat is a list of one or more dicts such as {"role": "user", "content": "…"}')
@@ -73,11 +81,14 @@ def _in_the_templates_form(
     """
     failure: InvalidInputError | None = None
     lost: set[int] = set()
-    for form in (messages, [_as_parts(m) for m in messages], [_as_string(m) for m in messages]):
+    forms = [messages, [_as_parts(m) for m in messages], [_as_string(m) for m in messages]]
+    if any(message.get("tool_calls") for message in messages):
+        forms += [[_with_calls_as_text(m) for m in form] for form in forms]
+    for form in forms:
         try:
             missing = _missing(template, form, variables)
-            if missing:  # one form for these, the other for the rest
-                lost = lost or missing
+            lost = lost or missing
+            if missing - {_TOOLS}:  # one form for these, the other for the rest
                 form = [_other_form(message) if index in missing else message for index, message in enumerate(form)]
                 missing = _missing(template, form, variables)
         except InvalidInputError as error:
@@ -88,8 +99,14 @@ def _in_the_templates_form(
     if failure is not None and not lost:
         raise failure
     index = min(lost)
+    if index == _TOOLS:
+        raise InvalidInputError(
+            "the chat template does not show the tools to the model; omit tools, or compile with a chat template that shows "
+            "them"
+        )
+    what = "the text or a tool call" if messages[index].get("tool_calls") else "the text"
     raise InvalidInputError(
-        f"the chat template leaves out the text of message {index + 1} of {len(messages)}, which has role "
+        f"the chat template leaves out {what} of message {index + 1} of {len(messages)}, which has role "
         f"{messages[index].get('role')!r}; omit that message, or compile with a chat template that shows it"
     )
 
@@ -107,6 +124,21 @@ def _as_string(message: Message) -> Message:
     return {**message, "content": "".join(part if isinstance(part, str) else part["text"] for part in content)}
 
 
+def _with_calls_as_text(message: Message) -> Message:
+    """With the arguments of tool calls as JSON text, which some templates take instead of an object."""
+
+    def as_text(call: Any) -> Any:
+        if not isinstance(call, Mapping):
+            return call
+        found = {**call, "function": as_text(call["function"])} if "function" in call else dict(call)
+        if isinstance(found.get("arguments"), Mapping):
+            found["arguments"] = json.dumps(found["arguments"], ensure_ascii=False)
+        return found
+
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [as_text(call) for call in calls]} if isinstance(calls, list | tuple) else message
+
+
 def _other_form(message: Message) -> Message:
     return _as_parts(message) if isinstance(message.get("content"), str) else _as_string(message)
 
@@ -116,16 +148,20 @@ def _is_text(part: Any) -> bool:
 
 
 def _missing(template: ChatTemplate, messages: Sequence[Message], variables: Mapping[str, Any]) -> set[int]:
-    """Indices of the messages of which ``template`` does not show every text, or prints a part as data."""
+    """Indices of the messages of which ``template`` does not show every text, or prints a part as data; ``_TOOLS`` for tools."""
     marks = _Marks()
+    shown_tools: list[str] = []
+    if variables.get("tools"):
+        variables = {**variables, "tools": [marks.tool(tool, shown_tools) for tool in variables["tools"]]}
     probes = [marks.put(message) for message in messages]
     plain = {name: value for name, value in variables.items() if name != "continue_final_message"}
     text = template.render([probe for probe, _, _ in probes], **plain)
-    return {
+    missing = {
         index
         for index, (_, shown, hidden) in enumerate(probes)
         if not all(mark in text for mark in shown) or any(mark in text for mark in hidden)
     }
+    return missing if all(mark in text for mark in shown_tools) else missing | {_TOOLS}
 
 
 class _Marks:
@@ -146,7 +182,7 @@ class _Marks:
             marked["content"] = [self._part(part, shown, hidden) for part in content]
         calls = message.get("tool_calls")
         if isinstance(calls, list | tuple):
-            marked["tool_calls"] = [self._call(call, shown) for call in calls]
+            marked["tool_calls"] = [self._call(call, shown, hidden) for call in calls]
         return marked, shown, hidden
 
     def _next(self) -> str:
@@ -174,11 +210,27 @@ class _Marks:
             marked["text"] = self._mark(part["text"], shown)
         return marked
 
-    def _call(self, call: Any, shown: list[str]) -> Any:
-        """A tool call, by the name of its function."""
+    def _call(self, call: Any, shown: list[str], hidden: list[str]) -> Any:
+        """A tool call: the name of its function, and its arguments."""
         if not isinstance(call, Mapping):
             return call
         inner = call.get("function")
         if isinstance(inner, Mapping):
-            return {**call, "function": self._call(inner, shown)}
-        return {**call, "name": self._mark(call["name"], shown)} if isinstance(call.get("name"), str) else call
+            return {**call, "function": self._call(inner, shown, hidden)}
+        marked, arguments = dict(call), call.get("arguments")
+        if isinstance(call.get("name"), str):
+            marked["name"] = self._mark(call["name"], shown)
+        if isinstance(arguments, Mapping):
+            marked["arguments"] = {**arguments, _DATA_KEY: self._mark("x", shown)}
+            hidden.append(f"'{shown[-1]}'")  # printed as Python data
+        elif isinstance(arguments, str):
+            marked["arguments"] = self._mark(arguments, shown)
+        return marked
+
+    def tool(self, tool: Message, shown: list[str]) -> Message:
+        """A tool: its name and its description."""
+        inner = tool.get("function")
+        if isinstance(inner, Mapping):
+            return {**tool, "function": self.tool(inner, shown)}
+        texts = {key: self._mark(tool[key], shown) for key in ("name", "description") if isinstance(tool.get(key), str)}
+        return {**tool, **texts}
