@@ -24,7 +24,7 @@ LAYERS = [
     ["contract"],
     ["plugins.edgellm", "plugins.cuda"],
     ["network"],
-    ["bundle"],
+    ["bundle", "roofline"],
     ["runtime"],
     ["server", "doctor"],
     ["proof"],

@@ -14,8 +14,8 @@ from tt_edge.cli.terminal import safe
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
 
-#: Published memory bandwidths in GB/s (NVIDIA's datasheets), for the roofline.
-BANDWIDTHS = {"Orin 64GB": 204.8, "Thor": 273.0, "RTX 4090": 1008.0}
+#: Devices of ``tt_edge.roofline`` whose bound by memory bandwidth is shown.
+BOUNDS = {"Orin 64GB": "orin-agx", "Thor": "thor", "RTX 4090": "rtx-4090"}
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def collect(bundle: Bundle) -> dict[str, Any]:
 
     from tt_edge.network.inspection import decode_cost, kv_bytes_per_token, parameters_by_dtype
     from tt_edge.proof.evidence import read_beside
+    from tt_edge.roofline import DEVICES
     from tt_edge.runtime.engine.choose import Machine
 
     manifest = bundle.manifest
@@ -75,7 +76,9 @@ def collect(bundle: Bundle) -> dict[str, Any]:
             "weight_bytes": cost.weight_bytes,
             "kv_bytes": cost.kv_bytes,
             "flops": cost.flops,
-            "tokens_per_s_at_most": {name: round(cost.tokens_per_s(b), 1) for name, b in BANDWIDTHS.items()},
+            "tokens_per_s_at_most": {
+                name: round(cost.tokens_per_s(DEVICES[device].bandwidth), 1) for name, device in BOUNDS.items()
+            },
         },
         "vision": _vision(bundle),
         "platforms": _platforms(bundle),
