@@ -14,6 +14,8 @@ from tt_edge.cli.options import add_require_signature
 #: Addresses that only this machine reaches.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEY = "TT_EDGE_API_KEY"
+#: Seconds that a thread which computes in Python keeps the event loop waiting, each time that the loop has something to do.
+_SWITCH_S = 0.0005
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
         with suppress(KeyboardInterrupt):  # raised again by uvicorn when it has shut down
+            sys.setswitchinterval(_SWITCH_S)
             uvicorn.Server(config).run(sockets=[socket])
     return 0
 

@@ -236,4 +236,10 @@ def test_zero_biases_of_layers_that_have_none(tmp_path, case):
 
 
 def test_every_format_has_a_case():
-    assert {CASES[case][0]["quant_method"] for case in CASES} == {"awq", "gptq", "compressed-tensors", "modelopt"}
+    assert {CASES[case][0]["quant_method"] for case in CASES} == {
+        "awq",
+        "gptq",
+        "compressed-tensors",
+        "modelopt",
+        "fp8",
+    }

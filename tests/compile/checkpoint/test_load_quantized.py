@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.prequantized.packing import write_model
@@ -35,6 +36,8 @@ INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, 
 FP8 = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
 FP8_TOKENS = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True, "checkpoint_format": "gptq"}
+BLOCK = [48, 32]
+FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": BLOCK}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
 
 
@@ -44,6 +47,18 @@ def symmetric_awq(n, k):
 
 def channel_fp8(n, k):
     return packing.fp8(packing.random_scales(n, 1, dtype=torch.float32) * 0.05, n=n, k=k)
+
+
+def block_fp8(name, size=BLOCK):
+    """Blocks that divide neither rows nor columns, too."""
+
+    def make(n, k):
+        blocks = packing.random_scales(-(-n // size[0]), -(-k // size[1]), dtype=torch.float32) * 0.05
+        whole = torch.kron(blocks, torch.ones(size))[:n, :k]
+        layer = packing.fp8(whole, n=n, k=k)
+        return packing.Layer(layer.weight, {"weight": layer.tensors["weight"], name: blocks})
+
+    return make
 
 
 def modelopt_fp8(n, k):
@@ -65,6 +80,11 @@ CASES = {
     "gptq-8-bits": ({**GPTQ, "bits": 8}, lambda n, k: packing.gptq(bits=8, n=n, k=k), "int8", 1, "sm86"),
     "w4a16": (compressed(INT4, format="pack-quantized"), lambda n, k: packing.packed(n=n, k=k), "int4", 0.5, "sm86"),
     "fp8-channels": (compressed(FP8, FP8_TOKENS, format="float-quantized"), channel_fp8, "fp8", 1, "sm89"),
+    "fp8-blocks": (FP8_BLOCKS, block_fp8("weight_scale_inv"), "fp8", 1, "sm89"),
+    "compressed-fp8-blocks": (
+        compressed(FP8 | {"strategy": "block", "block_structure": BLOCK}, FP8_TOKENS, format="float-quantized"),
+        block_fp8("weight_scale"), "fp8", 1, "sm89",
+    ),
     "modelopt-fp8": ({"quant_method": "modelopt", "quant_algo": "FP8"}, modelopt_fp8, "fp8", 1, "sm89"),
     "modelopt-nvfp4": (
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, modelopt_nvfp4, "nvfp4", 0.5, "sm120",
@@ -106,6 +126,21 @@ def test_logits_are_those_of_the_weights_they_stand_for(tmp_path, case):
     truth, ids = checkpoint(tmp_path, case), torch.arange(3, 40)[None]
     ours, theirs = load_model(tmp_path, Precision.FP32)(ids).logits, truth(ids).logits
     assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_fp8_blocks_are_what_transformers_makes_of_them(tmp_path, monkeypatch):
+    """Its dequantization runs on a CPU, for blocks that divide the weights."""
+    size = [16, 32]
+    monkeypatch.setitem(
+        CASES,
+        "whole",
+        ({**FP8_BLOCKS, "weight_block_size": size}, block_fp8("weight_scale_inv", size), "fp8", 1, "sm89"),
+    )
+    checkpoint(tmp_path, "whole")
+    settings, ids = FineGrainedFP8Config(dequantize=True, weight_block_size=size), torch.arange(3, 40)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=settings)
+    wanted = theirs(ids).logits
+    assert (load_model(tmp_path, Precision.FP32)(ids).logits - wanted).norm() < 1e-5 * wanted.norm()
 
 
 @pytest.mark.parametrize("case", CASES)

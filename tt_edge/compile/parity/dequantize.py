@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tt_edge.compile.checkpoint import Checkpoint
 
 _Tensors = Mapping[str, Tensor]
-_MARKS = {"qweight", "weight_packed", "weight_scale"}
+_MARKS = {"qweight", "weight_packed", "weight_scale", "weight_scale_inv"}
 _KV_SCALE = re.compile(r"\.[kv]_scale$|\.[kv]_proj\.output_scale$")
 _E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
 #: Field ``i`` of a word holds output feature ``_AWQ_ORDER[i]`` of eight.
@@ -43,7 +43,8 @@ def dequantized(checkpoint: Checkpoint) -> tuple[dict[str, DenseLayer], dict[str
     """The quantized layers by module name, and all other tensors. Raises ``UnsupportedModelError`` for another format."""
     found = checkpoint.quantization
     assert found is not None
-    read = {"awq": _awq, "gptq": _gptq, "compressed-tensors": _compressed, "modelopt": _modelopt}.get(found.method)
+    formats = {"awq": _awq, "gptq": _gptq, "compressed-tensors": _compressed, "modelopt": _modelopt, "fp8": _fp8}
+    read = formats.get(found.method)
     if read is None:
         raise UnsupportedModelError(
             f"checkpoint {checkpoint.source} is quantized with {found.method}, which is not read; use the full-precision one"
@@ -113,6 +114,20 @@ def _gptq(_: str, tensors: _Tensors, config: Mapping[str, Any]) -> DenseLayer:
     return DenseLayer(((codes - zeros[group_of]) * scales[group_of]).T.contiguous())
 
 
+def _fp8(_: str, tensors: _Tensors, config: Mapping[str, Any]) -> DenseLayer:
+    return DenseLayer(_by_blocks(tensors["weight"], tensors["weight_scale_inv"], config.get("weight_block_size")))
+
+
+def _by_blocks(stored: Tensor, scale: Tensor, sizes: Any) -> Tensor:
+    weight = stored.float()
+    if scale.numel() == 1:
+        return weight * scale.float().reshape(())
+    for i in range(scale.shape[0]):
+        for j in range(scale.shape[1]):
+            weight[i * sizes[0] : (i + 1) * sizes[0], j * sizes[1] : (j + 1) * sizes[1]] *= scale[i, j].float()
+    return weight
+
+
 def _compressed(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> DenseLayer:
     group = _group_of(module, list(config["config_groups"].values()))
     weights, inputs = group["weights"], group.get("input_activations")
@@ -135,8 +150,10 @@ def _compressed(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> De
             scale, zeros = scale[:, group_of.long()], None if zeros is None else zeros[:, group_of.long()]
         offset = 0 if zeros is None or weights.get("symmetric", True) else _per_column(zeros, k)
         return DenseLayer((codes - offset) * _per_column(scale, k))
-    weight = tensors["weight"].float()
-    dense = weight * _per_column(scale, weight.shape[1])
+    if weights.get("strategy") == "block":
+        dense = _by_blocks(tensors["weight"], scale, weights["block_structure"])
+    else:
+        dense = tensors["weight"].float() * _per_column(scale, tensors["weight"].shape[1])
     if not inputs or inputs.get("dynamic"):  # dynamic ranges: TensorRT computes these layers in half precision
         return DenseLayer(dense)
     kind, given = "fp8" if weights["type"] == "float" else "int8", tensors["input_scale"].float().reshape(())

@@ -6,7 +6,8 @@
     for name, tensor in checkpoint.plain_tensors(): ...     # norms, embeddings, biases, unquantized layers
     checkpoint.kv_scales["model.layers.0.self_attn"]        # of an FP8 KV cache
 
-Supported formats, one module each: AWQ (GEMM layout), GPTQ (also with act-order), compressed-tensors and modelopt.
+Supported formats, one module each: AWQ (GEMM layout), GPTQ (also with act-order), compressed-tensors, modelopt, and FP8
+with a scale per block.
 
 A layer is quantized if it has the tensors of a quantized layer. The lists of excluded modules are not used: their patterns
 have a different meaning in every format.

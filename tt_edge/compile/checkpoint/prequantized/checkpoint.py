@@ -15,6 +15,7 @@ from torch import Tensor
 from tt_edge.compile.checkpoint.prequantized.awq import AwqReader
 from tt_edge.compile.checkpoint.prequantized.compressed_tensors import CompressedTensorsReader
 from tt_edge.compile.checkpoint.prequantized.detect import Config, QuantizedFormat, detect
+from tt_edge.compile.checkpoint.prequantized.fp8_blocks import Fp8BlockReader
 from tt_edge.compile.checkpoint.prequantized.gptq import GptqReader
 from tt_edge.compile.checkpoint.prequantized.modelopt import ModeloptReader
 from tt_edge.compile.checkpoint.prequantized.reader import LinearReader
@@ -26,10 +27,11 @@ _READERS: dict[str, Callable[[Config], LinearReader]] = {
     "awq": AwqReader,
     "gptq": GptqReader,
     "compressed-tensors": CompressedTensorsReader,
+    "fp8": Fp8BlockReader,
     "modelopt": ModeloptReader,
 }
 #: A module with one of these tensors is a quantized layer.
-_MARKS = frozenset({"qweight", "weight_packed", "weight_scale"})
+_MARKS = frozenset({"qweight", "weight_packed", "weight_scale", "weight_scale_inv"})
 #: Where formats put the KV cache's scales, below the attention module.
 _KV_SCALES = (
     re.compile(r"(?P<attention>.+?)(\.[kv]_proj)?\.(?P<which>[kv])_scale"),

@@ -6,7 +6,7 @@
   ``weight_scale`` ``[N, K/group]``, ``weight_shape`` ``[2]``, with zero points ``weight_zero_point`` ``[N*bits/32, K/group]``,
   with act-order ``weight_g_idx`` ``[K]``;
 * ``float-quantized``, ``int-quantized``, ``naive-quantized``: ``weight`` ``[N, K]`` E4M3 or int8, ``weight_scale`` ``[1]``,
-  ``[N, 1]`` or ``[N, K/group]``, with static activations ``input_scale`` ``[1]``;
+  ``[N, 1]``, ``[N, K/group]``, or one for each block of ``block_structure``, with static activations ``input_scale`` ``[1]``;
 * ``nvfp4-pack-quantized``: ``weight_packed`` ``[N, K/2]`` uint8, ``weight_scale`` ``[N, K/16]`` E4M3, ``weight_global_scale``
   ``[1]``, and with quantized activations ``input_global_scale`` ``[1]``. Both are divisors; in other formats they are factors.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tt_edge.compile.checkpoint.prequantized.detect import Config
+from tt_edge.compile.checkpoint.prequantized.fp8_blocks import block_size, in_groups
 from tt_edge.compile.checkpoint.prequantized.reader import (
     LinearReader,
     check_group_size,
@@ -44,7 +45,7 @@ _FORMATS = (
 _STRATEGIES = {
     "int 4": ("group",),
     "int 8": ("tensor", "channel", "group"),
-    "float 8": ("tensor", "channel"),
+    "float 8": ("tensor", "channel", "block"),
     "float 4": ("tensor_group",),
 }
 
@@ -90,7 +91,7 @@ class CompressedTensorsReader(LinearReader):
             return _packed(weights, tensors)
         if weights["num_bits"] == 4:
             return _nvfp4(bool(inputs), tensors)
-        return _one_byte(inputs, tensors)
+        return _one_byte(weights, inputs, tensors)
 
     def _group_of(self, layer: str) -> Config:
         """The first group whose targets match the layer's name; otherwise the first that targets a class (``Linear``)."""
@@ -123,7 +124,7 @@ def _check_weights(weights: Config) -> None:
     if strategy not in _STRATEGIES.get(f"{kind} {bits}", ()):
         raise UnsupportedModelError(
             f"compressed-tensors weights of {bits} bits ({kind}) by {strategy} are not read; use INT4 by group, INT8, "
-            "FP8 by tensor or channel, or NVFP4"
+            "FP8 by tensor, channel or block, or NVFP4"
         )
 
 
@@ -169,7 +170,7 @@ def _nvfp4(quantized_input: bool, tensors: Mapping[str, Tensor]) -> QuantizedWei
     )
 
 
-def _one_byte(inputs: Config | None, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
+def _one_byte(weights: Config, inputs: Config | None, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
     weight, scale = tensors["weight"], tensors["weight_scale"]
     dynamic = bool(inputs and inputs.get("dynamic"))
     if inputs and not inputs.get("symmetric", True):
@@ -178,6 +179,8 @@ def _one_byte(inputs: Config | None, tensors: Mapping[str, Tensor]) -> Quantized
         raise UnsupportedModelError(
             "8-bit weights with zero points are not read; use a checkpoint quantized symmetrically"
         )
+    if _strategy(weights) == "block":
+        scale = in_groups(scale, weight, block_size(weights.get("block_structure")))
     return QuantizedWeight(
         WeightFormat.INT8 if weight.dtype == torch.int8 else WeightFormat.FP8,
         weight,
