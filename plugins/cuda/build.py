@@ -19,8 +19,10 @@ ARCHITECTURES = ("80", "86", "87", "89", "90", "100", "103", "110", "120", "121"
 
 HEAD_SIZES = (64, 80, 96, 128, 256)
 
-#: The library's file name.
-LIBRARY = "libtt_edge_kernels.so"
+#: The file names of the kernels, and of the kernels with TensorRT's plugins around them.
+LIBRARY, PLUGIN_LIBRARY = "libtt_edge_kernels.so", "libtt_edge_plugin.so"
+
+_HEADER = "NvInferRuntime.h"
 
 _SOURCES = Path(__file__).parent
 
@@ -51,6 +53,10 @@ UNITS = (
 )
 
 
+#: The TensorRT plugins, which need TensorRT's headers.
+PLUGINS = Unit("tensorrt/plugins.cpp")
+
+
 def default_library() -> Path:
     """Where `build_kernels` puts the library, and where it is looked for: the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tt-edge" / LIBRARY
@@ -70,6 +76,20 @@ def find_nvcc() -> Path:
         f"no nvcc {f'at $CUDACXX={given}' if given else 'on the PATH or in /usr/local/cuda'}; install the CUDA toolkit, or "
         "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl"
     )
+
+
+def find_headers(given: Path | None = None) -> Path | None:
+    """The folder with TensorRT's headers: ``given``, one of $TT_EDGE_TENSORRT_INCLUDE, or JetPack's and Debian's; else ``None``.
+
+    Raises ``InvalidInputError`` if ``given`` has none.
+    """
+    from tt_edge.plugins.edgellm.formats import INCLUDE_ENVIRONMENT
+
+    if given is not None and not (given / _HEADER).is_file():
+        raise InvalidInputError(f"--trt-include {given} has no {_HEADER}; give the folder with TensorRT's headers")
+    folders = [Path(folder) for folder in os.environ.get(INCLUDE_ENVIRONMENT, "").split(os.pathsep) if folder]
+    folders += sorted(Path("/usr/include").glob("*-linux-gnu"))
+    return given or next((folder for folder in folders if (folder / _HEADER).is_file()), None)
 
 
 def architecture(name: str) -> str:
@@ -92,32 +112,41 @@ def architecture_here() -> str:
     return architecture(found[0])
 
 
-def compile_unit(unit: Unit, architectures: Sequence[str], output: Path, nvcc: Path | None = None) -> None:
+def compile_unit(
+    unit: Unit, architectures: Sequence[str], output: Path, nvcc: Path | None = None, headers: Path | None = None
+) -> None:
     """Compile one file for ``architectures`` to the object ``output``. Raises ``TTEdgeError`` with what nvcc said."""
     codes = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in architectures]
     macros = [f"-D{macro}" for macro in unit.macros]
-    options = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *macros]
+    includes = [f"-I{headers}", "-Xcompiler=-Wno-deprecated-declarations"] if headers else []
+    options = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *macros, *includes]
     _nvcc([*options, "-c", str(_SOURCES / unit.source), "-o", str(output)], nvcc or find_nvcc(), unit.source)
 
 
-def build_kernels(architectures: Sequence[str], output: Path, jobs: int | None = None) -> Path:
-    """Compile and link the library at ``output`` (its folder is made) for the ``architectures``; returns ``output``.
+def build_kernels(
+    architectures: Sequence[str], output: Path, jobs: int | None = None, headers: Path | None = None
+) -> list[Path]:
+    """Compile and link the library of kernels at ``output`` (its folder is made) for the ``architectures``.
 
-    ``jobs`` compilers run at a time, as many as there are processors unless given. Raises ``MissingDependencyError``
-    without nvcc, and ``TTEdgeError`` when it fails; a library that was there before stays.
+    With TensorRT's ``headers``, also ``libtt_edge_plugin.so`` beside it. ``jobs`` compilers run at a time, as many as there
+    are processors unless given. Returns the libraries. Raises ``MissingDependencyError`` without nvcc, and ``TTEdgeError``
+    when it fails; libraries that were there before stay.
     """
     nvcc = find_nvcc()
     output.parent.mkdir(parents=True, exist_ok=True)
+    units = [*UNITS, PLUGINS] if headers else list(UNITS)
     with tempfile.TemporaryDirectory(prefix=".tt-edge-kernels-", dir=output.parent) as folder:
-        objects = [Path(folder) / unit.object_name for unit in UNITS]
+        objects = {unit: Path(folder) / unit.object_name for unit in units}
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            list(pool.map(lambda unit, to: compile_unit(unit, architectures, to, nvcc), UNITS, objects))
-        linked = Path(folder) / LIBRARY
-        _nvcc(
-            ["-shared", "-cudart=static", *map(str, objects), "-o", str(linked), *_library_folders(nvcc)], nvcc, LIBRARY
-        )
-        os.replace(linked, output)
-    return output
+            list(pool.map(lambda unit: compile_unit(unit, architectures, objects[unit], nvcc, headers), units))
+        libraries = {output: list(UNITS), **({output.with_name(PLUGIN_LIBRARY): units} if headers else {})}
+        for number, parts in enumerate(libraries.values()):
+            inputs = [str(objects[unit]) for unit in parts]
+            linked = str(Path(folder) / f"{number}.so")
+            _nvcc(["-shared", "-cudart=static", *inputs, "-o", linked, *_library_folders(nvcc)], nvcc, "linking")
+        for number, library in enumerate(libraries):
+            os.replace(Path(folder) / f"{number}.so", library)
+    return list(libraries)
 
 
 def _library_folders(nvcc: Path) -> list[str]:

@@ -160,14 +160,21 @@ class TestBuild:
         monkeypatch.setenv("PATH", str(tmp_path))
         tt_edge("plugin", "build").fails_with("nvidia-smi shows no GPU here to compile for; give --arch", 1)
 
+    def test_no_headers_where_they_should_be(self, tt_edge, tmp_path):
+        ran = tt_edge("plugin", "build", "--arch", "87", "--trt-include", tmp_path)
+        ran.fails_with("has no NvInferRuntime.h; give the folder with TensorRT's headers", 2)
+
     def test_what_is_built(self, tt_edge, monkeypatch, tmp_path):
         """With a compiler that only writes what it is told to, the library is where it was asked for."""
         compiler = tmp_path / "nvcc"
         compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho tt_kernels_version > "$2"\n')
         compiler.chmod(0o755)
         monkeypatch.setenv("CUDACXX", str(compiler))
+        monkeypatch.setattr("tt_edge.plugins.cuda.build.find_headers", lambda given: given)
         built = tt_edge("plugin", "build", "--arch", "87", "--arch", "sm_110", "-o", tmp_path / "out" / "k.so")
         assert (built.status, built.err) == (0, "")
-        assert f"{tmp_path / 'out' / 'k.so'}  kernels for sm_87, sm_110" in built.out
+        assert f"{tmp_path / 'out' / 'k.so'}  for sm_87, sm_110" in built.out
+        assert "no TensorRT plugins: they need TensorRT's headers" in built.out
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["k.so"]
         checked = tt_edge("plugin", "check", tmp_path / "out" / "k.so")
         checked.fails_with("k.so is no library of tt-edge's kernels", 1)

@@ -1,7 +1,8 @@
 """The libraries of plugins and kernels. `tt-edge plugin build` compiles tt-edge's CUDA kernels with nvcc, for the GPU that is
-here or for --arch; no GPU is needed. `tt-edge plugin check` loads NVIDIA's plugin library, lists what it registers, and says
-which of AttentionPlugin's contracts it has, and whether its ViTAttentionPlugin is one that is known; the installed
-tensorrt-edgellm package's library is taken unless one is named. Given tt-edge's kernels, it says whether they fit."""
+here or for --arch, and the TensorRT plugins around them where TensorRT's headers are; no GPU is needed. `tt-edge plugin check`
+loads NVIDIA's plugin library, lists what it registers, and says which of AttentionPlugin's contracts it has, and whether its
+ViTAttentionPlugin is one that is known; the installed tensorrt-edgellm package's library is taken unless one is named. Given
+tt-edge's kernels, it says whether they fit."""
 
 from __future__ import annotations
 
@@ -29,6 +30,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="LIB", help="build: the library (default: in the user's cache folder)"
     )
     parser.add_argument(
+        "--trt-include",
+        type=Path,
+        metavar="DIR",
+        help="build: TensorRT's headers, for its plugins (default: JetPack's)",
+    )
+    parser.add_argument(
         "--jobs", type=int, metavar="N", help="build: compilers at a time (default: as many as processors)"
     )
 
@@ -40,13 +47,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from tt_edge.plugins.cuda.build import architecture, architecture_here, build_kernels, default_library
+    from tt_edge.plugins.cuda.build import architecture, architecture_here, build_kernels, default_library, find_headers
 
     architectures = list(dict.fromkeys(map(architecture, args.arch))) if args.arch else [architecture_here()]
-    library = build_kernels(architectures, args.output or default_library(), args.jobs)
-    print(
-        f"{library}  kernels for {', '.join(f'sm_{each}' for each in architectures)}, {library.stat().st_size >> 20} MiB"
-    )
+    headers = find_headers(args.trt_include)
+    for library in build_kernels(architectures, args.output or default_library(), args.jobs, headers):
+        size = library.stat().st_size >> 20
+        print(f"{library}  for {', '.join(f'sm_{each}' for each in architectures)}, {size} MiB")
+    if headers is None:
+        print("no TensorRT plugins: they need TensorRT's headers, --trt-include DIR")
     return 0
 
 
