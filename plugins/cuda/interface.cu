@@ -77,7 +77,7 @@ Split decode_split(const tt_attention_args &args) {
     }
     const int tokens = args.window > 0 && args.window < args.capacity ? args.window : args.capacity;
     const int units = args.batch * args.kv_heads * decode_groups(args), most = (tokens + 127) / 128;
-    int splits = args.splits > 0 ? args.splits : units > 0 ? processors / units : 1;
+    int splits = args.splits > 0 ? args.splits : units > 0 ? (processors < kMaxSplits ? processors : kMaxSplits) / units : 1;
     if (args.splits <= 0 && splits > most) splits = most;
     if (splits < 1) splits = 1;
     if (splits > kMaxSplits) splits = kMaxSplits;
@@ -123,9 +123,11 @@ size_t tt_attention_counters(const tt_attention_args *args) {
 }
 
 size_t tt_attention_workspace(const tt_attention_args *args) {
-    const int splits = tt_attention_counters(args) ? decode_split(*args).splits : 1;
-    if (splits == 1) return 0;
-    return tt_attention_counters(args) * splits * decode_rows(*args) * (args->head_size + 4) * sizeof(float);
+    const size_t units = tt_attention_counters(args);
+    if (units == 0 || args->splits == 1) return 0;
+    // Whatever GPU it is for: units * splits is at most this, see decode_split().
+    const size_t chosen = units > kMaxSplits ? units : kMaxSplits, given = units * (args->splits < kMaxSplits ? args->splits : kMaxSplits);
+    return (args->splits > 0 ? given : chosen) * decode_rows(*args) * (args->head_size + 4) * sizeof(float);
 }
 
 const char *tt_attention(const tt_attention_args *args, void *stream) {

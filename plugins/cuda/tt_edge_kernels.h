@@ -55,7 +55,7 @@ typedef struct {
     int32_t splits;               /* decode: parts of the cache that blocks share; 0: chosen here */
 } tt_attention_args;
 
-/* Bytes and counters that tt_attention() needs for these sizes, whatever the lengths turn out to be. */
+/* Bytes and counters that tt_attention() needs for these sizes and smaller batches, whatever the lengths and the GPU. */
 TT_EDGE_API size_t tt_attention_workspace(const tt_attention_args *args);
 TT_EDGE_API size_t tt_attention_counters(const tt_attention_args *args);
 TT_EDGE_API const char *tt_attention(const tt_attention_args *args, void *stream);

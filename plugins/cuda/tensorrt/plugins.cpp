@@ -90,16 +90,11 @@ class Attention : public Layer<Attention> {
         if (position == inputs() + 1) return type == tensors[1].desc.type;
         return type == (position == 4 || (values_.sinks && position == inputs() - 1) ? DataType::kFLOAT : DataType::kINT32);
     }
+    // Decode's, at the largest batch; prefill needs none.
     size_t workspace(nvinfer1::DynamicPluginTensorDesc const *inputs) const {
-        // Decode at the largest batch; the splits of smaller ones need no more than one part for each multiprocessor's block.
-        size_t most = 0;
-        for (int32_t batch = 1; batch <= static_cast<int32_t>(inputs[0].max.d[0]); ++batch) {
-            tt_attention_args args = sizes(type_code(inputs[0].desc.type), type_code(inputs[1].desc.type), batch, 1,
-                                           static_cast<int32_t>(inputs[1].max.d[3]));
-            size_t const bytes = tt_attention_workspace(&args);
-            most = bytes > most ? bytes : most;
-        }
-        return most;
+        tt_attention_args const args = sizes(type_code(inputs[0].desc.type), type_code(inputs[1].desc.type),
+                                             static_cast<int32_t>(inputs[0].max.d[0]), 1, static_cast<int32_t>(inputs[1].max.d[3]));
+        return tt_attention_workspace(&args);
     }
     // The counters of decode, 0 before the first call: made here, where TensorRT changes shapes, so that enqueue allocates nothing.
     char const *prepare(nvinfer1::PluginTensorDesc const *inputs) {

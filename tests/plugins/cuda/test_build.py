@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,3 +96,25 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "none.so").write_text("not a library")
     with pytest.raises(EngineError, match=r"none\.so is no library of tt-edge's kernels"):
         Kernels(find_kernels())
+
+
+def test_the_workspace_suits_every_gpu() -> None:
+    """It is asked for where an engine is built, and used on another GPU, and with smaller batches: parts of decode's cache are
+    as many as there are multiprocessors, 256 at most, over the batch and its heads."""
+    try:
+        kernels = Kernels(find_kernels())
+    except MissingDependencyError as missing:
+        pytest.skip(str(missing))
+    memory = ctypes.create_string_buffer(64)
+    at = -(-ctypes.addressof(memory) // 16) * 16
+    sizes = itertools.product((1, 3, 16, 300), (1, 2, 8), (1, 7, 8, 9, 40), (64, 256), (1, 4096, 32768))
+    for batch, kv_heads, ratio, head_size, capacity in sizes:
+        args = AttentionArgs(q=at, k=at, v=at, cache=at, out=at, scale=1, k_scale=1, v_scale=1, batch=batch, q_tokens=1)
+        args.q_heads, args.kv_heads, args.head_size, args.capacity = kv_heads * ratio, kv_heads, head_size, capacity
+        rows = 8 if ratio <= 8 else 16
+        units = batch * kv_heads * -(-ratio // rows)
+        assert kernels.counters(args) == units
+        given = kernels.workspace_bytes(args)
+        for processors in (1, 8, 20, 132, 148, 400):
+            splits = max(1, min(min(processors, 256) // units, -(-capacity // 128)))
+            assert given >= (units * splits * rows * (head_size + 4) * 4 if splits > 1 else 0)
