@@ -73,8 +73,10 @@ def test_four_bit_weights_take_half_a_byte(b):
     weights["w"] = np.zeros(20, np.uint8)
     packed = b.layer("CONSTANT", [], DType.INT4, (5, 8), weights="w", shape=[5, 8])
     y = b.layer("DEQUANTIZE", [packed, b.constant(half(5, 1), "s")], DType.FLOAT16, (5, 8))
-    network = b.output(y)
-    assert decode_cost(network, CONTRACT).weight_bytes == 20 + 10
+    product = b.layer("MATRIX_MULTIPLY", ["x", y], DType.FLOAT16, (-1, -1, 5), op0="NONE", op1="TRANSPOSE")
+    network = b.output(product)
+    cost = decode_cost(network, CONTRACT)
+    assert (cost.weight_bytes, cost.flops) == (20 + 10, 2 * 5 * 8)
     assert parameters_by_dtype(network) == {DType.INT4: (40, 20), DType.FLOAT16: (5, 10)}
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "talk with a bundle in the terminal",
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
+    "diff": "show what differs between two bundles",
     "profile": "predict a bundle's speed on named devices, layer by layer",
     "plugin": "build tt-edge's CUDA kernels, or look at a plugin library",
     "doctor": "look at this machine, and at what a bundle needs of it",

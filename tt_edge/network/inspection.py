@@ -36,13 +36,29 @@ def kv_bytes_per_token(contract: IOContract) -> int:
     return contract.kv_bytes(1) // contract.max_seq_len
 
 
+def fixed_tensors(network: Network) -> set[str]:
+    """Names of the tensors that depend only on weights, such as a weight that is stored quantized."""
+    fixed: set[str] = set()
+    for layer in network.layers:
+        if layer.kind != "PLUGIN" and all(name in fixed for name in layer.inputs if name is not None):
+            fixed.update(layer.outputs)
+    return fixed
+
+
 def decode_cost(network: Network, contract: IOContract, cached_tokens: int | None = None) -> DecodeCost:
     """The cost of one decode step with ``cached_tokens`` in the cache (default: half its capacity)."""
     cached = contract.max_seq_len // 2 if cached_tokens is None else cached_tokens
     constants = {tensor.name: (layer, tensor) for layer, tensor in network.constants()}
+    fixed = fixed_tensors(network)
     read: dict[str, int] = {}
     flops = 0
     for layer in network.layers:
+        if layer.kind == "MATRIX_MULTIPLY":
+            flops += sum(
+                2 * math.prod(network.tensors[name].shape)
+                for name in layer.inputs
+                if name is not None and name in fixed
+            )
         for index, name in enumerate(layer.inputs):
             if name not in constants:
                 continue
@@ -54,8 +70,6 @@ def decode_cost(network: Network, contract: IOContract, cached_tokens: int | Non
             if is_table and shape:
                 count //= max(shape[0], 1)
             read[key] = max(read.get(key, 0), dtype.nbytes(count))
-            if layer.kind == "MATRIX_MULTIPLY":
-                flops += 2 * count
     return DecodeCost(sum(read.values()), kv_bytes_per_token(contract) * cached, flops, cached)
 
 

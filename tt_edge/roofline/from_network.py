@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from tt_edge.contract import IOContract
 from tt_edge.dtypes import DType
 from tt_edge.errors import UnsupportedModelError
+from tt_edge.network.inspection import fixed_tensors
 from tt_edge.network.ir import Layer, Network, Tensor
 from tt_edge.roofline.operations import (
     Kind,
@@ -73,14 +74,12 @@ class _Reader:
         # Inputs of which a step reads a part: that part is counted where it is read.
         self.large = contract.cache_names | {spec.name for spec in contract.feature_tables}
         self.producer = {name: layer for layer in network.layers for name in layer.outputs}
-        self.fixed: set[str] = set()  # tensors that depend only on weights
+        self.fixed = fixed_tensors(network)
         self.last: set[str] = {_LAST_TOKEN}  # tensors of one token per sequence
         for layer in network.layers:
             names = [name for name in layer.inputs if name is not None]
             if layer.kind != "SHAPE" and self.last.intersection(names):
                 self.last.update(layer.outputs)
-            if all(name in self.fixed for name in names) and layer.kind != "PLUGIN":
-                self.fixed.update(layer.outputs)
 
     def operations(self) -> list[Operation]:
         found: list[tuple[Layer, Operation]] = []
