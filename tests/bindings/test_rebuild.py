@@ -19,7 +19,7 @@ import torch
 
 from tests.bindings.releases import RELEASES
 from tests.bindings.replay_case import Case
-from tests.compile.compiled_once import compiled
+from tests.compile.compiling import compiled, shared
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
 from tests.tiny_models import FAMILIES, tiny_model
 from tt_edge.bundle import Bundle
@@ -59,17 +59,18 @@ def cases(tmp_path_factory):
 
     # Precisions and limits are those of tests/compile/backends/test_families.py, which shares these networks.
     for family in FAMILIES:
-        half = compiled(tiny_model(family, dtype=torch.float16), Precision.FP16)
+        half = compiled(shared(family, Precision.FP16).model, Precision.FP16)
         add(f"{family}/native/in_place", half.network, half.contract)
+        full = shared(family).model
         if family in RUN:
-            made = compiled(tiny_model(family))
+            made = compiled(full)
             add(f"{family}/run", made.network, made.contract, runs=True)
         for cache in CACHES if family == "qwen2" or ALL else ("static_v2",):
-            made = compiled(tiny_model(family), backend="sdpa", cache=cache)
+            made = compiled(full, backend="sdpa", cache=cache)
             add(f"{family}/sdpa/{cache}", made.network, made.contract)
+    wide = tiny_model("qwen2", dtype=torch.float16, hidden_size=256, num_attention_heads=4)
     for version in PLUGINS:
-        model = tiny_model("qwen2", dtype=torch.float16, hidden_size=256, num_attention_heads=4)
-        made = compiled(model, Precision.FP16, backend="plugin", plugin_contract=version)
+        made = compiled(wide, Precision.FP16, backend="plugin", plugin_contract=version)
         add(f"qwen2/plugin/{version}", made.network, made.contract)
     for family in QUANTIZED:
         for name, recipe in (ONE_FORMAT if ALL else RECIPES).items():

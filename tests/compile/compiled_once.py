@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
-from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.part import CompiledPart, PartCompiler
-from tt_edge.config import CompileConfig, Precision
 
 #: Names the folder of this test run, which all of its worker processes share.
 FOLDER = "TT_EDGE_TEST_NETWORKS"
@@ -31,13 +28,6 @@ def networks_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ[FOLDER] = str(folder)
     yield
     os.environ.pop(FOLDER, None)
-
-
-def compiled(model: PreTrainedModel, precision: Precision = Precision.FP32, **settings: object) -> CompiledPart:
-    """As in ``tests.compile.compiling``: three rows, prompts of 64 and sequences of 128 tokens, unless ``settings`` differ."""
-    limits = {"max_batch": 3, "max_input_len": 64, "max_seq_len": 128}
-    config = CompileConfig.of(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
-    return compiled_once(DecoderCompiler(model, config, "tiny"))
 
 
 def compiled_once(compiler: PartCompiler) -> CompiledPart:

@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
+from tests.compile.compiled_once import compiled_once
 from tests.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.parity import PyTorchReference
@@ -33,7 +34,7 @@ def compiled(model: PreTrainedModel, precision: Precision = Precision.FP32, **se
     """Three rows, prompts of 64 and sequences of 128 tokens, unless ``settings`` say otherwise."""
     limits = {"max_batch": 3, "max_input_len": 64, "max_seq_len": 128}
     config = CompileConfig.of(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
-    return _SharedExport(model, config, "tiny").compile()
+    return compiled_once(_SharedExport(model, config, "tiny"))
 
 
 @lru_cache(maxsize=16)
