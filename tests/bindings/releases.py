@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +74,25 @@ RUNTIMES = {
 
 def _installed(release: Release) -> Path:
     """The folder of a release's bindings; made when it is not there yet."""
+    return kept(release.package, release.version, lambda folder: _link(release, folder))
+
+
+def kept(package: str, version: str, finish: Callable[[Path], None] = lambda folder: None) -> Path:
+    """The folder of an unpacked wheel; downloaded, and passed to ``finish``, when it is not there yet.
+
+    Skips the test where it cannot be had.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tt-edge" / "bindings"
     root.mkdir(parents=True, exist_ok=True)
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    folder = root / f"{release.package}-{release.version}-{tag}"
+    folder = root / f"{package}-{version}-{tag}"
     with (root / f"{folder.name}.lock").open("w") as lock:  # several test processes may want it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
             partial = Path(tempfile.mkdtemp(dir=root))
             try:
-                _install(release, partial)
+                _unpack(package, version, partial)
+                finish(partial)
                 partial.rename(folder)
             except BaseException:
                 shutil.rmtree(partial)
@@ -90,7 +100,7 @@ def _installed(release: Release) -> Path:
     return folder
 
 
-def _install(release: Release, folder: Path) -> None:
+def _unpack(package: str, version: str, folder: Path) -> None:
     pip = [
         sys.executable,
         "-m",
@@ -102,16 +112,17 @@ def _install(release: Release, folder: Path) -> None:
         "--dest",
         str(folder),
     ]
-    result = subprocess.run(
-        [*pip, f"{release.package}=={release.version}"], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([*pip, f"{package}=={version}"], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip().splitlines() or ["no wheel"])[-1]
-        pytest.skip(f"{release.package} {release.version} cannot be had here: {reason}")
+        pytest.skip(f"{package} {version} cannot be had here: {reason}")
     with zipfile.ZipFile(wheels[0]) as wheel:
         wheel.extractall(folder)
     wheels[0].unlink()
+
+
+def _link(release: Release, folder: Path) -> None:
     # The package that users install re-exports the bindings under this name.
     (folder / release.module).symlink_to(f"{release.module}_bindings")
     major = release.version.partition(".")[0]

@@ -20,27 +20,19 @@ from typing import Any
 
 import tensorrt as trt
 
+from tests.bindings.loading import load_and_generate
 from tests.bindings.replay_case import Case
 from tests.bindings.surface import Recorder
-from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.errors import TTEdgeError
-from tt_edge.folder import CheckedFile
-from tt_edge.generation_config import GenerationConfig
 from tt_edge.network.build_legal import LegalBuild, build_legal
 from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
 from tt_edge.network.legalize import legalize
 from tt_edge.network.plugins import KINDS, plugin_fields
 from tt_edge.plugins.edgellm import contracts
-from tt_edge.runtime.engine.reference_session import ReferenceSession
-from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
-from tt_edge.runtime.scheduling.generation import generate
 from tt_edge.tensorrt_api import Flavour, TensorRT
 from tt_edge.tensorrt_features import features_of
-
-#: Prompts of unequal length: a ragged batch, and one in pieces.
-PROMPTS = [[5, 9, 200, 31], [7] * 3 + list(range(40, 120)), [11, 12]]
 
 
 def main(cases: Path, results: Path) -> None:
@@ -82,23 +74,7 @@ def replay(case: Case) -> dict[str, Any]:
 def run(case: Case, legal: LegalBuild[Any], calls: list[Any]) -> int:
     """Load an engine of the legal network without its weights, give it them, and generate; how many tokens were equal."""
     network = legalize(case.network, features_of(trt)).network
-    with ReferenceSession(case.network, case.contract) as session:
-        want = [result.new_token_ids for result in generate(session, PROMPTS, GenerationConfig(6))]
-    engine = fake_tensorrt.FakeEngine(network, legal.contract)
-    engine.missing = set(network.weights)
-    device = fake_tensorrt.FakeCuda()
-    engine.queue = device.queue
-    cuda.runtime = lambda: device  # test_tensorrt_session holds its calls against CUDA's bindings
-    tensorrt = TensorRT(Flavour.STANDARD, Recorder(fake_tensorrt.FakeModule(engine), trt, trt, calls), trt.__version__)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(b"engine")
-        file.flush()
-        with TensorRTSession(
-            CheckedFile.open(Path(file.name)), legal.contract, tensorrt, weights=network.weights, holds_host_code=True
-        ) as session:
-            got = [result.new_token_ids for result in generate(session, PROMPTS, GenerationConfig(6))]
-    assert got == want, f"{got} are not {want}"
-    return sum(len(tokens) for tokens in got)
+    return load_and_generate((trt, Flavour.STANDARD), case, network, legal.contract, calls, stripped=True)
 
 
 class _Registry:

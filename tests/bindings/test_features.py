@@ -36,3 +36,25 @@ def test_tensorrt_rtx_has_all(tensorrt):
 def test_the_small_runtimes_run_and_do_not_build(name):
     found = _run(RUNTIMES[name], "print(hasattr(trt, 'Builder'), hasattr(trt, 'Runtime'), hasattr(trt, 'Refitter'))")
     assert found.split()[:2] == ["False", "True"]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_small_runtimes_take_the_calls_of_loading_and_of_steps(name):
+    """An engine is loaded and run with every call held against the runtime's own classes and signatures."""
+    release = RUNTIMES[name]
+    found = _run(
+        release,
+        "from tests.bindings.loading import load_and_generate\n"
+        "from tests.bindings.replay_case import Case\n"
+        "from tests.decoders import compiled\n"
+        "from tt_edge.tensorrt_api import Flavour\n"
+        "network, contract = compiled()\n"
+        "calls = []\n"
+        "prompts = [[5, 9, 3], [7, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12]]\n"
+        f"package = trt, Flavour('{release.module}')\n"
+        "case = Case('decoder', network, contract)\n"
+        "print(load_and_generate(package, case, network, contract, calls, stripped=False, prompts=prompts), len(calls))",
+    )
+    tokens, calls = map(int, found.split())
+    assert tokens == 18
+    assert calls >= 60

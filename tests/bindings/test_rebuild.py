@@ -13,11 +13,12 @@ import pickle
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.bindings.releases import RELEASES
+from tests.bindings.releases import RELEASES, kept
 from tests.bindings.replay_case import Case
 from tests.compile.compiling import compiled, shared
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
@@ -121,3 +122,29 @@ def test_every_network_is_rebuilt_on_the_releases_own_bindings(cases, tmp_path, 
             assert ("add_kv_cache_update" in kinds) == (release >= (10, 15)), case
     ran = {case: result["tokens"] for case, result in results.items() if result.get("tokens")}
     assert ran == {f"{family}/run": 18 for family in RUN}
+
+
+#: One of each kind: attention layers, plain attention, a cache through the network, quantized weights, a tower.
+BUILT = (
+    "qwen2/native/in_place", "gemma2/native/in_place", "gemma3/sdpa/static_v2", "qwen2/native/mixed", "qwen2/native/nvfp4",
+    "qwen2_5_vl/tower/native",
+)  # fmt: skip
+RTX = "1.7.1.116"
+
+
+@pytest.mark.heavy
+def test_the_newest_tensorrt_rtx_builds(cases):
+    """The pinned range ends with it; all other tests use the one that is installed, which is the first of the range."""
+    # Its libraries are 95 MB. The package that users install re-exports the bindings under another name.
+    libraries = kept("tensorrt-rtx-cu13-libs", RTX)
+    bindings = kept(
+        "tensorrt-rtx-cu13-bindings", RTX, lambda folder: (folder / "tensorrt_rtx").symlink_to("tensorrt_rtx_bindings")
+    )
+    path = os.pathsep.join(map(str, (bindings, libraries, Path(__file__).parents[2])))
+    files = [str(cases / name.replace("/", "_")) for name in BUILT]
+    command = [sys.executable, "-m", "tests.bindings.build_case", *files]
+    ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    version, *lines = ran.stdout.splitlines()
+    assert version == RTX
+    assert [line.split(": ")[:2] for line in lines] == [[name, "as captured"] for name in BUILT]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tt_edge.contract import GENERATION_TOKENS, IOContract
@@ -17,11 +19,21 @@ SCORES_LIMIT = 1 << 30
 
 def widest_call(contract: IOContract, form: Form, network: Network) -> int:
     """The maximum number of new tokens per slot in one call of an engine in ``form``; ``network`` is the captured one."""
-    if ATTENTION not in form.replaced or not contract.kv_cache:
+    heads = max(_heads_with_scores(network, form), default=0)
+    if not heads or not contract.kv_cache:
         return contract.max_input_len
-    heads = max(network.tensors[str(layer.inputs[0])].shape[1] for layer in network.layers if layer.kind == "ATTENTION")
     width = SCORES_LIMIT // (contract.max_batch * scores_bytes(heads, contract.max_seq_len))
     return min(contract.max_input_len, max(width // 16 * 16, 16, GENERATION_TOKENS))
+
+
+def _heads_with_scores(network: Network, form: Form) -> Iterator[int]:
+    """The query heads of each attention whose scores are tensors: in this form, or as captured, such as Gemma 2's capped ones."""
+    for layer in network.layers:
+        shape = network.tensors[str(layer.inputs[0])].shape if layer.inputs and layer.inputs[0] else ()
+        if layer.kind == "ATTENTION" and ATTENTION in form.replaced:
+            yield shape[1]
+        elif layer.kind == "SOFTMAX" and len(shape) >= 4:
+            yield math.prod(shape[1:-2])  # [batch, heads, or groups of them, queries, keys]
 
 
 def in_form(contract: IOContract, form: Form, max_input_len: int = 0) -> IOContract:

@@ -1,0 +1,54 @@
+"""How many tokens one call takes where attention scores are tensors: 8,192 keys and a batch of 8 stay below 1 GiB."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from tests.decoders import compiled
+from tests.network.legalize.test_rules import PLAIN, attention
+from tt_edge.config import Limits
+from tt_edge.network.legalize import legalize
+from tt_edge.network.legalize.contract import SCORES_LIMIT, in_form, widest_call
+from tt_edge.tensorrt_features import features_of_release
+
+LIMITS = Limits(max_batch=8, max_input_len=1024, max_seq_len=8192)
+#: Query and KV heads of Qwen2.5-0.5B, Llama-3.1-8B and Gemma 2 2B; tokens that one call takes.
+SHAPES = [(14, 2, 144), (32, 8, 64), (8, 4, 256)]
+
+
+def decoder(heads, kv_heads):
+    """A network with one attention of so many heads, and a contract of 8,192 keys for a batch of 8."""
+    network, _ = attention(PLAIN, heads=(heads, kv_heads), kind="LOWER_RIGHT", lengths=[5, 9]).network()
+    return network, replace(compiled()[1], limits=LIMITS)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), SHAPES)
+def test_scores_stay_within_the_limit(heads, kv_heads, width):
+    network, contract = decoder(heads, kv_heads)
+    legal = legalize(network, features_of_release("10.3"))
+    assert widest_call(contract, legal.form, network) == width
+    assert in_form(contract, legal.form, width).max_input_len == width
+    softmaxes = [layer for layer in legal.network.layers if layer.kind == "SOFTMAX"]
+    assert softmaxes
+    for layer in softmaxes:  # float32 scores, and both halves beside them
+        shape = legal.network.tensors[layer.inputs[0]].shape
+        assert math.prod(shape[1:-2]) * 8 * width * 8192 * (4 + 2 + 2) <= SCORES_LIMIT
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), SHAPES)
+def test_attention_that_is_captured_as_a_softmax_has_the_same_limit(heads, kv_heads, width):
+    """Gemma 2's scores are capped, for which there is no attention layer in any release."""
+    network, contract = decoder(heads, kv_heads)
+    plain = legalize(network, features_of_release("10.3")).network
+    as_captured = legalize(plain, features_of_release("11.4"))
+    assert str(as_captured.form) == "as captured"
+    assert widest_call(contract, as_captured.form, plain) == width
+
+
+def test_attention_layers_have_no_limit():
+    network, contract = decoder(32, 8)
+    for release in ("11.0", "10.16", "10.14"):
+        assert widest_call(contract, legalize(network, features_of_release(release)).form, network) == 1024
