@@ -16,7 +16,7 @@ import torch
 from tt_edge.compile.part import CompiledPart, PartCompiler
 
 #: Names the folder of this test run, which all of its worker processes share.
-FOLDER = "TT_EDGE_TEST_NETWORKS"
+FOLDER = "TEST_NETWORKS_FOLDER"
 
 
 @pytest.fixture(scope="session", autouse=True)
