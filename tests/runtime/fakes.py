@@ -83,10 +83,10 @@ class FakeSession(Session):
         ids, write = feeds["input_ids"], feeds["write_indices"]
         batch, width = ids.shape
         logits = np.zeros((batch, width, VOCAB), np.float32)
-        for row in range(batch):
-            self.tokens[row, write[row] : write[row] + width] = ids[row]
+        for row, tokens in enumerate(self.tokens[rows]):
+            tokens[write[row] : write[row] + width] = ids[row]
             for column in range(width):
-                past = self.tokens[row, : write[row] + column + 1].tolist()
+                past = tokens[: write[row] + column + 1].tolist()
                 logits[row, column, next_token(past)] = 1.0
         if "last_token_indices" in feeds:
             return logits[np.arange(batch), feeds["last_token_indices"]]

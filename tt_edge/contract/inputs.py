@@ -116,7 +116,7 @@ def _page_table(step: Step) -> np.ndarray:
     """Every slot has the pages after those of the previous slot; the numbers of V's pages continue after K's."""
     pages = step.contract.input("kv_page_table").shape[2]
     assert isinstance(pages, int)
-    numbers = np.arange(step.batch * pages).reshape(step.batch, 1, pages)
+    numbers = (step.first_slot * pages + np.arange(step.batch * pages)).reshape(step.batch, 1, pages)
     return np.concatenate([numbers, numbers + step.contract.max_batch * pages], axis=1)
 
 

@@ -131,11 +131,28 @@ def prefill_rest(session: ReferenceSession, row: int, prompt: list[int], length:
     return session.forward(ids, lengths)[row]
 
 
+def test_some_slots_only(converted):
+    """A call for some slots, the first, the last or one in between, leaves the others as they are."""
+    with ReferenceSession(converted.network, converted.contract) as session:
+        session.reset(3)
+        turns = [list(turn) for turn in TURNS]
+        for slot in (2, 0, 1):
+            session.forward(np.array([turns[slot]]), np.array([len(turns[slot])]), first=slot)
+        for slots in ((1, 2), (0, 1), (1,)):
+            ids = np.array([[3 + slot, 4] for slot in slots])
+            session.forward(ids, np.array([2, 1][: len(slots)]), first=slots[0])
+            for slot, own, length in zip(slots, ids.tolist(), (2, 1), strict=False):
+                turns[slot] += own[:length]
+        assert session.past_lengths.tolist() == [len(turn) for turn in turns]
+        got = session.forward(np.array([[8]] * 3), np.array([1] * 3))
+        for slot, ids in enumerate(turns):
+            session.reset(1)
+            np.testing.assert_allclose(prefill(session, [[*ids, 8]])[0], got[slot], rtol=1e-4, atol=1e-5)
+
+
 def test_the_first_rows_alone(converted):
     """A step of fewer rows leaves the others as they are."""
     with ReferenceSession(converted.network, converted.contract) as session:
-        if not session.takes_fewer_rows:
-            pytest.skip("a step replaces the whole cache")
         session.reset(2)
         prefill(session, [TURNS[0], TURNS[1]])
         session.forward(np.array([[8, 9]]), np.array([2]))

@@ -13,14 +13,14 @@ import pytest
 
 from tests.bindings.surface import Call, Recorder
 from tests.compile.compiling import compiled as compiled_model
-from tests.decoders import compiled
+from tests.decoders import SHAPE, compiled
 from tests.runtime.engine import fake_tensorrt
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
 from tests.tiny_models import tiny_model
 from tt_edge import cuda
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, ONE_PROFILE
 from tt_edge.dtypes import DType
-from tt_edge.errors import EngineError
+from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.folder import CheckedFile
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession
@@ -71,7 +71,8 @@ def test_waits_once_a_step_and_allocates_nothing_more(fake):
     with fake.open() as session:
         memory, waits = set(fake.cuda.memory), fake.cuda.synchronized
         generate(session, PROMPTS[:2], GenerationConfig(10))
-        assert fake.cuda.synchronized - waits == len(fake.engine.executed) == 10
+        # Ten tokens of the one-token prompt; beside it, a prompt in one step of its own.
+        assert fake.cuda.synchronized - waits == len(fake.engine.executed) == 11
         assert set(fake.cuda.memory) == memory
         fed = len(fake.contract.inputs) - len(fake.contract.kv_cache) + 1  # and logits: on both sides
         assert len(memory) == 2 * fed + len(fake.contract.kv_cache) + 1  # and the activations'
@@ -106,6 +107,64 @@ def test_a_cache_that_goes_through_the_network(monkeypatch, tmp_path, cache):
         got = generate(session, PROMPTS, GenerationConfig(6))
         assert len(fake.cuda.memory) == memory
     assert [r.new_token_ids for r in got] == [r.new_token_ids for r in want]
+
+
+@pytest.mark.parametrize("cache", ["in place", "static_v1", "static_v2"])
+def test_a_step_of_any_slots_uses_their_part_of_the_cache(monkeypatch, tmp_path, cache):
+    """Also when slots were stepped a different number of times, so that their pasts are in different buffers."""
+    if cache == "in place":
+        fake = Fake(monkeypatch, tmp_path)
+    else:
+        converted = compiled_model(tiny_model("llama"), backend="sdpa", cache=cache)  # owns the network's memory
+        fake = Fake(monkeypatch, tmp_path, converted.network, converted.contract)
+    steps = [
+        (1, 1, 3),
+        (0, 1, 2),
+        (1, 2, 2),
+        (0, 2, 1),
+        (2, 1, 4),
+        (0, 3, 1),
+        (0, 3, 1),
+        (0, 3, 1),
+        (1, 2, 1),
+        (0, 1, 1),
+    ]
+    results = []
+    with ReferenceSession(fake.network, fake.contract) as reference, fake.open() as session:
+        for one in (reference, session):
+            assert one.starts_anywhere
+            one.reset(3)
+            random = np.random.default_rng(0)
+            results.append([])
+            for first, count, width in steps:
+                ids = random.integers(0, one.contract.vocab_size, (count, width))
+                lengths = random.integers(0, width + 1, count) if width > 1 else np.ones(count, np.int64)
+                logits = one.forward(ids, lengths, first=first)
+                results[-1] += [row.copy() for row, length in zip(logits, lengths, strict=True) if length]
+            kept = [one.read_kv(slot, [0] * int(past)) for slot, past in enumerate(one.past_lengths)]
+            results[-1] += [data for prefix in kept for data in prefix.tensors.values()]
+    for got, want in zip(results[1], results[0], strict=True):
+        np.testing.assert_allclose(got.view(np.float32), want.view(np.float32), rtol=1e-4, atol=1e-5)
+
+
+def test_decode_steps_of_slots_from_the_second_on_become_a_graph(fake):
+    with fake.open() as session:
+        session.reset(3)
+        for first, launches in [(1, 0), (1, 1), (1, 2), (0, 2), (0, 3), (1, 3)]:
+            session.forward(np.zeros((2, 1), np.int64), np.ones(2, np.int64), first=first)
+            assert fake.cuda.launches == launches
+
+
+def test_slots_whose_cache_is_at_an_address_that_tensorrt_may_not_take(monkeypatch, tmp_path):
+    """33 tokens of 24 bytes per head: calls begin at slot 0, and what they give is the same."""
+    network, contract = compiled(shape=replace(SHAPE, capacity=33))
+    fake = Fake(monkeypatch, tmp_path, network, contract)
+    with fake.open() as session:
+        assert not session.starts_anywhere
+        results = generate(session, PROMPTS, GenerationConfig(10))
+        with pytest.raises(InvalidInputError, match=r"a call cannot begin at slot 1; give 0$"):
+            session.forward(np.ones((1, 1), np.int64), np.ones(1, np.int64), first=1)
+    assert [r.new_token_ids for r in results] == [from_scratch(p, 10) for p in PROMPTS]
 
 
 def test_close_frees_everything_twice_over(fake):

@@ -30,6 +30,10 @@ def scheduler(**limits) -> Scheduler:
     return Scheduler(FakeSession(contract(**{"max_seq_len": 64, **limits})))
 
 
+class StartsAtSlot0(FakeSession):
+    starts_anywhere = False
+
+
 def fed(scheduler: Scheduler) -> int:
     """How many ids all steps took, padding included."""
     return sum(feeds["input_ids"].size for feeds in scheduler.session.calls)
@@ -43,12 +47,16 @@ def fed(scheduler: Scheduler) -> int:
     ),
     max_batch=st.integers(1, 4),
     max_input_len=st.integers(1, 24),
+    prefill_tokens=st.integers(1, 8),
+    anywhere=st.booleans(),
 )
 @settings(deadline=None, max_examples=100)
-def test_requests_that_come_at_any_time(jobs, max_batch, max_input_len):
+def test_requests_that_come_at_any_time(jobs, max_batch, max_input_len, prefill_tokens, anywhere):
     """Prompts of few different tokens, so that many begin alike; the capacity is the least that is accepted."""
     capacity = max([len(prompt) + new for prompt, new, _ in jobs] + [max_input_len])
-    run = scheduler(max_batch=max_batch, max_input_len=max_input_len, max_seq_len=capacity)
+    limits = contract(max_batch=max_batch, max_input_len=max_input_len, max_seq_len=capacity)
+    session = (FakeSession if anywhere else StartsAtSlot0)(limits)
+    run = Scheduler(session, prefill_tokens=prefill_tokens)
     requests = []
     for prompt, new, steps in jobs:
         requests.append(request(prompt, new))
@@ -59,6 +67,46 @@ def test_requests_that_come_at_any_time(jobs, max_batch, max_input_len):
     assert [ids_of(r) for r in requests] == [continuation(prompt, new) for prompt, new, _ in jobs]
     assert run.stats.new_tokens == sum(new for _, new, _ in jobs)
     assert run.running == 0
+    assert run.stats.computed_tokens == fed(run)
+    assert run.stats.steps == len(session.calls)
+
+
+def test_a_prompt_comes_in_pieces_and_the_others_decode_between_them():
+    run = scheduler(max_batch=3, max_input_len=32)
+    run.prefill_tokens = 4
+    decoding = request([1], 12)
+    run.submit(decoding)
+    run.step()
+    long = request(PROMPT, 2)
+    run.submit(long)
+    for _ in range(5):
+        run.step()
+    shapes = [feeds["input_ids"].shape for feeds in run.session.calls[1:]]
+    assert shapes == [(1, 4), (1, 1)] * 4 + [
+        (1, 4),
+        (2, 1),
+    ]  # the last piece gives a token, and its slot decodes at once
+    assert (len(decoding.tokens), len(long.tokens)) == (6, 2)
+    run.run([decoding, long])
+    assert ids_of(decoding) == continuation([1], 12)
+    assert ids_of(long) == continuation(PROMPT, 2)
+    assert run.stats.computed_tokens == len(PROMPT) + 1 + 11 + 1  # no padding: all tokens but the last of each answer
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    run = scheduler(max_batch=3, max_input_len=32)
+    run.prefill_tokens = 2
+    decoding, long, short = request([1], 30), request(PROMPT, 2), request(PROMPT[::-1][:2], 2)
+    run.submit(decoding)
+    run.step()
+    run.submit(long)
+    run.step()
+    run.submit(short)
+    for _ in range(2):
+        run.step()
+    assert (len(short.tokens), len(long.tokens)) == (2, 0)
+    run.run([decoding, long, short])
+    assert [ids_of(r) for r in (long, short)] == [continuation(r.prompt_ids, 2) for r in (long, short)]
 
 
 def test_a_row_that_falls_free_is_taken_at_once():
@@ -159,7 +207,8 @@ def test_one_rows_overflow_is_its_own(monkeypatch):
 
     def overflow(feeds, rows):
         logits = execute(feeds, rows)
-        logits[0] = float("nan")
+        if rows.start == 0:
+            logits[0] = float("nan")
         return logits
 
     monkeypatch.setattr(session, "_execute", overflow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tt_edge.network.ir import Network
 from tt_edge.proof.golden import GoldenSet
 from tt_edge.proof.replay import Replay, RowResult, prompt_images, teacher_forced
 from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.engine.session import Logits
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class _Recorder(ReferenceSession):
             self.recorded = {name: np.array(array) for name, array in self.inputs(feeds, rows).items()}
         return super()._execute(feeds, rows)
 
-    def _advance(self) -> None:
-        super()._advance()
+    def forward(self, *args: Any, **options: Any) -> Logits:
+        logits = super().forward(*args, **options)
         self._done += 1
+        return logits

@@ -29,10 +29,11 @@ class Session(ABC):
     and attention there (key lengths beyond the cache), so such a call is refused before it runs. ``generate()`` never makes
     one.
 
-    The contract decides how a call is divided into steps of the network. With a cache that is updated in place, one step
-    serves all slots. With a cache that passes through the network (``start_idx``, ``end_idx``), one step serves all slots if
-    their pasts have equal length; otherwise each slot takes its own step. Without a cache, the session keeps each slot's
-    tokens and passes the whole sequences to the network.
+    A call is for consecutive slots, and leaves the others as they are: their part of the cache begins at the first one's, so
+    the network sees them as a smaller batch. The contract decides how a call is divided into steps of the network. With a
+    cache that is updated in place, one step serves all slots of the call. With a cache that passes through the network
+    (``start_idx``, ``end_idx``), one step serves neighbours whose pasts have equal length. Without a cache, the session keeps
+    each slot's tokens and passes the whole sequences to the network.
 
     Subclasses run the network in ``_execute`` and allocate memory for a batch in ``_allocate``.
     """
@@ -92,35 +93,57 @@ class Session(ABC):
         lengths: NDArray[np.integer],
         positions: NDArray[np.int64] | None = None,
         image_indices: NDArray[np.int32] | None = None,
+        *,
+        first: int = 0,
     ) -> Logits:
-        """Add tokens to every slot and return the logits of each slot's last token.
+        """Add tokens to the ``B`` slots from slot ``first`` on; return the logits of each one's last token.
 
         ``input_ids`` int64 ``[B, S]``, right-padded with any valid id; ``lengths`` ``[B]``, 0 to S valid ids per slot.
         ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; by default, a token's index in its
         sequence. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
         Returns float32 ``[B, V]``, which the next call may overwrite. A slot of length 0 keeps its past, and its logits are
-        meaningless. With ``takes_fewer_rows``, B may be lower than the number of slots: only the first B slots are used.
+        meaningless. ``first`` must be 0 unless ``starts_anywhere``.
         Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before anything
         runs.
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
-        self._check(input_ids, lengths)
-        tokens = self._tokens(input_ids, positions, image_indices)
+        self._check(input_ids, lengths, first)
+        slots = slice(first, first + len(input_ids))
+        tokens = self._tokens(input_ids, slots, positions, image_indices)
         if not self.contract.kv_cache:
-            logits = self._whole_sequences(tokens, lengths)
-        elif self.contract.in_lockstep and (len(set(self._past.tolist())) > 1):
-            rows = [slice(row, row + 1) for row in range(len(lengths))]
-            steps = (self._step(r, tokens.at(r, max(lengths[r.start], 1)), lengths[r]) for r in rows)
-            logits = np.concatenate([logits.copy() for logits in steps])  # the next step overwrites them
+            logits = self._whole_sequences(tokens, lengths, slots)
+        elif len(groups := self._groups(slots)) == 1:
+            logits = self._step(slots, tokens, lengths)
         else:
-            logits = self._step(slice(0, len(lengths)), tokens, lengths)
-        self._advance()
-        self._past[: len(lengths)] += lengths.astype(np.int32)
+            logits = np.zeros((len(lengths), self.contract.vocab_size), np.float32)
+            for group in groups:
+                rows = slice(group.start - first, group.stop - first)
+                if width := int(lengths[rows].max()):
+                    logits[rows] = self._step(group, tokens.at(rows, width), lengths[rows])
+        self._past[slots] += lengths.astype(np.int32)
         return logits.astype(np.float32, copy=False)
 
-    def _tokens(self, ids: Ids, positions: NDArray[np.int64] | None, image_indices: NDArray[np.int32] | None) -> Tokens:
+    def _groups(self, slots: slice) -> list[slice]:
+        """The parts of ``slots`` that one step of the network each can serve."""
+        if self.contract.kv_in_place and not self.contract.in_lockstep:
+            return [slots]
+        keys = [(self._past[slot], self._buffer_of(slot)) for slot in range(slots.start, slots.stop)]
+        starts = [slots.start + i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
+        return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], slots.stop], strict=True)]
+
+    def _buffer_of(self, slot: int) -> int:
+        """Which of two cache buffers holds the slot's past; slots of one step must agree."""
+        return 0
+
+    def _tokens(
+        self,
+        ids: Ids,
+        slots: slice,
+        positions: NDArray[np.int64] | None,
+        image_indices: NDArray[np.int32] | None,
+    ) -> Tokens:
         """The tokens of a call, with default positions and indices if none were given."""
-        axes, past = self.contract.position_axes, self._past[: len(ids)]
+        axes, past = self.contract.position_axes, self._past[slots]
         if positions is None:
             positions = np.broadcast_to(past[:, None] + np.arange(ids.shape[1]), (axes, *ids.shape))
         elif positions.shape != (axes, *ids.shape) or (image_indices is not None and image_indices.shape != ids.shape):
@@ -139,30 +162,30 @@ class Session(ABC):
     def _step(
         self, rows: slice, tokens: Tokens, lengths: NDArray[np.integer], past: np.ndarray | None = None
     ) -> Logits:
-        """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[rows, V]``."""
+        """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[B, V]``."""
         past = self._past[rows].copy() if past is None else past
-        step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices)
+        step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices, rows.start)
         logits = self._execute(feeds(step), rows)
         if self._full_logits:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return logits
 
-    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer]) -> Logits:
+    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer], slots: slice) -> Logits:
         """A step without a cache: every slot's tokens so far and its new ones, right-padded."""
         extended = [
             old.followed_by(tokens.row(row, length))
-            for row, (old, length) in enumerate(zip(self._history, lengths, strict=False))
+            for row, (old, length) in enumerate(zip(self._history[slots], lengths, strict=True))
         ]
         totals = np.array([len(row.ids) for row in extended])
         padded = Tokens.padded(extended, max(int(totals.max()), 1))
-        logits = self._step(slice(0, len(totals)), padded, totals, np.zeros(len(totals), np.int32))
-        self._history[: len(extended)] = extended
+        logits = self._step(slots, padded, totals, np.zeros(len(totals), np.int32))
+        self._history[slots] = extended
         return logits
 
     @property
-    def takes_fewer_rows(self) -> bool:
-        """Whether ``forward`` can run only the first slots: not if a step replaces the whole cache."""
-        return not self.contract.kv_cache or self.contract.kv_in_place
+    def starts_anywhere(self) -> bool:
+        """Whether a call may begin at a slot other than 0."""
+        return True
 
     def read_kv(self, row: int, token_ids: Sequence[int]) -> KVPrefix:
         """Copy the keys and values of a slot's first tokens to the host. The caller knows that these are ``token_ids``."""
@@ -237,19 +260,18 @@ class Session(ABC):
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
         """Replace ``rows`` of a feature table, starting at row ``first``."""
 
-    def _advance(self) -> None:  # noqa: B027 (a cache that is updated in place has nothing to do)
-        """Called after all slots have made their step: if the new cache is another buffer, make it the past."""
-
-    def _check(self, input_ids: np.ndarray, lengths: np.ndarray) -> None:
-        contract, batch = self.contract, len(self._past)
-        if not batch:
+    def _check(self, input_ids: np.ndarray, lengths: np.ndarray, first: int) -> None:
+        contract, slots = self.contract, len(self._past)
+        if not slots:
             raise InvalidInputError("the session has no slots; call reset(batch) first")
-        if self.takes_fewer_rows and 1 <= len(input_ids) < batch:
-            batch = len(input_ids)
-        if input_ids.ndim != 2 or len(input_ids) != batch or lengths.shape != (batch,):
+        if not 0 <= first < slots or (first and not self.starts_anywhere):
             raise InvalidInputError(
-                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {batch} slots; "
-                f"pass [{batch}, S] and [{batch}], or reset the session"
+                f"a call cannot begin at slot {first}; give 0" + (f" to {slots - 1}" if self.starts_anywhere else "")
+            )
+        if input_ids.ndim != 2 or not 1 <= len(input_ids) <= slots - first or lengths.shape != (len(input_ids),):
+            raise InvalidInputError(
+                f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {slots - first} slots; "
+                f"pass [B, S] and [B] with B up to {slots - first}, or reset the session"
             )
         width = input_ids.shape[1]
         if not width or (lengths < 0).any() or (lengths > width).any():
@@ -261,14 +283,14 @@ class Session(ABC):
                 f"{width} new tokens per slot exceed max_input_len {contract.max_input_len}; "
                 "feed them in chunks or compile with a larger --max-input-len"
             )
-        for row, past in enumerate(self._past[:batch].tolist()):
-            if past + lengths[row] > contract.max_seq_len:
+        for slot, (past, length) in enumerate(zip(self._past[first:].tolist(), lengths.tolist(), strict=False), first):
+            if past + length > contract.max_seq_len:
                 raise CapacityError(
-                    f"slot {row} would hold {past + lengths[row]} tokens, more than max_seq_len {contract.max_seq_len}; "
+                    f"slot {slot} would hold {past + length} tokens, more than max_seq_len {contract.max_seq_len}; "
                     "shorten it or compile with a larger --max-seq-len"
                 )
             if past + width > contract.max_seq_len:
                 raise CapacityError(
-                    f"slot {row} has {contract.max_seq_len - past} free places and {width} ids with padding; "
+                    f"slot {slot} has {contract.max_seq_len - past} free places and {width} ids with padding; "
                     "feed fewer tokens per call or compile with a larger --max-seq-len"
                 )

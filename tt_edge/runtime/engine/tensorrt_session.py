@@ -12,6 +12,7 @@ import numpy as np
 
 from tt_edge import cuda
 from tt_edge.contract import (
+    BATCH,
     CONTEXT_PROFILE,
     GENERATION_PROFILE,
     GENERATION_TOKENS,
@@ -28,6 +29,9 @@ from tt_edge.tensorrt_api import Flavour, TensorRT
 
 _LOGGER = logging.getLogger("tt_edge.tensorrt")
 
+#: Bytes. TensorRT does not say how tensors must be aligned; what ``cudaMalloc`` guarantees is enough.
+_ALIGNMENT = 256
+
 _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
 
@@ -35,9 +39,10 @@ class TensorRTSession(Session):
     """Executes an engine file on the current GPU.
 
     Everything that a step needs is allocated once (``EngineRunner``). If the contract says that the cache is updated in
-    place, each cache input and its output are bound to one address; otherwise to two, which are swapped after every step. The
-    host waits for the stream once per step, for the logits. When a decode step repeats the shapes of the previous step, it is
-    captured in a CUDA graph, including copies, which is launched as a whole from then on.
+    place, each cache input and its output are bound to one address; otherwise to two, which change places for the slots of a step
+    after it. A step of slots from the n-th on is bound to the cache at the n-th slot's offset. The host waits for the stream
+    once per step, for the logits. When a decode step repeats the slots and shapes of the previous decode step, it is captured
+    in a CUDA graph, including copies, which is launched as a whole from then on.
 
     docs/laptop_to_thor.md says what has been executed where.
     """
@@ -52,7 +57,7 @@ class TensorRTSession(Session):
         holds_host_code: bool = False,
     ) -> None:
         super().__init__(contract)
-        self._swapped = False
+        self._swapped = np.zeros(contract.max_batch, np.bool_)  # of each slot: its past is in the second buffer
         self._runner = EngineRunner(engine_file, contract, tensorrt, weights=weights, holds_host_code=holds_host_code)
         self._profiles = [_Profile(context) for context in self._runner.contexts]
 
@@ -69,10 +74,23 @@ class TensorRTSession(Session):
         self._runner.close()
 
     def _allocate(self, batch: int) -> None:
-        """Does nothing: the buffers hold the largest batch, and smaller batches use its first slots."""
+        """The buffers hold the largest batch, and smaller batches use its first slots."""
+        self._swapped[:] = False
 
-    def _advance(self) -> None:
-        self._swapped = not self._swapped and not self.contract.kv_in_place
+    def _buffer_of(self, slot: int) -> int:
+        return int(self._swapped[slot])
+
+    @property
+    def starts_anywhere(self) -> bool:
+        """Whether every slot's part of a cache that is updated in place has an address that TensorRT takes."""
+        return not self.contract.kv_in_place or all(
+            self._slot_bytes(pair.past) % _ALIGNMENT == 0 for pair in self.contract.kv_cache
+        )
+
+    def _slot_bytes(self, name: str) -> int:
+        """Bytes from one slot's part of the cache tensor to the next one's; 0 for a pool of pages, which has no such parts."""
+        spec = self.contract.input(name)
+        return spec.dtype.nbytes(math.prod(spec.resolve(batch=1))) if spec.shape[0] == BATCH else 0
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         batch, width = feeds["input_ids"].shape
@@ -82,12 +100,12 @@ class TensorRTSession(Session):
         staged = runner.stage(feeds)
         logits = runner.result("logits", batch=batch, sequence=width)
         shapes = {name: array.shape for name, array in feeds.items()}
-        binding = (shapes, rows.start, self._swapped)
+        binding = (shapes, rows.start, bool(self._swapped[rows.start]))
         repeats = profile.binding == binding
         if not repeats:
             profile.drop_graph()
             profile.binding = None
-            self._bind(profile.context, shapes, batch, rows.start)
+            self._bind(profile, shapes, batch, binding[1:])
             profile.binding = binding
 
         def queue() -> None:
@@ -99,6 +117,8 @@ class TensorRTSession(Session):
         else:
             queue()
         runner.stream.synchronize()
+        if not self.contract.kv_in_place:
+            self._swapped[rows] ^= True
         return logits
 
     @property
@@ -118,20 +138,22 @@ class TensorRTSession(Session):
         else:
             profile.graph.launch(self._runner.stream)
 
-    def _bind(self, context: Any, shapes: dict[str, Shape], batch: int, first_row: int) -> None:
-        """Set the shapes of a step in ``context``, and bind the part of the cache that holds its slots."""
+    def _bind(self, profile: _Profile, shapes: dict[str, Shape], batch: int, place: tuple[int, bool]) -> None:
+        """Set the shapes of a step, and bind the part of the cache that holds its slots."""
+        context = profile.context
         for spec in self.contract.inputs:
             shape = shapes.get(spec.name) or spec.resolve(batch=batch)  # a cache is not fed
             self._runner.set_shape(context, spec.name, shape)
-        if self.contract.kv_in_place:
-            return  # all slots, at addresses that are bound already
+        if profile.place == place:
+            return
+        profile.place = None
+        first, swapped = place
         for pair in self.contract.kv_cache:
-            spec = self.contract.input(pair.past)
-            offset = first_row * spec.dtype.nbytes(math.prod(spec.resolve(batch=1)))
-            read, write = (pair.present, pair.past) if self._swapped else (pair.past, pair.present)
+            offset = first * self._slot_bytes(pair.past)
+            read, write = (pair.present, pair.past) if swapped else (pair.past, pair.present)
             for name, buffer in ((pair.past, read), (pair.present, write)):
-                address = self._runner.device[buffer].address + offset
-                self._runner.bind(context, name, address)
+                self._runner.bind(context, name, self._runner.device[buffer].address + offset)
+        profile.place = place
 
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
         runs = rows.view(np.uint8).reshape(1, 1, -1)
@@ -141,19 +163,20 @@ class TensorRTSession(Session):
 
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
         data = np.empty((region.runs, length, region.token_bytes), np.uint8)
-        self._past_buffer(name).copy_runs_to(data, region.offset, region.pitch, self._runner.stream)
+        self._past_buffer(name, region).copy_runs_to(data, region.offset, region.pitch, self._runner.stream)
         self._runner.stream.synchronize()
         return data
 
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
         data = np.ascontiguousarray(data)
-        self._past_buffer(name).copy_runs_from(data, region.offset, region.pitch, self._runner.stream)
+        self._past_buffer(name, region).copy_runs_from(data, region.offset, region.pitch, self._runner.stream)
         self._runner.stream.synchronize()
 
-    def _past_buffer(self, name: str) -> cuda.Buffer:
-        """The buffer of the cache that the next step reads."""
-        present = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
-        return self._runner.device[present if self._swapped else name]
+    def _past_buffer(self, name: str, region: Region) -> cuda.Buffer:
+        """The buffer of the cache that the next step of the region's slot reads."""
+        if not self.contract.kv_in_place and self._swapped[region.offset // (region.runs * region.pitch)]:
+            name = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
+        return self._runner.device[name]
 
 
 @dataclass
@@ -161,8 +184,10 @@ class _Profile:
     """An optimization profile's execution context, its bindings, and the graph of a step with these bindings."""
 
     context: Any
-    #: Shapes of the inputs, the first slot in the cache, and whether the two cache buffers are swapped.
+    #: Of the last step: shapes of the inputs, the first slot, and whether the two cache buffers were swapped for its slots.
     binding: tuple[dict[str, Shape], int, bool] | None = None
+    #: The first slot, and whether buffers are swapped, that the cache's addresses are bound for; ``None``: not known.
+    place: tuple[int, bool] | None = (0, False)
     graph: cuda.Graph | None = None
     capturable: bool = True
 

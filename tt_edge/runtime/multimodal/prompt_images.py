@@ -67,18 +67,22 @@ NO_IMAGES = PromptImages(np.zeros(0, np.int32), (), {})
 
 
 def place_images(
-    contract: IOContract, shape: tuple[int, ...], rows: Iterable[tuple[int, int, int, PromptImages]]
+    contract: IOContract,
+    shape: tuple[int, ...],
+    rows: Iterable[tuple[int, int, int, PromptImages]],
+    first: int = 0,
 ) -> tuple[Int64s, Int32s]:
     """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of a step of ``shape`` ``(B, S)``.
 
-    Of each row: its index, the place of its first token in the step, how many there are, and its images.
+    Of each slot with tokens: its index, the index of its first token in its sequence, how many there are, and its images. Row 0
+    is the slot ``first``.
     """
     positions = np.zeros((contract.position_axes, *shape), np.int64)
     indices = np.full(shape, -1, np.int32)
-    for at, start, count, images in rows:
-        positions[:, at, :count] = images.positions_at(start, count, len(positions))
+    for slot, start, count, images in rows:
+        positions[:, slot - first, :count] = images.positions_at(start, count, len(positions))
         own = images.indices_at(start, count)
-        indices[at, :count] = np.where(own >= 0, own + at * contract.max_image_tokens, -1)
+        indices[slot - first, :count] = np.where(own >= 0, own + slot * contract.max_image_tokens, -1)
     return positions, indices
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.scheduling.admission import check_prompt
+from tt_edge.runtime.scheduling.plan import PREFILL_TOKENS, Run, decode_run, prefill_run
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
 from tt_edge.runtime.scheduling.request import FinishReason, Request
 from tt_edge.runtime.scheduling.sampling import Sampler, Scores, check_finite, with_logprobs
@@ -23,9 +24,13 @@ _CLOSED = "the model is closed; load it again"
 
 @dataclass
 class Stats:
-    """Counts since the scheduler was made."""
+    """Counts since the scheduler was made.
+
+    ``steps`` are runs of the network; ``computed_tokens`` are all tokens of these, padding included.
+    """
 
     steps: int = 0
+    computed_tokens: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
@@ -34,17 +39,25 @@ class Stats:
 class Scheduler:
     """Runs requests on the slots of ``session``, of which it is then the only user.
 
-    A step feeds every busy slot at once: a piece of its prompt, or its last token. (The rows of a step are as wide as the
-    widest, so a slot that decodes beside one that prefills costs nothing more.) A new request takes the free slot whose
-    cache begins with most of its prompt, token by token, and computes only the rest; a longer prefix is copied from
-    another slot, or from ``prefixes``.
+    ``step`` runs the network at most twice: on a piece of a prompt, and on the last token of all slots that decode. (Rows of
+    one run are as wide as the widest, so a prompt beside decoding slots would be mostly padding.) Prompts take turns, so a
+    short one does not wait for the end of a long one, and pieces have at most ``prefill_tokens`` tokens while other slots
+    decode, so these do not wait long for their next token. A new request takes the free slot whose cache begins with most of
+    its prompt, token by token, and computes only the rest; a longer prefix is copied from another slot, or from ``prefixes``.
 
     Thread-safe: requests may be submitted from any thread at any time, and several threads may step; they take turns,
     and each step advances the requests of all.
     """
 
-    def __init__(self, session: Session, slots: int | None = None, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        slots: int | None = None,
+        prefixes: PrefixCache | None = None,
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> None:
         self.session = session
+        self.prefill_tokens = prefill_tokens
         self.prefixes = prefixes or PrefixCache()
         self.stats = Stats()
         self._inbox: deque[Request] = deque()  # filled by any thread, emptied by a step
@@ -105,9 +118,9 @@ class Scheduler:
             yield
 
     def step(self) -> None:
-        """Admit what fits, feed all busy slots once, and choose a token in those whose prompt is through.
+        """Admit what fits, compute a piece of a prompt, and decode once; choose a token in slots whose prompt is complete.
 
-        When the session raises, the requests are as they were.
+        When the session raises, the requests are as they were before the run that failed.
         """
         with self._turn:
             if self._closed:
@@ -116,15 +129,25 @@ class Scheduler:
                 self._waiting.append(self._inbox.popleft())
             self._drop_cancelled()
             self._admit()
-            if busy := self._slots.busy:
-                logits = self._slots.feed(busy)
-                self.stats.steps += 1
-                for slot in busy:
-                    if slot.pending:
-                        self._score(slot, logits[slot.index])
-                    else:
-                        self._choose(slot, logits[slot.index])
+            longest = self.session.contract.max_input_len
+            self._run(prefill_run(self._slots.busy, longest, self.prefill_tokens))
+            self._run(decode_run(self._slots.busy))
             return None
+
+    def _run(self, run: Run | None) -> None:
+        """Run the network, and use the logits of each slot."""
+        if run is None:
+            return
+        for slot, logits in zip(run.slots, self._feed(run), strict=True):
+            if slot.pending:
+                self._score(slot, logits)
+            else:
+                self._choose(slot, logits)
+
+    def _feed(self, run: Run) -> list[Scores]:
+        logits = self._slots.feed(run)
+        self.stats.steps, self.stats.computed_tokens = self._slots.steps, self._slots.computed_tokens
+        return logits
 
     def forget(self) -> None:
         """Take all slots as empty: somebody else has used the session. Only while nothing is being generated."""
@@ -160,8 +183,7 @@ class Scheduler:
             self._slots.prepare(slot, token_ids, "")
             slot.pending = list(token_ids[len(slot.keys) :])
             while slot.pending:
-                self._slots.feed([slot])
-                self.stats.steps += 1
+                self._feed(Run([slot], min(len(slot.pending), self.session.contract.max_input_len)))
             self.prefixes.add(self.session.read_kv(slot.index, token_ids))
 
     def _drop_cancelled(self) -> None:
@@ -175,11 +197,6 @@ class Scheduler:
                     request.finish(FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        if not self.session.takes_fewer_rows and self._waiting and not self._slots.busy:
-            # Such a session runs all its rows in every step, and together only while they are equally long.
-            count = min(len(self._waiting), self.session.contract.max_batch)
-            if count != len(self._slots) or count > 1:
-                self._slots.reset(count)
         free = self._slots.free
         while self._waiting and free:
             request = self._waiting.popleft()
@@ -197,7 +214,7 @@ class Scheduler:
             self._slots.prepare(slot, keys, salt)
             slot.pending = list(request.prompt_ids[len(slot.keys) :])
             slot.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
-            slot.request, request.reused = request, len(slot.keys)
+            slot.request, request.reused, slot.fed_at = request, len(slot.keys), self._slots.steps
             self._slots.write_features(slot)
             self.stats.prompt_tokens += len(request.prompt_ids)
             self.stats.reused_tokens += len(slot.keys)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
+from tt_edge.runtime.scheduling.plan import Run
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache, common_prefix
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.sampling import Sampler, Scores
@@ -23,7 +23,8 @@ class Slot:
     """One row of the session's batch. Its cache outlives the request that filled it, for the next one to reuse.
 
     ``keys`` tell apart the tokens in its cache: token ids, and for a token of an image a number that stands for the image
-    and the place in it. ``salt`` is that of the request they are of. ``pending`` are the token ids to feed next.
+    and the place in it. ``salt`` is that of the request they are of. ``pending`` are the token ids to feed next. ``fed_at`` is
+    the number of the last step that had tokens of the request, or that it was admitted before.
     """
 
     index: int
@@ -32,6 +33,7 @@ class Slot:
     pending: list[int] = field(default_factory=list)
     request: Request | None = None
     sampler: Sampler | None = None
+    fed_at: int = 0
 
     @property
     def images(self) -> PromptImages:
@@ -54,6 +56,7 @@ class BatchSlots:
     def __init__(self, session: Session, count: int, prefixes: PrefixCache) -> None:
         self.session, self.prefixes = session, prefixes
         self.slots: list[Slot] = []
+        self.steps = self.computed_tokens = 0
         self.reset(count)
 
     def __len__(self) -> int:
@@ -104,39 +107,40 @@ class BatchSlots:
         if (images.indices[start:] >= 0).any():
             self.session.write_features(slot.index, images.features)
 
-    def feed(self, busy: Sequence[Slot]) -> Scores:
-        """Run the network once on the pending tokens of ``busy`` (by index); returns logits ``[B, V]`` by slot index.
+    def feed(self, run: Run) -> list[Scores]:
+        """Run the network once on pending tokens of the slots of ``run``; returns the logits ``[V]`` of each.
 
-        A slot whose pending tokens do not fit one step keeps the rest. Padding goes behind what each slot holds.
+        The rows of the step are all slots from the first of ``run`` to the last. Slots between them that are not of ``run``
+        add nothing, and their rows are padding. A slot with more pending tokens than the width keeps the rest. Padding goes
+        behind what each slot holds.
         """
         contract = self.session.contract
-        room = contract.max_seq_len - max(len(slot.keys) for slot in busy)
-        width = min(contract.max_input_len, room, max(len(slot.step) for slot in busy))
-        fed = self.slots[: busy[-1].index + 1] if self.session.takes_fewer_rows else self.slots
+        first = run.slots[0].index if self.session.starts_anywhere else 0
+        fed = self.slots[first : run.slots[-1].index + 1]
         for slot in fed:
-            if slot.request is None and slot not in busy:
-                slot.keys = slot.keys[: contract.max_seq_len - width]
+            if slot.request is None and slot not in run.slots:
+                slot.keys = slot.keys[: contract.max_seq_len - run.width]
+        width = min(run.width, contract.max_seq_len - max(len(slot.keys) for slot in fed))
         self._rewind()
         ids = np.zeros((len(fed), width), np.int64)
         lengths = np.zeros(len(fed), np.int32)
-        pieces = {slot.index: slot.step[:width] for slot in busy}
+        pieces = {slot.index: slot.step[:width] for slot in run.slots}
         for index, piece in pieces.items():
-            ids[index, : len(piece)] = piece
-            lengths[index] = len(piece)
-        more = self._place_images(busy, ids, lengths) if contract.takes_images else ()
-        logits = self.session.forward(ids, lengths, *more)
-        for slot in busy:
+            ids[index - first, : len(piece)] = piece
+            lengths[index - first] = len(piece)
+        positions = indices = None
+        if contract.takes_images:
+            placed = [(slot.index, len(slot.keys), len(pieces[slot.index]), slot.images) for slot in run.slots]
+            positions, indices = place_images(contract, ids.shape, placed, first)
+        logits = self.session.forward(ids, lengths, positions, indices, first=first)
+        self.steps += 1
+        self.computed_tokens += ids.size
+        for slot in run.slots:
             piece = pieces[slot.index]
             slot.keys += slot.images.keys_at(len(slot.keys), piece)
             slot.pending = slot.pending[len(piece) :]
-        return logits
-
-    def _place_images(
-        self, busy: Sequence[Slot], ids: NDArray[np.int64], lengths: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Positions ``[axes, B, S]`` and rows of the feature tables ``[B, S]`` of the tokens about to be fed."""
-        slots = [(slot.index, len(slot.keys), int(lengths[slot.index]), slot.images) for slot in busy]
-        return place_images(self.session.contract, ids.shape, slots)
+            slot.fed_at = self.steps
+        return [logits[slot.index - first] for slot in run.slots]
 
     def _rewind(self) -> None:
         """Make the session forget what the slots no longer hold."""
