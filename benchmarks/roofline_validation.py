@@ -2,7 +2,8 @@
 
     python benchmarks/roofline_validation.py
 
-Published: NVIDIA TensorRT Edge-LLM 0.9 to 0.12, batch 1, prompts of 2,048 tokens, or 2,048 tokens in the cache. Measured: attention
+Published: NVIDIA TensorRT Edge-LLM 0.9 to 0.12, batch 1, prompts of 2,048 tokens, or 2,048 tokens in the cache
+(stated for Thor, assumed for the others). Measured: attention
 kernels on an H200. A device with several figures has one calibration factor, fitted on one of them; that one is not counted.
 """
 
