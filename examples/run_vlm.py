@@ -147,7 +147,8 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
         from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
-        inputs = baseline.inputs(llm, prompt, images, add_special_tokens=not chat)
+        their_prompt = baseline.chat_prompt(llm, messages(args)) if chat else prompt
+        inputs = baseline.inputs(llm, their_prompt, images, add_special_tokens=not chat)
         theirs = baseline.continue_greedily(inputs, args.num_tokens)
         running.show("PyTorch", llm.tokenizer.decode(theirs), baseline.word)
         same = inputs["input_ids"][0].tolist() == list(ours.input_ids)

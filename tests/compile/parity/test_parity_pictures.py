@@ -9,16 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.road_scenes import evaluate as road_scenes
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
+from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import verify_bundle
+from tt_edge.compile.parity.accuracy import _Theirs
+from tt_edge.compile.parity.pytorch_vlm import chat_text, processor_of
 from tt_edge.compile.parity.report import PreprocessingParity
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.runtime.benchmark.accuracy import read_questions
+from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.text.chat import render_chat
+from tt_edge.runtime.text.chat_template import ChatTemplate
 
 LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 160, "max_image_tokens": 64}
 
@@ -124,3 +132,39 @@ def test_a_number_that_is_none(qwen):
     rows = (*report.rows[:-1], replace(report.rows[-1], relative_error=float("nan")))
     assert not replace(report, rows=rows).passed
     assert np.isfinite(report.relative_error)
+
+
+@pytest.mark.parametrize("content", ["Go?", [{"type": "image", "image": "x.png"}, {"type": "text", "text": "Go?"}]])
+def test_chats_of_the_yardstick_are_the_processors_own(content):
+    """A wrong template in the bundle would not show if both sides had it."""
+    processor = processor_of(road_scenes.CHECKPOINT)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    ours = ChatTemplate(processor.chat_template, processor.tokenizer.special_tokens_map)
+    assert chat_text(processor, messages) == render_chat(ours, messages, has_processor=True).text
+    processor.chat_template = (
+        "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }};{% endif %}{% endfor %}"
+        "{% endfor %}"
+    )
+    assert chat_text(processor, messages) == "Be brief.;Go?;"
+    processor.chat_template = "{{ messages | length }}"
+    with pytest.raises(InvalidInputError, match="does not show every message"):
+        chat_text(processor, messages)
+
+
+def test_another_chat_template_in_the_bundle(tmp_path):
+    """``eval --model`` gives PyTorch the chat by the checkpoint's template, so the two sides differ."""
+    bundle = tmp_path / "road.ttedge"
+    limits = {"max_batch": 2, "max_input_len": 192, "max_seq_len": 256, "max_image_tokens": 144}
+    compile_checkpoint(str(road_scenes.CHECKPOINT), bundle, CompileConfig.of(**limits), EngineTarget(), progress=False)
+    data = road_scenes.write_jsonl(tmp_path, road_scenes.examples("test", 2, 0))
+    [question] = read_questions(data, 1)
+    checkpoint = Checkpoint.open(road_scenes.CHECKPOINT)
+    with LLM.load(bundle) as llm:
+        theirs = _Theirs(None, checkpoint, llm)
+        before = theirs.inputs(question)["input_ids"].tolist()
+        assert before == [list(llm.encode(question.prompt_of(llm)).ids)]
+        llm.chat_template = ChatTemplate(
+            "x " + processor_of(checkpoint).chat_template, llm.chat_template.special_tokens
+        )
+        assert theirs.inputs(question)["input_ids"].tolist() == before
+        assert before != [list(llm.encode(question.prompt_of(llm)).ids)]

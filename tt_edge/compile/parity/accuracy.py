@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
-from tt_edge.compile.parity.pytorch_vlm import Inputs, cast, model_inputs, processor_inputs, processor_of
+from tt_edge.compile.parity.pytorch_vlm import Inputs, cast, chat_text, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.runtime.benchmark.accuracy import MAX_ANSWER, Accuracy, Question
 from tt_edge.runtime.llm import LLM
@@ -72,7 +72,10 @@ class _Theirs:
         special = prompt.add_special_tokens
         if self._llm.vision is not None:
             if self._processor is not None:
-                return processor_inputs(self._processor, prompt.text, prompt.images, add_special_tokens=special)
+                text = prompt.text
+                if question.messages and self._processor.chat_template:  # its own, not the bundle's
+                    text = chat_text(self._processor, question.messages)
+                return processor_inputs(self._processor, text, prompt.images, add_special_tokens=special)
             ids, images = self._llm.vision.processor.tokenize(
                 self._llm.tokenizer, prompt.text, prompt.images, add_special_tokens=special
             )

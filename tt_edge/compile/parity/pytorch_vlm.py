@@ -23,6 +23,8 @@ from tt_edge.runtime.multimodal.images import ImageFile, ProcessedImage, pixels_
 from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.scheduling.request import Timing
+from tt_edge.runtime.text.chat import as_parts, without_media
+from tt_edge.runtime.text.chat_template import Message
 
 if TYPE_CHECKING:
     from tt_edge.config import Precision
@@ -49,6 +51,12 @@ class PyTorchVLM(PyTorchBaseline):
             llm.tokenizer, prompt, images, add_special_tokens=add_special_tokens
         )
         return model_inputs(self.model, [ids], processed)
+
+    def chat_prompt(self, llm: LLM, messages: Sequence[Message]) -> str:
+        """The text of a chat by the checkpoint's own template; for a checkpoint without one here, by ``llm``'s."""
+        if self.processor is None or not self.processor.chat_template:
+            return llm.apply_chat_template(messages)
+        return chat_text(self.processor, messages)
 
     def continue_greedily(
         self, inputs: Inputs, max_new_tokens: int, streamer: Any = None, **settings: Any
@@ -132,6 +140,30 @@ def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
             f"{checkpoint.source} has no image processor, as vision-language models have; give one of these"
         )
     return processor
+
+
+def chat_text(processor: Any, messages: Sequence[Message]) -> str:
+    """``messages`` by the processor's own chat template, up to where the assistant speaks.
+
+    Contents are given as parts, which templates of processors take, where the template does not show strings.
+    Raises ``InvalidInputError`` if it shows neither.
+    """
+    plain = [without_media(message) for message in messages]
+    texts = [text for message in plain for text in _texts(message.get("content"))]
+    for form in (plain, [as_parts(message) for message in plain]):
+        try:
+            found = str(processor.apply_chat_template(form, add_generation_prompt=True, tokenize=False))
+        except Exception:  # a template that does not take the form
+            continue
+        if all(text.strip() in found for text in texts):
+            return found
+    raise InvalidInputError("the checkpoint's own chat template does not show every message; ask with a plain prompt")
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
 
 
 def processor_inputs(

@@ -54,13 +54,13 @@ def render_chat(
     if not messages or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidInputError('a chat is a list of one or more dicts such as {"role": "user", "content": "…"}')
     text = template.render(
-        _in_the_templates_form(template, [_without_media(m) for m in messages], variables), **variables
+        _in_the_templates_form(template, [without_media(m) for m in messages], variables), **variables
     )
     begin = template.special_tokens.get("bos_token")
     return RenderedChat(text, images, has_processor and not (begin and text.startswith(begin)))
 
 
-def _without_media(message: Message) -> Message:
+def without_media(message: Message) -> Message:
     """``message`` with its images and videos in Hugging Face's form, as parts that have only a type."""
     content = message.get("content")
     if not isinstance(content, list | tuple):
@@ -81,7 +81,7 @@ def _in_the_templates_form(
     """
     failure: InvalidInputError | None = None
     lost: set[int] = set()
-    forms = [messages, [_as_parts(m) for m in messages], [_as_string(m) for m in messages]]
+    forms = [messages, [as_parts(m) for m in messages], [_as_string(m) for m in messages]]
     if any(message.get("tool_calls") for message in messages):
         forms += [[_with_calls_as_text(m) for m in form] for form in forms]
     for form in forms:
@@ -111,7 +111,8 @@ def _in_the_templates_form(
     )
 
 
-def _as_parts(message: Message) -> Message:
+def as_parts(message: Message) -> Message:
+    """``message`` with its content, if it is a string, as one part."""
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
@@ -140,7 +141,7 @@ def _with_calls_as_text(message: Message) -> Message:
 
 
 def _other_form(message: Message) -> Message:
-    return _as_parts(message) if isinstance(message.get("content"), str) else _as_string(message)
+    return as_parts(message) if isinstance(message.get("content"), str) else _as_string(message)
 
 
 def _is_text(part: Any) -> bool:
