@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_be_written_is_reported_and_not_fatal(tt_edge, bundl
     file = tmp_path / "missing" / "kv"
     result = tt_edge("chat", bundle, "--runtime", "reference", "--system", "Be kind.", "--prefix-cache", file)
     assert result.status == 0
-    assert f"--prefix-cache {file} was not written (No such file or directory)" in result.err
+    assert f"--prefix-cache {file} was not written (No such file or directory); give a file in a folder" in result.err
 
 
 ESCAPES = """

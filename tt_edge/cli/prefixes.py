@@ -34,6 +34,7 @@ def precompute(llm: LLM, system: str | None, file: Path | None) -> None:
     except (OSError, BundleError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(
-            f"tt-edge: --prefix-cache {file} was not written ({reason}); it is computed at the next start",
+            f"tt-edge: --prefix-cache {file} was not written ({reason}); give a file in a folder that can be "
+            "written, or it is computed at every start",
             file=sys.stderr,
         )
