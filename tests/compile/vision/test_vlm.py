@@ -151,7 +151,7 @@ def test_the_plugin_backend(tmp_path, family):
     request = asked(pipeline, ids, [given])
     rows = []
     forward = scheduler.session.forward
-    scheduler.session.forward = lambda *a: rows.append(forward(*a).copy()) or rows[-1]
+    scheduler.session.forward = lambda *a, **k: rows.append(forward(*a, **k).copy()) or rows[-1]
     scheduler.submit(request)
     scheduler.step()
     inputs = {"input_ids": torch.tensor([ids])}
