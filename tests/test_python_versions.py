@@ -20,9 +20,8 @@ def test_nothing_newer_than_python_3_10_is_used():
         str(p) for p in sorted((ROOT / "tt_edge").iterdir()) if p.name not in {*HOST, "compat.py", "__pycache__"}
     ]
     command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.10-", "--no-tips", "--violations"]
-    ran = subprocess.run(
-        [*command, *folders, str(ROOT / "plugins" / "edgellm")], capture_output=True, text=True, check=False
-    )
+    folders += [str(ROOT / "plugins" / name) for name in ("edgellm", "cuda")]
+    ran = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
 
 
