@@ -93,7 +93,7 @@ def main() -> None:
         dims = ("batch", "sequence", HIDDEN) if name == "hidden" else tuple(tensor.shape)
         dtype = DType(str(tensor.dtype).removeprefix("torch."))
         specs.append((TensorSpec(name, dtype, dims), ShapeRange(*sizes)))
-    network, _memory = convert_graph(graph, specs, ["out", "present"], "attention")
+    network = convert_graph(graph, specs, ["out", "present"], "attention")
     [plugin] = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
     print(f"\n{len(network.layers)} layers, one of them {plugin.kind}: {plugin.attributes}\n")
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,7 @@ def compiled_once(compiler: PartCompiler) -> CompiledPart:
     with file.with_suffix(".lock").open("w") as lock:  # another process may be at it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.is_file():
-            part = compiler.compile()  # owns the weights until they are written
-            file.write_bytes(pickle.dumps(replace(part, keep_alive=None), protocol=pickle.HIGHEST_PROTOCOL))
+            file.write_bytes(pickle.dumps(compiler.compile(), protocol=pickle.HIGHEST_PROTOCOL))
     return pickle.loads(file.read_bytes())
 
 

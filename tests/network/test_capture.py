@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -97,3 +100,19 @@ def test_layers_are_put_in_an_order_that_runs():
         sort_layers([Layer("c", "IDENTITY", ["nowhere"], ["v"])], ["in"])
     with pytest.raises(CaptureError, match="cycle"):
         sort_layers([Layer("c", "IDENTITY", ["v"], ["v"])], [])
+
+
+def test_weights_keep_the_owner_of_their_memory_alive(tensorrt):
+    class Owner:
+        pass
+
+    _builder, network = build(tensorrt, NETWORKS["bfloat16 constant"])
+    owner = Owner()
+    alive = weakref.ref(owner)
+    weights = capture(tensorrt, network, "n", owner=owner).weights
+    del owner
+    gc.collect()
+    assert alive() is not None
+    del weights
+    gc.collect()
+    assert alive() is None

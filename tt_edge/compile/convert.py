@@ -46,8 +46,8 @@ def convert_graph(
     inputs: Sequence[tuple[TensorSpec, ShapeRange]],
     outputs: Sequence[str],
     name: str,
-) -> tuple[Network, object]:
-    """Convert any lowered graph to a captured network. The second result owns the memory of the network's weights.
+) -> Network:
+    """Convert any lowered graph to a captured network, whose weights keep their memory alive.
 
     The graph must have been lowered with ``converters()``. ``inputs`` describe its placeholders in order, ``outputs`` name
     its results. torch_tensorrt's interpreter walks the graph and calls its converters and ours; the steps after network
@@ -76,8 +76,8 @@ def convert_graph(
             raise LoweringError(
                 f"TensorRT has no form for node {node}: {reason}; run with --debug for where"
             ) from error
-        network = capture(tensorrt, interpreter.ctx.net, name, plugins)
-        return network, (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
+        owner = (module, interpreter.ctx.cpu_weights_reference_holder, interpreter)
+        return capture(tensorrt, interpreter.ctx.net, name, plugins, owner)
 
 
 def _input(torch_tensorrt: ModuleType, spec: TensorSpec, shapes: ShapeRange) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class CompiledPart:
     """A captured part and the contract of its inputs and outputs.
 
-    ``converted_layers`` counts the network's layers before simplification; ``keep_alive`` owns the weights' memory.
+    ``converted_layers`` counts the network's layers before simplification.
     """
 
     name: str
@@ -35,7 +35,6 @@ class CompiledPart:
     contract: IOContract
     lowering: LoweringReport
     converted_layers: int
-    keep_alive: object
 
 
 class PartCompiler(ABC):
@@ -80,7 +79,7 @@ class PartCompiler(ABC):
         with stages.stage("convert"):
             contract = self.contract(module, context)
             ranges = contract.profiles()[0]
-            network, keep_alive = convert_graph(
+            network = convert_graph(
                 module,
                 [(spec, ranges[spec.name]) for spec in contract.inputs],
                 [spec.name for spec in contract.outputs],
@@ -88,4 +87,4 @@ class PartCompiler(ABC):
             )
             converted = len(network.layers)
             simplify(network)
-        return CompiledPart(self.name, network, contract, lowering, converted, keep_alive)
+        return CompiledPart(self.name, network, contract, lowering, converted)

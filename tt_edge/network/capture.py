@@ -48,18 +48,20 @@ def dtype_of(trt_dtype: Any) -> DType:
         raise CaptureError(f"element type {trt_dtype.name} cannot be captured (known: {', '.join(DTYPES)})") from None
 
 
-def capture(tensorrt: TensorRT, network: Any, name: str, plugins: Sequence[RecordedPlugin] = ()) -> Network:
+def capture(
+    tensorrt: TensorRT, network: Any, name: str, plugins: Sequence[RecordedPlugin] = (), owner: object = None
+) -> Network:
     """Read ``network`` (an ``INetworkDefinition``) into a ``Network``, with the plugin layers recorded separately.
 
-    Weights are views of the memory that the network points to: the owner of that memory must live as long as the result is
-    used. Raises ``CaptureError`` for a layer or element type that has no captured form.
+    Weights are views of the memory that the network points to. They keep ``owner``, to which that memory belongs, alive; without
+    one, the memory must outlive the result. Raises ``CaptureError`` for a layer or element type that has no captured form.
     """
-    return _Capture(tensorrt.module, network, name, plugins).run()
+    return _Capture(tensorrt.module, network, name, plugins, owner).run()
 
 
 class _Capture:
-    def __init__(self, trt: Any, network: Any, name: str, plugins: Sequence[RecordedPlugin]) -> None:
-        self.trt, self.network, self.name = trt, network, name
+    def __init__(self, trt: Any, network: Any, name: str, plugins: Sequence[RecordedPlugin], owner: object) -> None:
+        self.trt, self.network, self.name, self.owner = trt, network, name, owner
         self.plugins = {str(stand_in.name): plugin for plugin in plugins for stand_in in plugin.stand_ins}
         self.tensors: dict[str, Tensor] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -152,7 +154,7 @@ class _Capture:
                 number += 1
                 key = f"{base}_{number}"
             self.keys[identity] = key
-            self.weights[key] = array
+            self.weights[key] = _owned(array, self.owner)
         return self.keys[identity]
 
     def plugin(self, plugin: RecordedPlugin) -> Layer:
@@ -193,6 +195,18 @@ def _trim_permutations(
         assert isinstance(order, list)
         trimmed = [int(d) for d in order[:rank]]
         attributes[name] = None if trimmed == list(range(rank)) else trimmed
+
+
+class _Memory:
+    """Memory that NumPy can view, and its owner."""
+
+    def __init__(self, array: np.ndarray, owner: object) -> None:
+        self.__array_interface__, self.owner = array.__array_interface__, owner
+
+
+def _owned(array: np.ndarray, owner: object) -> np.ndarray:
+    """A view of the same memory that keeps ``owner`` alive."""
+    return np.asarray(_Memory(array.view(np.uint8), owner)).view(array.dtype)
 
 
 def weights_array(weights: Any) -> np.ndarray:
