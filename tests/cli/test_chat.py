@@ -20,7 +20,7 @@ def terminal(bundle):
 
     def start(*options: object):
         argv = ["-m", "tt_edge", "chat", str(bundle), "--runtime", "reference", *map(str, options)]
-        child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env={**PLAIN, "HOME": str(bundle)})
+        child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env={**PLAIN, "HOME": str(bundle)})
         started.append(child)
         return child
 
@@ -41,7 +41,7 @@ def road_chat(tmp_path):
     config = CompileConfig.of(max_input_len=128, max_seq_len=224, max_image_tokens=96)
     compile_checkpoint(str(PICTURES.parent / "checkpoint"), tmp_path / "road.ttedge", config, EngineTarget())
     argv = ["-m", "tt_edge", "chat", str(tmp_path / "road.ttedge"), "--runtime", "reference", "--max-new-tokens", "24"]
-    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env={**PLAIN, "HOME": str(tmp_path)})
+    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env={**PLAIN, "HOME": str(tmp_path)})
     yield child
     child.close(force=True)
 
@@ -90,10 +90,10 @@ def test_turns_commands_and_the_end(terminal, bundle):
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(bundle):
     slow = "import time, tt_edge.runtime.engine.session as s; f = s.Session.forward\n"
-    slow += "def forward(*a):\n    time.sleep(0.1)\n    return f(*a)\ns.Session.forward = forward\n"
+    slow += "def forward(*a, **k):\n    time.sleep(0.1)\n    return f(*a, **k)\ns.Session.forward = forward\n"
     slow += "import sys; from tt_edge.cli import main; sys.exit(main())"
     argv = ["-c", slow, "chat", str(bundle), "--runtime", "reference", "--temperature", "5", "--seed", "3"]
-    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env=PLAIN)
+    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env=PLAIN)
     child.expect("> ")
     child.sendline("Go")
     child.expect("Go\r\n.")
@@ -149,7 +149,7 @@ sys.exit(main())
 def test_escape_sequences_of_an_answer_do_not_reach_the_terminal(bundle, command):
     options = ["--prompt", "Go", "--max-new-tokens", "2"] if command == "run" else ["--max-new-tokens", "2"]
     argv = ["-c", ESCAPES, command, str(bundle), "--runtime", "reference", *options]
-    child = pexpect.spawn(sys.executable, argv, timeout=30, encoding="utf-8", env=PLAIN)
+    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env=PLAIN)
     if command == "chat":
         child.expect("> ")
         child.sendline("Go")
