@@ -31,7 +31,7 @@ def live_bytes() -> int:
 
 
 def test_six_compiles_leave_nothing(tmp_path):
-    weights, alive = [], []
+    weights, alive, frozen = [], [], gc.get_freeze_count()
 
     def make():
         model = small()
@@ -45,7 +45,7 @@ def test_six_compiles_leave_nothing(tmp_path):
     assert not any(reference() is not None for reference in weights)
     assert alive[-1] == alive[1], "bytes of tensors grow from compile to compile"
     assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= frozen
 
 
 def test_a_failed_compile_leaves_nothing_either(tmp_path):
