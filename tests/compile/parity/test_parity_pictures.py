@@ -151,6 +151,15 @@ def test_chats_of_the_yardstick_are_the_processors_own(content):
         chat_text(processor, messages)
 
 
+def test_a_chat_template_that_refuses_is_quoted():
+    class Processor:
+        def apply_chat_template(self, *_, **__):
+            raise ValueError("roles must alternate")
+
+    with pytest.raises(InvalidInputError, match=r"does not show every message \(roles must alternate\)"):
+        chat_text(Processor(), [{"role": "user", "content": "hello"}])
+
+
 def test_another_chat_template_in_the_bundle(tmp_path):
     """``eval --model`` gives PyTorch the chat by the checkpoint's template, so the two sides differ."""
     bundle = tmp_path / "road.ttedge"

@@ -16,7 +16,7 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.vision.eagle2 import is_eagle2
-from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
 from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
 from tt_edge.runtime.multimodal.images import ImageFile, ProcessedImage, pixels_of
@@ -150,14 +150,19 @@ def chat_text(processor: Any, messages: Sequence[Message]) -> str:
     """
     plain = [without_media(message) for message in messages]
     texts = [text for message in plain for text in _texts(message.get("content"))]
+    cause: Exception | None = None
     for form in (plain, [as_parts(message) for message in plain]):
         try:
             found = str(processor.apply_chat_template(form, add_generation_prompt=True, tokenize=False))
-        except Exception:  # a template that does not take the form
+        except Exception as error:  # a template can make Python raise anything for a form that it does not take
+            cause = error
             continue
         if all(text.strip() in found for text in texts):
             return found
-    raise InvalidInputError("the checkpoint's own chat template does not show every message; ask with a plain prompt")
+    why = "" if cause is None else f" ({one_line(cause)})"
+    raise InvalidInputError(
+        f"the checkpoint's own chat template does not show every message{why}; ask with a plain prompt"
+    ) from cause
 
 
 def _texts(content: Any) -> list[str]:
