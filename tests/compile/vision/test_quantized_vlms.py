@@ -17,11 +17,13 @@ from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP
 from tests.vlm_checkpoints import write_checkpoint
 from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load_quantized import quantized_layers
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.reference import load_reference
 from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
@@ -30,6 +32,11 @@ COMPILED = dict(zip(FAMILIES, ("awq", "gptq", "fp8-channels", "w4a16"), strict=T
 LIMITS = {"max_batch": 1, "max_input_len": 96, "max_seq_len": 128, "max_image_tokens": 64}
 #: Linear layers of the language part, as checkpoints name them.
 LANGUAGE = re.compile(r"(?!.*vis).*layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
+#: And of the tower; most checkpoints list these in ``ignore`` or ``modules_to_not_convert``.
+TOWER = re.compile(r".*(visual|vision_tower)\.(?!.*(embed|norm)).*\.weight")
+BOTH = re.compile(f"{LANGUAGE.pattern}|{TOWER.pattern}")
+#: A tower of windows and one of tiles.
+WITH_TOWER = ("qwen2_5_vl", "internvl")
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +45,13 @@ def groups(monkeypatch):
     torch.manual_seed(0)
 
 
-def quantized(family, case, folder):
-    """A quantized checkpoint in ``folder``, and the model that it stands for."""
+def quantized(family, case, folder, layers=LANGUAGE):
+    """A checkpoint in ``folder`` whose ``layers`` are quantized, and the model that it stands for."""
     config, make, *_ = CASES[case]
     write_checkpoint(family, folder)
     tensors = load_file(folder / "model.safetensors")
-    names = [name for name in tensors if LANGUAGE.fullmatch(name)]
-    assert len(names) == 14
+    names = [name for name, t in tensors.items() if layers.fullmatch(name) and t.ndim == 2 and t.shape[1] % GROUP == 0]
+    assert len(names) == 14 if layers is LANGUAGE else len(names) >= 10
     for name in names:
         layer = make(*tensors[name].shape)
         tensors[name] = layer.weight
@@ -75,12 +82,31 @@ def test_loaded(family, case, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiled(family, tmp_path):
-    """Texts and images, verified against weights that are dequantized independently."""
-    folder, output = tmp_path / "checkpoint", tmp_path / "out.ttedge"
-    quantized(family, COMPILED[family], folder)
+    """Texts and images, verified against weights that are dequantized independently. A quantized tower stays quantized."""
+    folder, output, tower = tmp_path / "checkpoint", tmp_path / "out.ttedge", family in WITH_TOWER
+    quantized(family, COMPILED[family], folder, BOTH if tower else LANGUAGE)
     config = CompileConfig.of(precision="fp32", **LIMITS)
-    report = compile_checkpoint(str(folder), output, config, EngineTarget(()), progress=False)
-    assert sum(report.quantized.values()) == 14
-    found = verify_bundle(Bundle.open(output), folder, new_tokens=4)
+    target = EngineTarget(("sm89",) if family == "internvl" else ())
+    report = compile_checkpoint(str(folder), output, config, target, progress=False)
+    assert sum(report.quantized.values()) >= 24 if tower else sum(report.quantized.values()) == 14
+    bundle = Bundle.open(output)
+    assert any(layer.kind == "DEQUANTIZE" for layer in bundle.network(VISION).layers) == tower
+    found = verify_bundle(bundle, folder, new_tokens=4)
     assert found.passed, found.render()
     assert {bool(row.pictures) for row in found.rows} == {True, False}
+
+
+@pytest.mark.parametrize("case", ["awq", "gptq", "fp8-channels", "w4a16", "fp8-blocks", "modelopt-fp8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quantized_tower_is_loaded(family, case, tmp_path):
+    truth, checkpoint = quantized(family, case, tmp_path, TOWER), Checkpoint.open(tmp_path)
+    model, reference = checkpoint.load(Precision.FP32), load_reference(checkpoint, Precision.FP32)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
+    assert len(layers) >= 10
+    for name, layer in layers.items():
+        assert "vis" in name
+        weight = truth.get_submodule(name).weight
+        x = torch.eye(layer.in_features)[None]
+        if layer.input_scale is None:
+            torch.testing.assert_close(layer(x)[0].T - (0 if layer.bias is None else layer.bias[:, None]), weight)
+        torch.testing.assert_close(reference.get_submodule(name).weight, weight)

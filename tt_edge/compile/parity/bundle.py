@@ -93,6 +93,7 @@ def verify_bundle(
                 truth=truth,
                 maker=maker,
             )
+        report = replace(report, yardstick=getattr(model, "tt_edge_yardstick", None))
         return _with_texts(report, bundle, model, checkpoint, network, new_tokens)
 
 

@@ -39,8 +39,14 @@ class DenseLayer:
     prepare: Callable[[Tensor], Tensor] | None = None
 
 
-def dequantized(checkpoint: Checkpoint) -> tuple[dict[str, DenseLayer], dict[str, Tensor]]:
-    """The quantized layers by module name, and all other tensors. Raises ``UnsupportedModelError`` for another format."""
+def dequantized(
+    checkpoint: Checkpoint, library: Callable[[str, _Tensors], DenseLayer | None] | None = None
+) -> tuple[dict[str, DenseLayer], dict[str, Tensor]]:
+    """The quantized layers by module name, and all other tensors.
+
+    ``library`` reads a module from its tensors with the format's own library, or returns ``None`` for one that it does not
+    read. Raises ``UnsupportedModelError`` for another format.
+    """
     found = checkpoint.quantization
     assert found is not None
     formats = {"awq": _awq, "gptq": _gptq, "compressed-tensors": _compressed, "modelopt": _modelopt, "fp8": _fp8}
@@ -59,7 +65,8 @@ def dequantized(checkpoint: Checkpoint) -> tuple[dict[str, DenseLayer], dict[str
     for module, tensors in modules.items():
         quantized = bool(_MARKS & tensors.keys())
         if quantized:
-            layers[module] = read(module, tensors, found.config)
+            layer = library(module, tensors) if library is not None else None
+            layers[module] = layer or read(module, tensors, found.config)
         kept = ["bias"] if quantized else list(tensors)
         others |= {f"{module}.{last}".lstrip("."): tensors[last] for last in kept if last in tensors}
     return layers, others
@@ -161,11 +168,17 @@ def _compressed(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> De
 
 
 def _group_of(module: str, groups: list[Any]) -> Any:
+    """By name, then by pattern, then by class, each in alphabetical order."""
+    ranked: list[tuple[int, str, Any]] = []
     for group in groups:
         for target in group.get("targets", ()):
-            if target == module or (target.startswith("re:") and re.match(target[3:], module)):
-                return group
-    return next(group for group in groups if "Linear" in group.get("targets", ()))
+            if target == module:
+                ranked.append((0, target, group))
+            elif target.startswith("re:") and re.match(target[3:], module):
+                ranked.append((1, target, group))
+            elif target in ("Linear", "Module"):
+                ranked.append((2, target, group))
+    return min(ranked, key=lambda entry: entry[:2])[2]
 
 
 def _modelopt(module: str, tensors: _Tensors, config: Mapping[str, Any]) -> DenseLayer:

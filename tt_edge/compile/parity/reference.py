@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
+from tt_edge.compile.parity.decompress import Decompressor, library_version
 from tt_edge.compile.parity.dequantize import dequantized
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import FAMILIES
@@ -24,18 +26,20 @@ if TYPE_CHECKING:
 def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
     """The model by ``from_pretrained``, in ``precision``, in evaluation mode, on the CPU.
 
-    A quantized checkpoint's layers are ``nn.Linear`` with dequantized weights (``dequantized``), rounded to
-    ``precision``; inputs that are quantized with a calibrated range are rounded as the checkpoint's format says. Eagle 2,
-    which transformers does not have, uses this package's class. Raises ``InvalidInputError`` for a checkpoint that does not
-    load.
+    A quantized checkpoint's layers are ``nn.Linear`` with dequantized weights, rounded to ``precision``; inputs that are
+    quantized with a calibrated range are rounded as the checkpoint's format says. compressed-tensors' own library does this
+    for its checkpoints where it is installed, ``dequantized`` otherwise. Eagle 2, which transformers does not have, uses this
+    package's class. ``tt_edge_yardstick`` of the model says in words what it is. Raises ``InvalidInputError`` for a checkpoint
+    that does not load.
     """
     if is_eagle2(checkpoint.settings):
-        return checkpoint.load(precision)
+        model = checkpoint.load(precision)
+        model.tt_edge_yardstick = "Eagle 2 of tt-edge, which transformers does not have"
+        return model
     with explained(checkpoint):
         checkpoint.fetch_weights()
-        model = (
-            _full_precision(checkpoint, precision) if checkpoint.quantization is None else _dense(checkpoint, precision)
-        )
+        load = _full_precision if checkpoint.quantization is None else _dense
+        model = load(checkpoint, precision)
     return model.eval().requires_grad_(False)
 
 
@@ -69,7 +73,12 @@ def _full_precision(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
     model: PreTrainedModel = _auto_class(checkpoint).from_pretrained(
         checkpoint.folder, config=_config(checkpoint), dtype=TORCH_DTYPES[precision], trust_remote_code=False
     )
+    model.tt_edge_yardstick = _loaded_by()
     return model
+
+
+def _loaded_by() -> str:
+    return f"the checkpoint as transformers {metadata.version('transformers')} loads it"
 
 
 def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
@@ -77,7 +86,10 @@ def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
 
     from tt_edge.compile.checkpoint.load_quantized import names_in, without_quantization
 
-    layers, tensors = dequantized(checkpoint)
+    assert checkpoint.quantization is not None
+    found = checkpoint.quantization
+    library = Decompressor(found.config) if found.method == "compressed-tensors" and library_version() else None
+    layers, tensors = dequantized(checkpoint, None if library is None else library.layer)
     config = without_quantization(_config(checkpoint))
     tensors |= {f"{name}.weight": layer.weight for name, layer in layers.items()}
     model: PreTrainedModel = class_of(config).from_pretrained(
@@ -88,6 +100,8 @@ def _dense(checkpoint: Checkpoint, precision: Precision) -> PreTrainedModel:
         if layer.prepare is not None:
             model.get_submodule(names[name]).register_forward_pre_hook(_Prepare(layer.prepare))
     model.tt_edge_dense_layers = frozenset(names.values())
+    by = "a second implementation of the format" if library is None else str(library)
+    model.tt_edge_yardstick = f"{_loaded_by()}, its weights dequantized by {by}"
     if checkpoint.has("generation_config.json"):
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
     return model

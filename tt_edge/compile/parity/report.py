@@ -64,7 +64,8 @@ class ParityReport:
     """The outcome of a parity check. ``tolerance`` bounds the relative error of every row's logits.
 
     A vision-language model also has ``features`` and ``preprocessing`` (or why the latter was not compared). If the
-    checkpoint has a tokenizer, there is ``tokenizer`` and, for a language model, ``settings``.
+    checkpoint has a tokenizer, there is ``tokenizer`` and, for a language model, ``settings``. ``yardstick`` says in words
+    what was compared with (``None``: a module that the caller had loaded).
     """
 
     precision: str
@@ -75,6 +76,7 @@ class ParityReport:
     preprocessing: PreprocessingParity | str | None = None
     tokenizer: TokenizerParity | None = None
     settings: SettingsParity | None = None
+    yardstick: str | None = None
 
     @property
     def relative_error(self) -> float:
@@ -112,7 +114,8 @@ class ParityReport:
 
     def render(self) -> str:
         """A page of text: one line per prompt, the verdict and, if it failed, where the layers diverge."""
-        lines = [*self._text_lines(), *self._preprocessing_lines(), *self._feature_lines()]
+        lines = [] if self.yardstick is None else [f"compared with  {self.yardstick}"]
+        lines += [*self._text_lines(), *self._preprocessing_lines(), *self._feature_lines()]
         pictures = any(row.pictures for row in self.rows)
         extra = f"{'images':>10}" if pictures else ""
         lines.append(
@@ -149,6 +152,7 @@ class ParityReport:
         pictures = ", with and without images," if any(row.pictures for row in self.rows) else ""
         error = f"largest relative error of the logits {self.relative_error:.2e}"
         detail = f"Hugging Face generate(){pictures} over {self.rows[0].tokens} tokens, {error} in {self.precision}"
+        detail += f"; compared with {self.yardstick}" if self.yardstick else ""
         found = [said("network", self.logits_passed, detail)]
         if self.features:
             error = f"largest relative error of the features {max(f.relative_error for f in self.features):.2e}"

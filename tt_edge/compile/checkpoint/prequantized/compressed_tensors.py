@@ -1,6 +1,6 @@
 """compressed-tensors, as llm-compressor writes it.
 
-``config_groups`` say how modules are quantized; the first group whose targets match a layer applies. By format, a layer has
+``config_groups`` say how modules are quantized; the group with the most specific target applies. By format, a layer has
 
 * ``pack-quantized``: ``weight_packed`` ``[N, K*bits/32]`` int32, consecutive input features in a word, values plus 8 or 128;
   ``weight_scale`` ``[N, K/group]``, ``weight_shape`` ``[2]``, with zero points ``weight_zero_point`` ``[N*bits/32, K/group]``,
@@ -50,6 +50,10 @@ _STRATEGIES = {
 }
 
 
+#: Targets that mean every linear layer.
+_CLASSES = ("Linear", "Module")
+
+
 class CompressedTensorsReader(LinearReader):
     """Reads the layers of the config groups of one checkpoint."""
 
@@ -94,13 +98,15 @@ class CompressedTensorsReader(LinearReader):
         return _one_byte(weights, inputs, tensors)
 
     def _group_of(self, layer: str) -> Config:
-        """The first group whose targets match the layer's name; otherwise the first that targets a class (``Linear``)."""
-        by_name = (g for g in self._groups if any(_names(target, layer) for target in g.get("targets", ())))
-        by_class = (g for g in self._groups if any(t.isidentifier() and t[0].isupper() for t in g.get("targets", ())))
-        group = next(by_name, None) or next(by_class, None)
-        if group is None:
+        """The group whose target is the most specific, as the format's library decides: a name, a pattern, then a class; of
+        several of one kind, the first in alphabetical order."""
+        group_of = {target: group for group in self._groups for target in group.get("targets", ())}
+        targets = sorted(group_of, key=lambda target: (target.startswith("re:"), target))
+        found = next((target for target in targets if _names(target, layer)), None)
+        found = found or next((target for target in _CLASSES if target in group_of), None)
+        if found is None:
             raise InvalidInputError("no config group of quantization_config targets it; download the checkpoint again")
-        return group
+        return group_of[found]
 
 
 def _check_compressed(tensors: Mapping[str, Tensor]) -> None:
