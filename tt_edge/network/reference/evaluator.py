@@ -11,7 +11,7 @@ import numpy as np
 from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.network.ir import Layer, Network, Tensor
 from tt_edge.network.reference.constants import ConstantStore
-from tt_edge.network.reference.numerics import stored_weight
+from tt_edge.network.reference.numerics import stored, stored_weight
 from tt_edge.network.reference.registry import KERNELS, BoundLayer, Compute
 
 #: Called with (layer, tensor name, array) for each layer output. The array is valid during the call only.
@@ -91,7 +91,7 @@ class ReferenceEvaluator:
             compute = KERNELS[layer.kind](self._bind(layer, ConstantStore(0)))
             result = compute(*[None if name is None else values[name] for name in layer.inputs])
             for name, value in zip(layer.outputs, _as_tuple(result), strict=True):
-                self._add_value(name, np.asarray(value))
+                self._add_value(name, stored(np.asarray(value), self.network.tensors[name].dtype))
             used = frozenset(range(len(layer.inputs)))
         else:
             compute = KERNELS[layer.kind](self._bind(layer, self._store))
@@ -188,13 +188,14 @@ class ReferenceEvaluator:
                     values[step.outputs[0]] = result if type(result) is np.ndarray else np.asarray(result)
                 if observe is not None:
                     for name, slot in zip(step.layer.outputs, step.outputs, strict=True):
-                        observe(step.layer, name, values[slot])  # type: ignore[arg-type]
+                        observe(step.layer, name, stored(values[slot], self.network.tensors[name].dtype))  # type: ignore[arg-type]
                 for slot in step.free:
                     values[slot] = None
-        return {
-            name: values[slot].copy() if copied else values[slot]  # type: ignore[union-attr,misc]
-            for name, slot, copied in self._outputs
-        }
+        return {name: self._output(name, values[slot], copied) for name, slot, copied in self._outputs}  # type: ignore[arg-type]
+
+    def _output(self, name: str, value: np.ndarray, copied: bool) -> np.ndarray:
+        out = stored(value, self.network.tensors[name].dtype)
+        return out.copy() if copied and out is value else out
 
     def _inputs(self) -> list[Tensor]:
         return [self.network.tensors[name] for name in self.network.inputs]

@@ -2,6 +2,10 @@
 
 Low-precision layers compute in float32 and round once, to nearest with ties to even, at their output. NumPy's own
 float16 arithmetic does the same one element at a time, about twenty times slower.
+
+Between layers, a float16 or bfloat16 tensor is *carried*: its rounded values are held in a float32 array, so that no
+reader converts them again. Only what enters or leaves the evaluator (inputs, the KV cache, weights, outputs) has the
+16-bit type.
 """
 
 from __future__ import annotations
@@ -17,10 +21,23 @@ from tt_edge.number_formats import unpack_nibbles
 #: Maps an array to an array of the same shape in another number format.
 Converter = Callable[[np.ndarray], np.ndarray]
 
-# Below this many elements NumPy's conversion loop beats the whole-array bit operations.
-_SMALL = 8192
+# Types whose values are carried in float32.
+_CARRIED = (DType.FLOAT16, DType.BFLOAT16)
+
+# Below so many elements NumPy's conversion loops beat the whole-array bit operations.
+_SMALL_TO_WIDEN = 8192
+_SMALL_TO_ROUND = 2048
 _HALF_SIGN_AND_DIGITS = np.uint32(0x8FFFE000).view(np.int32)
 _HALF_EXPONENT_SHIFT = np.float32(2.0**112)
+# The smallest float32 that rounds to an infinite float16 rounds to this with unlimited exponents.
+_HALF_OVERFLOW = 65536.0
+
+_SIGN = np.int32(-(2**31))
+_EXPONENT = np.int32(0x7F800000)
+# 2**-14, the smallest normal float16: below it, all float16 have its spacing.
+_HALF_NORMAL = np.int32(0x38800000)
+# Adds 13, the digits that float16 lacks, to the exponent, and one half to the significand.
+_HALF_MAGIC = np.int32(0x06C00000)
 
 
 def half_to_float32(x: np.ndarray) -> np.ndarray:
@@ -30,46 +47,73 @@ def half_to_float32(x: np.ndarray) -> np.ndarray:
     repairs it, subnormals included. The all-ones exponent (infinity, NaN) comes out as 65536 or more, which no finite
     float16 reaches, and sends the array to ``astype``.
     """
-    if x.size < _SMALL:
+    if x.size < _SMALL_TO_WIDEN:
         return x.astype(np.float32)
     bits = x.view(np.int16).astype(np.int32)
     bits <<= 13
     bits &= _HALF_SIGN_AND_DIGITS
     wide = bits.view(np.float32)
     wide *= _HALF_EXPONENT_SHIFT
-    if max(wide.max(), -wide.min()) >= 65536.0:
+    if not max(wide.max(), -wide.min()) < _HALF_OVERFLOW:
         return x.astype(np.float32)
     return wide
+
+
+def round_to_half(x: np.ndarray) -> np.ndarray:
+    """The float16 values nearest to float32 ``x``, ties to even, as float32: ``x.astype(float16).astype(float32)``.
+
+    For large arrays four times faster. Adding 1.5 * 2**(e + 13) to a number of exponent e leaves no room for the 13
+    digits that float16 lacks, so the addition rounds them, and the subtraction takes the summand away again. Zero keeps
+    its sign. What overflows, infinity and NaN send the array to ``astype``.
+    """
+    if x.size < _SMALL_TO_ROUND:
+        return x.astype(np.float16).astype(np.float32)
+    bits = x.view(np.int32)
+    work = bits & _EXPONENT
+    np.maximum(work, _HALF_NORMAL, out=work)
+    work += _HALF_MAGIC
+    summand = work.view(np.float32)
+    rounded: np.ndarray = x + summand
+    rounded -= summand
+    np.bitwise_and(bits, _SIGN, out=work)
+    rounded_bits = rounded.view(np.int32)
+    rounded_bits |= work
+    if not max(rounded.max(), -rounded.min()) < _HALF_OVERFLOW:
+        return x.astype(np.float16).astype(np.float32)
+    return rounded
 
 
 def _same(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _widen(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32)
-
-
 def widening(dtype: DType) -> Converter:
-    """The function that turns arrays of ``dtype`` into float32; float32 arrays pass through uncopied."""
+    """The function that turns arrays of ``dtype``, or carried ones, into float32; float32 arrays pass uncopied."""
     if dtype is DType.FLOAT32:
         return _same
-    return half_to_float32 if dtype is DType.FLOAT16 else _widen
+    widen = half_to_float32 if dtype is DType.FLOAT16 else lambda x: x.astype(np.float32)
+    return lambda x: x if x.dtype == np.float32 else widen(x)
 
 
 def rounding(dtype: DType) -> Converter:
-    """The function that rounds float32 arrays to ``dtype``; float32 arrays pass through uncopied.
+    """The function that rounds float32 arrays to ``dtype``: to an array of that type, or for 16-bit floats a carried one.
 
-    Values beyond the range become infinities, or NaN in a type that has none (FP8); quantization clamps first.
+    Float32 arrays pass uncopied where ``dtype`` is float32. Values beyond the range become infinities, or NaN in a type
+    that has none (FP8); quantization clamps first.
     """
     if dtype is DType.FLOAT32:
         return _same
+    if dtype is DType.FLOAT16:
+        return round_to_half
     target = dtype.numpy
+    if dtype in _CARRIED:
+        return lambda x: x.astype(target).astype(np.float32)
+    return lambda x: x.astype(target)
 
-    def convert(x: np.ndarray) -> np.ndarray:
-        return x.astype(target)
 
-    return convert
+def stored(x: np.ndarray, dtype: DType) -> np.ndarray:
+    """``x`` in ``dtype``'s own array type; exact for a carried array, which is copied. Others pass uncopied."""
+    return x.astype(dtype.numpy) if dtype in _CARRIED and x.dtype == np.float32 else x
 
 
 def stored_weight(key: str, stored: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

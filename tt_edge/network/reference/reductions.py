@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tt_edge.dtypes import DType
 from tt_edge.network.reference.numerics import widening
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
 
@@ -53,22 +52,19 @@ def reduce(layer: BoundLayer) -> Compute:
     return lambda x: write(operation(read(x), axes, keep))
 
 
-def softmax_(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Softmax of float32 ``x`` over ``axes``, in place. A slice that is all -inf gives NaN, as the formula does."""
-    np.subtract(x, x.max(axes, keepdims=True), out=x)
-    np.exp(x, out=x)
-    np.divide(x, x.sum(axes, keepdims=True), out=x)
-    return x
+def _softmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Softmax of float32 ``x`` over ``axes``. A slice that is all -inf gives NaN, as the formula does."""
+    out: np.ndarray = x - x.max(axes, keepdims=True)
+    np.exp(out, out=out)
+    np.divide(out, out.sum(axes, keepdims=True), out=out)
+    return out
 
 
 @kernel("SOFTMAX")
 def softmax(layer: BoundLayer) -> Compute:
     """Softmax along the axes of the bitmask ``axes``, in float32."""
-    axes, write = layer.axes(), layer.writer()
-    if layer.input(0).dtype is DType.FLOAT32:
-        return lambda x: softmax_(x.copy(), axes)
-    read = widening(layer.input(0).dtype)
-    return lambda x: write(softmax_(read(x), axes))
+    axes, read, write = layer.axes(), widening(layer.input(0).dtype), layer.writer()
+    return lambda x: write(_softmax(read(x), axes))
 
 
 @kernel("NORMALIZATION")
