@@ -1,9 +1,15 @@
 """Build every family for every GPU that TensorRT-RTX builds for ahead of time, and report each result.
 
-    python benchmarks/capability_matrix.py [--families qwen3 …] [--gpus sm75 …] [--quant fp8 …] [--json FILE]
+    python benchmarks/capability_matrix.py [--families qwen3 …] [--gpus sm75 …] [--quant fp8 …] [--release 10.3] [--json FILE]
 
-Tiny networks with heads of 64 elements, as fp16 and bf16, on the native and sdpa backends, and with each quantization. A cell is
-`built`, `built: FORM` where the builder refused newer forms, or `refused: REASON`. Nothing is executed.
+Two-layer networks with the head size of each family's checkpoints, as fp16 and bf16, on the native and sdpa backends, and with
+each quantization. A cell is `built`, `built: FORM` where the builder refused newer forms, or `refused: REASON`, which a compile
+finds in the settings or the model; `FAILED` is anything else. Nothing is executed.
+
+With `--release`, the networks are in the form that this release of TensorRT can build, and in no other.
+
+A network is compiled once and built once, by a build that names all GPUs that have its element types. Only if that build is
+refused, each GPU has a build of its own.
 """
 
 from __future__ import annotations
@@ -11,40 +17,46 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 import tempfile
-from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
+    from tt_edge.config import CompileConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
-
-#: Sizes of families that call them differently.
-WIDE: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 256},
-    "opt": {"hidden_size": 256, "ffn_dim": 512, "word_embed_proj_dim": 256},
+#: Four query heads of the size that checkpoints of the family have; all widths are multiples of an INT4 group.
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 256, "intermediate_size": 512, "head_dim": 128},
+    "mistral": {"hidden_size": 256, "intermediate_size": 512, "head_dim": 128},
+    "qwen2": {"hidden_size": 256, "intermediate_size": 512},  # 64
+    "qwen3": {"hidden_size": 256, "intermediate_size": 512, "head_dim": 128},
+    "gemma2": {"hidden_size": 256, "intermediate_size": 512, "head_dim": 256},
+    "gemma3": {"hidden_size": 256, "intermediate_size": 512, "head_dim": 256},
+    "phi3": {"hidden_size": 384, "intermediate_size": 512, "head_dim": 96},
+    "smollm3": {"hidden_size": 512, "intermediate_size": 512, "head_dim": 128},
+    "gpt2": {"n_embd": 256},  # 64
+    "opt": {"hidden_size": 256, "ffn_dim": 512, "word_embed_proj_dim": 256},  # 64
 }
-SIZES = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+
+#: By cell, such as ``qwen3 fp8 bf16 native sm89``.
+Results = dict[str, str]
 
 
-def compile_tiny(family: str, quant: str, precision: str, backend: str, out: Path) -> Bundle:
-    """A bundle of a tiny model with heads of 64 elements. ``quant``: a format, or ``none``."""
-    import torch
+def config_of(quant: str, precision: str, backend: str) -> CompileConfig:
+    """The configuration of one line of the matrix. ``quant``: a format, or ``none``."""
+    from tt_edge.config import CompileConfig, QuantConfig, QuantFormat
 
-    from tests.tiny_models import tiny_model
-    from tt_edge.bundle import Bundle
-    from tt_edge.compile.pipeline import compile_model
-    from tt_edge.config import CompileConfig, EngineTarget, QuantConfig, QuantFormat
-
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    config = CompileConfig.of(
+    return CompileConfig.of(
         backend=backend,
         precision=precision,
         quant=None if quant == "none" else QuantConfig(QuantFormat(quant)),
@@ -52,80 +64,127 @@ def compile_tiny(family: str, quant: str, precision: str, backend: str, out: Pat
         max_seq_len=256,
         cache="static_v2" if backend == "sdpa" else None,
     )
-    compile_model(
-        lambda: tiny_model(family, dtype=dtype, **WIDE.get(family, SIZES)),
-        out,
-        config,
-        EngineTarget(),
-        batches=[torch.randint(3, 300, (2, 32))],
-    )
+
+
+def compile_small(family: str, config: CompileConfig, out: Path) -> Bundle:
+    """A bundle of a model with two layers and ``SHAPES``."""
+    import torch
+
+    from tests.tiny_models import tiny_model
+    from tt_edge.bundle import Bundle
+    from tt_edge.compile.pipeline import compile_model
+    from tt_edge.config import EngineTarget
+
+    dtype = getattr(torch, config.network.precision.dtype.value)
+    make = partial(tiny_model, family, dtype=dtype, **SHAPES[family])
+    compile_model(make, out, config, EngineTarget(), batches=[torch.randint(3, 300, (2, 32))])
     return Bundle.open(out)
 
 
-def build_for(bundle: Bundle, gpu: str) -> str:
-    """``built``, ``built: FORM`` or ``refused: REASON``. Raises ``EngineError`` where the builder refuses every form."""
+def build_for(bundle: Bundle, gpus: Sequence[str], release: str = "") -> Results:
+    """By GPU: ``built``, ``built: FORM``, or ``FAILED: REASON``. ``release``: whose form the network has; "": as captured."""
     from tt_edge import tensorrt_api
+    from tt_edge.errors import EngineError
+    from tt_edge.network.build import build_engine, configure
     from tt_edge.network.build_legal import build_legal
-    from tt_edge.network.legalize.serving import lacking_type, types_of
+    from tt_edge.network.build_options import BuildOptions
+    from tt_edge.network.legalize import legalize
+    from tt_edge.network.legalize.contract import in_form, limits_in_form
+    from tt_edge.network.rebuild import rebuild
+    from tt_edge.tensorrt_features import FEATURES, features_of_release
 
-    network = bundle.network()
-    if reason := lacking_type(types_of([network]), gpu):
-        return f"refused: {reason}"
-    rtx, contract = tensorrt_api.load(tensorrt_api.Flavour.RTX), bundle.manifest.part("decoder")
-    made = build_legal(rtx, network, contract, lambda own: own.profiles(), gpu, io.BytesIO())
-    return f"built: {made.form}" if made.refused else "built"
+    rtx, captured, contract = (
+        tensorrt_api.load(tensorrt_api.Flavour.RTX),
+        bundle.network(),
+        bundle.manifest.part("decoder"),
+    )
+    legal = legalize(captured, features_of_release(release) if release else FEATURES)
+    own = in_form(contract, legal.form, limits_in_form(contract, legal.form, captured))
+    rebuilt = rebuild(rtx, legal.network)
+    config = configure(rtx, rebuilt, own.profiles(), gpus, BuildOptions())
+    if rebuilt.builder.build_serialized_network(rebuilt.network, config) is not None:
+        return dict.fromkeys(gpus, "built")
+    found = {}
+    for gpu in gpus:
+        try:
+            if release:
+                build_engine(rtx, legal.network, own.profiles(), gpu, io.BytesIO())
+                found[gpu] = "built"
+            else:
+                made = build_legal(rtx, captured, contract, lambda own: own.profiles(), gpu, io.BytesIO())
+                found[gpu] = f"built: {made.form}" if made.refused else "built"
+        except EngineError as error:
+            found[gpu] = f"FAILED: {error}"
+    return found
 
 
-def table(found: dict[str, str]) -> list[str]:
-    """A Markdown table of the results: a line for each quantization, precision and backend, a column for each GPU.
+def results_of(family: str, config: CompileConfig, gpus: Sequence[str], release: str = "") -> Results:
+    """What becomes of one family with one configuration on each GPU."""
+    from tt_edge.errors import TTEdgeError, UnsupportedModelError
+    from tt_edge.network.legalize.serving import lacking_type, types_of_config
 
-    A cell has the number of families with each result; the reasons of refusals are in the JSON.
-    """
-    cells: dict[tuple[str, ...], dict[str, Counter[str]]] = {}
+    types = types_of_config(config)
+    found = {gpu: f"refused: {reason}" for gpu in gpus if (reason := lacking_type(types, gpu))}
+    if left := [gpu for gpu in gpus if gpu not in found]:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found |= build_for(compile_small(family, config, Path(folder) / "out.ttedge"), left, release)
+            except UnsupportedModelError as error:
+                found |= dict.fromkeys(left, f"refused: {error}")
+            except TTEdgeError as error:
+                found |= dict.fromkeys(left, f"FAILED: {error}")
+    return {gpu: found[gpu] for gpu in gpus}
+
+
+def table(found: Results) -> list[str]:
+    """A Markdown table of the results. Families, and precisions with backends, that agree on every GPU share a line."""
+    gpus = sorted({name.split()[-1] for name in found}, key=lambda gpu: int(gpu[2:]))
+    by_line: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}  # quantization, precision, backend; family; GPU
     for name, result in found.items():
-        _, *row, gpu = name.split()
-        word = result if result.startswith("built") else result.split(":")[0]
-        cells.setdefault(tuple(row), {}).setdefault(gpu, Counter())[word] += 1
-    gpus = sorted({gpu for row in cells.values() for gpu in row}, key=lambda gpu: int(gpu[2:]))
-    lines = ["| quantization | precision | backend | " + " | ".join(gpus) + " |", "|---" * (3 + len(gpus)) + "|"]
-    for names, row in cells.items():
-        results = (", ".join(f"{word} {count}" for word, count in row.get(gpu, Counter()).items()) for gpu in gpus)
-        lines.append(f"| {' | '.join(names)} | {' | '.join(results)} |")
-    return lines
+        family, quant, precision, backend, gpu = name.split()
+        by_line.setdefault((quant, precision, backend), {}).setdefault(family, {})[gpu] = result
+    families = list(dict.fromkeys(name.split()[0] for name in found))
+    lines: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}  # the last two: families, results; backends
+    for (quant, precision, backend), rows in by_line.items():
+        for row in dict.fromkeys(tuple(cells.get(gpu, "not run") for gpu in gpus) for cells in rows.values()):
+            alike = [f for f in families if f in rows and tuple(rows[f].get(gpu, "not run") for gpu in gpus) == row]
+            who = "all" if alike == families else ", ".join(alike)
+            lines.setdefault((quant, precision, who, row), []).append(backend)
+    head = ["quantization", "precision", "families", "backends", *gpus]
+    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for (quant, precision, who, row), backends in lines.items():
+        text.append(f"| {' | '.join([quant, precision, who, ', '.join(backends), *map(_short, row)])} |")
+    return text
+
+
+def _short(result: str) -> str:
+    """``refused: bfloat16 needs compute capability sm80 or later, not sm75`` as ``refused: bfloat16``."""
+    return re.split(r" needs compute capability| \(|; ", result)[0]
 
 
 def main() -> int:
     """Print a line for each combination, and at the end a table of all."""
     from tests.tiny_models import FAMILIES
     from tt_edge.config import QuantFormat
-    from tt_edge.errors import TTEdgeError
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--gpus", nargs="*", default=list(GPUS))
     parser.add_argument("--quant", nargs="*", default=["none", *QuantFormat])
+    parser.add_argument(
+        "--release", default="", help="a release of TensorRT, such as 10.3; default: networks as captured"
+    )
     parser.add_argument("--json", type=Path, help="results so far, which are not built again, and those of this run")
     args = parser.parse_args()
-    found: dict[str, str] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
-    for family, quant, precision, backend in product(args.families, args.quant, ("fp16", "bf16"), ("native", "sdpa")):
-        name = f"{family} {quant} {precision} {backend}"
+    found: Results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    for quant, precision, backend, family in product(args.quant, ("fp16", "bf16"), ("native", "sdpa"), args.families):
+        name = f"{family} {quant} {precision} {backend}{f'@{args.release}' if args.release else ''}"
         left = [gpu for gpu in args.gpus if f"{name} {gpu}" not in found]
-        if not left:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            bundle, refused = None, ""
-            try:
-                bundle = compile_tiny(family, quant, precision, backend, Path(folder) / "out.ttedge")
-            except TTEdgeError as error:
-                refused = f"refused: {error}"
-            for gpu in left:
-                try:
-                    result = build_for(bundle, gpu) if bundle is not None else refused
-                except TTEdgeError as error:
-                    result = f"FAILED: {error}"
-                found[f"{name} {gpu}"] = result
-                print(f"{name:<36} {gpu:<6} {result}", flush=True)
-        if args.json:
+        results = results_of(family, config_of(quant, precision, backend), left, args.release) if left else {}
+        for gpu, result in results.items():
+            found[f"{name} {gpu}"] = result
+            print(f"{name:<36} {gpu:<6} {result}", flush=True)
+        if left and args.json:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
     print(*table(found), sep="\n")
     return int(any(result.startswith("FAILED") for result in found.values()))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: What a target installs; ``tt_edge.compile`` and what belongs to it run on the host.
 HOST = {"compile"}
 
@@ -29,11 +35,8 @@ def test_nothing_newer_than_python_3_10_is_used():
 @pytest.mark.parametrize(("python", "cuda"), [("3.10", "cuda-bindings<13"), ("3.12", "cuda-bindings")])
 def test_dependencies_are_there_for_aarch64(tmp_path, python, cuda):
     """``pip install tt-edge[runtime,serve,vlm]`` on a Jetson: a wheel of each package, none to be compiled."""
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["runtime"], *extras["serve"], *extras["vlm"], cuda]
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["runtime"], *extras["serve"], *extras["vlm"], cuda]
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)]
     platforms += ["--platform=manylinux2014_aarch64"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", f"--python-version={python}"]
@@ -47,3 +50,76 @@ def test_dependencies_are_there_for_aarch64(tmp_path, python, cuda):
         pytest.skip(f"packages cannot be had here: {ran.stderr.strip().splitlines()[-1]}")
     assert ran.returncode == 0, ran.stderr
     assert any("aarch64" in file.name for file in tmp_path.iterdir())
+
+
+#: Other Pythons than that of these tests, which run them here. ``TT_EDGE_PYTHONS=all`` runs every test that needs no PyTorch on all
+#: of them; otherwise JetPack 6.2's Python runs the fast ones.
+PYTHONS = ("3.10", "3.12", "3.13", "3.14")
+ALL = os.environ.get("TT_EDGE_PYTHONS") == "all"
+FAST = ["tests/network", "tests/contract", "tests/config", "tests/doctor", "tests/roofline", "tests/runtime/engine",
+        "tests/runtime/text", "tests/plugins/edgellm", "tests/test_platforms.py", "tests/test_strict_json.py"]  # fmt: skip
+MORE = ["tests/bundle", "tests/proof", "tests/runtime", "tests/server", "tests/test_atomic.py", "tests/test_folder.py",
+        "tests/test_number_formats.py"]  # fmt: skip
+#: Packages that a target does not have. A test module that imports one is skipped, and so is a test.
+ABSENT = ("torch", "torchvision", "transformers", "safetensors", "tensorrt", "tensorrt_rtx", "playwright", "openai")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("version", PYTHONS if ALL else PYTHONS[:1])
+def test_tests_of_the_target_pass(tmp_path, version):
+    """In a virtual environment with the dependencies of the base, ``runtime``, ``serve`` and ``vlm``; PyTorch is not there."""
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        pytest.skip("these tests run on it")
+    tree = target_tree(tmp_path / "tree")
+    command = [environment_of(version), "-m", "pytest", "-p", "no:cacheprovider", *FAST, *(MORE if ALL else ())]
+    settings = os.environ | {"PYTHONPATH": str(tree / "absent"), "PYTEST_ADDOPTS": ""}
+    ran = subprocess.run(command, cwd=tree, env=settings, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    assert "\n" in ran.stdout  # something ran
+
+
+def target_tree(folder: Path) -> Path:
+    """The package as it is installed, and the tests, without the packages of the host."""
+    for name in ("tt_edge", "tests", "examples", "benchmarks", "docs", "README.md", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        folder.mkdir(exist_ok=True)
+        copy(ROOT / name, folder / name)
+    for name in ("lowering", "plugins"):
+        shutil.copytree(ROOT / name, folder / "tt_edge" / name)
+    (folder / "absent").mkdir()
+    for name in ABSENT:
+        skip = f'import pytest\npytest.skip("{name} is not on a target", allow_module_level=True)\n'
+        (folder / "absent" / f"{name}.py").write_text(skip)
+    return folder
+
+
+def environment_of(version: str) -> Path:
+    """The interpreter of a virtual environment, which is kept in the user's cache; skips the test where it cannot be made."""
+    found = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python"), shutil.which(f"python{version}")]
+    base = next((python for python in found if python), None)
+    if base is None:
+        pytest.skip(f"there is no Python {version} here")
+    extras = PROJECT["optional-dependencies"]
+    wanted = [
+        *PROJECT["dependencies"],
+        *extras["runtime"],
+        *extras["serve"],
+        *extras["vlm"],
+        "pytest>=9,<9.2",
+        "hypothesis",
+        "httpx",
+    ]
+    name = hashlib.sha256(f"{base} {wanted}".encode()).hexdigest()[:12]
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tt-edge" / "pythons"
+    root.mkdir(parents=True, exist_ok=True)
+    folder, done = root / f"{version}-{name}", root / f"{version}-{name}.installed"
+    with (root / f"{version}-{name}.lock").open("w") as lock:  # several test processes may want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
+            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
+            ran = subprocess.run(pip, capture_output=True, text=True, check=False)
+            if ran.returncode:
+                pytest.skip(f"packages cannot be had here: {ran.stderr.strip().splitlines()[-1]}")
+            done.touch()
+    return folder / "bin" / "python"

@@ -21,8 +21,7 @@ OLDEST = (10, 3)
 class Platform:
     """A device with its software. ``releases`` are its TensorRT versions: one, or the first and last of a range.
 
-    ``checked`` are the versions whose bindings the tests use for them. ``compute_capabilities`` is empty if the GPU is
-    not known. ``cuda`` and ``python`` are only for the documentation.
+    ``compute_capabilities`` is empty if the GPU is not known. ``cuda`` and ``python`` are only for the documentation.
     """
 
     name: str
@@ -69,6 +68,28 @@ PLATFORMS: dict[str, Platform] = {
         ),
     )
 }  # fmt: skip
+
+
+#: The JetPack that a Jetson Linux release is of. (NVIDIA's Jetson Linux archive; ``nv_tegra_release`` of devices with JetPack
+#: 6.2, 7.0 and 7.1.)
+JETSON_LINUX: dict[tuple[int, ...], str] = {
+    (35, 0): "5",
+    (36, 0): "6.0",
+    (36, 4): "6.1",
+    (36, 4, 3): "6.2",
+    (36, 4, 4): "6.2.1",
+    (36, 5): "6.2.2",
+    (38, 2): "7.0",
+    (38, 4): "7.1",
+    (39, 0): "7.2",
+}
+
+
+def jetpack_of_jetson_linux(release: str) -> str:
+    """``6.2`` of ``36.4.3``: that of the latest release listed which is not later, of the same major number; "" if none is."""
+    number = tuple(int(part) for part in release.split("."))
+    known = [listed for listed in JETSON_LINUX if listed[0] == number[0] and listed <= number]
+    return JETSON_LINUX[max(known)] if known else ""
 
 
 def parse_platform(text: str) -> Platform:

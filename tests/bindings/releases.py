@@ -46,11 +46,15 @@ class Release:
         }
 
 
-#: JetPack 6.2 has 10.3, JetPack 7.1 10.13.3, JetPack 7.2 10.16.2 (not on PyPI; 10.16.1 stands for it).
+#: JetPack 6.2 has 10.3, DRIVE OS 7.0 10.10, JetPack 7.1 10.13.3, JetPack 7.2 10.16.2 (not on PyPI; 10.16.1 stands for it).
+#: 10.7 and 10.8 are the first releases with what networks need in place of the rules for older ones.
 RELEASES = {
     release.name: release
     for release in (
         Release("tensorrt-cu12-bindings", "10.3.0"),
+        Release("tensorrt-cu12-bindings", "10.7.0"),
+        Release("tensorrt-cu12-bindings", "10.8.0.43"),
+        Release("tensorrt-cu12-bindings", "10.10.0.31"),
         Release("tensorrt-cu13-bindings", "10.13.3.9"),
         Release("tensorrt-cu13-bindings", "10.14.1.48.post1"),
         Release("tensorrt-cu13-bindings", "10.15.1.29"),
@@ -59,6 +63,12 @@ RELEASES = {
         Release("tensorrt-cu13-bindings", "11.1.0.106"),
         Release("tensorrt-cu13-bindings", "11.4.0.106"),
     )
+}
+
+#: The last releases before those in which a feature is new, as far as they are not among ``RELEASES``.
+BEFORE = {
+    release.name: release
+    for release in (Release("tensorrt-cu12-bindings", "10.6.0"), Release("tensorrt-cu12-bindings", "10.12.0.36"))
 }
 
 #: The small runtimes, which have no builder.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
-from tests.bindings.releases import RELEASES, RUNTIMES
-from tt_edge.tensorrt_features import FEATURES, features_of_release
+from tests.bindings.releases import BEFORE, RELEASES, RUNTIMES
+from tt_edge.platforms import PLATFORMS
+from tt_edge.tensorrt_api import Flavour
+from tt_edge.tensorrt_features import FEATURES, features_of_release, release_of
 
 
 def _run(release, code: str) -> str:
@@ -18,14 +21,33 @@ def _run(release, code: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("name", RELEASES)
+LOOKED_AT = RELEASES | BEFORE
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
 def test_a_release_has_the_features_that_the_table_says(name):
     found = _run(
-        RELEASES[name],
+        LOOKED_AT[name],
         "from tt_edge.tensorrt_features import features_of\n"
         "print(*(feature.name for feature in features_of(trt)), hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED'))",
     )
-    assert set(found.split()) == {feature.name for feature in features_of_release(RELEASES[name].version)} | {"True"}
+    assert set(found.split()) == {feature.name for feature in features_of_release(LOOKED_AT[name].version)} | {"True"}
+
+
+def test_each_feature_is_new_in_the_release_that_the_table_says():
+    """Of each, the bindings of its first release and of one before are looked at (no release is between them)."""
+    releases = sorted(release_of(name) for name in LOOKED_AT)
+    before = {first: earlier for earlier, first in pairwise(releases)}
+    for feature in FEATURES:
+        assert feature.since in before, feature
+        between = (feature.since[0], feature.since[1] - 1) if feature.since != (11, 0) else (10, 16)
+        assert before[feature.since] == between, feature
+
+
+def test_every_platform_has_bindings_that_are_checked():
+    named = {release_of(release) for platform in PLATFORMS.values() for release in platform.releases
+             if platform.flavour is Flavour.STANDARD}  # fmt: skip
+    assert named <= {release_of(name) for name in RELEASES}
 
 
 def test_tensorrt_rtx_has_all(tensorrt):

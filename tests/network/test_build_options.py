@@ -33,7 +33,7 @@ def config(standard, captured):
 
     def configured(options):
         configured.rebuilt = rebuilt
-        return build._configure(standard, rebuilt, contract().profiles(), None, options)
+        return build.configure(standard, rebuilt, contract().profiles(), [], options)
 
     return configured
 

@@ -74,7 +74,7 @@ def build_record(
     for reason in legal.refused:
         _LOGGER.warning("a newer form of the network was refused, so the engine has %s: %s", legal.form, reason)
     built = legal.build
-    narrower = legal.contract.max_input_len < contract.max_input_len
+    limits, own = contract.limits, legal.contract.limits
     record = EngineRecord(
         file=engine_file(tensorrt, capability, layout, part),
         flavour=built.flavour,
@@ -87,7 +87,8 @@ def build_record(
         stripped=built.options.strip_weights,
         part=part,
         form=legal.form.name,
-        max_input_len=legal.contract.max_input_len if narrower else 0,
+        max_input_len=own.max_input_len if own.max_input_len < limits.max_input_len else 0,
+        max_image_tokens=own.max_image_tokens or 0 if own.max_image_tokens != limits.max_image_tokens else 0,
     )
     return record, built.layers
 

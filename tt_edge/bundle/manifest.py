@@ -13,7 +13,7 @@ import tt_edge
 from tt_edge import strict_json
 from tt_edge.bundle.names import MANIFEST_FILE, check_names
 from tt_edge.compat import Self, StrEnum
-from tt_edge.config import CompileConfig
+from tt_edge.config import CompileConfig, Limits
 from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.network.legalize import Form
@@ -90,8 +90,9 @@ class EngineRecord(_Record):
 
     A ``version_compatible`` engine runs with later TensorRT releases of the same major version, including the lean and
     dispatch runtimes. A ``stripped`` one has no weights: they are added when it is loaded. ``form`` says which of the
-    network's layers were replaced by older ones. ``max_input_len`` is the number of new tokens per slot and call, if lower
-    than the contract's (0: the contract's); see ``tt_edge.network.legalize``.
+    network's layers were replaced by older ones. ``max_input_len`` is the number of new tokens per slot and call, and
+    ``max_image_tokens`` that of image tokens per call of a tower, if lower than the contract's (0: the contract's); see
+    ``tt_edge.network.legalize``.
     """
 
     file: str
@@ -106,6 +107,7 @@ class EngineRecord(_Record):
     part: str = DECODER
     form: str = "captured"
     max_input_len: int = 0
+    max_image_tokens: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -114,6 +116,10 @@ class EngineRecord(_Record):
             raise BundleError(
                 f"the manifest's engine {self.file!r} has an unknown form ({error}); update tt-edge"
             ) from None
+
+    def limits(self, contract: IOContract) -> Limits:
+        """The limits of this engine of a part with ``contract``."""
+        return contract.limits.narrowed(self.max_input_len, self.max_image_tokens)
 
     @property
     def replaced(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tt_edge.config.base import JsonConfig, require, require_positive
 
@@ -37,4 +37,15 @@ class Limits(JsonConfig):
             self.max_input_len <= self.max_seq_len,
             f"max_input_len {self.max_input_len} exceeds max_seq_len {self.max_seq_len}; "
             "raise --max-seq-len or lower --max-input-len",
+        )
+
+    def narrowed(self, max_input_len: int = 0, max_image_tokens: int = 0) -> Limits:
+        """These limits with calls of no more than so many tokens and image tokens; 0: no narrower than before."""
+        most, least = self.max_image_tokens, self.min_image_tokens
+        most = min(most, max_image_tokens or most) if most is not None else None
+        return replace(
+            self,
+            max_input_len=min(self.max_input_len, max_input_len or self.max_input_len),
+            max_image_tokens=most,
+            min_image_tokens=min(least, most) if least is not None and most is not None else least,
         )

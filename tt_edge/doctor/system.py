@@ -9,23 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from tt_edge.doctor.files import assignments, read_text
+from tt_edge.platforms import jetpack_of_jetson_linux
 
 Kind = Literal["jetson", "drive", "dgx", "other"]
-
-#: JetPack of a Jetson Linux release, for machines on which the package ``nvidia-jetpack`` is not installed: that of the
-#: latest release listed which is not later, of the same major number. (NVIDIA's Jetson Linux archive; ``nv_tegra_release``
-#: of devices with JetPack 6.2, 7.0 and 7.1.)
-_JETPACKS = {
-    (35, 0): "5",
-    (36, 0): "6.0",
-    (36, 4): "6.1",
-    (36, 4, 3): "6.2",
-    (36, 4, 4): "6.2.1",
-    (36, 5): "6.2.2",
-    (38, 2): "7.0",
-    (38, 4): "7.1",
-    (39, 0): "7.2",
-}
 
 #: Packages whose versions are worth knowing, by the beginning of their names.
 _PACKAGES = (
@@ -99,9 +85,7 @@ def jetpack_of(release: str, packages: Mapping[str, str]) -> str:
     installed = re.match(r"\d+(\.\d+)+", packages.get("nvidia-jetpack", ""))
     if installed:
         return installed[0]
-    number = tuple(int(part) for part in release.split("."))
-    known = [listed for listed in _JETPACKS if listed[0] == number[0] and listed <= number]
-    return _JETPACKS[max(known)] if known else ""
+    return jetpack_of_jetson_linux(release)
 
 
 def read_driver(root: Path) -> str:

@@ -94,7 +94,7 @@ def build_engine(
     rebuilt = rebuild(tensorrt, network)
     if options.strip_weights:
         rebuilt.name_weights()
-    config = _configure(tensorrt, rebuilt, profiles, capability if target else None, options)
+    config = configure(tensorrt, rebuilt, profiles, [capability] if target else [], options)
     timings = TimingCache(tensorrt, config, options.timing_cache) if options.timing_cache else None
     monitor = progress_monitor(tensorrt, progress)
     config.progress_monitor = monitor
@@ -127,13 +127,14 @@ def build_engine(
     )
 
 
-def _configure(
+def configure(
     tensorrt: TensorRT,
     rebuilt: RebuiltNetwork,
     profiles: Sequence[Mapping[str, ShapeRange]],
-    capability: str | None,
+    capabilities: Sequence[str],
     options: BuildOptions,
 ) -> Any:
+    """The builder's configuration. ``capabilities`` such as ``sm89``: what to build for ahead of time; empty: the local GPU."""
     trt, builder = tensorrt.module, rebuilt.builder
     config = builder.create_builder_config()
     # Allows comparing the types of an engine's layers with the requested ones. It does not make the engine larger.
@@ -156,7 +157,8 @@ def _configure(
         flags += [trt.BuilderFlag.STRIP_PLAN, trt.BuilderFlag.REFIT_IDENTICAL]
     for flag in flags:
         config.set_flag(flag)
-    if capability is not None and tensorrt.builds_ahead_of_time:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), 0)
+    if capabilities and tensorrt.builds_ahead_of_time:
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), index)
     return config

@@ -13,7 +13,7 @@ from tt_edge.network.build_io import Progress, Writable
 from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
 from tt_edge.network.legalize import Form, forms, legalize
-from tt_edge.network.legalize.contract import in_form, widest_call
+from tt_edge.network.legalize.contract import in_form, limits_in_form
 from tt_edge.tensorrt_api import TensorRT
 from tt_edge.tensorrt_features import features_of
 
@@ -52,7 +52,7 @@ def build_legal(
     errors: list[EngineError] = []
     for available in forms(network, features_of(tensorrt.module)):
         legal = legalize(network, available, name)
-        own = in_form(contract, legal.form, widest_call(contract, legal.form, network))
+        own = in_form(contract, legal.form, limits_in_form(contract, legal.form, network))
         try:
             built = build_engine(
                 tensorrt, legal.network, profiles(own), target, counting, progress=progress, options=options

@@ -30,7 +30,7 @@ def as_built(bundle: Bundle, part: str, engine: EngineRecord | None) -> tuple[Ne
     form = Form.parse(engine.form) if engine is not None else Form()
     if form.replaced:
         network = legalize(network, set(FEATURES) - form.replaced).network
-    return network, in_form(contract, form, engine.max_input_len if engine is not None else 0)
+    return network, in_form(contract, form, engine.limits(contract) if engine is not None else None)
 
 
 def open_decoder(bundle: Bundle, runtime: str, machine: Machine | None = None) -> Session:

@@ -5,43 +5,68 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.capability_matrix import GPUS, build_for, compile_tiny
+from benchmarks.capability_matrix import GPUS, SHAPES, build_for, compile_small, config_of, results_of, table
 from tests.tiny_models import FAMILIES
 from tt_edge.config import QuantFormat
 
-BF16 = "refused: bfloat16 needs compute capability sm80 or later, not sm75"
-INT4 = "refused: int4 needs compute capability sm80 or later, not sm75"
-FP8 = "refused: float8_e4m3fn needs compute capability sm89 or later, not sm86"
-FP4 = "refused: float4_e2m1fn needs compute capability sm100 or later, not sm89"
 
-#: Family, quantization, precision, backend; what becomes of it by compute capability.
+def lacks(dtype: str, first: str, *gpus: str) -> dict[str, str]:
+    return {gpu: f"refused: {dtype} needs compute capability {first} or later, not {gpu}" for gpu in gpus}
+
+
+BF16, INT4 = lacks("bfloat16", "sm80", "sm75"), lacks("int4", "sm80", "sm75")
+FP8 = lacks("float8_e4m3fn", "sm89", "sm75", "sm80", "sm86")
+FP4 = lacks("float4_e2m1fn", "sm100", *GPUS[:4])
+
+#: Family, quantization, precision, backend: the GPUs that are refused. For all others an engine is built.
 SAMPLE = {
-    ("llama", "none", "fp16", "native"): {"sm75": "built", "sm120": "built"},
-    ("mistral", "none", "bf16", "sdpa"): {"sm75": BF16, "sm80": "built"},
-    ("qwen2", "fp8", "fp16", "sdpa"): {"sm86": FP8, "sm89": "built"},
-    ("qwen3", "nvfp4", "bf16", "native"): {"sm89": FP4, "sm120": "built"},
-    ("gemma2", "none", "fp16", "native"): {"sm121": "built"},
-    ("gemma3", "int8_wo", "bf16", "sdpa"): {"sm86": "built"},
-    ("phi3", "int8_sq", "fp16", "native"): {"sm80": "built"},
-    ("smollm3", "int4_awq", "bf16", "sdpa"): {"sm121": "built"},
-    ("gpt2", "none", "bf16", "native"): {"sm89": "built"},
-    ("opt", "int4_wo", "fp16", "sdpa"): {"sm75": INT4, "sm86": "built"},
+    ("llama", "none", "fp16", "native"): {},
+    ("mistral", "none", "bf16", "sdpa"): BF16,
+    ("qwen2", "fp8", "fp16", "sdpa"): FP8,
+    ("qwen3", "nvfp4", "bf16", "native"): BF16 | FP4,
+    ("gemma2", "none", "fp16", "native"): {},
+    ("gemma3", "int8_wo", "bf16", "sdpa"): BF16,
+    ("phi3", "int8_sq", "fp16", "native"): {},
+    ("smollm3", "int4_awq", "bf16", "sdpa"): BF16 | INT4,
+    ("gpt2", "none", "bf16", "native"): BF16,
+    ("opt", "int4_wo", "fp16", "sdpa"): INT4,
 }
 
 
 def test_the_sample_covers_each_part_of_the_matrix():
     families, quants, precisions, backends = (set(values) for values in zip(*SAMPLE, strict=True))
-    assert families == set(FAMILIES)
+    assert families == set(FAMILIES) == set(SHAPES)
     assert quants == {"none", *QuantFormat}
+    assert {(p, b) for _, _, p, b in SAMPLE} == {(p, b) for p in ("fp16", "bf16") for b in ("native", "sdpa")}
     assert precisions == {"fp16", "bf16"}
     assert backends == {"native", "sdpa"}
-    assert {(p, b) for _, _, p, b in SAMPLE} == {(p, b) for p in precisions for b in backends}
-    built = {gpu for outcomes in SAMPLE.values() for gpu, outcome in outcomes.items() if outcome.startswith("built")}
-    assert built == set(GPUS)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("cell", SAMPLE, ids=" ".join)
-def test_built_or_refused_with_the_reason(cell, tmp_path):
-    bundle = compile_tiny(*cell, tmp_path / "out.ttedge")
-    assert {gpu: build_for(bundle, gpu) for gpu in SAMPLE[cell]} == SAMPLE[cell]
+def test_built_or_refused_with_the_reason(cell):
+    family, *settings = cell
+    assert results_of(family, config_of(*settings), GPUS) == dict.fromkeys(GPUS, "built") | SAMPLE[cell]
+
+
+@pytest.mark.heavy
+def test_a_build_for_several_gpus_is_refused_if_one_of_them_is(tmp_path):
+    """Then each has a build of its own: a GPU never counts as built because another was."""
+    bundle = compile_small("qwen2", config_of("none", "bf16", "native"), tmp_path / "out.ttedge")
+    found = build_for(bundle, ("sm89", "sm75"))
+    assert found["sm89"] == "built"
+    assert found["sm75"].startswith("FAILED: tensorrt_rtx")
+    assert "sm75" in found["sm75"]
+
+
+def test_the_table():
+    cells = {"llama": ("built", "built"), "opt": ("built", "built: attention layers with a mask")}
+    found = {f"{family} none fp16 native {gpu}": result for family, results in cells.items()
+             for gpu, result in zip(("sm80", "sm120"), results, strict=True)}  # fmt: skip
+    found |= {f"{family} none bf16 {backend} {gpu}": "refused: bfloat16 needs compute capability sm80 or later, not x"
+              for family in cells for backend in ("native", "sdpa") for gpu in ("sm80", "sm120")}  # fmt: skip
+    assert table(found)[2:] == [
+        "| none | fp16 | llama | native | built | built |",
+        "| none | fp16 | opt | native | built | built: attention layers with a mask |",
+        "| none | bf16 | all | native, sdpa | refused: bfloat16 | refused: bfloat16 |",
+    ]

@@ -13,7 +13,7 @@ import torch
 
 from tests.compile.compiling import compiled
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
-from tests.runtime.engine.test_tensorrt_session import Fake
+from tests.runtime.engine.fake_session import Fake
 from tests.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import check_parity, compare_layers_with, verify_bundle

@@ -21,8 +21,11 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
+from tt_edge.network.legalize import Form, legalize
+from tt_edge.network.legalize.contract import in_form, limits_in_form
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
+from tt_edge.tensorrt_features import features_of_release
 
 GRID, TILED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llava", "internvl", "blip-2", "eagle2")
 #: Frames, rows and columns of patches: odd ones, one image, three, a video, a strip.
@@ -67,6 +70,21 @@ def ours(contract, evaluator, pictures):
     return {name: array[rows] for name, array in evaluator.run(feeds).items()}
 
 
+def hugging_faces(model, pictures):
+    """Features by the names of the network's outputs, float32; computed in the model's own precision."""
+    pixels = torch.from_numpy(np.concatenate([p.pixels for p in pictures])).to(model.dtype)
+    grids = [p.grid for p in pictures]
+    with torch.no_grad():
+        if None in grids:
+            want = model.get_image_features(pixel_values=pixels)
+        else:
+            want = model.model.get_image_features(pixels, torch.tensor(grids))
+    wanted = {"image_features": torch.cat(list(want.pooler_output))}
+    for level, features in enumerate(getattr(want, "deepstack_features", None) or ()):
+        wanted[f"deepstack_features_{level}"] = torch.cat(list(features))
+    return {name: features.float().numpy() for name, features in wanted.items()}
+
+
 @pytest.mark.parametrize("grids", GRIDS, ids=str)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("family", GRID)
@@ -74,15 +92,10 @@ def test_features_are_hugging_faces_at_any_grid(family, attention, grids):
     model, _, contract, evaluator, _ = compiled(family, attention=attention)
     pictures = [picture(contract, grid, seed=i) for i, grid in enumerate(GRIDS[grids])]
     got = ours(contract, evaluator, pictures)
-    pixels = torch.from_numpy(np.concatenate([p.pixels for p in pictures]))
-    with torch.no_grad():
-        want = model.model.get_image_features(pixels, torch.tensor(GRIDS[grids]))
-    wanted = {"image_features": torch.cat(want.pooler_output)}
-    for level, features in enumerate(getattr(want, "deepstack_features", None) or ()):
-        wanted[f"deepstack_features_{level}"] = torch.cat(list(features))
+    wanted = hugging_faces(model, pictures)
     assert got.keys() == wanted.keys()
     for name, features in wanted.items():
-        assert np.abs(got[name] - features.numpy()).max() < 2e-5 * features.abs().max(), name
+        assert np.abs(got[name] - features).max() < 2e-5 * np.abs(features).max(), name
 
 
 @pytest.mark.parametrize("tiles", [1, 3])
@@ -92,9 +105,7 @@ def test_features_are_hugging_faces_for_tiles(family, attention, tiles):
     model, _, contract, evaluator, _ = compiled(family, attention=attention)
     given = picture(contract, tiles=tiles)
     got = ours(contract, evaluator, [given])["image_features"]
-    with torch.no_grad():
-        want = model.get_image_features(pixel_values=torch.from_numpy(given.pixels)).pooler_output
-    want = torch.cat(list(want)).numpy()
+    want = hugging_faces(model, [given])["image_features"]
     assert np.abs(got - want).max() < 2e-5 * np.abs(want).max()
 
 
@@ -105,12 +116,47 @@ def test_half_precision_is_as_near_as_pytorch(family, attention):
     model = compiled(family, attention=attention)[0]
     given = [picture(contract, (1, 10, 14)) if family in GRID else picture(contract, tiles=2)]
     got = ours(contract, evaluator, given)["image_features"].astype(np.float32)
-    pixels, more = torch.from_numpy(given[0].pixels), (torch.tensor([[1, 10, 14]]),) if family in GRID else ()
-    with torch.no_grad():
-        exact = model.get_image_features(pixels, *more).pooler_output
-        half = compiled(family, "fp16", attention)[0].get_image_features(pixels.half(), *more).pooler_output
-    exact, half = (torch.cat(list(t)).float().numpy() for t in (exact, half))
+    exact = hugging_faces(model, given)["image_features"]
+    half = hugging_faces(compiled(family, "fp16", attention)[0], given)["image_features"]
     assert np.linalg.norm(got - exact) < 2 * np.linalg.norm(half - exact) + 1e-4 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("family", VLMS)
+def test_features_are_hugging_faces_without_attention_layers(family):
+    """In the only other form that a tower has: matrix multiplies and a softmax, for TensorRT before 10.14."""
+    model, network, contract, _, _ = compiled(family)
+    assert legalize(network, features_of_release("10.14")).form == Form()
+    legal = legalize(network, features_of_release("10.3"))
+    assert legal.network.kinds()["ATTENTION"] == 0
+    evaluator = ReferenceEvaluator(legal.network)
+    if family in GRID:
+        given = [[picture(contract, grid, seed=i) for i, grid in enumerate(grids)] for grids in GRIDS.values()]
+    else:
+        given = [[picture(contract, tiles=count)] for count in (1, 3)]
+    for pictures in given:
+        got = ours(contract, evaluator, pictures)
+        wanted = hugging_faces(model, pictures)
+        assert got.keys() == wanted.keys()
+        for name, features in wanted.items():
+            assert np.abs(got[name] - features).max() < 2e-5 * np.abs(features).max(), name
+
+
+@pytest.mark.parametrize("family", VLMS)
+def test_half_precision_without_attention_layers_is_as_near_as_pytorch(family):
+    half, network, contract, _, _ = compiled(family, "fp16")
+    evaluator = ReferenceEvaluator(legalize(network, features_of_release("10.3")).network)
+    given = [picture(contract, (1, 10, 14)) if family in GRID else picture(contract, tiles=2)]
+    exact, pytorch = (hugging_faces(model, given)["image_features"] for model in (compiled(family)[0], half))
+    got = ours(contract, evaluator, given)["image_features"].astype(np.float32)
+    assert np.linalg.norm(got - exact) < 2 * np.linalg.norm(pytorch - exact) + 1e-4 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl"])
+def test_an_engine_is_built_without_attention_layers(tensorrt, family):
+    _, network, contract, _, _ = compiled(family, "fp16")
+    legal = legalize(network, features_of_release("10.3"))
+    contract = in_form(contract, legal.form, limits_in_form(contract, legal.form, network))
+    assert build_engine(tensorrt, legal.network, contract.profiles(), "sm89", io.BytesIO()).bytes
 
 
 @pytest.mark.parametrize("family", VLMS)

@@ -11,52 +11,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.bindings.surface import Call, Recorder
-from tests.compile.compiling import compiled as compiled_model
-from tests.decoders import SHAPE, compiled
+from tests.bindings.surface import Recorder
+from tests.decoders import compiled
 from tests.runtime.engine import fake_tensorrt
+from tests.runtime.engine.fake_session import Fake, fake, names
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
-from tests.tiny_models import tiny_model
 from tt_edge import cuda
 from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, ONE_PROFILE
 from tt_edge.dtypes import DType
-from tt_edge.errors import EngineError, InvalidInputError
-from tt_edge.folder import CheckedFile
+from tt_edge.errors import EngineError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession
-from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
 from tt_edge.runtime.scheduling.generation import generate
-from tt_edge.tensorrt_api import Flavour, Log, TensorRT
+from tt_edge.tensorrt_api import TensorRT
 
-
-class Fake:
-    """A session over the fakes."""
-
-    def __init__(self, monkeypatch, tmp_path, network=None, contract=None, **limits) -> None:
-        self.trt = pytest.importorskip("tensorrt_rtx")
-        self.calls: list[Call] = []
-        self.cuda = fake_tensorrt.FakeCuda()
-        recorded = Recorder(self.cuda, pytest.importorskip("cuda.bindings.runtime"), None, self.calls)
-        monkeypatch.setattr(cuda, "runtime", lambda: recorded)
-        monkeypatch.setattr(TensorRT, "logger", None)
-        monkeypatch.setattr(TensorRT, "log", Log())
-        self.network, self.contract = (network, contract) if network else compiled(**limits)
-        self.engine = fake_tensorrt.FakeEngine(self.network, self.contract)
-        self.engine.queue = self.cuda.queue
-        self.file = tmp_path / "sm89.engine"
-        self.file.write_bytes(b"engine")
-
-    def open(self, **options) -> TensorRTSession:
-        self.module = fake_tensorrt.FakeModule(self.engine)
-        module = Recorder(self.module, self.trt, self.trt, self.calls)
-        return TensorRTSession(
-            CheckedFile.open(self.file), self.contract, TensorRT(Flavour.RTX, module, "1.6.1"), **options
-        )
-
-
-@pytest.fixture
-def fake(monkeypatch, tmp_path):
-    return Fake(monkeypatch, tmp_path)
+__all__ = ["fake"]
 
 
 def test_generates_what_the_reference_does(fake):
@@ -95,78 +64,6 @@ def test_one_profile_serves_all(monkeypatch, tmp_path):
     assert set(fake.engine.executed) == {CONTEXT_PROFILE}
 
 
-@pytest.mark.parametrize("cache", ["none", "static_v1", "static_v2"])
-def test_a_cache_that_goes_through_the_network(monkeypatch, tmp_path, cache):
-    """Two buffers change places; rows of unequal length make their steps one by one, in their own part of them."""
-    converted = compiled_model(tiny_model("llama"), backend="sdpa", cache=cache)
-    fake = Fake(monkeypatch, tmp_path, converted.network, converted.contract)
-    with ReferenceSession(converted.network, converted.contract) as session:
-        want = generate(session, PROMPTS, GenerationConfig(6))
-    with fake.open() as session:
-        memory = len(fake.cuda.memory)
-        got = generate(session, PROMPTS, GenerationConfig(6))
-        assert len(fake.cuda.memory) == memory
-    assert [r.new_token_ids for r in got] == [r.new_token_ids for r in want]
-
-
-@pytest.mark.parametrize("cache", ["in place", "static_v1", "static_v2"])
-def test_a_step_of_any_slots_uses_their_part_of_the_cache(monkeypatch, tmp_path, cache):
-    """Also when slots were stepped a different number of times, so that their pasts are in different buffers."""
-    if cache == "in place":
-        fake = Fake(monkeypatch, tmp_path)
-    else:
-        converted = compiled_model(tiny_model("llama"), backend="sdpa", cache=cache)  # owns the network's memory
-        fake = Fake(monkeypatch, tmp_path, converted.network, converted.contract)
-    steps = [
-        (1, 1, 3),
-        (0, 1, 2),
-        (1, 2, 2),
-        (0, 2, 1),
-        (2, 1, 4),
-        (0, 3, 1),
-        (0, 3, 1),
-        (0, 3, 1),
-        (1, 2, 1),
-        (0, 1, 1),
-    ]
-    results = []
-    with ReferenceSession(fake.network, fake.contract) as reference, fake.open() as session:
-        for one in (reference, session):
-            assert one.starts_anywhere
-            one.reset(3)
-            random = np.random.default_rng(0)
-            results.append([])
-            for first, count, width in steps:
-                ids = random.integers(0, one.contract.vocab_size, (count, width))
-                lengths = random.integers(0, width + 1, count) if width > 1 else np.ones(count, np.int64)
-                logits = one.forward(ids, lengths, first=first)
-                results[-1] += [row.copy() for row, length in zip(logits, lengths, strict=True) if length]
-            kept = [one.read_kv(slot, [0] * int(past)) for slot, past in enumerate(one.past_lengths)]
-            results[-1] += [data for prefix in kept for data in prefix.tensors.values()]
-    for got, want in zip(results[1], results[0], strict=True):
-        np.testing.assert_allclose(got.view(np.float32), want.view(np.float32), rtol=1e-4, atol=1e-5)
-
-
-def test_decode_steps_of_slots_from_the_second_on_become_a_graph(fake):
-    with fake.open() as session:
-        session.reset(3)
-        for first, launches in [(1, 0), (1, 1), (1, 2), (0, 2), (0, 3), (1, 3)]:
-            session.forward(np.zeros((2, 1), np.int64), np.ones(2, np.int64), first=first)
-            assert fake.cuda.launches == launches
-
-
-def test_slots_whose_cache_is_at_an_address_that_tensorrt_may_not_take(monkeypatch, tmp_path):
-    """33 tokens of 24 bytes per head: calls begin at slot 0, and what they give is the same."""
-    network, contract = compiled(shape=replace(SHAPE, capacity=33))
-    fake = Fake(monkeypatch, tmp_path, network, contract)
-    with fake.open() as session:
-        assert not session.starts_anywhere
-        results = generate(session, PROMPTS, GenerationConfig(10))
-        with pytest.raises(InvalidInputError, match=r"a call cannot begin at slot 1; give 0$"):
-            session.forward(np.ones((1, 1), np.int64), np.ones(1, np.int64), first=1)
-    assert [r.new_token_ids for r in results] == [from_scratch(p, 10) for p in PROMPTS]
-
-
 def test_close_frees_everything_twice_over(fake):
     session = fake.open()
     session.close()
@@ -189,10 +86,6 @@ def test_failures_while_opening_free_everything(fake):
         fake.open()
     assert fake.cuda.memory == {}
     assert fake.cuda.streams == 0
-
-
-def names(calls: list[Call]) -> list[str]:
-    return [name for name, _ in calls]
 
 
 def test_the_calls_of_a_prefill_and_three_decode_steps(fake):
@@ -249,25 +142,6 @@ def test_addresses(fake):
     assert len(set(addresses.values())) == len(addresses)
     memory = [arguments for name, arguments in fake.calls if name == "set_device_memory"]
     assert memory == [(memory[0][0], 4096)] * 2  # the larger of the two profiles', shared
-
-
-def test_a_graph_is_for_one_batch_and_is_made_again_after_another(fake):
-    with fake.open() as session:
-        session.reset(2)
-        for batch, launches, graphs in [(2, 0, 0), (2, 1, 1), (2, 2, 1), (1, 2, 0), (1, 3, 1), (2, 3, 0), (2, 4, 1)]:
-            session.forward(np.zeros((batch, 1), np.int64), np.ones(batch, np.int64))
-            assert (fake.cuda.launches, len(fake.cuda.graphs)) == (launches, graphs)
-    assert fake.cuda.graphs == {}
-    assert fake.engine.executed == [GENERATION_PROFILE] * 7
-
-
-def test_without_graphs_where_the_engine_cannot_be_captured(fake):
-    fake.cuda.refuses_capture = True
-    with fake.open() as session:
-        results = generate(session, PROMPTS, GenerationConfig(10))
-        assert names(fake.calls).count("cudaStreamBeginCapture") == 1  # tried once, not again
-    assert fake.cuda.launches == 0
-    assert [r.new_token_ids for r in results] == [from_scratch(p, 10) for p in PROMPTS]
 
 
 def test_keys_and_values_are_read_and_written_as_the_reference_does(fake):
@@ -393,14 +267,14 @@ class TestTheRecorder:
 def test_standard_tensorrt_has_the_same_calls(flavour):
     pytest.importorskip("tensorrt_bindings")  # torch_tensorrt may stand in for "tensorrt" with the RTX package
     trt = pytest.importorskip(flavour)
-    for fake in (
+    for one in (
         fake_tensorrt.FakeRuntime,
         fake_tensorrt.FakeEngine,
         fake_tensorrt.FakeContext,
         fake_tensorrt.FakeRefitter,
     ):
-        public = {name for name in vars(fake) if not name.startswith("_") and name != "REAL"}
-        assert public <= set(dir(getattr(trt, fake.REAL)))
+        public = {name for name in vars(one) if not name.startswith("_") and name != "REAL"}
+        assert public <= set(dir(getattr(trt, one.REAL)))
 
 
 def test_real_cuda_takes_our_arguments():

@@ -173,7 +173,7 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, mac
     kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
     return kind(
         bundle.file(engine.file),
-        in_form(contract, Form.parse(engine.form), engine.max_input_len),
+        in_form(contract, Form.parse(engine.form), engine.limits(contract)),
         tensorrt,
         weights=_weights(bundle, engine) if engine.stripped else None,
         holds_host_code=engine.version_compatible,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,9 @@ class TensorRTSession(Session):
     Everything that a step needs is allocated once (``EngineRunner``). If the contract says that the cache is updated in
     place, each cache input and its output are bound to one address; otherwise to two, which change places for the slots of a step
     after it. A step of slots from the n-th on is bound to the cache at the n-th slot's offset. The host waits for the stream
-    once per step, for the logits. When a decode step repeats the slots and shapes of the previous decode step, it is captured
-    in a CUDA graph, including copies, which is launched as a whole from then on.
+    once per step, for the logits. When a decode step repeats the slots and shapes of the previous decode steps, it is captured
+    in a CUDA graph, including copies, which is launched as a whole from then on: one graph, or one for each order of two cache
+    buffers that change places. Graphs need a cache whose length is not read by the host (``IOContract.in_lockstep``).
 
     docs/laptop_to_thor.md says what has been executed where.
     """
@@ -69,7 +70,7 @@ class TensorRTSession(Session):
 
     def close(self) -> None:
         for profile in self._profiles:
-            profile.drop_graph()
+            profile.drop_graphs()
         self._profiles.clear()
         self._runner.close()
 
@@ -100,50 +101,49 @@ class TensorRTSession(Session):
         staged = runner.stage(feeds)
         logits = runner.result("logits", batch=batch, sequence=width)
         shapes = {name: array.shape for name, array in feeds.items()}
-        binding = (shapes, rows.start, bool(self._swapped[rows.start]))
-        repeats = profile.binding == binding
-        if not repeats:
-            profile.drop_graph()
-            profile.binding = None
-            self._bind(profile, shapes, batch, binding[1:])
-            profile.binding = binding
+        slots, swapped = (shapes, rows.start), bool(self._swapped[rows.start])
+        if profile.slots != slots:
+            profile.drop_graphs()
+            profile.slots = None
+            self._set_shapes(profile, shapes, batch)
+            profile.slots = slots
 
         def queue() -> None:
             runner.queue(profile.context, staged, {"logits": logits}, f"{batch} rows of {width} tokens")
 
-        # TensorRT prepares for new shapes in the first step that has them, which must be outside a graph.
-        if repeats and generation and self._repeatable:
-            self._launch(profile, queue)
+        if generation and swapped in profile.prepared and not self.contract.in_lockstep:
+            self._launch(profile, (rows.start, swapped), queue)
         else:
+            self._bind(profile, (rows.start, swapped))
             queue()
+            profile.prepared.add(swapped)
         runner.stream.synchronize()
         if not self.contract.kv_in_place:
             self._swapped[rows] ^= True
         return logits
 
-    @property
-    def _repeatable(self) -> bool:
-        """Whether steps with the same shapes can replay one graph: no changing addresses, no values read on the host."""
-        return self.contract.kv_in_place and not self.contract.in_lockstep
-
-    def _launch(self, profile: _Profile, queue: Callable[[], None]) -> None:
-        if profile.graph is None and profile.capturable:
-            try:
-                profile.graph = self._runner.stream.capture(queue)
-            except EngineError as error:
-                profile.capturable = False
-                _LOGGER.info("decode steps are not captured in a CUDA graph: %s", error)
-        if profile.graph is None:
-            queue()
+    def _launch(self, profile: _Profile, place: tuple[int, bool], queue: Callable[[], None]) -> None:
+        _, swapped = place
+        if swapped not in profile.graphs:
+            self._bind(profile, place)
+            if profile.capturable:
+                try:
+                    profile.graphs[swapped] = self._runner.stream.capture(queue)
+                except EngineError as error:
+                    profile.capturable = False
+                    _LOGGER.info("decode steps are not captured in a CUDA graph: %s", error)
+        if swapped in profile.graphs:
+            profile.graphs[swapped].launch(self._runner.stream)
         else:
-            profile.graph.launch(self._runner.stream)
+            queue()
 
-    def _bind(self, profile: _Profile, shapes: dict[str, Shape], batch: int, place: tuple[int, bool]) -> None:
-        """Set the shapes of a step, and bind the part of the cache that holds its slots."""
-        context = profile.context
+    def _set_shapes(self, profile: _Profile, shapes: dict[str, Shape], batch: int) -> None:
         for spec in self.contract.inputs:
             shape = shapes.get(spec.name) or spec.resolve(batch=batch)  # a cache is not fed
-            self._runner.set_shape(context, spec.name, shape)
+            self._runner.set_shape(profile.context, spec.name, shape)
+
+    def _bind(self, profile: _Profile, place: tuple[int, bool]) -> None:
+        """Bind the part of the cache that begins at a slot, with the two buffers swapped or not."""
         if profile.place == place:
             return
         profile.place = None
@@ -152,7 +152,7 @@ class TensorRTSession(Session):
             offset = first * self._slot_bytes(pair.past)
             read, write = (pair.present, pair.past) if swapped else (pair.past, pair.present)
             for name, buffer in ((pair.past, read), (pair.present, write)):
-                self._runner.bind(context, name, self._runner.device[buffer].address + offset)
+                self._runner.bind(profile.context, name, self._runner.device[buffer].address + offset)
         profile.place = place
 
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
@@ -181,17 +181,22 @@ class TensorRTSession(Session):
 
 @dataclass
 class _Profile:
-    """An optimization profile's execution context, its bindings, and the graph of a step with these bindings."""
+    """An optimization profile's execution context, its bindings, and the graphs of steps with these bindings."""
 
     context: Any
-    #: Of the last step: shapes of the inputs, the first slot, and whether the two cache buffers were swapped for its slots.
-    binding: tuple[dict[str, Shape], int, bool] | None = None
+    #: Of the last step: shapes of the inputs, and the first slot.
+    slots: tuple[dict[str, Shape], int] | None = None
     #: The first slot, and whether buffers are swapped, that the cache's addresses are bound for; ``None``: not known.
     place: tuple[int, bool] | None = (0, False)
-    graph: cuda.Graph | None = None
+    #: Whether buffers were swapped, in steps of ``slots`` that ran outside a graph: TensorRT prepares for new shapes in the first
+    #: step that has them, so only a later one can be captured.
+    prepared: set[bool] = field(default_factory=set)
+    #: Graphs of a step of ``slots``, by whether buffers are swapped.
+    graphs: dict[bool, cuda.Graph] = field(default_factory=dict)
     capturable: bool = True
 
-    def drop_graph(self) -> None:
-        if self.graph is not None:
-            graph, self.graph = self.graph, None
-            graph.close()
+    def drop_graphs(self) -> None:
+        """Release the graphs of other shapes or slots."""
+        self.prepared.clear()
+        while self.graphs:
+            self.graphs.popitem()[1].close()
