@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.network.legalize.test_rules import CASES
 from tests.network.reference.building import NetworkBuilder
-from tt_edge.config import EngineTarget
+from tt_edge.config import CompileConfig, EngineTarget, QuantConfig, QuantFormat
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError, InvalidInputError
-from tt_edge.network.legalize.serving import check_types, require_served, verdicts
+from tt_edge.network.legalize.serving import check_config, check_types, require_served, verdicts
 from tt_edge.platforms import PLATFORMS, parse_platform
 from tt_edge.tensorrt_features import ATTENTION, ATTENTION_LENGTHS, KV_CACHE_UPDATE
 
@@ -43,6 +44,22 @@ def test_the_page_shows_the_table():
     page = PAGE.read_text()
     shown = page.split("<!-- table: platforms -->\n")[1].split("<!-- end -->")[0].splitlines()
     assert shown == rows()
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_each_platform_has_a_page_with_its_facts_and_commands(name):
+    """Every command is marked, and the table has the platform's own numbers."""
+    pages = {page: page.read_text() for page in PAGE.with_suffix("").glob("*.md")}
+    (text,) = (text for text in pages.values() if re.search(rf"^\|.*`{re.escape(name)}`", text, re.MULTILINE))
+    (row,) = (line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line)
+    platform = PLATFORMS[name]
+    assert all(release in row for release in platform.releases)
+    assert platform.python in row
+    assert platform.compute_capabilities[0] in row
+    assert f"--target {name}" in text or name == "x86"
+    commands = [line for line in text.splitlines() if line.startswith("    ")]
+    assert len(commands) >= 9
+    assert all(line.endswith(("# ran", "# not run")) for line in commands)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +114,34 @@ def test_gpus_without_a_type():
     assert verdict.without == ("sm87",)
     with pytest.raises(EngineError, match=r"jetpack-7\.2\+sm87 \(TensorRT 10\.16\.2\) cannot serve the bundle: "):
         require_served([network], parse_platform("jetpack-7.2+sm87"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "message"),
+    [
+        (
+            {"quant": "nvfp4"},
+            "tensorrt-10.3",
+            r"it lacks the element type FP4, which TensorRT 10\.8 is the first to have",
+        ),
+        ({"quant": "nvfp4"}, "jetpack-7.2+sm87", r"float4_e2m1fn needs compute capability sm100 or later, not sm87"),
+        (
+            {"quant": "int4_wo", "precision": "fp16"},
+            "tensorrt-10.3+sm75",
+            "int4 needs compute capability sm80 or later",
+        ),
+        ({"precision": "bf16"}, "tensorrt-11.4+sm75", "bfloat16 needs compute capability sm80 or later"),
+        ({"backend": "plugin"}, "rtx", "TensorRT-RTX has no plugins; compile with --backend native"),
+    ],
+)
+def test_what_a_configuration_alone_refuses(settings, target, message):
+    quant = settings.pop("quant", None)
+    config = CompileConfig.of(quant=quant and QuantConfig(QuantFormat(quant)), **settings)
+    with pytest.raises(
+        EngineError, match=rf"^{re.escape(target)}.* cannot serve the bundle: .*{message}.*omit --target"
+    ):
+        check_config(config, parse_platform(target))
+    check_config(config, parse_platform("jetpack-7.2+tensorrt-11.4"))
 
 
 def test_plugins_are_not_for_rtx():

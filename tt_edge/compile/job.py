@@ -41,7 +41,7 @@ from tt_edge.config import (
 )
 from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import check_target
-from tt_edge.network.legalize.serving import check_types, lacking_type, require_served, types_of_config
+from tt_edge.network.legalize.serving import check_config, lacking_type, require_served
 from tt_edge.network.storage import write_network
 from tt_edge.platforms import parse_platform
 from tt_edge.plugins.edgellm.library import load_for_building
@@ -142,7 +142,7 @@ class CompileJob:
             if reason := lacking_type({config.network.precision.dtype}, capability):
                 raise EngineError(f"precision {reason}; compile with --precision fp16, or another --engine target")
         for platform in self.target.platforms:
-            check_types(types_of_config(config), parse_platform(platform))
+            check_config(config, parse_platform(platform))
         self._check_formats(() if config.quantization.recipe is None else sorted(config.quantization.recipe.formats))
 
     def _check_formats(self, formats: tuple[str, ...] | list[str]) -> None:

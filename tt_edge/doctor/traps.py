@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tt_edge.doctor.findings import Finding, Level
 from tt_edge.network.build_options import least_profile_batch
+from tt_edge.platforms import PLATFORMS
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
 
@@ -66,8 +67,8 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)) or (0,)
 
 
-#: Compute capabilities that TensorRT-RTX 1.x executes on; it refuses others when an engine is loaded.
-_RTX_EXECUTES = ("sm80", "sm86", "sm89", "sm120", "sm121")
+#: Compute capabilities of TensorRT-RTX 1.x; it refuses others when an engine is loaded.
+_RTX_EXECUTES = PLATFORMS["rtx"].compute_capabilities
 
 TRAPS: tuple[Trap, ...] = (
     Trap(
@@ -115,7 +116,7 @@ TRAPS: tuple[Trap, ...] = (
         and s.compute_capability not in _RTX_EXECUTES,
         f"TensorRT-RTX executes engines on {', '.join(_RTX_EXECUTES)} only",
         "install standard TensorRT and run `tt-edge build` here",
-        "TensorRT-RTX 1.6 and 1.7 refuse others when an engine is loaded",
+        "TensorRT-RTX 1.6 refused an H100 (sm90) when an engine was loaded; NVIDIA's announcement names Turing to Blackwell",
     ),
 )  # fmt: skip
 

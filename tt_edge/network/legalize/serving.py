@@ -13,6 +13,7 @@ from tt_edge.network.legalize.legalize import Form, legalize
 from tt_edge.network.plugins import KINDS
 from tt_edge.platforms import Platform
 from tt_edge.tensorrt_api import Flavour
+from tt_edge.tensorrt_features import FP4
 
 #: The lowest compute capability that supports an element type; other types are supported by all.
 FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.INT4: 80, DType.FP8: 89, DType.FP4: 100}
@@ -21,6 +22,9 @@ FIRST_CAPABILITY: dict[DType, int] = {DType.BFLOAT16: 80, DType.INT4: 80, DType.
 _OF_FORMAT = {
     "fp8": {DType.FP8}, "nvfp4": {DType.FP4, DType.FP8}, "int4_awq": {DType.INT4}, "int4_wo": {DType.INT4},
 }  # fmt: skip
+
+
+_NO_PLUGINS = "TensorRT-RTX has no plugins; compile with --backend native, or build with standard TensorRT"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,21 @@ def check_types(types: Iterable[DType], platform: Platform) -> None:
             f"{platform.name} cannot serve the bundle: {reasons[0]}; compile in another precision or format, or omit "
             f"--target {platform.name}"
         )
+
+
+def check_config(config: CompileConfig, platform: Platform) -> None:
+    """Raise ``EngineError`` if the configuration alone says that ``platform`` cannot serve the bundle."""
+    types = types_of_config(config)
+    check_types(types, platform)
+    otherwise = f"or omit --target {platform.name}"
+    for release in platform.releases if DType.FP4 in types else ():
+        if FP4 not in platform.features(release):
+            raise EngineError(
+                f"{platform.name} (TensorRT {release}) cannot serve the bundle: it lacks {FP4.what}, which {FP4.release} is "
+                f"the first to have; compile in another format, {otherwise}"
+            )
+    if config.needs_plugins and platform.flavour is Flavour.RTX:
+        raise EngineError(f"{platform.name} cannot serve the bundle: {_NO_PLUGINS}, {otherwise}")
 
 
 def types_of_config(config: CompileConfig) -> frozenset[DType]:
@@ -103,7 +122,7 @@ def verdicts(networks: Sequence[Network], platform: Platform) -> list[Verdict]:
         if platform.flavour is Flavour.RTX and any(
             layer.kind in KINDS for network in networks for layer in network.layers
         ):
-            refused = "TensorRT-RTX has no plugins; compile with --backend native, or build with standard TensorRT"
+            refused = _NO_PLUGINS
         if reasons and len(reasons) == len(platform.compute_capabilities):
             refused = next(iter(reasons.values()))
         found.append(Verdict(platform.name, name, None if refused else form, refused, tuple(reasons)))
