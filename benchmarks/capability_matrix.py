@@ -1,12 +1,13 @@
 """Build every family for every GPU that TensorRT-RTX builds for ahead of time, and report each result.
 
-    python benchmarks/capability_matrix.py [--families qwen3 …] [--gpus sm75 …] [--quant fp8 …] [--release 10.3] [--json FILE]
+    python benchmarks/capability_matrix.py [--families qwen3 …] [--gpus sm75 …] [--quant fp8 …] [--backends native …]
+        [--releases 10.3 …] [--json FILE]
 
 Two-layer networks with the head size of each family's checkpoints, as fp16 and bf16, on the native and sdpa backends, and with
 each quantization. A cell is `built`, `built: FORM` where the builder refused newer forms, or `refused: REASON`, which a compile
 finds in the settings or the model; `FAILED` is anything else. Nothing is executed.
 
-With `--release`, the networks are in the form that this release of TensorRT can build, and in no other.
+With `--releases`, the networks are in the forms that these releases of TensorRT can build, and in no other.
 
 A network is compiled once and built once, by a build that names all GPUs that have its element types. Only if that build is
 refused, each GPU has a build of its own.
@@ -118,22 +119,27 @@ def build_for(bundle: Bundle, gpus: Sequence[str], release: str = "") -> Results
     return found
 
 
-def results_of(family: str, config: CompileConfig, gpus: Sequence[str], release: str = "") -> Results:
-    """What becomes of one family with one configuration on each GPU."""
+def results_of(
+    family: str, config: CompileConfig, gpus: Sequence[str], releases: Sequence[str] = ("",)
+) -> dict[str, Results]:
+    """What becomes of one family with one configuration on each GPU, by release (``build_for``); compiled once."""
     from tt_edge.errors import TTEdgeError, UnsupportedModelError
     from tt_edge.network.legalize.serving import lacking_type, types_of_config
 
     types = types_of_config(config)
     found = {gpu: f"refused: {reason}" for gpu in gpus if (reason := lacking_type(types, gpu))}
-    if left := [gpu for gpu in gpus if gpu not in found]:
+    left = [gpu for gpu in gpus if gpu not in found]
+    built: dict[str, Results] = {release: {} for release in releases}
+    if left:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found |= build_for(compile_small(family, config, Path(folder) / "out.ttedge"), left, release)
+                bundle = compile_small(family, config, Path(folder) / "out.ttedge")
+                built = {release: build_for(bundle, left, release) for release in releases}
             except UnsupportedModelError as error:
                 found |= dict.fromkeys(left, f"refused: {error}")
             except TTEdgeError as error:
                 found |= dict.fromkeys(left, f"FAILED: {error}")
-    return {gpu: found[gpu] for gpu in gpus}
+    return {release: {gpu: (found | own)[gpu] for gpu in gpus} for release, own in built.items()}
 
 
 def table(found: Results) -> list[str]:
@@ -171,20 +177,24 @@ def main() -> int:
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--gpus", nargs="*", default=list(GPUS))
     parser.add_argument("--quant", nargs="*", default=["none", *QuantFormat])
+    parser.add_argument("--backends", nargs="*", default=["native", "sdpa"])
     parser.add_argument(
-        "--release", default="", help="a release of TensorRT, such as 10.3; default: networks as captured"
+        "--releases", nargs="*", default=[""], help="releases of TensorRT, such as 10.3; default: networks as captured"
     )
     parser.add_argument("--json", type=Path, help="results so far, which are not built again, and those of this run")
     args = parser.parse_args()
     found: Results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
-    for quant, precision, backend, family in product(args.quant, ("fp16", "bf16"), ("native", "sdpa"), args.families):
-        name = f"{family} {quant} {precision} {backend}{f'@{args.release}' if args.release else ''}"
-        left = [gpu for gpu in args.gpus if f"{name} {gpu}" not in found]
-        results = results_of(family, config_of(quant, precision, backend), left, args.release) if left else {}
-        for gpu, result in results.items():
-            found[f"{name} {gpu}"] = result
-            print(f"{name:<36} {gpu:<6} {result}", flush=True)
-        if left and args.json:
+    for quant, precision, backend, family in product(args.quant, ("fp16", "bf16"), args.backends, args.families):
+        lines = {r: f"{family} {quant} {precision} {backend}{f'@{r}' if r else ''}" for r in args.releases}
+        if all(f"{line} {gpu}" in found for line in lines.values() for gpu in args.gpus):
+            continue
+        for release, results in results_of(
+            family, config_of(quant, precision, backend), args.gpus, args.releases
+        ).items():
+            for gpu, result in results.items():
+                found[f"{lines[release]} {gpu}"] = result
+                print(f"{lines[release]:<36} {gpu:<6} {result}", flush=True)
+        if args.json:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
     print(*table(found), sep="\n")
     return int(any(result.startswith("FAILED") for result in found.values()))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.bundle.making import CONFIG, ENGINE, IDENTITY
 from tests.decoders import compiled
+from tests.toy_engine import vision_contract
 from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word
 from tt_edge.bundle.names import check_name
 from tt_edge.errors import BundleError
@@ -198,6 +199,19 @@ def test_names_that_lead_out_of_the_bundle(name):
 def test_a_path_out_of_the_bundle_is_refused_in_a_manifest():
     with pytest.raises(BundleError, match=r"'\.\./\.\./x', which is not a path inside the bundle"):
         parse_with({"size": 0, "sha256": "0" * 64}, "files", "../../x")
+
+
+def test_the_limits_of_an_engine_are_never_wider_than_the_contracts():
+    tower, decoder, engine = vision_contract(), MANIFEST.parts["decoder"], MANIFEST.engines[0]
+    assert engine.limits(tower) == tower.limits
+    narrow = replace(engine, max_image_tokens=1).limits(tower)
+    assert (narrow.min_image_tokens, narrow.max_image_tokens) == (1, 1)  # at least 2 before
+    assert replace(engine, max_image_tokens=10**9, max_input_len=10**9).limits(tower) == tower.limits
+    assert replace(engine, max_image_tokens=5, max_input_len=4).limits(decoder) == replace(
+        decoder.limits, max_input_len=4
+    )
+    with pytest.raises(BundleError, match="takes -1 tokens a call; copy the bundle again"):
+        replace(engine, max_image_tokens=-1)
 
 
 JSON = st.recursive(

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from examples.road_scenes.evaluate import CHECKPOINT as ROAD_SCENES
+from tests.bundle.making import edit_manifest, write_bundle
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 
@@ -81,3 +82,13 @@ def test_a_vision_language_model(tmp_path, capsys):
     vision = json.loads(capsys.readouterr().out)["vision"]
     assert vision["max_image_tokens"] == 64
     assert vision["layers"]["ATTENTION"] > 0
+
+
+def test_an_engine_in_an_older_form(tmp_path, capsys):
+    """Its form, and the limits of its calls, where they are not the bundle's."""
+    write_bundle(tmp_path / "b.ttedge")
+    changes = {"form": "no_attention+no_attention_lengths", "max_input_len": 4, "max_image_tokens": 724}
+    edit_manifest(tmp_path / "b.ttedge", lambda data: data["engines"][0].update(changes))
+    assert main(["inspect", str(tmp_path / "b.ttedge")]) == 0
+    expected = "0.0 MB, matrix multiplies and a softmax, up to 4 tokens a call, up to 724 image tokens a call; "
+    assert expected in capsys.readouterr().out

@@ -116,6 +116,8 @@ class EngineRecord(_Record):
             raise BundleError(
                 f"the manifest's engine {self.file!r} has an unknown form ({error}); update tt-edge"
             ) from None
+        if (least := min(self.max_input_len, self.max_image_tokens)) < 0:
+            raise BundleError(f"the manifest's engine {self.file!r} takes {least} tokens a call; copy the bundle again")
 
     def limits(self, contract: IOContract) -> Limits:
         """The limits of this engine of a part with ``contract``."""

@@ -173,7 +173,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
             [
                 f"{_of_part(e)}{e['compute_capability']:<7} {e['flavour']} {e['tensorrt_version']}, {e['platform']}, "
                 f"{e['bytes'] / 1e6:,.1f} MB{', version-compatible' if e['version_compatible'] else ''}"
-                f"{', without weights' if e['stripped'] else ''}; {_fit(e)}"
+                f"{', without weights' if e['stripped'] else ''}{_built_as(e)}; {_fit(e)}"
                 for e in facts["engines"]
             ]
             or ["none"],
@@ -185,6 +185,18 @@ def render(name: str, facts: dict[str, Any]) -> str:
         for index, row in enumerate(rows):
             lines.append(f"{title if index == 0 else '':<12} {row}".rstrip())
     return "\n".join(lines)
+
+
+def _built_as(engine: dict[str, Any]) -> str:
+    """The form of an engine's network and the limits of its calls, where they differ from the bundle's."""
+    from tt_edge.network.legalize import Form
+
+    form = Form.parse(engine["form"])
+    parts = [str(form)] if form.replaced else []
+    for name, what in (("max_input_len", "tokens"), ("max_image_tokens", "image tokens")):
+        if engine[name]:
+            parts.append(f"up to {engine[name]:,} {what} a call")
+    return "".join(f", {part}" for part in parts)
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
