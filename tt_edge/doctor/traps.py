@@ -116,7 +116,7 @@ TRAPS: tuple[Trap, ...] = (
         and s.compute_capability not in _RTX_EXECUTES,
         f"TensorRT-RTX executes engines on {', '.join(_RTX_EXECUTES)} only",
         "install standard TensorRT and run `tt-edge build` here",
-        "TensorRT-RTX 1.6 refused an H100 (sm90) when an engine was loaded; NVIDIA's announcement names Turing to Blackwell",
+        "TensorRT-RTX 1.6 refused an H100; others by NVIDIA's announcement, not tried",
     ),
 )  # fmt: skip
 

@@ -39,6 +39,6 @@ def open_decoder(bundle: Bundle, runtime: str, machine: Machine | None = None) -
 
 
 def open_pipeline(bundle: Bundle, runtime: str, machine: Machine | None = None) -> VisionPipeline:
-    """Preprocessing and the vision network of a vision-language model."""
-    tokenizer = BundleTokenizer.from_bundle(bundle)
-    return VisionPipeline.from_bundle(bundle, open_part(bundle, VISION, runtime, machine), tokenizer)
+    """Preprocessing and the vision network of a vision-language model. Images keep their sizes, as where answers were stored."""
+    session, tokenizer = open_part(bundle, VISION, runtime, machine), BundleTokenizer.from_bundle(bundle)
+    return VisionPipeline.from_bundle(bundle, session, tokenizer, scale_to_fit=False)
