@@ -97,19 +97,22 @@ def compare(args: argparse.Namespace, llm) -> int:
 
 def benchmark(args: argparse.Namespace, llm) -> int:
     """Measure speed on random tokens and print a table."""
-    from tt_edge.runtime.benchmark.llm import measure, random_prompts, table
+    from tt_edge.runtime.benchmark.local import measure_batch, random_prompts
+    from tt_edge.runtime.benchmark.tables import speed_table
+    from tt_edge.runtime.benchmark.workload import Plan
 
+    plan = Plan(args.isl, args.num_tokens, args.batch_size, runs=args.iterations)
     prompts = random_prompts(llm.session.contract.vocab_size, args.batch_size, args.isl)
-    speeds = []
+    measured = []
     if args.enable_pytorch_run:
         from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
-        speeds.append(baseline.measure(prompts, args.num_tokens, args.iterations))
+        measured.append(baseline.measure(prompts, plan))
         del baseline
-    speeds.append(measure(llm.session, prompts, args.num_tokens, args.iterations))
+    measured.append(measure_batch(llm.session, prompts, plan))
     print(f"\n{args.batch_size} x {args.isl} input tokens, {args.num_tokens} new, median of {args.iterations} runs")
-    print(table(speeds))
+    print(speed_table(measured))
     return 0
 
 

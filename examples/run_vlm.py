@@ -161,7 +161,10 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
 
 def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     """Measure speed on a random image in random text and print a table."""
-    from tt_edge.runtime.benchmark.vision import measure, random_picture, random_prompt, vision_table
+    from tt_edge.runtime.benchmark.local import measure_images
+    from tt_edge.runtime.benchmark.tables import vision_table
+    from tt_edge.runtime.benchmark.vision import random_picture, random_prompt
+    from tt_edge.runtime.benchmark.workload import Plan
 
     assert llm.vision is not None
     contract = llm.vision.encoder.session.contract
@@ -171,20 +174,18 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
         tokens = min(256, contract.max_image_tokens) if geometry.tile_size is None else geometry.tokens_a_unit
     images = [random_picture(contract, tokens)] if tokens else []
     ids = random_prompt(llm, args.isl, tokens)
-    speeds = []
+    plan, measured = Plan(args.isl, args.num_tokens, runs=args.iterations), []
     if args.enable_pytorch_run:
         from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
-        speeds.append(
-            baseline.measure_pictures(model_inputs(baseline.model, [ids], images), args.num_tokens, args.iterations)
-        )
+        measured.append(baseline.measure_images(model_inputs(baseline.model, [ids], images), plan))
         del baseline
-    speeds.append(measure(llm, ids, images, args.num_tokens, args.iterations))
+    measured.append(measure_images(llm, ids, images, plan))
     print(
         f"\n{args.isl} input tokens, {tokens} of them image tokens, {args.num_tokens} new, median of {args.iterations} runs"
     )
-    print(vision_table(speeds))
+    print(vision_table(measured))
     return 0
 
 

@@ -61,6 +61,9 @@ def add_options(parser: argparse.ArgumentParser, *, num_tokens: int) -> None:
 def check(args: argparse.Namespace) -> None:
     """Refuse invalid combinations of options before anything is loaded."""
     quantization(args)
+    for name, least in (("num_tokens", 2), ("iterations", 1)) if args.benchmark else ():
+        if getattr(args, name) < least:
+            raise InvalidInputError(f"--{name} is {getattr(args, name)}; a benchmark needs at least {least}")
     if args.from_bundle and (args.quant_format or args.kv_cache):
         raise InvalidInputError("a bundle is quantized when it is compiled; omit --quant_format and --kv_cache")
     if not args.from_bundle and not args.model:

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "generate text with a bundle, without PyTorch",
     "chat": "talk with a bundle in the terminal",
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",
+    "bench": "measure the speed of a bundle, or of any server with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
     "diff": "show what differs between two bundles",
     "profile": "predict a bundle's speed on named devices, layer by layer",

@@ -13,8 +13,9 @@ import torch
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.reference import clean_generation, load_reference
 from tt_edge.config import Precision
-from tt_edge.runtime.benchmark.llm import PeakMemory, Speed, check_counts, speed
-from tt_edge.runtime.scheduling.request import Timing
+from tt_edge.runtime.benchmark.local import observe
+from tt_edge.runtime.benchmark.records import Measured, RequestTimes
+from tt_edge.runtime.benchmark.workload import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,13 +47,10 @@ class PyTorchBaseline:
         new: list[int] = out[0, ids.shape[1] :].tolist()
         return new
 
-    def measure(self, prompts: np.ndarray, new_tokens: int, iterations: int) -> Speed:
-        """Like ``tt_edge.runtime.benchmark.llm.measure``: prefill and decode with transformers' dynamic cache."""
-        check_counts(new_tokens, iterations)
-        peak = PeakMemory()
+    def measure(self, prompts: np.ndarray, plan: Plan) -> Measured:
+        """Like ``tt_edge.runtime.benchmark.local.measure_batch``: prefill and decode with transformers' dynamic cache."""
         ids = torch.from_numpy(prompts).to(self.device)
-        timings = [self._timed(ids, new_tokens) for _ in range(iterations + 1)][1:]
-        return speed(self.word, timings, len(prompts), *peak.read())
+        return observe(self.word, lambda: self._timed(ids, plan.osl), plan.warmup, plan.runs)
 
     def _now(self) -> float:
         if self.device == "cuda":
@@ -60,12 +58,14 @@ class PyTorchBaseline:
         return time.perf_counter()
 
     @torch.no_grad()
-    def _timed(self, ids: torch.Tensor, new_tokens: int) -> Timing:
+    def _timed(self, ids: torch.Tensor, new_tokens: int) -> list[RequestTimes]:
         start = self._now()
         out = self.model(ids, use_cache=True, logits_to_keep=1)
         token = out.logits[:, -1:].argmax(-1)
-        first = self._now()
+        times = [self._now()]
         for _ in range(new_tokens - 1):
             out = self.model(token, past_key_values=out.past_key_values, use_cache=True)
             token = out.logits[:, -1:].argmax(-1)
-        return Timing(first - start, first - start, self._now() - first, new_tokens)
+            times.append(self._now())
+        one = RequestTimes(start, tuple(times), ids.shape[1], new_tokens, computed_from=start, reused_tokens=0)
+        return [one] * len(ids)

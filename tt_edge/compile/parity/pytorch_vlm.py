@@ -17,12 +17,12 @@ from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
-from tt_edge.runtime.benchmark.llm import PeakMemory, check_counts
-from tt_edge.runtime.benchmark.vision import VisionSpeed, vision_speed
+from tt_edge.runtime.benchmark.local import observe
+from tt_edge.runtime.benchmark.records import Measured, RequestTimes
+from tt_edge.runtime.benchmark.workload import Plan
 from tt_edge.runtime.multimodal.images import ImageFile, ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
-from tt_edge.runtime.scheduling.request import Timing
 from tt_edge.runtime.text.chat import as_parts, without_media
 from tt_edge.runtime.text.chat_template import Message
 
@@ -76,14 +76,11 @@ class PyTorchVLM(PyTorchBaseline):
         ids: list[int] = out[0].tolist()
         return ids[len(prompt) :] if ids[: len(prompt)] == prompt else ids
 
-    def measure_pictures(self, inputs: Inputs, new_tokens: int, iterations: int) -> VisionSpeed:
-        """Like ``vision_benchmark.measure``: first the tower only, then ``generate()`` with everything."""
-        check_counts(new_tokens, iterations)
-        peak = PeakMemory()
-        rows = [self._pictures_timed(inputs, new_tokens) for _ in range(iterations + 1)][1:]
-        return vision_speed(self.word, [row[0] for row in rows], [row[1] for row in rows], *peak.read())
+    def measure_images(self, inputs: Inputs, plan: Plan) -> Measured:
+        """Like ``tt_edge.runtime.benchmark.local.measure_images``: first the tower only, then ``generate()`` with everything."""
+        return observe(self.word, lambda: [self._images_timed(inputs, plan.osl)], plan.warmup, plan.runs)
 
-    def _pictures_timed(self, inputs: Inputs, new_tokens: int) -> tuple[float, Timing]:
+    def _images_timed(self, inputs: Inputs, new_tokens: int) -> RequestTimes:
         vision = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
         start = self._now()
         if vision:
@@ -94,8 +91,9 @@ class PyTorchVLM(PyTorchBaseline):
         clock = _Clock(self)
         start = self._now()
         self.continue_greedily(inputs, new_tokens, clock, min_new_tokens=new_tokens)
-        first = clock.times[0] - start
-        return seconds, Timing(max(first - seconds, 0.0), first, clock.times[-1] - clock.times[0], new_tokens)
+        computed_from = min(start + seconds, clock.times[0])  # generate() runs the tower once more, first
+        length = int(inputs["input_ids"].shape[-1])
+        return RequestTimes(start, tuple(clock.times), length, len(clock.times), computed_from, 0, seconds)
 
 
 class _Clock:

@@ -1,1 +1,1 @@
-"""Timing and accuracy of a loaded bundle. Torch-free."""
+"""Timing and accuracy: of a loaded bundle, and of any server with OpenAI's endpoints. Torch-free."""

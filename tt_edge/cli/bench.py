@@ -1,0 +1,206 @@
+"""Measure speed: of a bundle in this process, or with --server of any server with OpenAI's endpoints. Shows time to first token
+(TTFT), time per output token (TPOT), inter-token latency (ITL), tokens per second, memory, and energy where it can be measured.
+Needs no PyTorch, except for --against hf."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.terminal import safe
+
+if TYPE_CHECKING:
+    from tt_edge.runtime.benchmark.records import Measured
+    from tt_edge.runtime.benchmark.workload import Plan
+    from tt_edge.runtime.llm import LLM
+
+#: Of each prompt, and to generate, if not given and the bundle's limits allow it.
+TOKENS = 128
+#: Of --agentic, if not given.
+TURNS, PREFIX, TURN_TOKENS = 6, 1024, 64
+_KEY = "TT_EDGE_API_KEY"
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("bundle", nargs="?", help="a bundle written by tt-edge compile")
+    parser.add_argument(
+        "--isl", type=int, metavar="N", help=f"input tokens of a request (default {TOKENS}, or what fits)"
+    )
+    parser.add_argument("--osl", type=int, metavar="N", help=f"tokens to generate (default {TOKENS}, or what fits)")
+    parser.add_argument(
+        "--batch",
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="requests at the same time (default 1; with --rate: the bundle's slots, or for a server no limit)",
+    )
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="runs that do not count (default 1)")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs that count (default 5)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts, lengths and arrivals (default 0)")
+    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument("--against", choices=["hf"], help="also measure transformers in PyTorch on the same prompts")
+    parser.add_argument("--model", metavar="M", help="with --against: the checkpoint; with --server: the model's name")
+    parser.add_argument(
+        "--image-tokens", type=int, default=0, metavar="N", help="so many of --isl are of a random image"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="also write the JSON there, for tt-edge report"
+    )
+    rate = parser.add_argument_group("requests that arrive by themselves")
+    rate.add_argument("--rate", type=float, metavar="R", help="requests per second; inf: all at once")
+    rate.add_argument("--requests", type=int, default=32, metavar="N", help="how many (default 32)")
+    rate.add_argument("--arrivals", default="poisson", help="poisson (the default), constant or burst")
+    rate.add_argument("--burst", type=int, default=4, metavar="N", help="requests of one burst (default 4)")
+    for name, what in (("isl", "input"), ("osl", "output")):
+        rate.add_argument(
+            f"--{name}-dist",
+            default="fixed",
+            metavar="D",
+            help=f"{what} lengths: fixed, uniform:S, normal:S or lognormal:S, with spread S relative to --{name}",
+        )
+    agentic = parser.add_argument_group("conversations")
+    agentic.add_argument(
+        "--agentic",
+        action="store_true",
+        help="--batch conversations of many turns that share a long prefix; shows how much of it is reused",
+    )
+    agentic.add_argument("--turns", type=int, metavar="N", help=f"of a conversation (default {TURNS})")
+    agentic.add_argument(
+        "--prefix-tokens", type=int, metavar="N", help=f"shared tokens (default {PREFIX}, or what fits)"
+    )
+    server = parser.add_argument_group("a server")
+    server.add_argument("--server", metavar="URL", help="measure this server instead of a bundle")
+    server.add_argument(
+        "--endpoint", choices=["chat", "completions"], default="completions", help="default: completions"
+    )
+    server.add_argument("--api-key", metavar="KEY", help=f"or set {_KEY}, which other users of the machine do not see")
+    server.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds without an answer (default 600)"
+    )
+    add_require_signature(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print a table."""
+    import json
+
+    from tt_edge.errors import InvalidInputError
+
+    if (args.bundle is None) == (args.server is None):
+        raise InvalidInputError("give a bundle or --server, one of the two")
+    if not args.agentic and (args.turns is not None or args.prefix_tokens is not None):
+        raise InvalidInputError("--turns and --prefix-tokens are for conversations; give --agentic, or omit them")
+    if args.output is not None and not args.output.resolve().parent.is_dir():
+        raise InvalidInputError(f"--output {args.output} is in a folder that does not exist; create it")
+    plan, measured = _of_server(args) if args.server is not None else _of_bundle(args)
+    facts = {
+        "benchmark": args.bundle or args.server,
+        "plan": plan.describe(),
+        "measured": [each.to_dict() for each in measured],
+    }
+    text = json.dumps(facts, indent=2)
+    if args.output is not None:
+        from tt_edge.atomic import replace_file
+
+        replace_file(args.output, text.encode() + b"\n")
+    if args.json:
+        print(text)
+        return 0
+    from tt_edge.runtime.benchmark.tables import full_table
+
+    print(safe(f"{plan.describe()}\n\n{full_table(measured)}", sys.stdout))
+    return 0
+
+
+def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
+    """The options as a plan, with defaults that fit ``room`` tokens of a sequence and, with --rate, fill ``slots``."""
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.benchmark.workload import Arrivals, Lengths, Plan
+
+    if args.arrivals not in list(Arrivals):
+        raise InvalidInputError(f"--arrivals is {args.arrivals!r}; give one of {', '.join(Arrivals)}")
+    given: dict[str, Any] = {
+        name: getattr(args, name) for name in ("warmup", "runs", "seed", "rate", "requests", "burst", "image_tokens")
+    }
+    given |= {"arrivals": Arrivals(args.arrivals), "batch": args.batch}
+    if args.batch is None:
+        given["batch"] = 1 if args.rate is None else slots
+    given |= {f"{n}_dist": Lengths.parse(getattr(args, f"{n}_dist"), f"--{n}-dist") for n in ("isl", "osl")}
+    if args.agentic:
+        turns = TURNS if args.turns is None else args.turns
+        if turns < 2:
+            raise InvalidInputError(f"--turns is {turns}; a conversation has at least 2")
+        each = max(2, min(TURN_TOKENS, room // (4 * turns)))
+        isl, osl = args.isl or each, args.osl or each
+        prefix = args.prefix_tokens
+        if prefix is None:
+            prefix = max(0, min(PREFIX, room - turns * (isl + osl)))
+        return Plan(_given(args.isl, isl), _given(args.osl, osl), prefix=prefix, turns=turns, **given)
+    isl = _given(args.isl, max(1, min(TOKENS, room // 2)))
+    osl = _given(args.osl, max(2, min(TOKENS, room - isl)))
+    return Plan(isl, osl, **given)
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.benchmark.local import measure
+    from tt_edge.runtime.llm import LLM
+
+    if args.against and (args.rate is not None or args.agentic):
+        raise InvalidInputError("--against hf runs the prompts of one batch; omit --rate and --agentic")
+    if args.model is not None and not args.against:
+        raise InvalidInputError("--model is for --against hf or --server; omit it, or give one of these")
+    _plan(args, 2**20, 1)  # invalid options are refused before anything is loaded
+    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+        limits = llm.session.contract
+        plan = _plan(args, limits.max_seq_len, limits.max_batch)
+        measured = [measure(llm, plan)]
+        if args.against:
+            measured.append(_against_hf(args, llm, plan))
+    return plan, measured
+
+
+def _against_hf(args: argparse.Namespace, llm: LLM, plan: Plan) -> Measured:
+    from tt_edge.bundle import Bundle
+    from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
+    from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.benchmark.local import batch_prompts
+    from tt_edge.runtime.benchmark.vision import random_picture, random_prompt
+
+    manifest = Bundle.open(args.bundle, args.require_signature).manifest
+    source, precision = args.model or manifest.model.source, manifest.config.network.precision
+    if plan.image_tokens:
+        if plan.batch > 1:
+            raise InvalidInputError("--against hf measures one prompt with an image at a time; omit --batch")
+        assert llm.vision is not None
+        vlm = PyTorchVLM(source, precision)
+        ids = random_prompt(llm, plan.isl, plan.image_tokens, plan.seed)
+        picture = random_picture(llm.vision.encoder.session.contract, plan.image_tokens, plan.seed)
+        return vlm.measure_images(model_inputs(vlm.model, [ids], [picture]), plan)
+    return PyTorchBaseline(source, precision).measure(batch_prompts(llm, plan), plan)
+
+
+def _of_server(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.benchmark.client import OpenAIClient
+    from tt_edge.runtime.benchmark.served import MAX_CONCURRENT, ServerBenchmark
+
+    if args.against:
+        raise InvalidInputError("--against is for a bundle; omit it, and run tt-edge bench once for each server")
+    if not args.timeout > 0:
+        raise InvalidInputError(f"--timeout is {args.timeout:g}; give seconds above 0")
+    plan, chat = _plan(args, 2**20, MAX_CONCURRENT), args.endpoint == "chat"
+    key = args.api_key or os.environ.get(_KEY)
+    client = OpenAIClient(args.server, args.model, key, chat=chat, timeout=args.timeout)
+    return plan, [ServerBenchmark(client, plan, chat=chat).measure()]

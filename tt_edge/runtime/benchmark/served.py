@@ -1,0 +1,230 @@
+"""Benchmarks of a server with OpenAI's endpoints: tt-edge's own, Edge-LLM's, vLLM, llama.cpp and others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.benchmark.client import Answer, OpenAIClient, ServerError
+from tt_edge.runtime.benchmark.local import observe
+from tt_edge.runtime.benchmark.records import Measured, RequestTimes
+from tt_edge.runtime.benchmark.workload import Plan, Size
+
+#: Common words, most of them one token in most vocabularies.
+WORDS = (
+    *(
+        "the",
+        "of",
+        "and",
+        "to",
+        "in",
+        "is",
+        "you",
+        "that",
+        "it",
+        "he",
+        "was",
+        "for",
+        "on",
+        "are",
+        "as",
+        "with",
+        "his",
+        "they",
+    ),
+    *(
+        "at",
+        "be",
+        "this",
+        "have",
+        "from",
+        "or",
+        "one",
+        "had",
+        "by",
+        "word",
+        "but",
+        "not",
+        "what",
+        "all",
+        "were",
+        "we",
+        "when",
+    ),
+    *(
+        "your",
+        "can",
+        "said",
+        "there",
+        "use",
+        "an",
+        "each",
+        "which",
+        "she",
+        "do",
+        "how",
+        "their",
+        "if",
+        "will",
+        "up",
+        "other",
+    ),
+    *(
+        "about",
+        "out",
+        "many",
+        "then",
+        "them",
+        "these",
+        "so",
+        "some",
+        "her",
+        "would",
+        "make",
+        "like",
+        "him",
+        "into",
+        "time",
+    ),
+    *(
+        "has",
+        "look",
+        "two",
+        "more",
+        "write",
+        "go",
+        "see",
+        "number",
+        "no",
+        "way",
+        "could",
+        "people",
+        "my",
+        "than",
+        "first",
+    ),
+)
+#: Requests at the same time, at most, unless ``--batch`` says so.
+MAX_CONCURRENT = 512
+_Prompt: TypeAlias = "str | list[dict[str, str]]"
+
+
+class ServerBenchmark:
+    """``plan`` on the server of ``client``. Prompts are common words; how many make ``isl`` tokens is found out first."""
+
+    def __init__(self, client: OpenAIClient, plan: Plan, *, chat: bool) -> None:
+        if plan.image_tokens:
+            raise InvalidInputError(
+                "--image-tokens is for bundles; a server takes image files, which differ by model; omit it"
+            )
+        self.client, self.plan, self._chat = client, plan, chat
+        self._fixed, self._per_word, self._has_usage = 0.0, 1.0, True
+
+    def measure(self) -> Measured:
+        """Raises ``ServerError`` if the server does not answer at all; later failures are counted."""
+        self._calibrate()
+        plan = self.plan
+        run = self._conversations if plan.turns > 1 else self._together if plan.rate is None else self._at_a_rate
+        measured = observe(
+            f"{self.client.model} at {self.client.url}", run, plan.warmup, plan.runs if plan.rate is None else 1
+        )
+        return replace(measured, memory=replace(measured.memory, host=None), notes=tuple(self._notes(measured)))
+
+    def _calibrate(self) -> None:
+        """How many tokens a prompt has beside its words, and for each word."""
+        random = np.random.default_rng(self.plan.seed)
+        counts = (8, min(64, max(16, self.plan.isl)))
+        few, many = (self.client.probe(self._words(random, count)) for count in counts)
+        self._has_usage = few.has_usage and many.has_usage
+        if self._has_usage:
+            slope = (many.times.input_tokens - few.times.input_tokens) / (counts[1] - counts[0])
+            self._per_word = max(slope, 0.1)
+            self._fixed = max(0.0, few.times.input_tokens - slope * counts[0])
+
+    def _notes(self, measured: Measured) -> list[str]:
+        notes = []
+        if not self._has_usage:
+            notes.append(
+                "the server does not count tokens: a piece of the stream counts as a token, a word of a prompt too"
+            )
+        if any(len(r.chunks) > r.output_tokens for r in measured.good):
+            notes.append(
+                "the server streams more pieces than tokens, such as the prompt: TTFT and ITL may be of other text"
+            )
+        if "ignore_eos" in self.client.left_out:
+            notes.append("the server has no ignore_eos, so answers may be shorter than --osl")
+        if measured.energy.joules is not None or measured.memory.device is not None:
+            notes.append("memory and energy are of this machine: they are the server's only if it runs here")
+        inputs = [r.input_tokens for r in measured.good]
+        if self._has_usage and self.plan.turns == 1 and abs(np.mean(inputs) / self.plan.isl - 1) > 0.1:
+            notes.append(f"prompts have {np.mean(inputs):.0f} tokens on average, not --isl {self.plan.isl}")
+        return notes
+
+    def _words(self, random: np.random.Generator, count: int) -> str:
+        return " ".join(random.choice(WORDS, max(1, count)))
+
+    def _text(self, random: np.random.Generator, tokens: int, fixed: float) -> str:
+        return self._words(random, round((tokens - fixed) / self._per_word))
+
+    def _prompt(self, text: str) -> _Prompt:
+        return [{"role": "user", "content": text}] if self._chat else text
+
+    def _ask(self, prompt: _Prompt, new_tokens: int, turn: int = 1) -> tuple[RequestTimes, str]:
+        """The answer's times, or the failure's, and its text."""
+        try:
+            answer: Answer = self.client.complete(prompt, new_tokens)
+        except ServerError as error:
+            return RequestTimes(time.perf_counter(), turn=turn, error=str(error)), ""
+        return replace(answer.times, turn=turn), answer.text
+
+    def _random(self) -> np.random.Generator:
+        """New prompts for each run: a server keeps the keys and values of those that it has seen."""
+        return np.random.default_rng([self.plan.seed, time.monotonic_ns()])
+
+    def _requests(self, sizes: Sequence[Size]) -> list[tuple[_Prompt, int]]:
+        random = self._random()
+        return [(self._prompt(self._text(random, size.input, self._fixed)), size.output) for size in sizes]
+
+    def _together(self) -> list[RequestTimes]:
+        requests = self._requests([Size(self.plan.isl, self.plan.osl)] * self.plan.batch)
+        with ThreadPoolExecutor(len(requests)) as pool:
+            return [times for times, _ in pool.map(lambda request: self._ask(*request), requests)]
+
+    def _at_a_rate(self) -> list[RequestTimes]:
+        """Requests that come whether or not earlier ones are done, at most ``batch`` at once."""
+        plan = self.plan
+        requests = self._requests(plan.sizes(2**31))
+        start, pending = time.perf_counter(), []
+        with ThreadPoolExecutor(min(plan.batch, len(requests))) as pool:
+            for due, request in zip(plan.arrival_times(), requests, strict=True):
+                time.sleep(max(0.0, start + due - time.perf_counter()))
+                pending.append(pool.submit(self._ask, *request))
+        return [each.result()[0] for each in pending]
+
+    def _conversations(self) -> list[RequestTimes]:
+        random = self._random()
+        prefix = self._text(random, self.plan.prefix, self._fixed) if self.plan.prefix else ""
+        seeds = [np.random.default_rng(int(random.integers(2**31))) for _ in range(self.plan.batch)]
+        with ThreadPoolExecutor(len(seeds)) as pool:
+            return [times for own in pool.map(lambda seed: self._conversation(seed, prefix), seeds) for times in own]
+
+    def _conversation(self, random: np.random.Generator, prefix: str) -> list[RequestTimes]:
+        found: list[RequestTimes] = []
+        messages, text = ([{"role": "system", "content": prefix}] if prefix else []), prefix
+        for turn in range(1, self.plan.turns + 1):
+            asked = self._text(random, self.plan.isl, 0.0)
+            messages.append({"role": "user", "content": asked})
+            text = f"{text} {asked}".strip()
+            times, answer = self._ask(list(messages) if self._chat else text, self.plan.osl, turn)
+            found.append(times)
+            if times.error is not None:
+                break
+            messages.append({"role": "assistant", "content": answer})
+            text += answer
+        return found
