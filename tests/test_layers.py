@@ -29,6 +29,7 @@ LAYERS = [
     ["runtime"],
     ["server", "doctor"],
     ["proof"],
+    ["report"],
     # Of the host, with PyTorch.
     ["plugins.ops"],
     ["plugins.converters"],

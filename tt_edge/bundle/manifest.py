@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Final
 
 import tt_edge
@@ -167,7 +167,7 @@ class Manifest:
     """The contents of ``manifest.json``.
 
     ``parts`` are the compiled networks by name, in the order in which they are built. ``files`` lists every other file of the
-    bundle by its relative path.
+    bundle by its relative path. ``compile_seconds`` are by stage of the compile, as far as it was when the manifest was written.
     """
 
     model: ModelIdentity
@@ -176,6 +176,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     engines: tuple[EngineRecord, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    compile_seconds: Mapping[str, float] = field(default_factory=dict)
     created_by: str = f"tt-edge {tt_edge.__version__}"
     format_version: int = FORMAT_VERSION
 
@@ -213,6 +214,7 @@ class Manifest:
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
             "engines": [asdict(e) for e in self.engines],
             "evidence": [asdict(e) for e in self.evidence],
+            "compile_seconds": dict(self.compile_seconds),
         }
         return (json.dumps(data, indent=2) + "\n").encode()
 
@@ -254,6 +256,7 @@ class Manifest:
             files={name: FileRecord.from_dict(record) for name, record in files.items()},
             engines=tuple(EngineRecord.from_dict(e) for e in _list(data, "engines")),
             evidence=tuple(Evidence.from_dict(e) for e in _list(data, "evidence")),
+            compile_seconds=_seconds(data.get("compile_seconds", {})),
             created_by=str(data.get("created_by")),
         )
         for engine in manifest.engines:
@@ -286,6 +289,16 @@ def _part(name: str, contract: Any) -> IOContract:
     if not isinstance(contract, Mapping):
         raise BundleError(f"the manifest's part {name!r} is {contract!r}, not an object; copy the bundle again")
     return IOContract.from_dict(contract)
+
+
+def _seconds(value: Any) -> dict[str, float]:
+    """Seconds by stage of a compile; bundles of before it was recorded have none."""
+    is_number = isinstance(value, dict) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < 1e9 for v in value.values()
+    )
+    if not is_number:
+        raise BundleError(f"the manifest's compile_seconds is {value!r}, not seconds by stage; copy the bundle again")
+    return {name: float(seconds) for name, seconds in value.items()}
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

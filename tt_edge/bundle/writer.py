@@ -102,8 +102,9 @@ class BundleWriter:
         model: ModelIdentity,
         config: CompileConfig,
         parts: Mapping[str, IOContract],
+        compile_seconds: Mapping[str, float] | None = None,
     ) -> Manifest:
-        """Write the manifest and move the bundle into place; an old bundle there is replaced.
+        """Write the manifest and move the bundle into place; an old bundle there is replaced. ``compile_seconds`` are by stage.
 
         Raises ``BundleError`` if another process removed or replaced a file of the unfinished bundle.
         """
@@ -114,6 +115,7 @@ class BundleWriter:
             files={name: file.record for name, file in self._files.items()},
             engines=tuple(self._engines),
             evidence=tuple(self._evidence),
+            compile_seconds=compile_seconds or {},
         )
         with io.BufferedWriter(self._folder.create(MANIFEST_FILE)) as file:
             file.write(manifest.to_json())

@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",
     "bench": "measure the speed of a bundle, or of any server with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
+    "report": "write what is known of a bundle as a page with plots, or its network as a graph",
     "diff": "show what differs between two bundles",
     "profile": "predict a bundle's speed on named devices, layer by layer",
     "plugin": "build tt-edge's CUDA kernels, or look at a plugin library",

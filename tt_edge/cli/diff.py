@@ -21,8 +21,8 @@ _KEYS = {
     "engines": ("part", "compute_capability", "flavour", "tensorrt_version", "platform"),
     "evidence": ("claim",),
 }
-# Facts of this machine, not of a bundle.
-_OF_MACHINE = frozenset({"does_not_run_here"})
+# Facts of a machine, not of a bundle: of this one, or of the one that compiled it.
+_OF_MACHINE = frozenset({"does_not_run_here", "compile_seconds"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def facts(bundle: Bundle) -> dict[str, Any]:
     """What `tt-edge inspect` shows, and each file's SHA-256."""
-    from tt_edge.cli.inspect import collect
+    from tt_edge.report.facts import collect
 
     files = {name: record.sha256 for name, record in bundle.manifest.files.items()}
     return collect(bundle) | {"files": files}

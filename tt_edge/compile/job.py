@@ -273,7 +273,8 @@ class CompileJob:
         for engine in self._engines:
             self._writer.add_evidence(build_evidence(engine))
         with self.stages.stage("finish"):
-            self._writer.commit(self.identity, self.config, self._contracts)
+            seconds = {name: round(value, 2) for name, value in self.stages.seconds.items()}
+            self._writer.commit(self.identity, self.config, self._contracts, seconds)
         return CompileReport(
             self.output,
             self.identity,
