@@ -34,7 +34,7 @@ def graph_of(bundle: Bundle) -> str:
 def _nodes(network: Network) -> list[dict[str, Any]]:
     """Inputs, layers and outputs. A node's identifier is its index, as names of layers need not be unique."""
     source: dict[str, tuple[str, int]] = {}
-    nodes = []
+    nodes: list[dict[str, Any]] = []
 
     def add(
         label: str, namespace: str, inputs: list[str | None], outputs: list[str], attributes: dict[str, Any]
@@ -105,12 +105,9 @@ def _beside(namespaces: list[str]) -> str:
     """Where a layer without a module of its own belongs: the module that is around all that it reads."""
     if not namespaces:
         return ""
-    deepest = namespaces[0].split("/")
-    for other in namespaces[1:]:
-        deepest = [
-            a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(deepest, other.split("/"), strict=False))
-        ]
-    return "/".join(deepest if len(set(namespaces)) > 1 else deepest[:-1])
+    paths = [namespace.split("/") for namespace in namespaces]
+    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))]
+    return "/".join(shared if len(set(namespaces)) > 1 else shared[:-1])
 
 
 def _shown(value: Any) -> str:
