@@ -9,6 +9,7 @@ import pytest
 
 from tests.bundle.making import ENGINE, edit_manifest, write_bundle
 from tests.doctor.trees import plant
+from tests.network.reference.building import NetworkBuilder
 from tt_edge.bundle import Bundle
 from tt_edge.doctor import Report, examine
 from tt_edge.doctor.facts import Facts, gather, trap_findings
@@ -16,6 +17,7 @@ from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.needs import bundle_findings
 from tt_edge.doctor.report import machine_findings
 from tt_edge.doctor.software import Library, Package
+from tt_edge.dtypes import DType
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.tensorrt_features import features_of_release
 
@@ -197,3 +199,22 @@ def test_the_form_that_a_bundle_is_built_in(facts, bundle, version, form):
         for f in bundle_findings(facts("jetpack-6.2", ORIN, replace(package, has_builder=False)), bundle, FITS_NOT)
         if f.topic == "decoder form"
     ] == []
+
+
+@pytest.mark.parametrize(("version", "level"), [("10.16.1", "ok"), ("10.14.1", "wrong")])
+def test_a_cache_that_goes_through_the_network_is_held_twice(facts, bundle, version, level):
+    """Free memory has room for the weights and one and a half caches."""
+    package = Package("tensorrt", version, tuple(f.name for f in features_of_release(version)), (), True, True)
+    weights = bundle.manifest.files["decoder/weights.safetensors"].size
+    gpu = replace(ADA, memory_free=weights + bundle.manifest.contract.kv_bytes(3) * 3 // 2)
+    found = bundle_findings(facts("any other machine", gpu, package), bundle, FITS_NOT)
+    assert [f.level for f in found if f.topic == "memory needed"] == [level]
+
+
+def test_a_gpu_that_lacks_a_type_of_the_network(facts, bundle, monkeypatch):
+    builder = NetworkBuilder()
+    network = builder.output(builder.layer("CAST", [builder.input("x", DType.FLOAT16, (-1,))], DType.FP8, (-1,)))
+    monkeypatch.setattr(Bundle, "network", lambda self, part: network)
+    for gpu, expected in ((ORIN, ["float8_e4m3fn needs compute capability sm89 or later, not sm87"]), (THOR, [])):
+        found = list(bundle_findings(facts("jetpack-6.2", gpu), bundle, FITS_NOT))
+        assert [(f.level, f.text) for f in found if f.topic == "decoder types"] == [("wrong", t) for t in expected]

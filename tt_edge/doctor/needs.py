@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import product
 from typing import TYPE_CHECKING
 
-from tt_edge.bundle.manifest import EngineRecord, part_file
+from tt_edge.bundle.manifest import DECODER, EngineRecord, part_file
 from tt_edge.doctor.facts import Facts, trap_findings
 from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
+from tt_edge.doctor.software import Package
 from tt_edge.errors import EngineError
-from tt_edge.network.legalize import legalize
+from tt_edge.network.legalize import Form, legalize
+from tt_edge.network.legalize.serving import lacking_type, types_of
 from tt_edge.network.storage import WEIGHTS_FILE
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.tensorrt_features import FEATURES
@@ -63,21 +67,39 @@ def _without_engine(facts: Facts, bundle: Bundle, part: str, why: str) -> Findin
 
 
 def _forms(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
-    """The form that each TensorRT here would build the networks in, or why it would not."""
-    for package in facts.usable if bundle.has_network else ():
-        if not package.has_builder:
-            continue
-        available = {feature for feature in FEATURES if feature.name in package.features}
-        for part in bundle.manifest.parts:
-            name = f"{package.flavour} {package.version}"
-            try:
-                form = legalize(bundle.network(part), available, name).form
-            except EngineError as error:
-                yield Finding("wrong", f"{part} form", str(error))
-            else:
-                yield Finding(
-                    "ok", f"{part} form", f"{name} builds it {'as captured' if not form.replaced else f'with {form}'}"
-                )
+    """The form that each TensorRT here would build the networks in, or why it, or the GPU, would not."""
+    parts = bundle.manifest.parts if bundle.has_network else ()
+    for part in parts:
+        types = types_of([bundle.network(part)])
+        if isinstance(facts.gpu, Gpu) and (reason := lacking_type(types, facts.gpu.compute_capability)):
+            yield Finding("wrong", f"{part} types", reason, "compile in another precision or format")
+    for package, part in product((package for package in facts.usable if package.has_builder), parts):
+        name = f"{package.flavour} {package.version}"
+        try:
+            form = _form(package, bundle, part)
+        except EngineError as error:
+            yield Finding("wrong", f"{part} form", str(error))
+        else:
+            yield Finding(
+                "ok", f"{part} form", f"{name} builds it {'as captured' if not form.replaced else f'with {form}'}"
+            )
+
+
+def _form(package: Package, bundle: Bundle, part: str) -> Form:
+    """The form that a TensorRT builds a part in. Raises ``EngineError`` where it has none."""
+    available = {feature for feature in FEATURES if feature.name in package.features}
+    return legalize(bundle.network(part), available, f"{package.flavour} {package.version}").form
+
+
+def _caches(facts: Facts, bundle: Bundle, fitting: Sequence[EngineRecord]) -> int:
+    """How many KV caches are held: two where the cache goes through the network, in the engine that runs or would be built."""
+    forms = [Form.parse(engine.form) for engine in fitting if engine.part == DECODER]
+    if not forms and bundle.has_network:
+        for package in facts.usable:
+            with suppress(EngineError):
+                forms += [_form(package, bundle, DECODER)] if package.has_builder else []
+    in_place = bundle.manifest.contract.kv_in_place and (not forms or forms[0].in_place)
+    return 1 if in_place else 2
 
 
 def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
@@ -94,7 +116,7 @@ def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
 def _memory(facts: Facts, bundle: Bundle, fitting: Sequence[EngineRecord]) -> Iterator[Finding]:
     """Whether engines, or weights, and the KV cache fit; activations come on top, and only TensorRT knows them."""
     contract, parts = bundle.manifest.contract, bundle.manifest.parts
-    cache = contract.kv_bytes(contract.max_batch) * (1 if contract.kv_in_place else 2)
+    cache = contract.kv_bytes(contract.max_batch) * _caches(facts, bundle, fitting)
     tables = sum(t.dtype.nbytes(math.prod(t.resolve(**contract.largest))) for t in contract.feature_tables)
     complete = len(fitting) == len(parts)
     held = sum(engine.bytes for engine in fitting) if complete else sum(_weights(bundle))
