@@ -15,9 +15,10 @@ from tt_edge.doctor import Report, examine
 from tt_edge.doctor.facts import Facts, gather, trap_findings
 from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.needs import bundle_findings
-from tt_edge.doctor.report import machine_findings
+from tt_edge.doctor.report import machine_findings, target_of
 from tt_edge.doctor.software import Library, Package
 from tt_edge.dtypes import DType
+from tt_edge.platforms import parse_platform
 from tt_edge.runtime.engine.choose import Machine
 from tt_edge.tensorrt_features import features_of_release
 
@@ -67,6 +68,27 @@ def test_a_healthy_orin(facts):
     assert said(found, "tensorrt") == [("ok", "tensorrt 10.3.0: builds; lacks squeeze")]
     assert said(found, "huge pages") == [("ok", "64 pages of 2 MiB reserved, 60 free; transparent: madvise")]
     assert said(found, "cma") == [("ok", "128 MiB of 256 MiB free")]
+
+
+@pytest.mark.parametrize(
+    ("tree", "gpu", "version", "target"),
+    [
+        ("jetpack-6.2", ORIN, "10.3.0", "jetpack-6.2"),
+        ("jetpack-6.2", "no driver", "", "jetpack-6.2"),
+        ("jetpack-6.2", ORIN, "10.7.0", "jetpack-6.2+tensorrt-10.7"),
+        ("dgx-spark", replace(THOR, compute_capability="sm121"), "11.1.0", "spark+tensorrt-11.1"),
+        ("jetpack-6.2", THOR, "10.3.0", "jetpack-6.2+sm110"),
+        ("jetpack-7.0, Thor", THOR, "10.13.3", ""),
+        ("any other machine", ADA, "11.1.0", ""),
+    ],
+)
+def test_the_target_that_describes_a_machine(facts, tree, gpu, version, target):
+    here = facts(tree, gpu, *([Package("tensorrt", version, (), (), True, True)] if version else []))
+    assert target_of(here) == target
+    expected = [("ok", f"`tt-edge compile --target {target}` checks what can be built here")] if target else []
+    assert said(machine_findings(here), "target") == expected
+    if target:
+        parse_platform(target)
 
 
 def test_huge_pages_and_cma_are_a_device_s(facts):

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tt_edge.doctor.facts import Facts, gather, trap_findings
 from tt_edge.doctor.findings import LEVELS, Finding, size
+from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.software import Library
+from tt_edge.platforms import PLATFORMS
 from tt_edge.tensorrt_api import Flavour
+from tt_edge.tensorrt_features import release_of
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -67,12 +70,27 @@ def machine_findings(facts: Facts) -> Iterator[Finding]:
     model = f" on {system.model}" if system.model else ""
     driver = f", driver {system.driver}" if system.driver else ""
     yield Finding("ok", "system", f"{system.name}{model}{driver}")
+    if target := target_of(facts):
+        yield Finding("ok", "target", f"`tt-edge compile --target {target}` checks what can be built here")
     yield Finding("ok", "python", facts.python)
     yield from _gpu(facts)
     yield from _tensorrt(facts)
     yield from _library(facts.library)
     yield from _memory(facts)
     yield Finding("ok" if facts.disk_free >= 2 << 30 else "warning", "disk", f"{size(facts.disk_free)} free")
+
+
+def target_of(facts: Facts) -> str:
+    """The ``--target`` that describes this machine, such as ``jetpack-7.2+tensorrt-11.4+sm87``; "" if it is none."""
+    if not facts.system.target:
+        return ""
+    platform, text = PLATFORMS[facts.system.target], facts.system.target
+    installed = [release_of(package.version) for package in facts.usable if package.flavour == Flavour.STANDARD]
+    if installed and [release_of(release) for release in platform.releases] != installed[:1]:
+        text += "+tensorrt-{}.{}".format(*installed[0])
+    if isinstance(facts.gpu, Gpu) and (facts.gpu.compute_capability,) != platform.compute_capabilities:
+        text += f"+{facts.gpu.compute_capability}"
+    return text
 
 
 def _gpu(facts: Facts) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tt_edge.doctor.files import assignments, read_text
-from tt_edge.platforms import jetpack_of_jetson_linux
+from tt_edge.platforms import PLATFORMS, jetpack_of_jetson_linux
 
 Kind = Literal["jetson", "drive", "dgx", "other"]
 
@@ -46,6 +46,18 @@ class System:
     def is_device(self) -> bool:
         """Whether it is a machine that always has an NVIDIA GPU."""
         return self.kind != "other"
+
+    @property
+    def target(self) -> str:
+        """The name of this system in the table of platforms; "" if it is not there."""
+        number = ".".join((self.jetpack or self.release).split(".")[:2])
+        names = {
+            "jetson": f"jetpack-{number}",
+            "drive": f"drive-os-{number}",
+            "dgx": "spark" if "Spark" in self.name else "",
+        }
+        name = names.get(self.kind, "")
+        return name if name in PLATFORMS else ""
 
 
 def read_system(root: Path = Path("/")) -> System:
