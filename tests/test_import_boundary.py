@@ -19,13 +19,15 @@ TARGET_PACKAGES = (
     "tt_edge.runtime",
     "tt_edge.server",
     "tt_edge.doctor",
+    "tt_edge.evaluation",
     "tt_edge.cli",
 )
 
 
 def target_modules() -> list[str]:
     found = [module.name for module in pkgutil.walk_packages(tt_edge.__path__, "tt_edge.", onerror=lambda name: None)]
-    return [name for name in found if name.startswith(TARGET_PACKAGES) and not name.endswith("__main__")]
+    foreign = ("__main__", "tt_edge.evaluation.lm_eval")  # the second is for a harness that may not be installed
+    return [name for name in found if name.startswith(TARGET_PACKAGES) and not name.endswith(foreign)]
 
 
 def loaded_after(statements: str) -> set[str]:

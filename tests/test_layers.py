@@ -27,7 +27,7 @@ LAYERS = [
     ["network"],
     ["bundle", "roofline"],
     ["runtime"],
-    ["server", "doctor"],
+    ["server", "doctor", "evaluation"],
     ["proof"],
     ["report"],
     # Of the host, with PyTorch.

@@ -9,9 +9,10 @@ import pytest
 from examples.driving_qa.evaluate import CHECKPOINT
 from examples.driving_qa.questions import examples
 from examples.road_scenes import evaluate as road_scenes
+from tests.evaluation.data_files import write_mmmu
 from tt_edge.cli import main
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.benchmark.accuracy import read_questions
+from tt_edge.evaluation.formats.questions import read_questions
 
 LIMITS = ["--max-batch", "16", "--max-input-len", "128", "--max-seq-len", "192"]
 
@@ -139,18 +140,43 @@ def test_engines_of_every_format(tmp_path, capsys, format, target, backend):
     assert report["quantized_layers"] == {format: 21}
 
 
-def test_questions_with_pictures(tmp_path, capsys):
-    """The language part quantized or not, beside PyTorch quantized in the same way."""
-    checkpoint = str(road_scenes.CHECKPOINT)
-    data = str(road_scenes.write_jsonl(tmp_path, road_scenes.examples("test", 40, 0)))
+@pytest.fixture(scope="module")
+def road_bundles(tmp_path_factory):
+    """The language part quantized or not."""
+    folder = tmp_path_factory.mktemp("road")
     limits = ["--max-batch", "8", "--max-input-len", "192", "--max-seq-len", "256", "--max-image-tokens", "144"]
     for name, options in {"fp16": [], "int8_wo": ["--quant", "int8_wo"]}.items():
-        out = str(tmp_path / f"{name}.ttedge")
-        assert main(["compile", checkpoint, "-o", out, *limits, *options, "--json"]) == 0
-    capsys.readouterr()
-    asked = [str(tmp_path / "fp16.ttedge"), str(tmp_path / "int8_wo.ttedge"), "--data", data]
-    assert main(["eval", *asked, "--model", checkpoint, "--json"]) == 0
+        out = str(folder / f"{name}.ttedge")
+        assert main(["compile", str(road_scenes.CHECKPOINT), "-o", out, *limits, *options, "--json"]) == 0
+    return folder
+
+
+def test_questions_with_pictures(road_bundles, tmp_path, capsys):
+    """Beside PyTorch quantized in the same way."""
+    data = str(road_scenes.write_jsonl(tmp_path, road_scenes.examples("test", 40, 0)))
+    asked = [str(road_bundles / "fp16.ttedge"), str(road_bundles / "int8_wo.ttedge"), "--data", data]
+    assert main(["eval", *asked, "--model", str(road_scenes.CHECKPOINT), "--json"]) == 0
     for row in json.loads(capsys.readouterr().out):
         assert row["network"]["exact"] >= 0.95
         assert abs(row["network"]["right"] - row["pytorch"]["right"]) <= 1
         assert row["network"]["perplexity"] == pytest.approx(row["pytorch"]["perplexity"], rel=2e-3)
+
+
+def test_mmmu(road_bundles, tmp_path, capsys):
+    """One image, two in another order, an open question, and an image of another row; the same texts as PyTorch's."""
+    data, bundle = str(write_mmmu(tmp_path / "mmmu.tsv")), str(road_bundles / "fp16.ttedge")
+    options = ["--task", "mmmu", "--data", data, "--max-new-tokens", "24", "--output", str(tmp_path / "out")]
+    assert main(["eval", bundle, *options, "--model", str(road_scenes.CHECKPOINT)]) == 0
+    page = capsys.readouterr().out
+    assert "4 questions; evaluated by the reference session" in page
+    assert "validation" in page
+    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    texts = {(line["model"], line["item"]): line["answer"]["text"] for line in lines}
+    assert len(texts) == 8
+    for item in "1234":
+        ours, theirs = (text for (_, name), text in texts.items() if name == item)
+        assert ours == theirs
+    assert main(["eval", bundle, *options[:4], "--preset", "driveos"]) != 0
+    assert "max_image_tokens of the bundle is 144, and the preset needs 6620; compile with --max-image-tokens 6620" in (
+        capsys.readouterr().err
+    )

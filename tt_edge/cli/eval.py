@@ -1,5 +1,6 @@
-"""Ask bundles questions with known answers: how many each answers exactly, and the perplexity of the right answers. With
---model the checkpoint answers too, in PyTorch and quantized as each bundle is, so that the numbers stand side by side."""
+"""Evaluate bundles on data with known answers: MMLU, MMMU, GSM8K, the perplexity of a text, or questions of your own. With
+--model the checkpoint answers too, in PyTorch and quantized as each bundle is, so that the numbers stand side by side. With
+--output, answers are recorded one by one, and the same command continues after it was interrupted."""
 
 from __future__ import annotations
 
@@ -11,106 +12,145 @@ from tt_edge.cli.options import add_require_signature
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
-    from tt_edge.runtime.benchmark.accuracy import Accuracy, Question
+    from tt_edge.evaluation.formats.task import Task
+    from tt_edge.evaluation.requests import Model
     from tt_edge.runtime.llm import LLM
+
+#: Formats by name: what --data is, and the options that the format takes besides --count.
+TASKS = {
+    "questions": ("JSON lines of messages or prompt, and answer", ("max_new_tokens",)),
+    "mmlu": ("MMLU's folder of CSV files, with dev and test", ("shots", "subjects", "split")),
+    "mmmu": ("VLMEvalKit's TSV of MMMU", ("preset", "max_new_tokens", "split")),
+    "gsm8k": ("JSON lines of question and answer", ("shots", "fewshot", "max_new_tokens")),
+    "perplexity": ("a text file", ("window", "context")),
+}
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
+    kinds = "; ".join(f"{name}: {what}" for name, (what, _) in TASKS.items())
     parser.add_argument("bundle", nargs="+", help="bundles; each is compared with the first")
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="JSONL",
-        help="one question per line: messages of a chat, or prompt, and answer",
-    )
-    parser.add_argument("--count", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--task", choices=TASKS, default="questions", help="the format of --data (default: questions)")
+    parser.add_argument("--data", required=True, type=Path, metavar="PATH", help=kinds)
+    parser.add_argument("--count", type=int, metavar="N", help="only the first N questions or windows")
     parser.add_argument("--model", metavar="CHECKPOINT", help="what the bundles were compiled from; needs PyTorch")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="record answers there, continue from them, and write reports there"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--shots", type=int, metavar="N", help="mmlu, gsm8k: examples in the prompt (default: 5)")
+    parser.add_argument(
+        "--subject", action="append", dest="subjects", metavar="NAME", help="mmlu: only this; repeatable"
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="mmlu: test (the default) or val; mmmu: only rows of this split"
+    )
+    parser.add_argument("--fewshot", type=Path, metavar="FILE", help="gsm8k: where the examples come from")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="mmmu: driveos (image tokens 1280 to 6620, input 7168, sequence 8192)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="questions, mmmu, gsm8k: the longest answer")
+    parser.add_argument(
+        "--window", type=int, metavar="N", help="perplexity: tokens of a window (default: the bundle's limit)"
+    )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="perplexity: tokens of a window that are only read (default: 1)"
+    )
     add_require_signature(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask; a table."""
+    import json
     import sys
 
     from tt_edge.bundle import Bundle
-    from tt_edge.errors import InvalidInputError
-    from tt_edge.runtime.benchmark.accuracy import measure_accuracy, read_questions
-    from tt_edge.runtime.llm import LLM
+    from tt_edge.cli.terminal import safe
+    from tt_edge.evaluation.report import render, write_reports
 
-    if args.count is not None and args.count < 1:
-        raise InvalidInputError(f"--count is {args.count}; give at least 1")
-    questions = read_questions(args.data, args.count)
+    task = _task(args)
     bundles = [Bundle.open(path, args.require_signature) for path in args.bundle]  # a bad one is seen at once
-    rows, words = [], []
-    for path, bundle in zip(args.bundle, bundles, strict=True):
-        with LLM.load(path, args.runtime, args.require_signature) as llm:
-            if sys.stderr.isatty():
-                print(f"\r\033[K{path} …", end="", file=sys.stderr, flush=True)
-            network = measure_accuracy(llm, questions)
-            pytorch = _pytorch(args.model, bundle, llm, questions) if args.model else None
-            words.append(llm.session.word)
-        rows.append(_row(path, bundle, network, pytorch))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
-    if args.json:
-        import json
-
-        print(json.dumps(rows, indent=2))
-    else:
-        print(render(rows, len(questions), sorted(set(words))))
+    rows = [_row(args, task, path, bundle) for path, bundle in zip(args.bundle, bundles, strict=True)]
+    if args.output is not None:
+        write_reports(args.output, task, rows)
+    print(json.dumps(rows, indent=2) if args.json else safe(render(task, rows), sys.stdout))
     return 0
 
 
-def _pytorch(source: str, bundle: Bundle, llm: LLM, questions: list[Question]) -> Accuracy:
+def _task(args: argparse.Namespace) -> Task:
+    """The data, read. Raises ``InvalidInputError`` for what it is not, and for options of other formats."""
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.evaluation.formats.gsm8k import GSM8K
+    from tt_edge.evaluation.formats.mmlu import MMLU
+    from tt_edge.evaluation.formats.mmmu import MMMU
+    from tt_edge.evaluation.formats.perplexity import Perplexity
+    from tt_edge.evaluation.formats.questions import Questions
+
+    for name in ("count", "max_new_tokens", "window"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise InvalidInputError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    own, given = TASKS[args.task][1], {}
+    for name in {option for _, options in TASKS.values() for option in options}:
+        if (value := getattr(args, name)) is None:
+            continue
+        if name not in own:
+            flag = "--subject" if name == "subjects" else f"--{name.replace('_', '-')}"
+            raise InvalidInputError(f"{flag} is not for --task {args.task}; omit it")
+        given[name] = tuple(value) if name == "subjects" else value
+    classes: list[Any] = [Questions, MMLU, MMMU, GSM8K, Perplexity]
+    found: Task = next(kind for kind in classes if kind.name == args.task)(args.data, args.count, **given)
+    return found
+
+
+def _row(args: argparse.Namespace, task: Task, path: str, bundle: Bundle) -> dict[str, Any]:
+    from tt_edge.evaluation.bundle_model import BundleModel, identity_of
+    from tt_edge.evaluation.run import evaluate
+    from tt_edge.runtime.llm import LLM
+
+    record = None if args.output is None else args.output / "answers.jsonl"
+    config = bundle.manifest.config
+    format = config.network.precision.value if config.quantization.recipe is None else config.quantization.recipe.name
+    with LLM.load(path, args.runtime, args.require_signature) as llm:
+        model = BundleModel(llm, identity_of(bundle))
+        items = task.items(model)
+        network = evaluate(task, model, items, record, path)
+        pytorch = None
+        if args.model:
+            pytorch = evaluate(
+                task, _pytorch(args.model, bundle, llm), items, record, f"{args.model} in PyTorch, {format}"
+            )
+        return {
+            "bundle": path,
+            "format": format,
+            "weight_bytes": _weight_bytes(bundle),
+            "word": model.word,
+            "network": network,
+            "pytorch": pytorch,
+        }
+
+
+def _pytorch(source: str, bundle: Bundle, llm: LLM) -> Model:
     from tt_edge.compile.checkpoint import Checkpoint
-    from tt_edge.compile.parity.accuracy import measure_pytorch
+    from tt_edge.compile.parity.accuracy import PyTorchModel
     from tt_edge.compile.parity.reference import load_reference
 
     config = bundle.manifest.config
     checkpoint = Checkpoint.open(source)
     model = load_reference(checkpoint, config.network.precision)
+    quantized = ""
     if config.quantization.recipe is not None:
         from tt_edge.compile.quantize.calibrate import STATISTICS_FILE
         from tt_edge.compile.quantize.stage import quantize_again
 
         quantize_again(model, config.quantization.recipe, bundle.read_bytes(STATISTICS_FILE))
-    return measure_pytorch(model, checkpoint, llm, questions)
+        quantized = f"{config.quantization.recipe} {bundle.manifest.files[STATISTICS_FILE].sha256}"
+    return PyTorchModel(model, checkpoint, llm, precision=config.network.precision.value, quantized=quantized)
 
 
-def _row(path: str, bundle: Bundle, network: Accuracy, pytorch: Accuracy | None) -> dict[str, Any]:
+def _weight_bytes(bundle: Bundle) -> int | None:
     from tt_edge.bundle.manifest import DECODER, part_file
     from tt_edge.network.storage import WEIGHTS_FILE
 
-    weights = part_file(DECODER, WEIGHTS_FILE)
-    config, files = bundle.manifest.config, bundle.manifest.files
-    return {
-        "bundle": path,
-        "format": config.network.precision.value
-        if config.quantization.recipe is None
-        else config.quantization.recipe.name,
-        "weight_bytes": files[weights].size if weights in files else None,
-        "network": network.to_dict(),
-        "pytorch": None if pytorch is None else pytorch.to_dict(),
-    }
-
-
-def render(rows: list[dict[str, Any]], asked: int, words: list[str]) -> str:
-    """A table: a line a bundle."""
-    side_by_side = any(row["pytorch"] for row in rows)
-    width = max(len("format"), *(len(row["format"]) for row in rows))
-    head = f"{'format':{width}}  {'weights MB':>10}  {'exact':>7}  {'delta':>7}  {'perplexity':>10}"
-    lines = [head + ("   PyTorch: exact  perplexity" if side_by_side else "")]
-    for row in rows:
-        network, pytorch = row["network"], row["pytorch"]
-        delta = 100 * (network["exact"] - rows[0]["network"]["exact"])
-        size = "" if row["weight_bytes"] is None else f"{row['weight_bytes'] / 1e6:,.2f}"
-        line = f"{row['format']:{width}}  {size:>10}  {network['exact']:>7.2%}  {delta:>+7.2f}  {network['perplexity']:>10.4f}"
-        if pytorch:
-            line += f"   {pytorch['exact']:>14.2%}  {pytorch['perplexity']:>10.4f}"
-        lines.append(line)
-    lines.append(f"{asked:,} questions; {', '.join(words)}")
-    return "\n".join(lines)
+    weights, files = part_file(DECODER, WEIGHTS_FILE), bundle.manifest.files
+    return files[weights].size if weights in files else None

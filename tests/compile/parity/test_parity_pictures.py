@@ -23,8 +23,11 @@ from tt_edge.compile.parity.report import PreprocessingParity
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError
-from tt_edge.runtime.benchmark.accuracy import read_questions
+from tt_edge.evaluation.formats.questions import read_questions
+from tt_edge.evaluation.requests import Ask
 from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.multimodal.images import ImageOptions
+from tt_edge.runtime.multimodal.sources import SizedImage
 from tt_edge.runtime.text.chat import render_chat
 from tt_edge.runtime.text.chat_template import ChatTemplate
 
@@ -166,14 +169,39 @@ def test_another_chat_template_in_the_bundle(tmp_path):
     limits = {"max_batch": 2, "max_input_len": 192, "max_seq_len": 256, "max_image_tokens": 144}
     compile_checkpoint(str(road_scenes.CHECKPOINT), bundle, CompileConfig.of(**limits), EngineTarget(), progress=False)
     data = road_scenes.write_jsonl(tmp_path, road_scenes.examples("test", 2, 0))
-    [question] = read_questions(data, 1)
+    ask = read_questions(data, 1)[0].ask
     checkpoint = Checkpoint.open(road_scenes.CHECKPOINT)
     with LLM.load(bundle) as llm:
         theirs = _Theirs(None, checkpoint, llm)
-        before = theirs.inputs(question)["input_ids"].tolist()
-        assert before == [list(llm.encode(question.prompt_of(llm)).ids)]
+        before = theirs.inputs(ask)["input_ids"].tolist()
+        assert before == [list(llm.encode(ask.prompt_of(llm)).ids)]
         llm.chat_template = ChatTemplate(
             "x " + processor_of(checkpoint).chat_template, llm.chat_template.special_tokens
         )
-        assert theirs.inputs(question)["input_ids"].tolist() == before
-        assert before != [list(llm.encode(question.prompt_of(llm)).ids)]
+        assert theirs.inputs(ask)["input_ids"].tolist() == before
+        assert before != [list(llm.encode(ask.prompt_of(llm)).ids)]
+
+
+def test_sizes_of_images_are_the_processors_too(qwen, tmp_path):
+    """``eval --preset`` asks for sizes in pixels; the checkpoint's own processor is given the same."""
+    bundle, checkpoint = qwen
+    Image.fromarray(photo(57, 93)).save(tmp_path / "a.png")
+    counts = []
+    with LLM.load(bundle.path) as llm:
+        theirs = _Theirs(None, Checkpoint.open(checkpoint), llm)
+        for options in (
+            {},
+            {"min_pixels": 80 * 80, "max_pixels": 95 * 95},
+            {"min_pixels": 1, "max_pixels": 60 * 60},
+            {"resized_height": 90, "resized_width": 60},
+        ):
+            image = SizedImage(str(tmp_path / "a.png"), ImageOptions(**options))
+            parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+            ask = Ask(messages=({"role": "user", "content": parts},), images=(image,))
+            ids = theirs.inputs(ask)["input_ids"][0].tolist()
+            assert ids == list(llm.encode(ask.prompt_of(llm)).ids)
+            counts.append(len(ids))
+        assert len(set(counts)) > 1
+        ask = Ask(messages=ask.messages, images=(SizedImage(str(tmp_path / "a.png"), ImageOptions(low_detail=True)),))
+        with pytest.raises(InvalidInputError, match="an image has detail, which is not compared with PyTorch"):
+            theirs.inputs(ask)

@@ -1,31 +1,33 @@
-"""The accuracy benchmark of ``runtime.benchmark.accuracy``, run with the model in PyTorch."""
+"""The model in PyTorch answers the items of ``tt_edge.evaluation``, for numbers side by side with a bundle's."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from math import exp
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
 from tt_edge.compile.parity.pytorch_vlm import Inputs, cast, chat_text, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.reference import clean_generation
-from tt_edge.runtime.benchmark.accuracy import MAX_ANSWER, Accuracy, Question
+from tt_edge.evaluation.bundle_model import choice_ids
+from tt_edge.evaluation.requests import Answer, Ask, Item
 from tt_edge.runtime.llm import LLM
 
 
 @dataclass(frozen=True)
 class _Row:
-    """The model inputs of one question: a batch of one."""
+    """The model inputs of one item: a batch of one."""
 
-    question: Question
+    item: Item
     inputs: Inputs
 
     @property
@@ -33,29 +35,97 @@ class _Row:
         return self.inputs["input_ids"].shape[1]
 
 
-@torch.inference_mode()
-def measure_pytorch(
-    model: PreTrainedModel, checkpoint: Checkpoint, llm: LLM, questions: Sequence[Question], batch: int = 64
-) -> Accuracy:
-    """The greedy answers of ``generate()``, and the perplexity of the right answers.
+class PyTorchModel:
+    """``model``, loaded from ``checkpoint``, answers items with ``generate()`` and its own logits.
 
     Tokenization, chat rendering and image preprocessing use the checkpoint's own tokenizer and processor in transformers;
     those of ``llm``'s bundle only if the checkpoint has none. Only prompts of equal length share a batch, so there is no
-    padding.
+    padding. ``precision`` and ``quantized`` say how the model was loaded.
     """
-    theirs = _Theirs(model, checkpoint, llm)
-    rows = [_Row(question, theirs.inputs(question)) for question in questions]
-    ends, right = llm.tokenizer.eos_token_ids, 0
-    with clean_generation(model):
-        for group in _equally_long(rows, batch):
+
+    word = "PyTorch"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        checkpoint: Checkpoint,
+        llm: LLM,
+        *,
+        batch: int = 64,
+        precision: str = "",
+        quantized: str = "",
+    ) -> None:
+        self._model, self._llm, self._batch = model, llm, batch
+        self._theirs = _Theirs(model, checkpoint, llm)
+        files = sorted(
+            (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+            for path in checkpoint.folder.iterdir()
+            if path.is_file()
+        )
+        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        self._key = f"pytorch {digest} {precision} {quantized} {torch.__version__}"
+
+    @property
+    def key(self) -> str:
+        return self._key
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Everything fits."""
+
+    def answers(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
+        """As ``BundleModel.answers``."""
+        generated = [item for item in items if item.generate is not None]
+        texts: dict[str, str] = {}
+        for item, text in self._generated(generated):
+            texts[item.id] = text
+            if item.score is None:
+                yield item, Answer(text)
+        for item in items:
+            if item.score is not None:
+                yield item, replace(self._score(item), text=texts.get(item.id))
+
+    @torch.inference_mode()
+    def _generated(self, items: Sequence[Item]) -> Iterator[tuple[Item, str]]:
+        ends = self._llm.tokenizer.eos_token_ids
+        rows = [_Row(item, self._theirs.inputs(item.ask)) for item in items if not item.ask.images]
+        pictures = ([_Row(item, self._theirs.inputs(item.ask))] for item in items if item.ask.images)
+        for group in chain(_equally_long(rows, self._batch), pictures):
+            asked = group[0].item.generate
+            assert asked is not None
             inputs = {name: torch.cat([row.inputs[name] for row in group]) for name in group[0].inputs}
-            new = model.generate(
-                **cast(inputs, model.dtype), max_new_tokens=MAX_ANSWER, eos_token_id=list(ends) or None
-            )
+            with clean_generation(self._model):
+                new = self._model.generate(
+                    **cast(inputs, self._model.dtype),
+                    max_new_tokens=asked.max_new_tokens,
+                    eos_token_id=list(ends) or None,
+                )
             for tokens, row in zip(new[:, group[0].length :].tolist(), group, strict=True):
-                right += theirs.decode(_until_end(tokens, ends)) == row.question.answer
-    losses = [_answer_losses(model, row, theirs.answer(row.question)) for row in rows]
-    return Accuracy(right, len(questions), exp(torch.cat(losses).mean().item()))
+                yield row.item, self._theirs.text(_until_end(tokens, ends), asked.stop)
+
+    @torch.inference_mode()
+    def _score(self, item: Item) -> Answer:
+        wanted = item.score
+        assert wanted is not None
+        row = _Row(item, self._theirs.inputs(item.ask))
+        continuation = wanted.continuation
+        targets = self._theirs.encode(continuation) if isinstance(continuation, str) else list(continuation)
+        inputs = dict(row.inputs)
+        if fed := targets[:-1]:
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([fed])], 1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            if "mm_token_type_ids" in inputs:  # an answer is text
+                inputs["mm_token_type_ids"] = pad(inputs["mm_token_type_ids"], (0, len(fed)))
+        logits: Tensor = self._model(**cast(inputs, self._model.dtype), use_cache=False).logits[0, row.length - 1 :]
+        logprobs = logits.double().log_softmax(-1)
+        choices = choice_ids(self._theirs.encode, item.ask.prompt, wanted.choices)
+        own = logprobs[range(len(targets)), targets] if targets else logprobs.new_zeros(0)
+        greedy = logits[: len(targets)].argmax(-1).tolist() == targets
+        return Answer(
+            logprob=own.sum().item(),
+            tokens=len(targets),
+            greedy=greedy,
+            choices=tuple(logprobs[0, list(choices)].tolist()),
+        )
 
 
 class _Theirs:
@@ -66,15 +136,17 @@ class _Theirs:
         self._tokenizer: Any = checkpoint.tokenizer if has_tokenizer(checkpoint) else None
         self._processor: Any = None if llm.vision is None else processor_of(checkpoint)
 
-    def inputs(self, question: Question) -> Inputs:
-        """The model inputs for one question."""
-        prompt = question.prompt_of(self._llm)
+    def inputs(self, ask: Ask) -> Inputs:
+        """The model inputs for one prompt."""
+        if ask.ids:
+            return model_inputs(self._model, [list(ask.ids)], ())
+        prompt = ask.prompt_of(self._llm)
         special = prompt.add_special_tokens
         if self._llm.vision is not None:
             if self._processor is not None:
                 text = prompt.text
-                if question.messages and self._processor.chat_template:  # its own, not the bundle's
-                    text = chat_text(self._processor, question.messages)
+                if ask.messages and self._processor.chat_template:  # its own, not the bundle's
+                    text = chat_text(self._processor, ask.messages)
                 return processor_inputs(self._processor, text, prompt.images, add_special_tokens=special)
             ids, images = self._llm.vision.processor.tokenize(
                 self._llm.tokenizer, prompt.text, prompt.images, add_special_tokens=special
@@ -82,49 +154,44 @@ class _Theirs:
             return model_inputs(self._model, [ids], images)
         if self._tokenizer is None:
             ids = self._llm.tokenizer.encode(prompt.text, add_special_tokens=special)
-        elif question.messages and self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(
-                list(question.messages), add_generation_prompt=True, tokenize=False
-            )
+        elif ask.messages and self._tokenizer.chat_template:
+            text = self._tokenizer.apply_chat_template(list(ask.messages), add_generation_prompt=True, tokenize=False)
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = self._tokenizer(prompt.text, add_special_tokens=special)["input_ids"]
         return model_inputs(self._model, [ids], ())
 
-    def answer(self, question: Question) -> list[int]:
-        """Token ids of the right answer."""
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text`` behind a prompt."""
         if self._tokenizer is None:
-            return self._llm.tokenizer.encode(question.answer, add_special_tokens=False)
-        ids: list[int] = self._tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+            return self._llm.tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def decode(self, ids: list[int]) -> str:
-        if self._tokenizer is None:
-            return self._llm.tokenizer.decode(ids)
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+    def text(self, ids: list[int], stop: Sequence[str]) -> str:
+        """The text of ``ids`` before the first of the ``stop`` strings."""
+        tokenizer: Any = self._llm.tokenizer if self._tokenizer is None else self._tokenizer
+
+        def stops(count: int) -> bool:  # a stop string may be a special token
+            text = str(tokenizer.decode(ids[:count], skip_special_tokens=False))
+            return any(string in text for string in stop)
+
+        if stops(len(ids)):
+            ids = ids[: next(count for count in range(len(ids) + 1) if stops(count))]
+        text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        return min((text.partition(string)[0] for string in stop), key=len, default=text)
 
 
 def _equally_long(rows: Sequence[_Row], batch: int) -> Iterator[list[_Row]]:
-    """Group rows that can share a batch: equal length, and no images."""
+    """Group rows that can share a batch: those of equal length and limits."""
 
-    def kind(row: _Row) -> tuple[bool, int]:
-        return bool(row.question.images), row.length
+    def kind(row: _Row) -> tuple[int, int]:
+        return row.length, row.item.generate.max_new_tokens if row.item.generate is not None else 0
 
-    for (pictures, _), group in groupby(sorted(rows, key=kind), key=kind):
-        members, size = list(group), 1 if pictures else batch
-        yield from (members[first : first + size] for first in range(0, len(members), size))
+    for _, group in groupby(sorted(rows, key=kind), key=kind):
+        members = list(group)
+        yield from (members[first : first + batch] for first in range(0, len(members), batch))
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]
-
-
-def _answer_losses(model: PreTrainedModel, row: _Row, answer: list[int]) -> Tensor:
-    """Negative log-likelihoods ``[len(answer)]`` of the answer's tokens, each given all before it."""
-    inputs = dict(row.inputs)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer])], 1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if "mm_token_type_ids" in inputs:  # an answer is text
-        inputs["mm_token_type_ids"] = pad(inputs["mm_token_type_ids"], (0, len(answer)))
-    logits = model(**cast(inputs, model.dtype), use_cache=False).logits[0, row.length - 1 : -1].float()
-    return cross_entropy(logits, torch.tensor(answer), reduction="none")

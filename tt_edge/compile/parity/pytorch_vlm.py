@@ -20,7 +20,8 @@ from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
 from tt_edge.runtime.benchmark.records import Measured, RequestTimes
 from tt_edge.runtime.benchmark.workload import Plan
-from tt_edge.runtime.multimodal.images import ImageFile, ProcessedImage, pixels_of
+from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
+from tt_edge.runtime.multimodal.images.options import SIZE_SETTINGS, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.text.chat import as_parts, without_media
@@ -173,9 +174,7 @@ def processor_inputs(
     processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
 ) -> Inputs:
     """The output of the checkpoint's own processor for a prompt with placeholders, and its images in order."""
-    from PIL import Image  # of the extra vlm, which language models do without
-
-    pictures = [Image.fromarray(pixels_of(_as_it_is(image))) for image in images if not isinstance(image, Video)]
+    pictures = [_picture(image, processor) for image in images if not isinstance(image, Video)]
     videos = [image for image in images if isinstance(image, Video)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
     if videos:
@@ -204,13 +203,27 @@ _USED = {
 }
 
 
-def _as_it_is(image: ImageSource) -> ImageFile:
-    """``image`` as a file. Raises ``InvalidInputError`` if it requests a size: the checkpoint's processor has no such setting."""
-    if isinstance(image, SizedImage | ProcessedImage | Video):
-        raise InvalidInputError(
-            "an image has max_pixels, detail or the like, which is not compared with PyTorch; omit it from the image"
-        )
-    return image
+def _picture(image: ImageSource, processor: Any) -> Any:
+    """The Pillow image; resized by qwen-vl-utils where it asks for a number of pixels or a size.
+
+    Raises ``InvalidInputError`` for ``detail``, which it does not have, and for an image that is preprocessed already.
+    """
+    from PIL import Image
+
+    if isinstance(image, ProcessedImage | Video):
+        raise InvalidInputError("an image is preprocessed already, which is not compared with PyTorch; give a file")
+    if not isinstance(image, SizedImage):
+        return Image.fromarray(pixels_of(image))
+    if image.options.low_detail:
+        raise InvalidInputError("an image has detail, which is not compared with PyTorch; omit it from the image")
+    picture = Image.fromarray(pixels_of(image.image))
+    asked = {name: value for name in SIZE_SETTINGS if (value := getattr(image.options, name)) is not None}
+    if not asked:
+        return picture
+    patch = getattr(processor.image_processor, "patch_size", None)
+    if not isinstance(patch, int):
+        refuse_pixel_settings(image.options)
+    return _qwen_vl_utils().fetch_image({"image": picture, **asked}, image_patch_size=patch)
 
 
 def _metadata(video: Video) -> dict[str, Any]:
@@ -236,17 +249,21 @@ def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
+def _qwen_vl_utils() -> Any:
+    try:
+        import qwen_vl_utils
+    except ImportError as error:
+        raise MissingDependencyError(
+            "sizes of images, and videos, are prepared with qwen-vl-utils; pip install 'tt-edge[vlm-host]'"
+        ) from error
+    return qwen_vl_utils
+
+
 def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
     """A video from image files, resized as ``qwen-vl-utils`` does, as is usual for the Qwen-VL models.
 
     Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and for an impossible frame rate.
     """
-    try:
-        from qwen_vl_utils import process_vision_info
-    except ImportError as error:
-        raise MissingDependencyError(
-            "videos are prepared with qwen-vl-utils; pip install 'tt-edge[vlm-host]'"
-        ) from error
     from PIL import Image
 
     given = Video(frames, fps)
@@ -254,6 +271,8 @@ def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) ->
     check_frames(pixels)
     pictures = [Image.fromarray(frame) for frame in pixels]
     messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": given.fps}]}]
-    _, (video,), _ = process_vision_info(messages, return_video_kwargs=True, image_patch_size=patch_size)
+    _, (video,), _ = _qwen_vl_utils().process_vision_info(
+        messages, return_video_kwargs=True, image_patch_size=patch_size
+    )
     arrays = video.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
     return replace(given, frames=tuple(arrays))

@@ -53,7 +53,8 @@ class Session(ABC):
             raise BundleError(
                 f"the compiled model needs an input {unknown!r}, which this runtime does not give; update tt-edge"
             )
-        self._full_logits = len(contract.output("logits").shape) == 3
+        #: Whether the network outputs the logits of every token, for ``forward(every_token=True)``.
+        self.has_full_logits = len(contract.output("logits").shape) == 3
         self._history: list[Tokens] = []
 
     @property
@@ -95,6 +96,7 @@ class Session(ABC):
         image_indices: NDArray[np.int32] | None = None,
         *,
         first: int = 0,
+        every_token: bool = False,
     ) -> Logits:
         """Add tokens to the ``B`` slots from slot ``first`` on; return the logits of each one's last token.
 
@@ -102,24 +104,31 @@ class Session(ABC):
         ``positions`` int64 ``[axes, B, S]``, below ``max_seq_len``, are for M-RoPE; by default, a token's index in its
         sequence. ``image_indices`` int32 ``[B, S]`` are rows of the feature tables (``write_features``), -1 for text.
         Returns float32 ``[B, V]``, which the next call may overwrite. A slot of length 0 keeps its past, and its logits are
-        meaningless. ``first`` must be 0 unless ``starts_anywhere``.
+        meaningless. ``first`` must be 0 unless ``starts_anywhere``. With ``every_token``, which needs ``has_full_logits``, the
+        logits of all S tokens are returned, ``[B, S, V]``; those of padding are meaningless.
         Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before anything
         runs.
         """
         input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
         self._check(input_ids, lengths, first)
+        if every_token and not self.has_full_logits:
+            raise InvalidInputError(
+                "the compiled model outputs the logits of the last token only; compile with --full-logits"
+            )
         slots = slice(first, first + len(input_ids))
         tokens = self._tokens(input_ids, slots, positions, image_indices)
         if not self.contract.kv_cache:
-            logits = self._whole_sequences(tokens, lengths, slots)
+            logits = self._whole_sequences(tokens, lengths, slots, every_token)
         elif len(groups := self._groups(slots)) == 1:
-            logits = self._step(slots, tokens, lengths)
+            logits = self._step(slots, tokens, lengths, every_token=every_token)
         else:
-            logits = np.zeros((len(lengths), self.contract.vocab_size), np.float32)
+            places = input_ids.shape if every_token else lengths.shape
+            logits = np.zeros((*places, self.contract.vocab_size), np.float32)
             for group in groups:
                 rows = slice(group.start - first, group.stop - first)
                 if width := int(lengths[rows].max()):
-                    logits[rows] = self._step(group, tokens.at(rows, width), lengths[rows])
+                    part = logits[rows, :width] if every_token else logits[rows]
+                    part[...] = self._step(group, tokens.at(rows, width), lengths[rows], every_token=every_token)
         self._past[slots] += lengths.astype(np.int32)
         return logits.astype(np.float32, copy=False)
 
@@ -160,17 +169,23 @@ class Session(ABC):
         return Tokens(ids, positions, image_indices)
 
     def _step(
-        self, rows: slice, tokens: Tokens, lengths: NDArray[np.integer], past: np.ndarray | None = None
+        self,
+        rows: slice,
+        tokens: Tokens,
+        lengths: NDArray[np.integer],
+        past: np.ndarray | None = None,
+        *,
+        every_token: bool = False,
     ) -> Logits:
-        """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[B, V]``."""
+        """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[B, V]``, or all, ``[B, S, V]``."""
         past = self._past[rows].copy() if past is None else past
         step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices, rows.start)
         logits = self._execute(feeds(step), rows)
-        if self._full_logits:  # [B, S, V]
+        if self.has_full_logits and not every_token:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return logits
 
-    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer], slots: slice) -> Logits:
+    def _whole_sequences(self, tokens: Tokens, lengths: NDArray[np.integer], slots: slice, every_token: bool) -> Logits:
         """A step without a cache: every slot's tokens so far and its new ones, right-padded."""
         extended = [
             old.followed_by(tokens.row(row, length))
@@ -178,9 +193,14 @@ class Session(ABC):
         ]
         totals = np.array([len(row.ids) for row in extended])
         padded = Tokens.padded(extended, max(int(totals.max()), 1))
-        logits = self._step(slots, padded, totals, np.zeros(len(totals), np.int32))
+        logits = self._step(slots, padded, totals, np.zeros(len(totals), np.int32), every_token=every_token)
         self._history[slots] = extended
-        return logits
+        if not every_token:
+            return logits
+        new = np.zeros((*tokens.ids.shape, logits.shape[-1]), np.float32)  # of the tokens of this call
+        for row, (total, length) in enumerate(zip(totals.tolist(), lengths.tolist(), strict=True)):
+            new[row, :length] = logits[row, total - length : total]
+        return new
 
     @property
     def starts_anywhere(self) -> bool:

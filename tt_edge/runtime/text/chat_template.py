@@ -26,7 +26,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], tools_source: str | None = None) -> None:
         self.special_tokens = dict(special_tokens)
-        self._source = source
+        self.source = source
         self._template = _compile(source)
         self._for_tools = self._template if tools_source is None else _compile(tools_source)
 

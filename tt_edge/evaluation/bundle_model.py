@@ -1,0 +1,146 @@
+"""A loaded bundle that answers items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from tt_edge.bundle import Bundle
+from tt_edge.errors import CapacityError, InvalidInputError, TTEdgeError
+from tt_edge.evaluation.requests import Answer, Item, Score
+from tt_edge.evaluation.scoring import Target, score
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.text.completion import EncodedPrompt, TextRequest
+
+
+class BundleModel:
+    """``llm`` answers items: greedily, and with log-probabilities. ``identity`` is ``identity_of`` its bundle."""
+
+    def __init__(self, llm: LLM, identity: str) -> None:
+        self.llm = llm
+        self._identity = identity
+
+    @property
+    def word(self) -> str:
+        return self.llm.session.word
+
+    @property
+    def key(self) -> str:
+        return f"{self._identity} {self.word}"
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raise ``CapacityError`` for the longest of ``items`` that does not fit, and what encoding raises."""
+        limit, longest = self.llm.session.contract.max_seq_len, (0, "")
+        for item in items:
+            if item.ask.images:
+                continue
+            tokens = len(self.prompt_ids(item)) + (item.generate.max_new_tokens if item.generate else 0)
+            if item.score is not None:
+                tokens = max(tokens, len(self._target(item, item.score).fed))
+            longest = max(longest, (tokens, item.where))
+        if longest[0] > limit:
+            raise CapacityError(
+                f"{longest[1]} needs {longest[0]} tokens, the most of the data, and max_seq_len is {limit}; compile with "
+                f"--max-seq-len {longest[0]} or more"
+            )
+
+    def answers(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
+        """Generate first, then score; an item of both is yielded when both are done."""
+        texts: dict[str, str] = {}
+        for item, text in self._generated([item for item in items if item.generate is not None]):
+            texts[item.id] = text
+            if item.score is None:
+                yield item, Answer(text)
+        for item, answer in self._scored([item for item in items if item.score is not None]):
+            yield item, replace(answer, text=texts.get(item.id))
+
+    def prompt_ids(self, item: Item) -> list[int]:
+        """Token ids of a prompt without images."""
+        if item.ask.ids:
+            return list(item.ask.ids)
+        prompt = item.ask.prompt_of(self.llm)
+        return self.llm.tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
+
+    def _encoded(self, item: Item) -> EncodedPrompt:
+        try:
+            if item.ask.ids:
+                return self.llm.encoded_ids(item.ask.ids)
+            return self.llm.encode(item.ask.prompt_of(self.llm))
+        except TTEdgeError as error:
+            raise type(error)(f"{item.where}: {error}") from error
+
+    def _generated(self, items: Sequence[Item]) -> Iterator[tuple[Item, str]]:
+        """The scheduler always has requests waiting, and few prompts are encoded ahead."""
+        scheduler, waiting = self.llm.scheduler, deque(items)
+        running: list[tuple[Item, TextRequest]] = []
+        while waiting or running:
+            while waiting and len(running) < 2 * self.llm.session.contract.max_batch:
+                item = waiting.popleft()
+                assert item.generate is not None
+                config = GenerationConfig(max_new_tokens=item.generate.max_new_tokens, stop=item.generate.stop)
+                request = self.llm.text_request(self._encoded(item), config)
+                scheduler.check(request.request, item.where)
+                scheduler.submit(request.request)
+                running.append((item, request))
+            for _ in scheduler.steps(_any_done(running)):
+                pass
+            for item, request in [pair for pair in running if pair[1].request.is_done]:
+                running.remove((item, request))
+                yield item, request.completion().text
+
+    def _scored(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
+        targets = (self._target(item, item.score) for item in items if item.score is not None)
+        try:
+            for number, found in score(self.llm.session, targets):
+                answer = Answer(
+                    logprob=float(found.logprobs.sum()),
+                    tokens=len(found.logprobs),
+                    greedy=found.greedy,
+                    choices=tuple(found.choices.tolist()),
+                )
+                yield items[number], answer
+        finally:
+            self.llm.scheduler.forget()  # its slots no longer hold what it knows of
+
+    def _target(self, item: Item, wanted: Score) -> Target:
+        prompt = self._encoded(item)
+        encode = self.llm.tokenizer.encode
+        continuation = wanted.continuation
+        if isinstance(continuation, str):
+            continuation = tuple(encode(continuation, add_special_tokens=False)) if continuation else ()
+        choices = choice_ids(lambda text: encode(text, add_special_tokens=False), item.ask.prompt, wanted.choices)
+        return Target(prompt.ids, continuation, choices, prompt.images, item.where)
+
+
+def _any_done(running: Sequence[tuple[Item, TextRequest]]) -> Callable[[], bool]:
+    return lambda: any(request.request.is_done for _, request in running)
+
+
+def choice_ids(encode: Callable[[str], list[int]], prompt: str, choices: Sequence[str]) -> tuple[int, ...]:
+    """The one token that each of ``choices`` adds to ``prompt``'s last word.
+
+    Raises ``InvalidInputError`` for a tokenizer that makes more of a choice, or the same of two.
+    """
+    words = prompt.split()
+    if not choices or not words:
+        return ()
+    before = encode(words[-1])
+    found = [encode(words[-1] + choice) for choice in choices]
+    if any(ids[:-1] != before for ids in found) or len({ids[-1] for ids in found}) < len(found):
+        raise InvalidInputError(
+            f"the tokenizer does not give each of {', '.join(map(repr, choices))} a token of its own, so that the model cannot "
+            "be scored by them; evaluate with generated answers instead"
+        )
+    return tuple(ids[-1] for ids in found)
+
+
+def identity_of(bundle: Bundle) -> str:
+    """What tells a model from another: its files, without engines and golden sets, which are added later."""
+    files = bundle.manifest.files.items()
+    kept = sorted((name, file.sha256) for name, file in files if not re.search(r"(^|/)(engines/|golden)", name))
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""Questions of your own: JSON lines of ``messages`` or ``prompt``, and ``answer``, which must be matched letter for letter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tt_edge.errors import InvalidInputError
+from tt_edge.evaluation.formats.task import Task, first
+from tt_edge.evaluation.requests import Answer, Ask, Generate, Item, Score
+from tt_edge.runtime.multimodal.sources import images_of_row
+
+#: Answers longer than this count as wrong.
+MAX_ANSWER = 64
+
+
+class Questions(Task):
+    """How many questions are answered exactly, and the perplexity of the right answers, given their questions."""
+
+    name = "questions"
+    marks = ("exact",)
+
+    def __init__(self, path: Path, count: int | None = None, max_new_tokens: int | None = None) -> None:
+        super().__init__([path], {"count": count, "max_new_tokens": max_new_tokens})
+        self._most = max_new_tokens
+        self._items = read_questions(path, count)
+
+    def items(self, model: Any) -> list[Item]:
+        """Answers may take a quarter of the sequence, at most ``MAX_ANSWER`` tokens, unless their number is given."""
+        room = self._most or min(MAX_ANSWER, max(1, model.llm.session.contract.max_seq_len // 4))
+        return [
+            Item(item.id, item.where, item.ask, item.answer, item.groups, Generate(room), Score(item.answer))
+            for item in self._items
+        ]
+
+    def mark(self, item: Item, answer: Answer) -> dict[str, bool]:
+        return {"exact": answer.text == item.answer}
+
+
+def read_questions(path: Path, count: int | None = None) -> list[Item]:
+    """The first ``count`` questions of a JSONL file of ``messages`` or ``prompt``, and ``answer``; ``kind`` makes groups.
+
+    Images are ``images``, files relative to the JSONL file's folder, or the messages' own.
+    Raises ``InvalidInputError`` with the line that is of another form.
+    """
+    items: list[Item] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if len(items) == count:
+                    break
+                if line.strip():
+                    items.append(_question(line, path, number))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"questions {path} cannot be read ({error}); give a JSONL file") from error
+    if not items:
+        raise InvalidInputError(f"{path} has no questions; give a JSONL file with messages or prompt, and answer")
+    return first(items, count)
+
+
+def _question(line: str, path: Path, number: int) -> Item:
+    where = f"{path}:{number}"
+    try:
+        data = json.loads(line)
+        answer = data["answer"]
+        if not isinstance(answer, str):
+            raise TypeError("answer is not a string")
+        images = images_of_row(data, path.parent)
+        groups = (("kind", data["kind"]),) if isinstance(data.get("kind"), str) else ()
+        if "messages" in data:
+            ask = Ask(messages=tuple(dict(message) for message in data["messages"]), images=images)
+        elif isinstance(data["prompt"], str):
+            ask = Ask(prompt=data["prompt"], images=images)
+        else:
+            raise TypeError("prompt is not a string")
+        return Item(str(number), where, ask, answer, groups)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInputError(
+            f"{where} is not a question ({type(error).__name__}: {error}); give messages or prompt, and answer"
+        ) from error
