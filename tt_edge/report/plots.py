@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ _STYLE = {
     "axes.edgecolor": "#5b6570",
 }
 _MARKERS = {"lookup": "v", "linear": "o", "attention": "s", "cache": "D", "pointwise": "^"}
-#: More blocks than this are drawn without a name each.
-_NAMED_BLOCKS = 40
+#: More blocks than this are drawn without a name each; bars beyond the second number are summed up.
+_NAMED_BLOCKS, _MAX_BARS = 40, 200
 
 
 class Plots:
@@ -53,6 +54,7 @@ class Plots:
 
     def bytes_by_block(self, blocks: Sequence[BlockBytes]) -> str:
         """A bar for each block, of its types; types too rare to be seen are omitted."""
+        blocks = _at_most(blocks, _MAX_BARS)
         types = sorted({t for block in blocks for t in block.by_type}, key=lambda t: -_total(blocks, t))
         whole = sum(block.total for block in blocks)
         types = [dtype for dtype in types if _total(blocks, dtype) >= whole / 1000]
@@ -131,7 +133,8 @@ class Plots:
         return self._svg(draw, 4.0, f"Roofline of {device.title}")
 
     def bars(self, title: str, values: Mapping[str, float], unit: str) -> str:
-        """A horizontal bar with its value for each name."""
+        """A horizontal bar with its value for each name, as many as a page has room for."""
+        values = dict(list(values.items())[:_NAMED_BLOCKS])
 
         def draw(axes: Axes) -> None:
             drawn = axes.barh(range(len(values)), list(values.values()), color=COLOURS[0], height=0.7)
@@ -146,7 +149,8 @@ class Plots:
 
     def _svg(self, draw: Any, height: float, title: str) -> str:
         """The plot as an ``<svg>`` element that scales with the page and has its title for screen readers."""
-        with self._matplotlib.rc_context(_STYLE):
+        with self._matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that Matplotlib's font lacks: the reader's font is used
             figure = self._figure(figsize=(6.4, height), layout="constrained")
             draw(figure.add_subplot())
             out = io.StringIO()
@@ -162,6 +166,17 @@ class Plots:
 
 def _sized(found: re.Match[str]) -> str:
     return f'<svg role="img" {found[1] or ""}'
+
+
+def _at_most(blocks: Sequence[BlockBytes], count: int) -> Sequence[BlockBytes]:
+    """The first blocks; the last of them is the sum of the rest."""
+    if len(blocks) <= count:
+        return blocks
+    rest: dict[str, int] = {}
+    for block in blocks[count - 1 :]:
+        for dtype, nbytes in block.by_type.items():
+            rest[dtype] = rest.get(dtype, 0) + nbytes
+    return [*blocks[: count - 1], BlockBytes("the rest", rest)]
 
 
 def _total(blocks: Sequence[BlockBytes], dtype: str) -> int:
