@@ -20,6 +20,7 @@ from tt_edge.report.facts import collect
 from tt_edge.report.plots import Plots
 from tt_edge.report.weights import bytes_by_block, memory_lines
 from tt_edge.roofline import DEVICES, Device, Prediction, Step, decoder_of_network, predict
+from tt_edge.runtime.benchmark.tables import LATENCIES
 
 #: Devices that are predicted if none is named.
 DEFAULT_DEVICES = ("thor", "orin-agx", "orin-nano-super")
@@ -27,14 +28,6 @@ DEFAULT_DEVICES = ("thor", "orin-agx", "orin-nano-super")
 TOKENS = 2048
 _MAX_VALUES = 1_000_000
 _COUNTS = ("asked", "right", "tokens")
-_LATENCIES = {
-    "vision": "vision tower",
-    "prefill": "prefill",
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "end_to_end": "end to end",
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ class Report:
             facts=self.facts,
             golden=[name for name in self.facts["files"] if name.startswith("golden")],
             version=tt_edge.__version__,
-            latencies=_LATENCIES,
+            latencies=LATENCIES,
             svg=Markup,
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tt_edge.runtime.benchmark.records import Measured
 
-_NAMES = {
+#: What a reader knows the latencies as.
+LATENCIES = {
     "vision": "vision tower",
     "prefill": "prefill",
     "ttft": "TTFT",
@@ -18,27 +19,41 @@ _NAMES = {
 
 def speed_table(measured: Sequence[Measured]) -> str:
     """One line of medians for each of ``measured``."""
-    lines = [f"{'prefill ms':>11}{'TTFT ms':>10}{'TPOT ms':>10}{'tokens/s':>10}{'peak MiB':>10}  what"]
-    for m in measured:
-        mib, of = m.memory.model
-        lines.append(
-            f"{m.median(lambda r: r.prefill_s) * 1e3:>11.2f}{m.median(lambda r: r.ttft_s) * 1e3:>10.2f}"
-            f"{m.median(lambda r: r.tpot_s) * 1e3:>10.3f}{m.throughput()['decode_tokens_per_s']:>10.1f}{mib:>10,.0f}  "
-            f"{m.what} ({of} memory)"
-        )
-    return "\n".join(lines)
+    return _medians(
+        measured,
+        {
+            "prefill ms": (11, 2, lambda m: 1e3 * m.median(lambda r: r.prefill_s)),
+            "TTFT ms": (10, 2, lambda m: 1e3 * m.median(lambda r: r.ttft_s)),
+            "TPOT ms": (10, 3, lambda m: 1e3 * m.median(lambda r: r.tpot_s)),
+            "tokens/s": (10, 1, _decode_rate),
+        },
+    )
 
 
 def vision_table(measured: Sequence[Measured]) -> str:
     """One line of medians for each of ``measured``, of a vision-language model."""
-    lines = [f"{'vision ms':>10}{'prefill ms':>12}{'tokens/s':>10}{'end to end ms':>15}{'peak MiB':>10}  what"]
+    return _medians(
+        measured,
+        {
+            "vision ms": (10, 2, lambda m: 1e3 * m.median(lambda r: r.vision_s)),
+            "prefill ms": (12, 2, lambda m: 1e3 * m.median(lambda r: r.prefill_s)),
+            "tokens/s": (10, 1, _decode_rate),
+            "end to end ms": (15, 2, lambda m: 1e3 * m.median(lambda r: r.end_to_end_s)),
+        },
+    )
+
+
+def _decode_rate(m: Measured) -> float:
+    return m.throughput()["decode_tokens_per_s"]
+
+
+def _medians(measured: Sequence[Measured], columns: dict[str, tuple[int, int, Callable[[Measured], float]]]) -> str:
+    """A table of ``columns``, each a width, a number of decimals and a value, then peak memory and what ran."""
+    lines = ["".join(f"{name:>{width}}" for name, (width, _, _) in columns.items()) + f"{'peak MiB':>10}  what"]
     for m in measured:
+        values = "".join(f"{value(m):>{width}.{digits}f}" for width, digits, value in columns.values())
         mib, of = m.memory.model
-        lines.append(
-            f"{m.median(lambda r: r.vision_s) * 1e3:>10.2f}{m.median(lambda r: r.prefill_s) * 1e3:>12.2f}"
-            f"{m.throughput()['decode_tokens_per_s']:>10.1f}{m.median(lambda r: r.end_to_end_s) * 1e3:>15.2f}{mib:>10,.0f}  "
-            f"{m.what} ({of} memory)"
-        )
+        lines.append(f"{values}{mib:>10,.0f}  {m.what} ({of} memory)")
     return "\n".join(lines)
 
 
@@ -50,7 +65,9 @@ def full_table(measured: Sequence[Measured]) -> str:
 def _block(m: Measured) -> list[str]:
     lines = [m.what, f"{'ms':>14}{'mean':>12}{'p50':>12}{'p90':>12}{'p99':>12}{'max':>12}"]
     for name, d in m.latencies().items():
-        lines.append(f"{_NAMES[name]:>14}{d.mean:>12,.2f}{d.p50:>12,.2f}{d.p90:>12,.2f}{d.p99:>12,.2f}{d.max:>12,.2f}")
+        lines.append(
+            f"{LATENCIES[name]:>14}{d.mean:>12,.2f}{d.p50:>12,.2f}{d.p90:>12,.2f}{d.p99:>12,.2f}{d.max:>12,.2f}"
+        )
     rates, reuse = m.throughput(), m.reuse()
     lines.append(
         f"{'tokens/s':>14}  prefill {rates['prefill_tokens_per_s']:,.1f}, decode {rates['decode_tokens_per_s']:,.1f}, "
