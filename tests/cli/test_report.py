@@ -21,6 +21,7 @@ EVALUATION = [
         "bundle": "a",
         "format": "fp16",
         "weight_bytes": 3_900_000,
+        "word": "evaluated by the reference session",
         "network": {"right": 9, "asked": 10, "perplexity": 1.5, "exact": 0.9},
         "pytorch": {"right": 10, "asked": 10, "perplexity": 1.4, "exact": 1.0},
     },

@@ -139,7 +139,7 @@ def _read(path: Path, command: str) -> Any:
 
 
 def _accuracies(path: Path, plots: Plots) -> Accuracies:
-    """Of `tt-edge eval --json`: a list of rows, or an object with ``task`` and ``rows``."""
+    """Of `tt-edge eval`: what ``--json`` prints, a list of rows; or its ``report.json``, with ``task`` and ``rows``."""
     data = _read(path, "eval")
     rows, title = (data.get("rows"), str(data.get("task", path.stem))) if isinstance(data, dict) else (data, path.stem)
     found: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ def _accuracies(path: Path, plots: Plots) -> Accuracies:
                     {
                         "bundle": str(row.get("bundle", "")),
                         "format": str(row.get("format", "")),
-                        "side": "PyTorch" if side == "pytorch" else "bundle",
+                        "side": "PyTorch" if side == "pytorch" else str(row.get("word") or "the bundle"),
                         "weight_bytes": row["weight_bytes"] if _is_number(row.get("weight_bytes")) else None,
                         "asked": numbers["asked"] if _is_number(numbers.get("asked")) else None,
                         "values": values,
