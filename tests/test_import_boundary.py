@@ -19,6 +19,7 @@ TARGET_PACKAGES = (
     "tt_edge.runtime",
     "tt_edge.server",
     "tt_edge.doctor",
+    "tt_edge.report",
     "tt_edge.evaluation",
     "tt_edge.cli",
 )
