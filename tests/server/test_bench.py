@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 from contextlib import contextmanager
@@ -145,6 +147,37 @@ def test_pieces_that_are_no_tokens():
         found = measure(url, Plan(8, 2, runs=1), chat=True)
     assert [len(r.chunks) for r in found.good] == [2]
     assert "the server streams more pieces than tokens" in found.notes[0]
+
+
+def test_images():
+    """Each prompt has another one, as a PNG of the size that was asked for."""
+    image = pytest.importorskip("PIL.Image")
+    with foreign(lambda _: (200, [{"choices": [{"delta": {"content": "a"}}]}, b"[DONE]"])) as (server, url):
+        assert main(["bench", "--server", url, "--endpoint", "chat", "--image-size", "64x48", "--runs", "2"]) == 0
+    prompts = [
+        body["messages"][0]["content"] for body in server.bodies if isinstance(body["messages"][0]["content"], list)
+    ]
+    urls = [picture["image_url"]["url"] for picture, _ in prompts]
+    assert len(set(urls)) == len(urls) == 3, "a warm-up and two runs"
+    data = base64.b64decode(urls[0].removeprefix("data:image/png;base64,"))
+    assert image.open(io.BytesIO(data)).size == (64, 48)
+    assert prompts[0][1]["text"].count(" ") > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-size", "64x48"], "--image-size is for single chats; give --endpoint chat"),
+        (["--image-size", "64", "--endpoint", "chat"], "--image-size is '64'; give width and height"),
+        (["--image-size", "0x9", "--endpoint", "chat"], "--image-size is '0x9'"),
+        (["--image-tokens", "8"], "a server is sent image files: give --image-size"),
+        (["--against", "hf"], "--against is for a bundle; omit it"),
+        (["--timeout", "0"], "--timeout is 0; give seconds above 0"),
+    ],
+)
+def test_bad_options(options, message, capsys):
+    assert main(["bench", "--server", "http://127.0.0.1:9", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_failures_later_on_are_counted():

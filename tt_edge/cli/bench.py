@@ -79,6 +79,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--endpoint", choices=["chat", "completions"], default="completions", help="default: completions"
     )
+    server.add_argument(
+        "--image-size", metavar="WxH", help="put an image of that many pixels before each prompt, such as 448x448"
+    )
     server.add_argument("--api-key", metavar="KEY", help=f"or set {_KEY}, which other users of the machine do not see")
     server.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds without an answer (default 600)"
@@ -158,6 +161,8 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
 
     if args.against and (args.rate is not None or args.agentic):
         raise InvalidInputError("--against hf runs the prompts of one batch; omit --rate and --agentic")
+    if args.image_size is not None:
+        raise InvalidInputError("--image-size is for --server; a bundle has --image-tokens")
     if args.model is not None and not args.against:
         raise InvalidInputError("--model is for --against hf or --server; omit it, or give one of these")
     _plan(args, 2**20, 1)  # invalid options are refused before anything is loaded
@@ -203,4 +208,14 @@ def _of_server(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
     plan, chat = _plan(args, 2**20, MAX_CONCURRENT), args.endpoint == "chat"
     key = args.api_key or os.environ.get(_KEY)
     client = OpenAIClient(args.server, args.model, key, chat=chat, timeout=args.timeout)
-    return plan, [ServerBenchmark(client, plan, chat=chat).measure()]
+    size = None if args.image_size is None else _image_size(args.image_size)
+    return plan, [ServerBenchmark(client, plan, chat=chat, image_size=size).measure()]
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    from tt_edge.errors import InvalidInputError
+
+    width, _, height = text.lower().partition("x")
+    if not all(side.isascii() and side.isdecimal() and 1 <= int(side) <= 8192 for side in (width, height)):
+        raise InvalidInputError(f"--image-size is {text!r}; give width and height from 1 to 8192, such as 448x448")
+    return int(width), int(height)

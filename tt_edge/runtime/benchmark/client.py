@@ -91,7 +91,7 @@ class OpenAIClient:
                     raise
                 self._left_out.add((refused or rest)[0])
 
-    def complete(self, prompt: str | list[dict[str, str]], max_tokens: int) -> Answer:
+    def complete(self, prompt: str | list[dict[str, Any]], max_tokens: int) -> Answer:
         """Stream the answer to ``prompt``, text or messages. Raises ``ServerError``."""
         body: dict[str, Any] = {
             "model": self.model,

@@ -2,127 +2,61 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.benchmark.client import Answer, OpenAIClient, ServerError
 from tt_edge.runtime.benchmark.local import observe
 from tt_edge.runtime.benchmark.records import Measured, RequestTimes
 from tt_edge.runtime.benchmark.workload import Plan, Size
 
-#: Common words, most of them one token in most vocabularies.
-WORDS = (
-    *(
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "is",
-        "you",
-        "that",
-        "it",
-        "he",
-        "was",
-        "for",
-        "on",
-        "are",
-        "as",
-        "with",
-        "his",
-        "they",
-    ),
-    *(
-        "at",
-        "be",
-        "this",
-        "have",
-        "from",
-        "or",
-        "one",
-        "had",
-        "by",
-        "word",
-        "but",
-        "not",
-        "what",
-        "all",
-        "were",
-        "we",
-        "when",
-    ),
-    *(
-        "your",
-        "can",
-        "said",
-        "there",
-        "use",
-        "an",
-        "each",
-        "which",
-        "she",
-        "do",
-        "how",
-        "their",
-        "if",
-        "will",
-        "up",
-        "other",
-    ),
-    *(
-        "about",
-        "out",
-        "many",
-        "then",
-        "them",
-        "these",
-        "so",
-        "some",
-        "her",
-        "would",
-        "make",
-        "like",
-        "him",
-        "into",
-        "time",
-    ),
-    *(
-        "has",
-        "look",
-        "two",
-        "more",
-        "write",
-        "go",
-        "see",
-        "number",
-        "no",
-        "way",
-        "could",
-        "people",
-        "my",
-        "than",
-        "first",
-    ),
+_TEXT = (
+    "the of and to in is you that it he was for on are as with his they at be this have from or one had "
+    "by word but not what all were we when your can said there use an each which she do how their if will "
+    "up other about out many then them these so some her would make like him into time has look two more "
+    "write go see number no way could people my than first"
 )
+#: Common words, most of them one token in most vocabularies.
+WORDS = _TEXT.split()
 #: Requests at the same time, at most, unless ``--batch`` says so.
 MAX_CONCURRENT = 512
-_Prompt: TypeAlias = "str | list[dict[str, str]]"
+_Prompt: TypeAlias = "str | list[dict[str, Any]]"
+
+
+def random_image_url(random: np.random.Generator, width: int, height: int) -> str:
+    """A PNG of random coloured patches as a ``data:`` URL. Raises ``MissingDependencyError`` without Pillow."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependencyError('images are made with Pillow; pip install "tt-edge[vlm]"') from error
+    patches = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+    out = io.BytesIO()
+    patches.resize((width, height)).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 class ServerBenchmark:
-    """``plan`` on the server of ``client``. Prompts are common words; how many make ``isl`` tokens is found out first."""
+    """``plan`` on the server of ``client``. Prompts are common words; how many make ``isl`` tokens is found out first.
 
-    def __init__(self, client: OpenAIClient, plan: Plan, *, chat: bool) -> None:
+    ``image_size``, width and height: each prompt has an image of that size before its words, another one every time.
+    """
+
+    def __init__(
+        self, client: OpenAIClient, plan: Plan, *, chat: bool, image_size: tuple[int, int] | None = None
+    ) -> None:
         if plan.image_tokens:
-            raise InvalidInputError(
-                "--image-tokens is for bundles; a server takes image files, which differ by model; omit it"
-            )
+            raise InvalidInputError("--image-tokens is for bundles; a server is sent image files: give --image-size")
+        if image_size is not None and (not chat or plan.turns > 1):
+            raise InvalidInputError("--image-size is for single chats; give --endpoint chat, and omit --agentic")
+        self._image_size = image_size
         self.client, self.plan, self._chat = client, plan, chat
         self._fixed, self._per_word, self._has_usage = 0.0, 1.0, True
 
@@ -162,7 +96,12 @@ class ServerBenchmark:
         if measured.energy.joules is not None or measured.memory.device is not None:
             notes.append("memory and energy are of this machine: they are the server's only if it runs here")
         inputs = [r.input_tokens for r in measured.good]
-        if self._has_usage and self.plan.turns == 1 and abs(np.mean(inputs) / self.plan.isl - 1) > 0.1:
+        if (
+            self._has_usage
+            and self.plan.turns == 1
+            and self._image_size is None
+            and abs(np.mean(inputs) / self.plan.isl - 1) > 0.1
+        ):
             notes.append(f"prompts have {np.mean(inputs):.0f} tokens on average, not --isl {self.plan.isl}")
         return notes
 
@@ -172,8 +111,13 @@ class ServerBenchmark:
     def _text(self, random: np.random.Generator, tokens: int, fixed: float) -> str:
         return self._words(random, round((tokens - fixed) / self._per_word))
 
-    def _prompt(self, text: str) -> _Prompt:
-        return [{"role": "user", "content": text}] if self._chat else text
+    def _prompt(self, random: np.random.Generator, text: str) -> _Prompt:
+        if not self._chat:
+            return text
+        if self._image_size is None:
+            return [{"role": "user", "content": text}]
+        image = {"type": "image_url", "image_url": {"url": random_image_url(random, *self._image_size)}}
+        return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
 
     def _ask(self, prompt: _Prompt, new_tokens: int, turn: int = 1) -> tuple[RequestTimes, str]:
         """The answer's times, or the failure's, and its text."""
@@ -189,7 +133,7 @@ class ServerBenchmark:
 
     def _requests(self, sizes: Sequence[Size]) -> list[tuple[_Prompt, int]]:
         random = self._random()
-        return [(self._prompt(self._text(random, size.input, self._fixed)), size.output) for size in sizes]
+        return [(self._prompt(random, self._text(random, size.input, self._fixed)), size.output) for size in sizes]
 
     def _together(self) -> list[RequestTimes]:
         requests = self._requests([Size(self.plan.isl, self.plan.osl)] * self.plan.batch)
