@@ -173,6 +173,8 @@ def test_images():
         (["--image-tokens", "8"], "a server is sent image files: give --image-size"),
         (["--against", "hf"], "--against is for a bundle; omit it"),
         (["--timeout", "0"], "--timeout is 0; give seconds above 0"),
+        (["--timeout", "inf"], "--timeout is inf"),
+        (["--api-key", "a\nb"], "the API key has characters that HTTP does not send"),
     ],
 )
 def test_bad_options(options, message, capsys):

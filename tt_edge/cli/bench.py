@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Of each prompt, and to generate, if not given and the bundle's limits allow it.
 TOKENS = 128
+#: Of --rate, if not given.
+REQUESTS, BURST = 32, 4
 #: Of --agentic, if not given.
 TURNS, PREFIX, TURN_TOKENS = 6, 1024, 64
 _KEY = "TT_EDGE_API_KEY"
@@ -54,9 +56,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     rate = parser.add_argument_group("requests that arrive by themselves")
     rate.add_argument("--rate", type=float, metavar="R", help="requests per second; inf: all at once")
-    rate.add_argument("--requests", type=int, default=32, metavar="N", help="how many (default 32)")
-    rate.add_argument("--arrivals", default="poisson", help="poisson (the default), constant or burst")
-    rate.add_argument("--burst", type=int, default=4, metavar="N", help="requests of one burst (default 4)")
+    rate.add_argument("--requests", type=int, metavar="N", help=f"how many (default {REQUESTS})")
+    rate.add_argument("--arrivals", metavar="HOW", help="poisson (the default), constant or burst")
+    rate.add_argument("--burst", type=int, metavar="N", help=f"requests of one burst (default {BURST})")
     for name, what in (("isl", "input"), ("osl", "output")):
         rate.add_argument(
             f"--{name}-dist",
@@ -76,9 +78,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     server = parser.add_argument_group("a server")
     server.add_argument("--server", metavar="URL", help="measure this server instead of a bundle")
-    server.add_argument(
-        "--endpoint", choices=["chat", "completions"], default="completions", help="default: completions"
-    )
+    server.add_argument("--endpoint", choices=["chat", "completions"], help="default: completions")
     server.add_argument(
         "--image-size", metavar="WxH", help="put an image of that many pixels before each prompt, such as 448x448"
     )
@@ -126,12 +126,14 @@ def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
     from tt_edge.errors import InvalidInputError
     from tt_edge.runtime.benchmark.workload import Arrivals, Lengths, Plan
 
-    if args.arrivals not in list(Arrivals):
-        raise InvalidInputError(f"--arrivals is {args.arrivals!r}; give one of {', '.join(Arrivals)}")
-    given: dict[str, Any] = {
-        name: getattr(args, name) for name in ("warmup", "runs", "seed", "rate", "requests", "burst", "image_tokens")
-    }
-    given |= {"arrivals": Arrivals(args.arrivals), "batch": args.batch}
+    arrivals = args.arrivals or Arrivals.POISSON
+    if arrivals not in list(Arrivals):
+        raise InvalidInputError(f"--arrivals is {arrivals!r}; give one of {', '.join(Arrivals)}")
+    if args.rate is None and (args.arrivals, args.requests, args.burst) != (None, None, None):
+        raise InvalidInputError("--arrivals, --requests and --burst are for requests at a rate; give --rate too")
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("warmup", "runs", "seed", "rate", "image_tokens")}
+    given |= {"requests": _given(args.requests, REQUESTS), "burst": _given(args.burst, BURST)}
+    given |= {"arrivals": Arrivals(arrivals), "batch": args.batch}
     if args.batch is None:
         given["batch"] = 1 if args.rate is None else slots
     given |= {f"{n}_dist": Lengths.parse(getattr(args, f"{n}_dist"), f"--{n}-dist") for n in ("isl", "osl")}
@@ -161,8 +163,11 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
 
     if args.against and (args.rate is not None or args.agentic):
         raise InvalidInputError("--against hf runs the prompts of one batch; omit --rate and --agentic")
-    if args.image_size is not None:
-        raise InvalidInputError("--image-size is for --server; a bundle has --image-tokens")
+    if args.against and args.image_tokens and args.batch not in (None, 1):
+        raise InvalidInputError("--against hf measures one prompt with an image at a time; omit --batch")
+    for name in ("endpoint", "image_size", "api_key"):
+        if getattr(args, name) is not None:
+            raise InvalidInputError(f"--{name.replace('_', '-')} is for --server; omit it")
     if args.model is not None and not args.against:
         raise InvalidInputError("--model is for --against hf or --server; omit it, or give one of these")
     _plan(args, 2**20, 1)  # invalid options are refused before anything is loaded
@@ -179,15 +184,12 @@ def _against_hf(args: argparse.Namespace, llm: LLM, plan: Plan) -> Measured:
     from tt_edge.bundle import Bundle
     from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
     from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
-    from tt_edge.errors import InvalidInputError
     from tt_edge.runtime.benchmark.local import batch_prompts
     from tt_edge.runtime.benchmark.vision import random_picture, random_prompt
 
     manifest = Bundle.open(args.bundle, args.require_signature).manifest
     source, precision = args.model or manifest.model.source, manifest.config.network.precision
     if plan.image_tokens:
-        if plan.batch > 1:
-            raise InvalidInputError("--against hf measures one prompt with an image at a time; omit --batch")
         assert llm.vision is not None
         vlm = PyTorchVLM(source, precision)
         ids = random_prompt(llm, plan.isl, plan.image_tokens, plan.seed)
@@ -203,10 +205,10 @@ def _of_server(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
 
     if args.against:
         raise InvalidInputError("--against is for a bundle; omit it, and run tt-edge bench once for each server")
-    if not args.timeout > 0:
-        raise InvalidInputError(f"--timeout is {args.timeout:g}; give seconds above 0")
+    if not 0 < args.timeout <= 1e6:
+        raise InvalidInputError(f"--timeout is {args.timeout:g}; give seconds above 0, up to a million")
     plan, chat = _plan(args, 2**20, MAX_CONCURRENT), args.endpoint == "chat"
-    key = args.api_key or os.environ.get(_KEY)
+    key = args.api_key or os.environ.get(_KEY, "").strip()
     client = OpenAIClient(args.server, args.model, key, chat=chat, timeout=args.timeout)
     size = None if args.image_size is None else _image_size(args.image_size)
     return plan, [ServerBenchmark(client, plan, chat=chat, image_size=size).measure()]

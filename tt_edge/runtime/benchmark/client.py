@@ -54,6 +54,8 @@ class OpenAIClient:
         self._secure, self._chat, self._timeout = parts.scheme == "https", chat, timeout
         self._headers = {"Content-Type": "application/json"}
         if api_key:
+            if not (api_key.isascii() and api_key.isprintable()):
+                raise InvalidInputError("the API key has characters that HTTP does not send; copy it again")
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._model = model
         self._left_out: set[str] = set()

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+
+#: One run of a benchmark.
+Run: TypeAlias = Callable[[], list[RequestTimes]]
 
 
 @dataclass(eq=False)
@@ -78,9 +82,16 @@ def measure(llm: LLM, plan: Plan) -> Measured:
         return measure_images(llm, ids, [picture], plan)
     if plan.rate is None and plan.turns == 1:
         return measure_batch(llm.session, batch_prompts(llm, plan), plan)
-    run = _conversations if plan.rate is None else _at_a_rate
-    runs = plan.runs if plan.rate is None else 1
-    return _of_session(llm.session, lambda: run(llm.session, plan), plan.warmup, runs)
+    if plan.rate is None:
+        return _of_session(llm.session, lambda: _conversations(llm.session, plan), plan.warmup, plan.runs)
+    [ids] = random_prompts(limits.vocab_size, 1, plan.isl, plan.seed).tolist()
+    return _of_session(
+        llm.session,
+        lambda: _at_a_rate(llm.session, plan),
+        plan.warmup,
+        1,
+        warm=lambda: _together(llm.session, [_Timed(ids, plan.osl)]),
+    )
 
 
 def measure_batch(session: Session, prompts: np.ndarray, plan: Plan) -> Measured:
@@ -100,11 +111,11 @@ def measure_images(llm: LLM, ids: Sequence[int], images: Sequence[ProcessedImage
     return _of_session(llm.session, run, plan.warmup, plan.runs)
 
 
-def observe(what: str, run: Callable[[], list[RequestTimes]], warmup: int, runs: int) -> Measured:
-    """Call ``run`` ``warmup`` times, then ``runs`` times with its requests, memory and energy noted."""
+def observe(what: str, run: Run, warmup: int, runs: int, warm: Run | None = None) -> Measured:
+    """Call ``warm``, or else ``run``, ``warmup`` times; then ``run`` ``runs`` times, with its requests, memory and energy noted."""
     peak, meter = PeakMemory(), EnergyMeter()
     for _ in range(warmup):
-        run()
+        (warm or run)()
     meter.start()
     try:
         records = [record for _ in range(runs) for record in run()]
@@ -113,8 +124,8 @@ def observe(what: str, run: Callable[[], list[RequestTimes]], warmup: int, runs:
     return Measured(what, records, peak.read(), energy)
 
 
-def _of_session(session: Session, run: Callable[[], list[RequestTimes]], warmup: int, runs: int) -> Measured:
-    return replace(observe(session.word, run, warmup, runs), is_reference=isinstance(session, ReferenceSession))
+def _of_session(session: Session, run: Run, warmup: int, runs: int, warm: Run | None = None) -> Measured:
+    return replace(observe(session.word, run, warmup, runs, warm), is_reference=isinstance(session, ReferenceSession))
 
 
 def batch_prompts(llm: LLM, plan: Plan) -> np.ndarray:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,10 +65,12 @@ class ServerBenchmark:
         """Raises ``ServerError`` if the server does not answer at all; later failures are counted."""
         self._calibrate()
         plan = self.plan
-        run = self._conversations if plan.turns > 1 else self._together if plan.rate is None else self._at_a_rate
-        measured = observe(
-            f"{self.client.model} at {self.client.url}", run, plan.warmup, plan.runs if plan.rate is None else 1
-        )
+        what = f"{self.client.model} at {self.client.url}"
+        if plan.rate is not None:
+            measured = observe(what, self._at_a_rate, plan.warmup, 1, warm=lambda: self._together(1))
+        else:
+            run = self._conversations if plan.turns > 1 else partial(self._together, plan.batch)
+            measured = observe(what, run, plan.warmup, plan.runs)
         return replace(measured, memory=replace(measured.memory, host=None), notes=tuple(self._notes(measured)))
 
     def _calibrate(self) -> None:
@@ -135,8 +138,8 @@ class ServerBenchmark:
         random = self._random()
         return [(self._prompt(random, self._text(random, size.input, self._fixed)), size.output) for size in sizes]
 
-    def _together(self) -> list[RequestTimes]:
-        requests = self._requests([Size(self.plan.isl, self.plan.osl)] * self.plan.batch)
+    def _together(self, count: int) -> list[RequestTimes]:
+        requests = self._requests([Size(self.plan.isl, self.plan.osl)] * count)
         with ThreadPoolExecutor(len(requests)) as pool:
             return [times for times, _ in pool.map(lambda request: self._ask(*request), requests)]
 

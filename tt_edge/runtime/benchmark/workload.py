@@ -136,6 +136,8 @@ class Plan:
             )
         if self.turns > 1 and (self.rate is not None or self.image_tokens):
             raise InvalidInputError("--agentic has its own arrivals and text only; omit --rate and --image-tokens")
+        if self.rate is not None and self.image_tokens:
+            raise InvalidInputError("--image-tokens is for requests that start together; omit --rate")
         if self.rate is None and (self.isl_dist.kind, self.osl_dist.kind) != (LengthKind.FIXED, LengthKind.FIXED):
             raise InvalidInputError("--isl-dist and --osl-dist are for requests at a rate; give --rate too")
 
