@@ -8,15 +8,17 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from examples.road_scenes import evaluate as road_scenes
 from tests.runtime.multimodal.images.sample_images import photo
+from tests.tiny_vlms import IMAGE
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
-from tt_edge.compile.parity import verify_bundle
+from tt_edge.compile.parity import GoldenMaker, verify_bundle
 from tt_edge.compile.parity.accuracy import _Theirs
 from tt_edge.compile.parity.pytorch_vlm import chat_text, processor_of
 from tt_edge.compile.parity.report import PreprocessingParity
@@ -34,8 +36,12 @@ from tt_edge.runtime.text.chat_template import ChatTemplate
 LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 160, "max_image_tokens": 64}
 
 
-def compiled(family, folder, precision="fp32", sizes=None, **more):
+def compiled(family, folder, precision="fp32", sizes=None, edit=None, **more):
     checkpoint = write_checkpoint(family, folder / "checkpoint", **(sizes or {}))
+    if edit is not None:
+        tensors = load_file(checkpoint / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     config = CompileConfig.of(precision=precision, **{**LIMITS, **more})
     compile_checkpoint(str(checkpoint), folder / "out.ttedge", config, EngineTarget())
     return Bundle.open(folder / "out.ttedge"), checkpoint
@@ -73,11 +79,20 @@ def test_towers_with_the_plugin(family, tmp_path):
     assert report.passed, report.render()
 
 
-def test_a_batch_of_one(tmp_path):
-    bundle, checkpoint = compiled("qwen2_vl", tmp_path, max_batch=1)
-    report = verify_bundle(bundle, checkpoint, new_tokens=4)
-    assert report.passed
+def test_a_batch_of_one_that_says_image_tokens(tmp_path):
+    """Greedy search may choose the placeholder of an image, for which there is no image."""
+
+    def favour(tensors):
+        head = tensors["lm_head.weight"]
+        head.mul_(0.01)[IMAGE].mul_(300)
+
+    bundle, checkpoint = compiled("qwen2_vl", tmp_path, max_batch=1, edit=favour)
+    maker = GoldenMaker()
+    report = verify_bundle(bundle, checkpoint, new_tokens=6, maker=maker)
+    assert report.passed, report.render()
     assert [row.pictures for row in report.rows] == [0, 1, 2]
+    said = [IMAGE in prompt.tokens[:-1] for prompt in maker.made(report)[0].prompts]
+    assert any(said)
 
 
 def test_pictures_of_the_users(qwen, tmp_path):

@@ -54,15 +54,16 @@ class PyTorchReference:
         return self._answers[key][1]
 
     def _compute(self, prompt: Prompt, new_tokens: int) -> _Answer:
-        with torch.no_grad(), clean_generation(self.model):
+        with torch.no_grad(), clean_generation(self.model), clean_generation(self.truth):
             out = self.model.generate(
                 **cast(model_inputs(self.model, [prompt.ids], prompt.pictures), self.model.dtype),
                 max_new_tokens=new_tokens,
             )
             tokens: list[int] = out[0, -new_tokens:].tolist()
-            inputs = model_inputs(self.model, [prompt.ids + tokens], prompt.pictures)
-            own = _chosen_by(self.model, inputs, new_tokens)
-            exact = own if self.truth is self.model else _chosen_by(self.truth, inputs, new_tokens)
+            # In one call, a placeholder among the new tokens would stand for an image that is not there.
+            chosen_by = _step_by_step if _placeholders(self.model) & set(tokens) else _in_one_call
+            own = chosen_by(self.model, prompt, tokens)
+            exact = own if self.truth is self.model else chosen_by(self.truth, prompt, tokens)
         return tokens, own, exact
 
 
@@ -141,9 +142,36 @@ def _batches(
             yield mixed[first : first + contract.max_batch]
 
 
-def _chosen_by(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> np.ndarray:
+def _placeholders(model: PreTrainedModel) -> set[int]:
+    """Ids that stand for features of an image or a video."""
+    names = ("image_token_id", "video_token_id")
+    return {token for name in names if (token := getattr(model.config, name, None)) is not None}
+
+
+def _in_one_call(model: PreTrainedModel, prompt: Prompt, tokens: list[int]) -> np.ndarray:
+    """The logits ``[T, V]`` that choose each of the new ``tokens``, given those before it."""
+    inputs = model_inputs(model, [prompt.ids + tokens], prompt.pictures)
     logits: Tensor = model(**cast(inputs, model.dtype)).logits
-    return logits[0, -new_tokens - 1 : -1].float().numpy()
+    return logits[0, -len(tokens) - 1 : -1].float().numpy()
+
+
+def _step_by_step(model: PreTrainedModel, prompt: Prompt, tokens: list[int]) -> np.ndarray:
+    """As ``_in_one_call``, by a ``generate()`` that is made to choose ``tokens``."""
+    left = iter(tokens)
+
+    def forced(_: Tensor, scores: Tensor) -> Tensor:
+        chosen = torch.full_like(scores, -torch.inf)
+        chosen[:, next(left)] = 0
+        return chosen
+
+    out = model.generate(
+        **cast(model_inputs(model, [prompt.ids], prompt.pictures), model.dtype),
+        max_new_tokens=len(tokens),
+        logits_processor=[forced],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return np.concatenate([step.float().numpy() for step in out.logits])
 
 
 def _compare(prompt: Prompt, logits: np.ndarray, tokens: list[int], own: np.ndarray, exact: np.ndarray) -> RowParity:
