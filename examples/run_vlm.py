@@ -156,7 +156,7 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
     if theirs is None:
         return 0
     print(f"PyTorch and TensorRT prompts match: {same} ({len(ours.input_ids)} tokens)")
-    return running.show_match(args, theirs, ours.new_token_ids)
+    return running.show_match(args, theirs, ours.new_token_ids) or int(not same)
 
 
 def benchmark(args: argparse.Namespace, llm: LLM) -> int:

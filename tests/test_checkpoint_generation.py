@@ -39,6 +39,17 @@ def test_sampling_settings_hold_where_it_samples():
     assert (config.temperature, config.top_p, config.min_p) == (1.0, 0.8, 0.0)
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, 50), ({"top_k": None}, 50), ({"top_k": 0}, 0), ({"top_k": 7}, 7)])
+def test_top_k_is_what_generate_takes(given, expected):
+    """Llama 3's file samples and says nothing of it."""
+    from transformers import GenerationConfig as Theirs
+
+    assert GenerationConfig.of_checkpoint({"do_sample": True, **given}).top_k == expected
+    theirs = Theirs(do_sample=True, **given)
+    defaults = Theirs._get_default_generation_params()
+    assert (defaults["top_k"] if theirs.top_k is None else theirs.top_k) == expected
+
+
 def test_names_are_fields_and_transformers_own():
     from transformers import GenerationConfig as Theirs
 

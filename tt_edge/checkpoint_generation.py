@@ -58,10 +58,14 @@ _SAMPLING_NOT_APPLIED: dict[str, Callable[[object], bool]] = {
 
 
 def recommended(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of ``GenerationConfig`` that a ``generation_config.json`` sets; those of sampling only with ``do_sample``."""
+    """Fields of ``GenerationConfig`` that a ``generation_config.json`` sets; those of sampling only with ``do_sample``.
+
+    ``generate()`` samples from the 50 most likely tokens unless ``top_k`` is given, and transformers 4 omitted that value when
+    it saved a checkpoint.
+    """
     names = (*ALWAYS, *SAMPLING) if data.get("do_sample") else ALWAYS
     given = {name: data[name] for name in names if data.get(name) is not None}
-    return ({"temperature": 1.0} if data.get("do_sample") else {}) | given
+    return ({"temperature": 1.0, "top_k": 50} if data.get("do_sample") else {}) | given
 
 
 def not_applied(data: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from examples.road_scenes.evaluate import CHECKPOINT
 from examples.tiny_checkpoint import make_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import TOKENS, write_checkpoint
+from tt_edge.compile.checkpoint import tokenizer_files
 
 ROAD = ["--model", str(CHECKPOINT)]
 PICTURES = CHECKPOINT.parent / "pictures"
@@ -72,6 +73,21 @@ def test_every_family(tmp_path, capsys, family, picture):
         assert all(number >= 0 for number in numbers)
         assert numbers[0] > 0
         assert what in line
+
+
+def test_a_chat_that_the_bundle_renders_otherwise(tmp_path, capsys, monkeypatch, picture):
+    """PyTorch gets the chat by the checkpoint's own processor, so a template that the compile damaged shows."""
+    write_checkpoint("internvl", tmp_path / "tiny")
+    original = tokenizer_files.tokenizer_files
+
+    def damaged(checkpoint):
+        for name, content in original(checkpoint):
+            yield name, content.replace(b"[assistant]", b"[model]") if name == "chat_template.jinja" else content
+
+    monkeypatch.setattr(tokenizer_files, "tokenizer_files", damaged)
+    asked = ["--prompt", "what is it?", "--image_path", picture, "--num_tokens", "4", "--enable_pytorch_run"]
+    assert run_vlm.main(["--model", str(tmp_path / "tiny"), "--precision", "FP32", *asked, "--max_seq_len", "192"]) == 1
+    assert "PyTorch and TensorRT prompts match: False" in capsys.readouterr().out
 
 
 def test_frames_of_a_video(tmp_path, capsys, picture):

@@ -121,6 +121,19 @@ def test_token_ids_are_transformers_own(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_spaces_that_transformers_cleans_up(kind, tmp_path, caplog):
+    """Applied (WordPiece's decoder does it), without effect (BPE), or named: text is streamed, so it is not changed later."""
+    folder = written(tmp_path, kind, clean_up_tokenization_spaces=True)
+    with caplog.at_level(logging.WARNING, "tt_edge"):
+        ours = BundleTokenizer.from_bundle(Files(tokenizer_files(Checkpoint.open_tokenizer(folder))))
+    theirs, text = AutoTokenizer.from_pretrained(folder), "stop . red , two cars !"
+    ids = theirs(text, add_special_tokens=False)["input_ids"]
+    differs = ours.decode(ids) != theirs.decode(ids)
+    assert differs == (kind == "unigram")
+    assert ("clean_up_tokenization_spaces not applied" in caplog.text) == differs
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_tokens_that_only_the_settings_have(kind, tmp_path):
     """Row 5: one token, where tokenizer.json alone has eleven."""
     size = KINDS[kind]().get_vocab_size()

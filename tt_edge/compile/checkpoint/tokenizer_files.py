@@ -48,11 +48,25 @@ def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
             f"the tokenizer of {checkpoint.source} has no tokenizer.json and cannot be converted to one; "
             "save it once with transformers' fast tokenizer and compile again"
         )
+    if _cleans_up(tokenizer):
+        _LOGGER.warning(
+            "tokenizer_config.json: clean_up_tokenization_spaces not applied by tt-edge; answers keep their spaces before "
+            "punctuation"
+        )
     with tempfile.TemporaryDirectory(prefix="tt-edge-tokenizer-") as scratch:
         tokenizer.save_pretrained(scratch)
         for name in _FILES:
             if (file := Path(scratch) / name).is_file():
                 yield name, file.read_bytes()
+
+
+def _cleans_up(tokenizer: Any) -> bool:
+    """Whether transformers removes spaces from decoded text: by default not of BPE, and a WordPiece decoder does it itself."""
+    backend = tokenizer.backend_tokenizer
+    if not tokenizer.clean_up_tokenization_spaces or getattr(backend.decoder, "cleanup", False):
+        return False
+    of_bpe = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    return type(backend.model).__name__ != "BPE" or bool(getattr(tokenizer, of_bpe, False))
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
