@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,8 +115,11 @@ class GenerationConfig(JsonConfig):
         require(is_pairs, f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers")
         bias = {}
         for key, value in given:
-            is_id = isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit())  # JSON's keys
-            require(is_id and 0 <= int(key) < 2**31, f"logit_bias has key {key!r}; its keys are token ids")
+            # JSON's keys are text, written in one way: with another, two could be the same token.
+            is_id = isinstance(key, int) or (
+                isinstance(key, str) and re.fullmatch("0|[1-9][0-9]{0,9}", key) is not None
+            )
+            require(is_id and 0 <= int(key) < 2**31, f"logit_bias has key {str(key)[:40]!r}; its keys are token ids")
             _require_number(f"logit_bias of token {key}", value, -MAX_BIAS, MAX_BIAS)
             bias[int(key)] = float(value)
         object.__setattr__(self, "logit_bias", tuple(sorted(bias.items())))

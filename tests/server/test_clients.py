@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.server.conftest import MODEL, serving
-from tt_edge.server.images import Turns
+from tt_edge.server.turns import Turns
 
 SYSTEM = {"role": "system", "content": "One two three four five six seven eight nine ten."}
 SECRET = [SYSTEM, {"role": "user", "content": "My name is 58 and I wait at the light."}]

@@ -195,6 +195,10 @@ def test_gzip(served):
     url = f"{served.url}/v1/completions"
     gzipped = {"Content-Encoding": "gzip"}
     assert post(url, body, **gzipped)[1]["choices"] == text(served)[1]["choices"]
+    half = len(json.dumps(TEXT)) // 2
+    members = [gzip.compress(part) for part in (json.dumps(TEXT)[:half].encode(), json.dumps(TEXT)[half:].encode())]
+    assert post(url, b"".join(members), **gzipped)[1]["choices"] == text(served)[1]["choices"]
+    assert post(url, body + b"more", **gzipped)[1]["error"]["message"].startswith("the body is not gzip")
     assert post(url, body[:-9], **gzipped)[0] == 400
     assert post(url, b"{}", **gzipped)[1]["error"]["message"].startswith("the body is not gzip")
     bomb = gzip.compress(b" " * (64 << 20))

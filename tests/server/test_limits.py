@@ -90,6 +90,8 @@ def test_health_and_metrics(folder):
             "tt_edge_requests_running 0.0",
             "tt_edge_requests_waiting 0.0",
             "tt_edge_generated_tokens_total 5.0",
+            f"tt_edge_computed_tokens_total {float(served.model.stats.computed_tokens)}",
+            f"tt_edge_prefill_tokens {float(served.model.llm.scheduler.prefill_tokens)}",
             'tt_edge_http_responses_total{path="/v1/completions",status="200"} 1.0',
             'tt_edge_http_responses_total{path="/metrics",status="401"} 1.0',
             "tt_edge_ttft_seconds_count 1.0",

@@ -4,6 +4,7 @@ at /, /health, and /metrics for Prometheus. Needs no PyTorch."""
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -117,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             log_level="warning",
             http=limited(limits),
+            ws="none",
             timeout_graceful_shutdown=5,
         )
         try:
@@ -135,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
         )
         with suppress(KeyboardInterrupt):  # raised again by uvicorn when it has shut down
             sys.setswitchinterval(_SWITCH_S)
+            gc.collect()
+            gc.freeze()  # a collection of what was imported and loaded would stop every thread for 0.1 s
             uvicorn.Server(config).run(sockets=[socket])
     return 0
 

@@ -132,6 +132,11 @@ class AsyncLLM:
         with self.waiting_place():
             return await asyncio.get_running_loop().run_in_executor(pool, work)
 
+    def check_room(self) -> None:
+        """Raise ``QueueFullError`` when too many wait for one more to be taken now."""
+        with self._wake:
+            self._check_room(1)
+
     @contextmanager
     def waiting_place(self) -> Iterator[None]:
         """Count as one waiting prompt. Raises ``QueueFullError`` when too many wait."""

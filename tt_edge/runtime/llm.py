@@ -251,7 +251,7 @@ class LLM:
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute the common beginning of all conversations that begin with ``messages``, and keep it; returns its tokens.
 
-        Only while nothing is being generated.
+        Raises ``EngineError`` while all slots of the batch are generating.
         """
         asked = [self.render_chat([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
         one, other = (self.encode(chat).ids for chat in asked)

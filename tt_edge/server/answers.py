@@ -33,6 +33,7 @@ async def whole(
 ) -> Response:
     """One JSON body with all answers. The answers end when the client goes away or ``timeout_s`` have passed."""
     work = asyncio.ensure_future(asyncio.gather(*(stream.completion() for stream in streams)))
+    work.add_done_callback(_retrieved)
     gone = asyncio.ensure_future(disconnected(request))
     both: set[asyncio.Future[Any]] = {work, gone}
     try:
@@ -49,6 +50,12 @@ async def whole(
             stream.cancel()
         gone.cancel()
         work.cancel()
+
+
+def _retrieved(work: asyncio.Future[Any]) -> None:
+    """Take the error of work that nobody waits for any more; asyncio would log it as forgotten."""
+    if not work.cancelled():
+        work.exception()
 
 
 async def disconnected(request: Request) -> None:

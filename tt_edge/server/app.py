@@ -10,14 +10,14 @@ from importlib import resources
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tt_edge.errors import TTEdgeError
 from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.server.endpoints import Endpoints
-from tt_edge.server.errors import ApiError, on_api_error, on_defect, on_http_error
+from tt_edge.server.errors import ApiError, on_api_error, on_defect, on_disconnect, on_http_error
 from tt_edge.server.guard import Guard
 from tt_edge.server.metrics import Counted
 from tt_edge.server.settings import Settings
@@ -60,6 +60,7 @@ def create_app(model: AsyncLLM, settings: Settings | None = None) -> Starlette:
             ApiError: on_api_error,
             TTEdgeError: on_api_error,
             HTTPException: on_http_error,
+            ClientDisconnect: on_disconnect,
             Exception: on_defect,
         },
         lifespan=lifespan,

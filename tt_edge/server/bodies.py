@@ -1,20 +1,28 @@
-"""Bodies of requests: read within limits of bytes, time and structure, and parsed beside the event loop."""
+"""Bodies of requests: read within limits of bytes, time and structure, and parsed beside the event loop.
+
+Large bodies are parsed in a process of their own, because a parser keeps the interpreter's lock until it is done.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import time
 import zlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
 from tt_edge.server.errors import ApiError
+from tt_edge.server.guard import Client
+from tt_edge.server.turns import Turns
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -28,6 +36,9 @@ MAX_HELD = 512 << 20
 #: Most commas and opening brackets of a body, so that the values which JSON makes of it are bounded: 32 MiB of ``[1,1,…`` would
 #: otherwise take gigabytes.
 MAX_STRUCTURE = 1 << 18
+
+#: Bytes of a body that is parsed in this process, unless it is compressed: at most a few milliseconds.
+SMALL_BODY = 64 << 10
 
 #: Seconds in which a body must begin to come, and the bytes a second it must keep up from then on.
 READ_GRACE_S, READ_RATE = 10.0, 64 << 10
@@ -48,11 +59,20 @@ class HeldBytes:
         self._held -= count
 
 
-class BodyReader:
-    """Reads bodies of at most ``max_bytes``; ``parser`` is where they are parsed."""
+@dataclass
+class _Held:
+    """A body that is being read, and the bytes that it counts for."""
 
-    def __init__(self, max_bytes: int, timeout_s: float, parser: Executor) -> None:
-        self._max_bytes, self._timeout_s, self._parser = max_bytes, timeout_s, parser
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+class BodyReader:
+    """Reads bodies of at most ``max_bytes``. Small ones are parsed in ``threads``, others in ``process``, clients taking turns."""
+
+    def __init__(self, max_bytes: int, timeout_s: float, threads: Executor, process: Executor) -> None:
+        self._max_bytes, self._timeout_s, self._threads, self._process = max_bytes, timeout_s, threads, process
+        self._turns = Turns()
         self._held = HeldBytes(max(MAX_HELD, 2 * max_bytes))
 
     @asynccontextmanager
@@ -65,60 +85,74 @@ class BodyReader:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip", ""):
             raise ApiError(415, f"content encoding {encoding[:80]!r} is not supported; send gzip, or no encoding")
-        size = 0
+        length = request.headers.get("content-length", "0")
+        if len(length) > 20 or (length.isdecimal() and int(length) > self._max_bytes):
+            raise _too_large(self._max_bytes)
+        held = _Held()
         try:
-            chunks = []
-            async for chunk in self._chunks(request):
-                self._held.add(len(chunk))
-                size += len(chunk)
-                if size > self._max_bytes:
-                    raise self._too_large()
-                chunks.append(chunk)
-            content = b"".join(chunks)
-            chunks.clear()
-            if "gzip" in encoding:
-                content = await self._beside(self._decompressed, content)
-                self._held.add(len(content) - size)
-                size = len(content)
-            body = await self._beside(parsed, content, schema)
+            await self._collected_in_time(request, held)
+            content = b"".join(held.chunks)
+            held.chunks.clear()
+            body, size = await self._parsed(Client.of(request), content, "gzip" in encoding, schema)
             del content
+            self._held.add(size - held.size)
+            held.size = size
             yield body
         finally:
-            self._held.remove(size)
+            self._held.remove(held.size)
 
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        stream, size, begun = request.stream(), 0, time.monotonic()
-        while True:
-            allowed = min(self._timeout_s, READ_GRACE_S + size / READ_RATE)
-            next_chunk = asyncio.ensure_future(anext(stream))
-            await asyncio.wait({next_chunk}, timeout=max(0.0, begun + allowed - time.monotonic()))
-            if not next_chunk.done():
-                next_chunk.cancel()
-                raise ApiError(408, f"the body did not come in {allowed:.3g} s; send it at once")
-            try:
-                chunk = next_chunk.result()
-            except StopAsyncIteration:
-                return
-            size += len(chunk)
-            yield chunk
-
-    async def _beside(self, work: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._parser, work, *args)
-
-    def _decompressed(self, content: bytes) -> bytes:
-        inflater = zlib.decompressobj(wbits=31)
+    async def _collected_in_time(self, request: Request, held: _Held) -> None:
+        begun, collecting = time.monotonic(), asyncio.ensure_future(self._collect(request, held))
         try:
-            found = inflater.decompress(content, self._max_bytes + 1)
-        except zlib.error as error:
-            raise ApiError(400, f"the body is not gzip ({error}); omit the content encoding, or compress it") from None
-        if len(found) > self._max_bytes:
-            raise self._too_large(" when decompressed")
-        if not inflater.eof:
-            raise ApiError(400, "the gzip body is cut off; send all of it")
-        return found
+            while not collecting.done():
+                allowed = min(self._timeout_s, READ_GRACE_S + held.size / READ_RATE)
+                left = begun + allowed - time.monotonic()
+                if left <= 0:
+                    # The rest of the body would be taken for the next request.
+                    raise ApiError(408, f"the body did not come in {allowed:.3g} s; send it at once", close=True)
+                await asyncio.wait({collecting}, timeout=left)
+            collecting.result()
+        finally:
+            collecting.cancel()
 
-    def _too_large(self, when: str = "") -> ApiError:
-        return ApiError(413, f"the body is larger than {self._max_bytes} bytes{when}; send less")
+    async def _collect(self, request: Request, held: _Held) -> None:
+        async for chunk in request.stream():
+            self._held.add(len(chunk))
+            held.size += len(chunk)
+            if held.size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            held.chunks.append(chunk)
+
+    async def _parsed(self, client: Client, content: bytes, compressed: bool, schema: type[_Body]) -> tuple[_Body, int]:
+        run = asyncio.get_running_loop().run_in_executor
+        if len(content) <= SMALL_BODY and not compressed:
+            return await run(self._threads, parsed, content, schema), len(content)
+        async with self._turns.of(client.name):
+            return await run(self._process, _parsed_as, content, compressed, schema, self._max_bytes)
+
+
+def _too_large(limit: int, when: str = "") -> ApiError:
+    return ApiError(413, f"the body is larger than {limit} bytes{when}; send less")
+
+
+def _parsed_as(content: bytes, compressed: bool, schema: type[_Body], max_bytes: int) -> tuple[_Body, int]:
+    """``content`` as a ``schema``, and its bytes when decompressed."""
+    if compressed:
+        content = decompressed(content, max_bytes)
+    return parsed(content, schema), len(content)
+
+
+def decompressed(content: bytes, max_bytes: int) -> bytes:
+    """``content`` of gzip. Raises ``ApiError`` for what is none, is cut off, or is larger than ``max_bytes``."""
+    try:
+        found = gzip.GzipFile(fileobj=io.BytesIO(content)).read(max_bytes + 1)
+    except EOFError:
+        raise ApiError(400, "the gzip body is cut off; send all of it") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ApiError(400, f"the body is not gzip ({error}); omit the content encoding, or compress it") from None
+    if len(found) > max_bytes:
+        raise _too_large(max_bytes, " when decompressed")
+    return found
 
 
 def parsed(content: bytes, schema: type[_Body]) -> _Body:

@@ -21,6 +21,7 @@ from tt_edge.server.bodies import IMAGE_BODY, TEXT_BODY, BodyReader
 from tt_edge.server.errors import ApiError, context_length_exceeded
 from tt_edge.server.guard import Client
 from tt_edge.server.images import MAX_IMAGES, ClientGoneError, ImageEncoder
+from tt_edge.server.isolated import IsolatedExecutor
 from tt_edge.server.metrics import Metrics
 from tt_edge.server.replies import ChatReply, TextReply
 from tt_edge.server.schemas import ChatRequest, CompletionRequest
@@ -28,7 +29,7 @@ from tt_edge.server.settings import Settings
 
 
 class Endpoints:
-    """The routes of one model. Work whose size the client decides is done in threads, not on the event loop."""
+    """The routes of one model. Work whose size the client decides is done in threads and processes, not on the event loop."""
 
     def __init__(self, model: AsyncLLM, settings: Settings) -> None:
         self._model, self.settings = model, settings
@@ -38,13 +39,16 @@ class Endpoints:
         self._worker = ThreadPoolExecutor(1, "tt-edge-server-images")
         self.metrics = Metrics(model)
         max_body = settings.max_body or (IMAGE_BODY if self._takes_images else TEXT_BODY)
-        self._bodies = BodyReader(max_body, settings.timeout_s, self._texts)
-        self._images = ImageEncoder(model, self._worker, self.metrics, settings.timeout_s)
+        self._parser = IsolatedExecutor("tt-edge-server-bodies")
+        self._decoder = IsolatedExecutor("tt-edge-server-decoder")
+        self._bodies = BodyReader(max_body, settings.timeout_s, self._texts, self._parser)
+        self._images = ImageEncoder(model, self._decoder, self._worker, self.metrics, settings.timeout_s)
         self._started = int(time.time())
 
     async def chat(self, request: Request) -> Response:
         """``/v1/chat/completions``."""
         llm = self._model.llm
+        self._model.check_room()  # before any work: under load, most requests end here
         async with self._bodies.received(request, ChatRequest) as body:
             self._check_name(body.model)
             if llm.chat_template is None:
@@ -65,6 +69,7 @@ class Endpoints:
     async def completions(self, request: Request) -> Response:
         """``/v1/completions``."""
         llm = self._model.llm
+        self._model.check_room()
         async with self._bodies.received(request, CompletionRequest) as body:
             self._check_name(body.model)
             prompts = body.prompts(llm.session.contract.vocab_size)
@@ -102,8 +107,8 @@ class Endpoints:
 
     def close(self) -> None:
         """End all work, and close the model."""
-        self._texts.shutdown(wait=False, cancel_futures=True)
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._texts, self._worker, self._parser, self._decoder):
+            executor.shutdown(wait=False, cancel_futures=True)
         self._model.close()
 
     async def _encoded(self, request: Request, body: ChatRequest, salt: str) -> EncodedPrompt:

@@ -11,11 +11,19 @@ from tt_edge.runtime.async_llm import QueueFullError
 
 
 class ApiError(Exception):
-    """A refusal with its HTTP status; ``param`` is the field of the body that is wrong."""
+    """A refusal with its HTTP status; ``param`` is the field of the body that is wrong.
 
-    def __init__(self, status: int, message: str, code: str | None = None, *, param: str | None = None) -> None:
+    ``close`` ends the connection: where the request ends is not certain.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, *, param: str | None = None, close: bool = False
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.code, self.param, self.close = status, message, code, param, close
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (self.status, self.message, self.code, self.param, self.close)
 
     @classmethod
     def of(cls, error: TTEdgeError) -> ApiError:
@@ -37,11 +45,15 @@ class ApiError(Exception):
         headers = {"Retry-After": "1"} if self.status == 429 else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.status == 408:
-            headers["Connection"] = "close"  # the rest of the body would be taken for the next request
+        if self.close:
+            headers["Connection"] = "close"
         if self.status == 415:
             headers["Accept-Encoding"] = "gzip, identity"
         return JSONResponse(self.to_dict(), self.status, headers)
+
+
+def _unpickled(status: int, message: str, code: str | None, param: str | None, close: bool) -> ApiError:
+    return ApiError(status, message, code, param=param, close=close)
 
 
 def context_length_exceeded(limit: int, what: str, asked: str) -> ApiError:
@@ -62,6 +74,11 @@ def context_length_exceeded(limit: int, what: str, asked: str) -> ApiError:
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Starlette's handler of ``ApiError`` and ``TTEdgeError``."""
     return (error if isinstance(error, ApiError) else ApiError.of(error)).response()  # type: ignore[arg-type]
+
+
+async def on_disconnect(_: Request, __: Exception) -> Response:
+    """Starlette's handler of a client that leaves while its body is read, or whose body breaks off."""
+    return Response(status_code=499)  # nobody reads it; the logs do
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from tt_edge.server.errors import ApiError
 
 #: What needs no key: the page, which asks for it, and whether the server lives.
 OPEN_PATHS = frozenset({"/", "/chat.js", "/chat.css", "/health"})
+
+#: Headers that must not come twice: which one counts would be a matter of opinion.
+_ONCE = ("authorization", "content-encoding", "content-type", "host")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ class Guard:
 
     def _client(self, scope: Scope) -> Client:
         headers = Headers(scope=scope)
+        _check_framing(headers)
         host = headers.get("host", "").lower()
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = re.sub(r":[0-9]*$", "", host, flags=re.ASCII)
         if self._hosts is not None and name not in self._hosts:
             raise ApiError(421, f"host {host[:200]!r} is not this server's ({', '.join(sorted(self._hosts))})")
         client = self._authenticated(headers.get("authorization", "").encode(), scope)
@@ -86,6 +91,15 @@ class Guard:
             )
         address = scope.get("client")
         return Client(str(address[0]) if address else "")
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse what a proxy in front may take for another request than this server does."""
+    for name in _ONCE:
+        if len(headers.getlist(name)) > 1:
+            raise ApiError(400, f"there are several headers {name}; send one")
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise ApiError(400, "the request has both Content-Length and Transfer-Encoding; send one of them", close=True)
 
 
 def _salt(key: str) -> str:

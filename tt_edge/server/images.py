@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -19,6 +17,7 @@ from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers
 from tt_edge.server.guard import Client
 from tt_edge.server.metrics import Metrics
+from tt_edge.server.turns import Turns
 
 _T = TypeVar("_T")
 
@@ -30,48 +29,14 @@ class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Turns:
-    """A lock whose next holder is another client's than the last, where several wait: each takes its turn."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._held = False
-
-    @asynccontextmanager
-    async def of(self, client: str) -> AsyncIterator[None]:
-        """Wait for the turn of ``client``, and hold it."""
-        if self._held:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(client, deque()).append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # it had come at that moment
-                    self._pass_on()
-                raise
-        self._held = True
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        while self._waiting:
-            client, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[client] = turns  # behind the others
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._held = False
-
-
 class ImageEncoder:
-    """Encodes the images of prompts. ``worker`` is a thread."""
+    """Encodes the images of prompts. ``decoder`` reads and preprocesses them, in a process; ``worker`` is a thread."""
 
-    def __init__(self, model: AsyncLLM, worker: Executor, metrics: Metrics, timeout_s: float) -> None:
-        self._model, self._worker, self._metrics, self._timeout_s = model, worker, metrics, timeout_s
+    def __init__(
+        self, model: AsyncLLM, decoder: Executor, worker: Executor, metrics: Metrics, timeout_s: float
+    ) -> None:
+        self._model, self._decoder, self._worker = model, decoder, worker
+        self._metrics, self._timeout_s = metrics, timeout_s
         self._turns = Turns()
 
     async def encode(self, request: Request, chat: RenderedChat, cache_salt: str) -> EncodedPrompt:
@@ -103,11 +68,11 @@ class ImageEncoder:
         processor = llm.vision.processor
         with self._model.waiting_place():
             processor.placeholders.check(chat.text, len(chat.images))
-            planned = await self._in_turn(client, processor.plan, chat.images)
-            images = [await self._in_turn(client, processor.preprocess, image) for image in planned]
+            planned = await self._in_turn(client, self._decoder, processor.plan, chat.images)
+            images = [await self._in_turn(client, self._decoder, processor.preprocess, image) for image in planned]
             ready = dataclasses.replace(chat, images=images)
-            return await self._in_turn(client, lambda: llm.encode(ready, cache_salt=cache_salt))
+            return await self._in_turn(client, self._worker, lambda: llm.encode(ready, cache_salt=cache_salt))
 
-    async def _in_turn(self, client: str, work: Callable[..., _T], *args: Any) -> _T:
+    async def _in_turn(self, client: str, executor: Executor, work: Callable[..., _T], *args: Any) -> _T:
         async with self._turns.of(client):
-            return await asyncio.get_running_loop().run_in_executor(self._worker, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(executor, work, *args)

@@ -44,9 +44,19 @@ class _Model(Collector):
 
     def collect(self) -> Iterator[Metric]:
         model, stats = self._model, self._model.stats
-        yield GaugeMetricFamily("tt_edge_requests_running", "Requests that have a row.", model.running)
-        yield GaugeMetricFamily("tt_edge_requests_waiting", "Requests that have none yet.", model.waiting)
-        yield CounterMetricFamily("tt_edge_steps", "Steps of the network.", stats.steps)
+        yield GaugeMetricFamily("tt_edge_requests_running", "Requests that have a slot.", model.running)
+        yield GaugeMetricFamily("tt_edge_requests_waiting", "Requests that wait for a slot.", model.waiting)
+        yield CounterMetricFamily("tt_edge_steps", "Runs of the network.", stats.steps)
+        yield CounterMetricFamily(
+            "tt_edge_computed_tokens",
+            "Tokens that runs of the network computed, padding included.",
+            stats.computed_tokens,
+        )
+        yield GaugeMetricFamily(
+            "tt_edge_prefill_tokens",
+            "Most tokens of a prompt in one run while other slots decode.",
+            model.llm.scheduler.prefill_tokens,
+        )
         yield CounterMetricFamily("tt_edge_prompt_tokens", "Tokens of prompts.", stats.prompt_tokens)
         yield CounterMetricFamily(
             "tt_edge_prompt_tokens_reused", "Tokens of prompts that were in the KV cache.", stats.reused_tokens

@@ -329,3 +329,23 @@ def test_several_threads_share_the_batch():
         thread.join()
     assert not wrong
     assert run.running == run.waiting == 0
+
+
+def test_precomputing_and_forgetting_leave_running_requests_alone():
+    """Before, both took a slot that another thread's request was using, and its answer was wrong."""
+    run = scheduler(max_batch=2)
+    asked = request(PROMPT[:18], 6)
+    run.submit(asked)
+    run.step()
+    run.precompute(PROMPT)  # the busy slot holds most of it
+    with pytest.raises(EngineError, match=r"^the KV cache cannot be forgotten while requests are running; wait until"):
+        run.forget()
+    other = request([7], 30)
+    run.submit(other)
+    run.step()
+    with pytest.raises(EngineError, match=r"^nothing can be precomputed while requests are running; wait until"):
+        run.precompute([9] * 20)
+    run.run([asked, other])
+    assert ids_of(asked) == continuation(PROMPT[:18], 6)
+    assert ids_of(other) == continuation([7], 30)
+    run.forget()

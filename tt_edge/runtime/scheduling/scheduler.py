@@ -20,6 +20,7 @@ from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
 
 _log = logging.getLogger(__name__)
 _CLOSED = "the model is closed; load it again"
+_BUSY = "{} while requests are running; wait until they are done"
 
 
 @dataclass
@@ -150,8 +151,10 @@ class Scheduler:
         return logits
 
     def forget(self) -> None:
-        """Take all slots as empty: somebody else has used the session. Only while nothing is being generated."""
+        """Take all slots as empty: somebody else has used the session. Raises ``EngineError`` while something is generated."""
         with self._turn:
+            if self._slots.busy:
+                raise EngineError(_BUSY.format("the KV cache cannot be forgotten"))
             self._slots.reset(len(self._slots))
 
     def abort(self, error: TTEdgeError) -> None:
@@ -175,11 +178,16 @@ class Scheduler:
                 self.abort(EngineError(_CLOSED))
 
     def precompute(self, token_ids: Sequence[int]) -> None:
-        """Make sure that ``prefixes`` hold ``token_ids``, computing what no slot has. Only while nothing is running."""
+        """Make sure that ``prefixes`` hold ``token_ids``, computing what no slot has.
+
+        Takes a free slot; raises ``EngineError`` if there is none.
+        """
         with self._turn:
             if self.prefixes.find(token_ids)[1] == len(token_ids):
                 return
-            slot = max(self._slots.slots, key=lambda slot: slot.shared(token_ids, ""))
+            if not self._slots.free:
+                raise EngineError(_BUSY.format("nothing can be precomputed"))
+            slot = max(self._slots.free, key=lambda slot: slot.shared(token_ids, ""))
             self._slots.prepare(slot, token_ids, "")
             slot.pending = list(token_ids[len(slot.keys) :])
             while slot.pending:
