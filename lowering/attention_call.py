@@ -12,6 +12,7 @@ import tt_edge.plugins.ops.semantic  # noqa: F401  (defines the operator)
 from tt_edge.lowering.base import calls
 
 ATTENTION = torch.ops.tt_edge.attention.default
+RELATIVE_BIAS = torch.ops.tt_edge.relative_bias.default
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class AttentionCall:
     """One call of ``tt_edge::attention``: its operands, and its settings, which are ``None`` if off.
 
     ``query`` is ``[B, Hq, S, D]``, ``key`` and ``value`` are ``[B, Hkv, S, D]``. ``window`` counts the tokens that a query
-    sees, itself included; ``softcap`` bounds scores; ``sinks`` is ``[Hq]``.
+    sees, itself included; ``softcap`` bounds scores; ``sinks`` is ``[Hq]``; ``bias`` ``[1, Hq, S, T]`` is added to the scores.
     """
 
     node: Node
@@ -31,6 +32,7 @@ class AttentionCall:
     window: int | None
     softcap: float | None
     sinks: Node | None
+    bias: Node | None = None
 
     @classmethod
     def of(cls, node: Node) -> AttentionCall:
@@ -50,6 +52,7 @@ class AttentionCall:
             window=values["sliding_window"] if values["sliding_window"] > 0 else None,
             softcap=values["softcap"] or None,
             sinks=values["sinks"],
+            bias=_unless_zeros(values["bias"]),
         )
 
     @classmethod
@@ -60,3 +63,9 @@ class AttentionCall:
     def window_within(self, capacity: int) -> int | None:
         """``window``, or ``None`` if it has no effect in a cache of ``capacity`` tokens."""
         return self.window if self.window is not None and self.window < capacity else None
+
+
+def _unless_zeros(bias: Any) -> Node | None:
+    """``bias``, or ``None`` for the zeros that T5 passes to attention without one."""
+    is_zeros = isinstance(bias, Node) and bias.target is torch.ops.aten.zeros.default
+    return None if is_zeros or not isinstance(bias, Node) else bias

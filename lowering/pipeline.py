@@ -29,6 +29,9 @@ from tt_edge.lowering.dump import GraphDump
 from tt_edge.lowering.plugin.insert_attention_plugin import InsertAttentionPlugin
 from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
+from tt_edge.lowering.seq2seq.insert_cross_attention import InsertCrossAttention
+from tt_edge.lowering.seq2seq.insert_encoder_attention import InsertEncoderAttention
+from tt_edge.lowering.seq2seq.limit_half_precision import LimitHalfPrecision
 from tt_edge.lowering.vision.insert_vision_attention import InsertVisionAttention
 from tt_edge.lowering.vision.replace_patch_convolution import ReplacePatchConvolution
 
@@ -49,11 +52,42 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         *attention[config.attention.backend],
         *([InsertInt4Plugin()] if config.quantization.int4_gemm is Int4Gemm.PLUGIN else []),
         *([ReplaceIdsWithEmbeddings()] if config.network.layout is Layout.EDGE_LLM else []),
-        FuseShuffles(),
-        AlignConstants(),
-        ReplaceLinears(),
-        DecomposeUnsupported(),
+        *_tidying(),
     ]
+
+
+def encoder_passes(tokens: str | None) -> list[LoweringPass]:
+    """The lowering passes of an encoder, in the order they run. ``tokens`` is its input of token ids; ``None`` for a source of
+    fixed size."""
+    return [
+        CanonicalizeGraph(),
+        LimitHalfPrecision(),
+        *([CheckTokenIndependence(tokens)] if tokens is not None else []),
+        FoldConstants(),
+        FuseRmsNorm(),
+        InsertEncoderAttention(tokens),
+        *_tidying(),
+    ]
+
+
+def seq2seq_decoder_passes(config: CompileConfig, *, fixed: bool) -> list[LoweringPass]:
+    """The lowering passes of the decoder of an encoder-decoder, in the order they run. ``fixed``: its sources have one size."""
+    native = config.attention.backend is Backend.NATIVE
+    return [
+        CanonicalizeGraph(),
+        LimitHalfPrecision(),
+        CheckTokenIndependence(),
+        FoldConstants(),
+        FuseRmsNorm(),
+        MoveLogitsToLastToken(),
+        InsertCrossAttention(fixed=fixed),
+        InsertKVCache() if native else InsertStaticCache(),
+        *_tidying(),
+    ]
+
+
+def _tidying() -> list[LoweringPass]:
+    return [FuseShuffles(), AlignConstants(), ReplaceLinears(), DecomposeUnsupported()]
 
 
 def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
@@ -64,10 +98,7 @@ def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
         ReplacePatchConvolution(),
         FuseRmsNorm(),
         InsertVitAttentionPlugin(geometry) if geometry.ragged else InsertVisionAttention(),
-        FuseShuffles(),
-        AlignConstants(),
-        ReplaceLinears(),
-        DecomposeUnsupported(),
+        *_tidying(),
     ]
 
 

@@ -13,6 +13,8 @@ from tt_edge.config.base import JsonConfig, require, require_positive
 
 #: Maximum number of alternatives in a token's ``logprobs``, and the largest logit bias: OpenAI's limits.
 MAX_LOGPROBS, MAX_BIAS = 20, 100.0
+#: Maximum number of beams.
+MAX_BEAMS = 8
 #: Maximum number of stop strings of one request, and their maximum length in characters.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
 #: Maximum number of token sequences of ``bad_words_ids`` and of ``sequence_bias``.
@@ -40,8 +42,14 @@ class GenerationConfig(JsonConfig):
     ``bad_words_ids`` forbids that token. ``no_repeat_ngram_size`` forbids repeating n-grams of this size in prompt and
     answer. ``suppress_tokens`` are never chosen, ``begin_suppress_tokens`` not as the first new token. ``eos_token_ids`` are
     not chosen before ``min_new_tokens`` new tokens, or ``min_length`` tokens of prompt and answer together.
+    ``forced_bos_token_id`` is chosen where prompt and answer have one token (the start of an encoder-decoder's answer), and one
+    of ``forced_eos_token_id`` as the last of ``max_new_tokens``.
 
-    All are applied in Hugging Face's order: biases, penalties, n-grams, bad words, minimum lengths, suppressed tokens,
+    ``num_beams`` above 1 is beam search: the answer is the best of that many, by the sum of log-probabilities over the number
+    of new tokens to the power of ``length_penalty``. ``early_stopping`` ends it when as many are finished (``True``), when no
+    better one is likely (``False``), or none is possible (``"never"``).
+
+    All are applied in Hugging Face's order: biases, penalties, n-grams, bad words, minimum lengths, forced and suppressed tokens,
     temperature, ``top_k``, ``top_p``, ``min_p``.
 
     ``logprobs``, if given, requests the log-probability of every new token and of that many most likely tokens, from the
@@ -72,11 +80,22 @@ class GenerationConfig(JsonConfig):
     begin_suppress_tokens: tuple[int, ...] = ()
     min_new_tokens: int = 0
     min_length: int = 0
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] = ()
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
-        for name in ("eos_token_ids", "stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+        for name in (
+            "eos_token_ids",
+            "stop_token_ids",
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "forced_eos_token_id",
+        ):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         if self.prompt_logprobs is None or self.max_new_tokens != 0:
             require_positive("max_new_tokens", self.max_new_tokens)
@@ -85,6 +104,9 @@ class GenerationConfig(JsonConfig):
             _require_integer(name, getattr(self, name), 0, 2**31 - 1)
         if self.seed is not None:
             _require_integer("seed", self.seed, 0, 2**63 - 1)
+        if self.forced_bos_token_id is not None:
+            _require_integer("forced_bos_token_id", self.forced_bos_token_id, 0, 2**31 - 1)
+        self._check_beams()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _require_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
@@ -107,6 +129,23 @@ class GenerationConfig(JsonConfig):
         self._check_bias()
         object.__setattr__(self, "bad_words_ids", _sequences("bad_words_ids", self.bad_words_ids))
         object.__setattr__(self, "sequence_bias", _biased_sequences(self.sequence_bias))
+
+    def _check_beams(self) -> None:
+        _require_integer("num_beams", self.num_beams, 1, MAX_BEAMS)
+        _require_number("length_penalty", self.length_penalty, -100.0, 100.0)
+        stops = self.early_stopping
+        require(
+            isinstance(stops, bool) or stops == "never",
+            f'early_stopping is {stops!r}; it must be true, false or "never"',
+        )
+        if self.num_beams > 1:
+            for name, is_on in (
+                ("temperature", self.temperature > 0),
+                ("logprobs", self.logprobs is not None),
+                ("prompt_logprobs", self.prompt_logprobs is not None),
+                ("stop", bool(self.stop)),
+            ):
+                require(not is_on, f"num_beams is {self.num_beams}, and beam search has no {name}; omit one of them")
 
     def _check_bias(self) -> None:
         """Convert ``logit_bias``, a mapping or pairs, to pairs sorted by token id."""

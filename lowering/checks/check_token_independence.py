@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.attention_call import ATTENTION
+from tt_edge.lowering.attention_call import ATTENTION, RELATIVE_BIAS
 from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, placeholder, value
 from tt_edge.lowering.dump import module_path
 
@@ -42,11 +42,17 @@ class CheckTokenIndependence(LoweringPass):
 
         [B, s, H] -> [B, s, s]     compares tokens            [B, s, H] -> [B, s + 3, H]    shifts or pads them
         [B, s, H] -> [B, H]        sums over them             arange(s)                     counts them
+
+    An encoder sees its whole source at once, so it may count; the rest would make a result depend on padding. ``tokens`` is the
+    input of token ids.
     """
+
+    def __init__(self, tokens: str = "input_ids") -> None:
+        self._tokens = tokens
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         graph = module.graph
-        symbol = value(placeholder(graph, "input_ids")).shape[1].node.expr
+        symbol = value(placeholder(graph, self._tokens)).shape[1].node.expr
         graph.eliminate_dead_code()
 
         @cache
@@ -67,10 +73,16 @@ class CheckTokenIndependence(LoweringPass):
 
         for node in graph.nodes:
             val: Any = node.meta.get("val")
-            if node.op != "call_function" or node.target is ATTENTION or not isinstance(val, torch.Tensor):
+            if (
+                node.op != "call_function"
+                or node.target in (ATTENTION, RELATIVE_BIAS)
+                or not isinstance(val, torch.Tensor)
+            ):
                 continue
             found = dims(node)
             if node.target in (aten.arange.default, aten.arange.start, aten.arange.start_step) and found:
+                if self._tokens != "input_ids":
+                    continue
                 raise UnsupportedModelError(
                     f"the model counts the tokens of a call itself{_where(node)}, so that a decode step would start at "
                     "position 0 again; no backend supports this"

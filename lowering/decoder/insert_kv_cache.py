@@ -23,6 +23,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
+from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
 
@@ -45,6 +46,7 @@ class InsertKVCache(LoweringPass):
     ``j <= write_indices + i``: exact for whole, chunked and right-padded prefill and for decode. What padding writes
     after the valid tokens is overwritten by the next call before any query sees it.
 
+    T5's bias becomes numbers that are added to the scores (``CausalBias``), and the attention ``tt_edge.masked_attention``.
     A sliding window shorter than the cache becomes a mask, computed in the graph and shared by the layers with that window.
     ``IAttention`` has no softcap: such an attention becomes ``tt_edge.capped_attention``, also with a mask, which is
     converted to plain layers. Sinks are refused.
@@ -62,7 +64,9 @@ class InsertKVCache(LoweringPass):
             _check(call)
         tokens = placeholder(graph, "input_ids")
         write_indices = add_placeholder(graph, "write_indices", shape(tokens)[:1], torch.int32)
-        visibility = _Visibility(tokens, write_indices, context.config.limits.max_seq_len)
+        capacity = context.config.limits.max_seq_len
+        visibility = _Visibility(tokens, write_indices, capacity)
+        biases = CausalBias(module, tokens, write_indices, None, capacity)
         presents: list[Node] = []
         for index, call in enumerate(attentions):
             caches = []
@@ -75,7 +79,11 @@ class InsertKVCache(LoweringPass):
                     for cache, update in zip(caches, (call.key, call.value), strict=True)
                 )
                 scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=call.node)
-                attended = visibility.attend(call, scaled, keys, values)
+                if call.bias is not None:
+                    mask = biases.mask(call.bias)
+                    attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=call.node)
+                else:
+                    attended = visibility.attend(call, scaled, keys, values)
             presents += [keys, values]
             replace(call.node, attended)
         set_outputs(graph, [*output_values(graph), *presents])
@@ -122,3 +130,4 @@ def _check(call: AttentionCall) -> None:
         raise UnsupportedModelError("the model has non-causal attention; the native backend compiles causal decoders")
     if call.sinks is not None:
         raise UnsupportedModelError("the model has attention sinks, which TensorRT's IAttention cannot express")
+    check_bias(call)

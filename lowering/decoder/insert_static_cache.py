@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 import tt_edge.plugins.ops.sdpa  # noqa: F401  (defines the operators)
 from tt_edge.config import Cache
@@ -24,6 +24,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
+from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
 
@@ -61,12 +62,12 @@ class InsertStaticCache(LoweringPass):
             return 0
         for call in attentions:
             _check(call)
-        cache = _Cache(graph, context)
+        cache = _Cache(module, context)
         presents: list[Node] = []
         for index, call in enumerate(attentions):
             node = call.node
             with graph.inserting_before(node):
-                mask = cache.mask(call.window_within(context.config.limits.max_seq_len))
+                mask = cache.mask(call)
                 keys = cache.extend("key", index, call.key, node, presents)
                 values = cache.extend("value", index, call.value, node, presents)
                 scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=node)
@@ -83,8 +84,9 @@ class InsertStaticCache(LoweringPass):
 class _Cache:
     """The cache's inputs and outputs, layer by layer, and the masks that the layers share."""
 
-    def __init__(self, graph: Graph, context: LoweringContext) -> None:
-        self.graph, self.context = graph, context
+    def __init__(self, module: GraphModule, context: LoweringContext) -> None:
+        self.graph, self.context = module.graph, context
+        graph = self.graph
         self.version = context.config.attention.cache
         self.tokens = placeholder(graph, "input_ids")
         self.masks: dict[int | None, Node] = {}
@@ -92,8 +94,13 @@ class _Cache:
         self.end: Node | None = None
         if self.version is not Cache.NONE:
             self.start, self.end = (add_placeholder(graph, name, (1,), torch.int64) for name in (START, END))
+        self.biases = CausalBias(module, self.tokens, self.start, self.end, 0)
 
-    def mask(self, window: int | None) -> Node:
+    def mask(self, call: AttentionCall) -> Node:
+        """What a query sees: booleans or, with T5's bias, numbers."""
+        if call.bias is not None:
+            return self.biases.mask(call.bias)
+        window = call.window_within(self.context.config.limits.max_seq_len)
         if window not in self.masks:
             mask = ops.causal_mask.default
             self.masks[window] = emit(self.graph, mask, self.tokens, self.start, self.end, window or 0)
@@ -120,3 +127,4 @@ def _check(call: AttentionCall) -> None:
         raise UnsupportedModelError("the model has non-causal attention; the sdpa backend compiles causal decoders")
     if call.sinks is not None:
         raise UnsupportedModelError("the model has attention sinks, which the sdpa backend cannot express")
+    check_bias(call)

@@ -112,6 +112,7 @@ class _Layer:
         refusals = {
             "the model has non-causal attention": not call.causal,
             f"the model bounds attention scores (softcap {call.softcap or 0:g})": call.softcap is not None,
+            "the model has position biases in attention": call.bias is not None,
             "the model has attention sinks": call.sinks is not None,
             f"a sliding window of {window} tokens": window is not None and not generation.has_sliding_window,
             "precision bf16": context.config.network.precision is Precision.BF16,

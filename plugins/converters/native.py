@@ -86,18 +86,12 @@ def sliding_window_mask(network: Any, write_indices: Any, tokens: Any, capacity:
     """Comparisons of key positions ``[1, 1, 1, capacity]`` with query positions ``[B, 1, S, 1]``."""
     keys = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, capacity)
     key_at = named(network.add_constant(keys.shape, trt.Weights(keys.copy())), f"{name}_keys")
-    length = _sequence_length(network, tokens, name)
-    steps = network.add_fill((1,), trt.FillOperation.LINSPACE, trt.int32)
-    steps.set_input(0, length)
-    steps.set_input(1, named(network.add_constant((), trt.Weights(np.zeros((), np.int32))), f"{name}_zero"))
-    steps.set_input(2, named(network.add_constant((1,), trt.Weights(np.ones(1, np.int32))), f"{name}_one"))
-    offsets = network.add_shuffle(named(steps, f"{name}_steps"))
-    offsets.reshape_dims = (1, 1, -1, 1)
+    offsets = _counted(network, _sequence_length(network, tokens, name), (1, 1, -1, 1), f"{name}_offsets")
     starts = network.add_shuffle(write_indices)
     starts.reshape_dims = (-1, 1, 1, 1)
     operation = trt.ElementWiseOperation
     query_at = named(
-        network.add_elementwise(named(starts, f"{name}_starts"), named(offsets, f"{name}_offsets"), operation.SUM),
+        network.add_elementwise(named(starts, f"{name}_starts"), offsets, operation.SUM),
         f"{name}_queries",
     )
     window_tensor = scalar(network, window, trt.int32, 4, f"{name}_window")
@@ -126,7 +120,7 @@ def causal_attention(network: Any, query: Any, key: Any, value: Any, lengths: An
 
 @converter(_ops.masked_attention.default)
 def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, *, name: str) -> Any:
-    """``IAttention`` with a boolean mask."""
+    """``IAttention`` with a mask."""
     layer = _attention(network, query, key, value, trt.CausalMaskKind.NONE, name)
     layer.mask = mask
     return layer.get_output(0)
@@ -136,6 +130,66 @@ def masked_attention(network: Any, query: Any, key: Any, value: Any, mask: Any, 
 def full_attention(network: Any, query: Any, key: Any, value: Any, *, name: str) -> Any:
     """``IAttention`` without a mask."""
     return _attention(network, query, key, value, trt.CausalMaskKind.NONE, name).get_output(0)
+
+
+@converter(_ops.prefix_attention.default)
+def prefix_attention(
+    network: Any, query: Any, key: Any, value: Any, lengths: Any, bias: Any = None, *, name: str
+) -> Any:
+    """``IAttention`` with per-row lengths, and numbers added to the scores."""
+    layer = _attention(network, query, key, value, trt.CausalMaskKind.NONE, name)
+    if bias is not None:
+        layer.mask = bias
+    layer.key_value_lengths = lengths
+    return layer.get_output(0)
+
+
+@converter(_ops.relative_rows.default)
+def relative_rows(
+    network: Any, table: Any, tokens: Any, start: Any, end: Any, capacity: int, origin: int, *, name: str
+) -> Any:
+    """Differences of positions ``[B or 1, S, T]``, held within the table, and one gather of its rows."""
+    operation = trt.ElementWiseOperation
+    queries = _counted(network, _sequence_length(network, tokens, name), (1, -1, 1), f"{name}_queries")
+    if start is not None:
+        first = start if start.dtype == trt.int32 else named(network.add_cast(start, trt.int32), f"{name}_start")
+        starts = network.add_shuffle(first)
+        starts.reshape_dims = (-1, 1, 1)
+        queries = named(
+            network.add_elementwise(queries, named(starts, f"{name}_starts"), operation.SUM), f"{name}_places"
+        )
+    if capacity:
+        numbers = np.arange(capacity, dtype=np.int32).reshape(1, 1, capacity)
+        keys = named(network.add_constant(numbers.shape, trt.Weights(numbers)), f"{name}_keys")
+    else:
+        count = _sequence_length(network, tokens, f"{name}_key") if end is None else end
+        if count.dtype != trt.int32:
+            count = named(network.add_cast(count, trt.int32), f"{name}_end")
+        keys = _counted(network, count, (1, 1, -1), f"{name}_keys")
+
+    def bounded(tensor: Any, limit: int, how: Any, suffix: str) -> Any:
+        return named(
+            network.add_elementwise(tensor, scalar(network, limit, trt.int32, 3, f"{name}{suffix}_limit"), how),
+            f"{name}{suffix}",
+        )
+
+    distance = named(network.add_elementwise(keys, queries, operation.SUB), f"{name}_distance")
+    rows = bounded(distance, origin, operation.SUM, "_row")
+    rows = bounded(bounded(rows, 0, operation.MAX, "_least"), table.shape[0] - 1, operation.MIN, "_most")
+    layer = network.add_shuffle(named(network.add_gather(table, rows, 0), f"{name}_rows"))  # [B or 1, S, T, H]
+    layer.first_transpose = trt.Permutation([0, 3, 1, 2])
+    return named(layer, name)
+
+
+def _counted(network: Any, count: Any, shape: tuple[int, ...], name: str) -> Any:
+    """``0 … count - 1`` as int32, reshaped; ``count`` is int32 ``[1]``."""
+    ramp = network.add_fill((1,), trt.FillOperation.LINSPACE, trt.int32)
+    ramp.set_input(0, count)
+    ramp.set_input(1, named(network.add_constant((), trt.Weights(np.zeros((), np.int32))), f"{name}_zero"))
+    ramp.set_input(2, named(network.add_constant((1,), trt.Weights(np.ones(1, np.int32))), f"{name}_one"))
+    layer = network.add_shuffle(named(ramp, f"{name}_ramp"))
+    layer.reshape_dims = shape
+    return named(layer, name)
 
 
 @converter(_ops.capped_attention.default)

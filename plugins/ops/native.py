@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.library import get_ctx
 
 from tt_edge.plugins.ops.semantic import grouped_attention, rotate
 
@@ -117,8 +118,13 @@ def _(query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor) -> T
 
 @torch.library.custom_op("tt_edge::masked_attention", mutates_args=())
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """``IAttention`` with a boolean mask ``[B, 1, S, T]`` (True is seen); ``query`` is already scaled."""
-    return grouped_attention(query, key, value, scale=1.0, allowed=mask)
+    """``IAttention`` with a mask ``[B, 1 or Hq, S, T]``: booleans (True is seen), or numbers that are added to the scores.
+
+    ``query`` is already scaled.
+    """
+    if mask.dtype == torch.bool:
+        return grouped_attention(query, key, value, scale=1.0, allowed=mask)
+    return grouped_attention(query, key, value, scale=1.0, bias=mask)
 
 
 @masked_attention.register_fake
@@ -135,6 +141,47 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @full_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::prefix_attention", mutates_args=())
+def prefix_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``IAttention`` in which every query sees the first ``key_value_lengths[b]`` keys of its row; ``query`` is already scaled.
+
+    ``key`` and ``value`` ``[B, Hkv, T, D]``, of which the rest is padding. ``bias`` ``[1, Hq, S, T]`` is added to the scores.
+    """
+    allowed = torch.arange(key.shape[2], device=key.device) < key_value_lengths[:, None, None, None]
+    return grouped_attention(query, key, value, scale=1.0, allowed=allowed, bias=bias)
+
+
+@prefix_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor, bias: Tensor | None = None) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::relative_rows", mutates_args=())
+def relative_rows(
+    table: Tensor, tokens: Tensor, start: Tensor | None, end: Tensor | None, capacity: int, origin: int
+) -> Tensor:
+    """Rows of ``table`` ``[R, H]`` by the distance key - query, as numbers to add to attention scores: ``[B or 1, H, S, T]``.
+
+    Distance d has row ``d + origin``; beyond the table, the nearest row holds. Query ``i`` of row ``b`` stands at
+    ``start[b] + i``, with ``start`` ``[B]`` int32 or ``[1]`` int64, 0 if ``None``; S is that of ``tokens`` ``[B, S]``. Keys stand
+    at 0 to T - 1, with T ``capacity``, or if that is 0 ``end`` (int64 ``[1]``), or if that is ``None`` S.
+    """
+    queries = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    if start is not None:
+        queries = queries + start[:, None]
+    keys = torch.arange(capacity or (tokens.shape[1] if end is None else int(end)), device=tokens.device)
+    rows = (keys - queries[..., None] + origin).clamp(0, table.shape[0] - 1)  # [B or 1, S, T]
+    return table[rows].permute(0, 3, 1, 2).contiguous()
+
+
+@relative_rows.register_fake
+def _(table: Tensor, tokens: Tensor, start: Tensor | None, end: Tensor | None, capacity: int, origin: int) -> Tensor:
+    keys = capacity or (tokens.shape[1] if end is None else get_ctx().new_dynamic_size(min=1))
+    return table.new_empty(1 if start is None else start.shape[0], table.shape[1], tokens.shape[1], keys)
 
 
 @torch.library.custom_op("tt_edge::capped_attention", mutates_args=())

@@ -31,11 +31,19 @@ def attention_weights_mask(
 
 
 def grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float = 0.0, allowed: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    allowed: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention in float32 with grouped K/V heads: ``[B, Hq, S, D]`` from ``[B, Hq, S, D]`` and ``[B, Hkv, T, D]``.
 
-    ``allowed`` is broadcastable to ``[B, 1, S, T]``; a row with nothing allowed gives zeros.
+    ``allowed`` is broadcastable to ``[B, 1, S, T]``; a row with nothing allowed gives zeros. ``bias``, broadcastable to
+    ``[B, Hq, S, T]``, is added to the scaled scores.
     """
     batch, heads, queries, dim = query.shape
     groups = heads // key.shape[1]
@@ -44,6 +52,8 @@ def grouped_attention(
     if softcap > 0.0:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.reshape(batch, heads, queries, key.shape[2])
+    if bias is not None:
+        scores = scores + bias.float()
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     probabilities = torch.softmax(scores, dim=-1).nan_to_num(0.0)
@@ -62,19 +72,24 @@ def attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Scaled-dot-product attention as a decoder means it, over the tokens of one call.
 
     ``query`` ``[B, Hq, S, D]``, ``key`` and ``value`` ``[B, Hkv, S, D]`` with ``Hq`` a multiple of ``Hkv`` (heads are not
     repeated), result ``[B, Hq, S, D]``. ``sliding_window`` counts the tokens a query sees, itself included; 0 is
     unlimited. ``softcap`` bounds scores by ``softcap * tanh(score / softcap)``; 0 is off. ``sinks`` ``[Hq]`` adds one
-    logit per head to the softmax's denominator (gpt-oss).
+    logit per head to the softmax's denominator (gpt-oss). ``bias`` ``[1, Hq, S, T]`` is added to the scaled scores (T5).
+
+    Cross-attention is the same with the keys and values ``[B, Hkv, T, D]`` of another sequence, and not causal.
     """
     allowed = attention_weights_mask(
         query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device
     )
     if sinks is None:
-        return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed)
+        return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias)
+    if bias is not None:
+        raise NotImplementedError("attention has both sinks and a bias, which no known model has")
     # A sink is one more key per head whose value is zero: its logit only enlarges the denominator.
     groups = query.shape[1] // key.shape[1]
     k, v = (t.float().repeat_interleave(groups, dim=1) for t in (key, value))
@@ -98,8 +113,26 @@ def _(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::relative_bias", mutates_args=())
+def relative_bias(table: Tensor, queries: int, keys: int) -> Tensor:
+    """T5's bias of attention scores, ``[1, H, queries, keys]``, of a call in which both begin at position 0.
+
+    ``table`` ``[2 * N - 1, H]`` has the bias of each head for the distance key - query from -(N - 1) to N - 1. Beyond that,
+    the nearest row holds.
+    """
+    distance = torch.arange(keys, device=table.device) - torch.arange(queries, device=table.device)[:, None]
+    rows = (distance + table.shape[0] // 2).clamp(0, table.shape[0] - 1)
+    return table[rows].permute(2, 0, 1)[None].contiguous()
+
+
+@relative_bias.register_fake
+def _(table: Tensor, queries: int, keys: int) -> Tensor:
+    return table.new_empty(1, table.shape[1], queries, keys)
 
 
 @torch.library.custom_op("tt_edge::segment_attention", mutates_args=())

@@ -58,7 +58,7 @@ def test_unknown_entries_are_ignored():
 MALFORMED = [
     (b"", "manifest.json is not valid JSON"),
     (b"\xff\xfe{}", "manifest.json is not valid JSON"),
-    (b'{"format_version": 2', "manifest.json is not valid JSON"),
+    (b'{"format_version": 3', "manifest.json is not valid JSON"),
     (b"[" * 100_000, "manifest.json is not valid JSON"),
     (b"[]", "manifest.json is not an object"),
     (b"null", "manifest.json is not an object"),
@@ -77,8 +77,8 @@ def test_what_is_no_manifest(content, message):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has format version 3, this tt-edge reads up to 2; update tt-edge"),
-        (1, "version 1, and this tt-edge reads 2; compile it again: tt-edge compile /models/tiny -o OUT"),
+        (4, "has format version 4, this tt-edge reads up to 3; update tt-edge"),
+        (1, "version 1, and this tt-edge reads 3; compile it again: tt-edge compile /models/tiny -o OUT"),
         (10**30, "update tt-edge"),
         (0, "format version 0, which never existed; copy the bundle again"),
         (True, "format_version True, not an integer"),
@@ -109,8 +109,8 @@ def test_a_part_that_is_not_there():
 
 
 def test_a_newer_format_is_reported_before_anything_else_is_read():
-    with pytest.raises(BundleError, match="format version 3"):
-        Manifest.from_json(b'{"format_version": 3}')
+    with pytest.raises(BundleError, match="format version 4"):
+        Manifest.from_json(b'{"format_version": 4}')
 
 
 WRONG = [

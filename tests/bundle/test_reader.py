@@ -153,8 +153,8 @@ def test_a_folder_in_a_files_place(bundle):
 
 
 def test_a_manifest_of_a_newer_format(bundle):
-    edit_manifest(bundle, lambda data: data.update(format_version=3))
-    with pytest.raises(BundleError, match="format version 3, this tt-edge reads up to 2; update tt-edge"):
+    edit_manifest(bundle, lambda data: data.update(format_version=4))
+    with pytest.raises(BundleError, match="format version 4, this tt-edge reads up to 3; update tt-edge"):
         Bundle.open(bundle)
 
 

@@ -213,11 +213,11 @@ class TestSources:
         BertForMaskedLM(config).save_pretrained(source)
         refuses("the model has non-causal attention; the native backend compiles causal decoders", 1)
 
-    def test_an_encoder_and_decoder(self, refuses, source):
-        from transformers import T5Config
+    def test_no_language(self, refuses, source):
+        from transformers import ViTConfig
 
-        T5Config().save_pretrained(source)
-        refuses("model type 't5' is neither a causal language model in transformers nor one of the", 1)
+        ViTConfig().save_pretrained(source)
+        refuses("model type 'vit' is neither a causal language model nor an encoder-decoder in transformers", 1)
 
     def test_no_weights(self, refuses, source, checkpoint):
         shutil.copytree(checkpoint, source)

@@ -23,7 +23,7 @@ def test_entries(entry):
     assert [other for other in REGISTRY if other.matches(name)] == [entry]
     assert not entry.matches(f"{name}x")
     assert (entry.feed is not None) == (entry.fed_by is FedBy.STEP)
-    assert bool(entry.produced) == (entry.fed_by is FedBy.TABLE)
+    assert bool(entry.produced) == (entry.fed_by in (FedBy.TABLE, FedBy.CROSS))
     assert {symbol.name for symbol in entry.shape if symbol} <= known_symbols().keys()
 
 

@@ -18,7 +18,7 @@ from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.network.legalize import Form
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 #: Size limit in bytes: a manifest is read whole, and real ones are much smaller.
 MAX_MANIFEST = 16 << 20
 MAX_VALUES = 100_000
@@ -41,6 +41,7 @@ class Word(StrEnum):
 #: Names of the standard parts. Any lower-case name is allowed.
 DECODER: Final = "decoder"
 VISION: Final = "vision"
+ENCODER: Final = "encoder"
 _PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -194,6 +195,11 @@ class Manifest:
     def contract(self) -> IOContract:
         """The decoder's contract."""
         return self.part(DECODER)
+
+    @property
+    def takes_source(self) -> bool:
+        """Whether the bundle is of an encoder-decoder, whose answers have a source."""
+        return ENCODER in self.parts
 
     @property
     def takes_images(self) -> bool:

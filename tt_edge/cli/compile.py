@@ -47,6 +47,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="tokens per sequence in total: the KV cache capacity (default 2048, or the model's)",
     )
     parser.add_argument(
+        "--max-source-len",
+        type=int,
+        metavar="N",
+        help="of an encoder-decoder of texts: maximum tokens of a source (default 1024, or the model's)",
+    )
+    parser.add_argument(
         "--min-image-tokens",
         type=int,
         metavar="N",
@@ -117,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size),
         "kv_cache": args.kv_cache,
         "int4_gemm": args.int4_gemm,
+        "max_source_len": args.max_source_len,
         "min_image_tokens": args.min_image_tokens,
         "max_image_tokens": args.max_image_tokens,
         "vision_attention": args.vision_attention,

@@ -13,6 +13,8 @@ _SAMPLING = {
     "repetition_penalty": (float, "X", "above 1: make tokens of prompt and answer less likely"),
     "presence_penalty": (float, "X", "subtract X from the logit of each token that the answer has"),
     "frequency_penalty": (float, "X", "subtract X from it for each time that the answer has the token"),
+    "num_beams": (int, "N", "beam search of width N, up to 8, which samples nothing; needs as many batch slots"),
+    "length_penalty": (float, "X", "of beam search: above 0, favour longer answers"),
     "seed": (int, "N", "draw the same tokens every time from the same logits"),
 }
 

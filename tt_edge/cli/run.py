@@ -5,16 +5,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
 from tt_edge.cli.terminal import safe
+
+if TYPE_CHECKING:
+    from tt_edge.runtime.seq2seq.source import Speech
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("bundle", help="a bundle written by tt-edge compile")
-    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
+    parser.add_argument(
+        "--audio",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="for a speech model, instead of --prompt: a sound file to write down; may be given several times",
+    )
+    parser.add_argument(
+        "--language", metavar="CODE", help="the language of --audio, such as de (default: it is detected)"
+    )
+    parser.add_argument("--task", help="with --audio: transcribe (the default) or translate, to English")
     parser.add_argument(
         "--image",
         action="append",
@@ -56,17 +70,20 @@ def run(args: argparse.Namespace) -> int:
         **sampling_of(args),
     }
     GenerationConfig(**given)  # an error before anything is loaded
+    speech = _speech(args)
     with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
         config = llm.config(**given)
-        placed = llm.vision is not None and llm.vision.processor.placeholders.are_in(args.prompt[0])
+        placed = llm.vision is not None and not speech and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
-        prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else args.prompt
+        prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else speech or args.prompt
         images = [args.image] * len(prompts) if args.image else None
         streaming = len(prompts) == 1 and not args.json
 
-        shown = "" if chat else args.prompt[0]  # with the first token: before that, an error would stand on its line
+        # What an encoder-decoder answers does not continue its text.
+        apart = chat or llm.source is not None
+        shown = "" if apart else args.prompt[0]  # with the first token: before that, an error would stand on its line
 
         def show(_index: int, text: str) -> None:
             nonlocal shown
@@ -83,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if streaming:
         print(shown)
     else:
-        for number, (asked, result) in enumerate(zip(args.prompt, results, strict=True), 1):
-            print(safe(f"[{number}] {asked if chat else ''}{' → ' if chat else asked}{result.text}", sys.stdout))
+        for number, (asked, result) in enumerate(zip(args.audio or args.prompt, results, strict=True), 1):
+            print(safe(f"[{number}] {asked}{' → ' if apart else ''}{result.text}", sys.stdout))
     for note in dict.fromkeys(note for result in results for note in result.notes):
         print(note, file=sys.stderr)
     tokens = sum(len(result.new_token_ids) for result in results)
@@ -95,6 +112,21 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _speech(args: argparse.Namespace) -> list[Speech]:
+    """The files of ``--audio``. Raises ``InvalidInputError`` for options that say nothing together."""
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.runtime.audio import load_audio
+    from tt_edge.runtime.seq2seq.source import Speech
+
+    if bool(args.prompt) == bool(args.audio):
+        raise InvalidInputError("give --prompt TEXT, or --audio FILE for a speech model, and not both")
+    if not args.audio and (args.language or args.task):
+        raise InvalidInputError("--language and --task are for --audio; omit them")
+    if args.audio and (args.chat or args.system is not None or args.image):
+        raise InvalidInputError("--chat, --system and --image are for --prompt; omit them")
+    return [Speech(load_audio(file), args.language, args.task) for file in args.audio]
 
 
 def _messages(prompt: str, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _output_spec(name: str, node: Node, symbols: dict[Any, str]) -> TensorSpec:
     entry, sizes = engine_input(name), value(node).shape
     made = entry.produced if entry is not None and entry.produced else (None,) * len(sizes)
     shape = tuple(
-        symbol.name if symbol is not None else size if isinstance(size, int) else symbols[size.node.expr]
+        size if isinstance(size, int) else symbol.name if symbol is not None else symbols[size.node.expr]
         for size, symbol in zip(sizes, made, strict=True)
     )
     return TensorSpec(name, _dtype(node), shape)

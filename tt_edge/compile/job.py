@@ -24,9 +24,9 @@ from tt_edge.bundle.engines import build_evidence, build_record, engine_file
 from tt_edge.bundle.manifest import DECODER, EngineRecord, Evidence, ModelIdentity, Word, part_file
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.files import HostFiles
-from tt_edge.compile.limits import with_image_tokens, within_model
 from tt_edge.compile.memory import release_memory
 from tt_edge.compile.origin import Origin
+from tt_edge.compile.part_sets import PartSet, part_set_of
 from tt_edge.compile.report import CompileReport, PartReport
 from tt_edge.compile.stages import Stages, peak_rss_mb
 from tt_edge.config import (
@@ -36,7 +36,6 @@ from tt_edge.config import (
     KVCacheType,
     Layout,
     Precision,
-    TowerAttention,
     check_capability,
 )
 from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
@@ -50,8 +49,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tt_edge.compile.part import CompiledPart, PartCompiler
-    from tt_edge.compile.vision.tower import GridTower, TileTower
-    from tt_edge.contract import IOContract, VisionGeometry
+    from tt_edge.contract import IOContract
 
 
 class CompileJob:
@@ -83,7 +81,7 @@ class CompileJob:
         self.quantized: dict[str, int] = {}
         self._kv_scales: list[tuple[float, float, float]] = []
         self._model: PreTrainedModel | None = None
-        self._tower: tuple[GridTower | TileTower, VisionGeometry] | None = None
+        self._part_set: PartSet | None = None
         self._contracts: dict[str, IOContract] = {}
         self._parts: dict[str, PartReport] = {}
         self._engines: list[EngineRecord] = []
@@ -95,7 +93,7 @@ class CompileJob:
                 return self._run()
         finally:
             was_loaded = self._model is not None
-            self._model, self._tower = None, None
+            self._model, self._part_set = None, None
             if was_loaded:  # tracing leaves cycles that hold the weights; they must go before the next compile
                 release_memory(cycles=True)
 
@@ -163,21 +161,9 @@ class CompileJob:
         self.identity = _identity(self.model, self.origin)
 
     def resolve_limits(self) -> None:
-        """Resolve every limit, before any part is compiled."""
-        from tt_edge.compile.vision.families import family_of
-        from tt_edge.compile.vision.image_settings import check_image_settings
-        from tt_edge.compile.vision.tower import tower_of
-
-        limits = within_model(self.config.limits, self.model, fit=self._fit_length)
-        family = family_of(self.model)
-        if family is None:
-            _check_takes_no_images(self.model, self.config)
-        else:
-            ragged = self.config.vision.attention is TowerAttention.PLUGIN
-            self._tower = tower_of(self.model, family.tower, ragged=ragged)
-            check_image_settings(self.origin.source, self.model, self.files, self._tower[1])
-            limits = with_image_tokens(limits, self._tower[1], family.most_tiles)
-        self.config = self.config.with_limits(limits)
+        """Find the parts of the model, and resolve every limit, before any part is compiled."""
+        self._part_set = part_set_of(self.model)
+        self.config = self._part_set.resolve(self.config, self.origin.source, self.files, fit=self._fit_length)
 
     def quantize(self) -> None:
         """Calibrate and quantize as ``config`` says; count layers that the checkpoint already has quantized."""
@@ -216,14 +202,8 @@ class CompileJob:
 
     def compilers(self) -> Iterator[PartCompiler]:
         """A compiler for each part of the model, in the order in which parts are built."""
-        from tt_edge.compile.export.decoder import DecoderCompiler
-
-        name = self.origin.name
-        if self._tower is not None:
-            from tt_edge.compile.vision.network import TowerCompiler
-
-            yield TowerCompiler(self.model, self.config, *self._tower, network_name=f"{name}-vision")
-        yield DecoderCompiler(self.model, self.config, name, kv_scales=self._kv_scales)
+        assert self._part_set is not None
+        return self._part_set.compilers(self.config, self.origin.name, self._kv_scales)
 
     def build(self, part: CompiledPart) -> None:
         """Write a part's network while its engines are built.
@@ -304,18 +284,6 @@ def _identity(model: PreTrainedModel, origin: Origin) -> ModelIdentity:
         config_sha256=hashlib.sha256(_config_json(model).removesuffix(b"\n")).hexdigest(),
         quantization=origin.quantization,
     )
-
-
-def _check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None:
-    """Raise ``InvalidInputError`` for settings of a vision tower that the model does not have."""
-    given = {
-        "--max-image-tokens": config.limits.max_image_tokens is not None,
-        "--min-image-tokens": config.limits.min_image_tokens is not None,
-        "--vision-attention": config.vision.attention is not TowerAttention.NATIVE,
-    }
-    if any(given.values()):
-        options = " and ".join(name for name, is_given in given.items() if is_given)
-        raise InvalidInputError(f"{type(model).__name__} takes no images; omit {options}")
 
 
 @contextmanager

@@ -13,8 +13,17 @@ from tt_edge.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from tt_edge.compile.seq2seq.model import Seq2Seq
+
 #: Default number of image tokens in one call.
 _MIN_TOKENS, _MAX_TOKENS = 4, 1024
+#: Default number of tokens of a text that is translated or summarised.
+_SOURCE_TOKENS = 1024
+#: The settings that say how many positions an encoder of text, and a decoder, was made for.
+_SOURCE_LIMITS, _TARGET_LIMITS = (
+    ("max_source_positions", "max_position_embeddings", "n_positions"),
+    ("max_target_positions", "max_position_embeddings"),
+)
 
 
 def within_model(limits: Limits, model: PreTrainedModel, *, fit: bool) -> Limits:
@@ -53,3 +62,38 @@ def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int)
                 "--max-image-tokens"
             )
     return replace(limits, min_image_tokens=min(least, most), max_image_tokens=most - most % unit)
+
+
+def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
+    """``limits`` of an encoder-decoder: lengths within the decoder's and the encoder's maximum.
+
+    ``max_source_len`` is that of a text, or the number of places that the model makes of speech or a page. ``fit`` lowers
+    ``max_seq_len`` where it exceeds the decoder's. Raises ``InvalidInputError`` for limits beyond the model's.
+    """
+    name, model = type(parts.model).__name__, parts.model
+    most = _setting(model.get_decoder().config, _TARGET_LIMITS)
+    if most is not None and limits.max_seq_len > most:
+        if not fit:
+            raise InvalidInputError(
+                f"max_seq_len {limits.max_seq_len} exceeds the {most} tokens that {name}'s decoder was made for; compile with "
+                f"--max-seq-len {most} or less"
+            )
+        limits = replace(limits, max_seq_len=most, max_input_len=min(limits.max_input_len, most))
+    given = limits.max_source_len
+    if not parts.takes_text:
+        places = parts.cross_shape[1]
+        if given not in (None, places):
+            raise InvalidInputError(f"{name}'s sources have {places} places, always; omit --max-source-len")
+        return replace(limits, max_source_len=places)
+    longest = _setting(model.get_encoder().config, _SOURCE_LIMITS)
+    if given is not None and longest is not None and given > longest:
+        raise InvalidInputError(
+            f"max_source_len {given} exceeds the {longest} tokens that {name}'s encoder was made for; compile with "
+            f"--max-source-len {longest} or less"
+        )
+    return replace(limits, max_source_len=given or min(longest or _SOURCE_TOKENS, _SOURCE_TOKENS))
+
+
+def _setting(config: object, names: tuple[str, ...]) -> int | None:
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if isinstance(value, int)), None)

@@ -14,6 +14,8 @@ class Limits(JsonConfig):
     ``max_batch`` is the number of slots, ``max_input_len`` the prompt tokens per slot in one call, and ``max_seq_len`` the
     total tokens per slot (the capacity of the KV cache). For a vision-language model, ``min_image_tokens`` and
     ``max_image_tokens`` limit one call of its tower, the latter also a slot's prompt; for a language model both are ``None``.
+    ``max_source_len`` is the number of places of an encoder-decoder's source: tokens of a text (of speech or a page it is the
+    model's own number); for other models it is ``None``.
     """
 
     max_batch: int = 1
@@ -21,11 +23,12 @@ class Limits(JsonConfig):
     max_seq_len: int = 2048
     min_image_tokens: int | None = None
     max_image_tokens: int | None = None
+    max_source_len: int | None = None
 
     def check(self) -> None:
         for name in ("max_batch", "max_seq_len", "max_input_len"):
             require_positive(name, getattr(self, name))
-        for name in ("min_image_tokens", "max_image_tokens"):
+        for name in ("min_image_tokens", "max_image_tokens", "max_source_len"):
             if getattr(self, name) is not None:
                 require_positive(name, getattr(self, name))
         require(

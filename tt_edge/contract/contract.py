@@ -98,6 +98,16 @@ class IOContract:
     def takes_images(self) -> bool:
         return bool(self.feature_tables)
 
+    @cached_property
+    def cross(self) -> tuple[TensorSpec, ...]:
+        """Inputs that hold keys and values of a source (encoder-decoders)."""
+        return self.inputs_fed_by(FedBy.CROSS)
+
+    @property
+    def max_source_len(self) -> int:
+        """For the parts of an encoder-decoder: the places of a source, 0 for other parts."""
+        return self.limits.max_source_len or 0
+
     @property
     def max_image_tokens(self) -> int:
         """For a decoder: feature table rows per slot, 0 for a language model. For a tower: the maximum per call."""

@@ -35,6 +35,10 @@ class FedBy(Enum):
     TABLE = "table"
     #: The images of a call of the vision tower: ``tt_edge.runtime.multimodal.vision_inputs``.
     IMAGES = "images"
+    #: The source of one or more requests, for a call of an encoder: text, speech, pages.
+    SOURCE = "source"
+    #: Keys and values of a slot's source: written when its request is admitted, not in every step.
+    CROSS = "cross"
     #: NVIDIA's Edge-LLM runtime only; tt-edge's runtime cannot provide it.
     EDGE_LLM = "edge-llm"
 
@@ -92,6 +96,20 @@ def deepstack_name(level: int) -> str:
 #: Inputs that only NVIDIA's Edge-LLM runtime provides: token embeddings instead of ids, indices of last tokens, the rotary table.
 INPUTS_EMBEDS, LAST_TOKEN_IDS, ROPE_TABLE = "inputs_embeds", "last_token_ids", "rope_rotary_cos_sin"
 
+#: An encoder's inputs: token ids ``[B, T]`` with the number of valid ones in each row; or mel features ``[B, mels, frames]``; or
+#: pages ``[B, 3, H, W]``.
+SOURCE_IDS, SOURCE_LENGTHS = "source_ids", "source_lengths"
+INPUT_FEATURES, PAGE_PIXELS = "input_features", "page_pixels"
+#: A decoder's: for each layer the keys and values of its attention to the source, ``[B, H, T, D]``, which the encoder part makes,
+#: and how many of the T places of each slot are in use.
+CROSS_KEY, CROSS_VALUE, CROSS_LENGTHS = "cross_key_{i}", "cross_value_{i}", "cross_lengths"
+
+
+def cross_names(layers: int) -> list[str]:
+    """The names of the keys and values of all decoder layers, in order."""
+    return [name.format(i=layer) for layer in range(layers) for name in (CROSS_KEY, CROSS_VALUE)]
+
+
 #: The input of towers that take tiles.
 TILE_PIXELS = "pixel_values"
 #: Of ragged towers: where each tile begins, and the end.
@@ -106,6 +124,12 @@ def _positions(step: Step) -> np.ndarray:
         return step.positions if axes > 1 else step.positions[0]
     places = step.past[:, None] + np.arange(step.width)
     return np.broadcast_to(places, (axes, *places.shape)) if axes > 1 else places
+
+
+def _cross_lengths(step: Step) -> np.ndarray:
+    """At least 1: a slot without a source computes what nobody reads, and attention to nothing is not defined."""
+    lengths = np.zeros(step.batch, np.int32) if step.cross_lengths is None else step.cross_lengths
+    return np.maximum(lengths, 1)
 
 
 def _image_indices(step: Step) -> np.ndarray:
@@ -148,6 +172,7 @@ def _of_tower(name: str, dtype: DType | None, *shape: Symbol | None) -> EngineIn
 _TOKENS = (s.BATCH, s.SEQUENCE)
 _TABLE = (None, None)
 _ROWS_MADE = (s.FEATURE_ROWS, None)
+_CROSS, _CROSS_MADE = (s.BATCH, None, None, None), (s.BATCH, None, s.SOURCE, None)
 
 REGISTRY: list[EngineInput] = [
     _of_step("input_ids", DType.INT64, _TOKENS, lambda step: step.input_ids),
@@ -163,6 +188,14 @@ REGISTRY: list[EngineInput] = [
     _of_step(IMAGE_INDICES, DType.INT32, _TOKENS, _image_indices),
     EngineInput(IMAGE_FEATURES, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
     EngineInput(_DEEPSTACK, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
+    # Of encoder-decoders: the encoder's, then the decoder's.
+    EngineInput(SOURCE_IDS, DType.INT64, (s.BATCH, s.SOURCE), FedBy.SOURCE),
+    EngineInput(SOURCE_LENGTHS, DType.INT32, (s.BATCH,), FedBy.SOURCE),
+    EngineInput(INPUT_FEATURES, None, (s.BATCH, None, None), FedBy.SOURCE),
+    EngineInput(PAGE_PIXELS, None, (s.BATCH, None, None, None), FedBy.SOURCE),
+    EngineInput(CROSS_KEY, None, _CROSS, FedBy.CROSS, produced=_CROSS_MADE),
+    EngineInput(CROSS_VALUE, None, _CROSS, FedBy.CROSS, produced=_CROSS_MADE),
+    _per_row(CROSS_LENGTHS, _cross_lengths),
     # The attention plugin's: plugins/edgellm/contracts.py. Its cache is a tensor a layer, by rows or a pool of pages.
     EngineInput("past_key_values_{i}", None, (s.BATCH, None, None, None, None), FedBy.CACHE),
     _per_row("context_lengths", lambda step: step.past + 1 if step.is_decode else np.maximum(step.lengths, 1)),

@@ -15,7 +15,8 @@ class Step(NamedTuple):
     """One run of the network: int64 ids ``[B, S]``, right-padded; each slot's numbers of new and past tokens, ``[B]``.
 
     ``positions`` int64 ``[axes, B, S]``; ``None``: each token's index in its sequence. ``image_indices`` int32 ``[B, S]`` are
-    rows of the feature tables; ``None``: there are no images. Row 0 is the session's slot ``first_slot``,
+    rows of the feature tables; ``None``: there are no images. ``cross_lengths`` int32 ``[B]`` are lengths of the slots' sources
+    (encoder-decoders). Row 0 is the session's slot ``first_slot``,
     and the others are those after it.
     """
 
@@ -26,6 +27,7 @@ class Step(NamedTuple):
     positions: NDArray[np.int64] | None = None
     image_indices: NDArray[np.int32] | None = None
     first_slot: int = 0
+    cross_lengths: NDArray[np.int32] | None = None
 
     @property
     def batch(self) -> int:

@@ -69,6 +69,11 @@ def _sequence(scope: Scope) -> Sizes:
     return 1, max(1, min(128, most)), most
 
 
+def _source(scope: Scope) -> Sizes:
+    most = scope.limits.max_source_len or 1
+    return 1, min(128, most), most
+
+
 def _tower_patches(scope: Scope) -> tuple[int, Sizes]:
     """Patches a token of a ragged tower that takes patches, and its units, which are tokens."""
     assert scope.geometry is not None
@@ -94,6 +99,8 @@ def _feature_rows(scope: Scope) -> Sizes:
 
 BATCH = Symbol(tensor.BATCH, lambda s: (1, 1, s.limits.max_batch))
 SEQUENCE = Symbol(tensor.SEQUENCE, _sequence)
+#: Tokens of a source in one call of an encoder.
+SOURCE = Symbol("source", _source)
 
 # The attention plugin's dimensions whose sizes say how a step is computed. Short prompts take the generation profile too,
 # so it has both phases.

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from tt_edge.bundle.manifest import DECODER, VISION
+from tt_edge.bundle.manifest import DECODER, ENCODER, VISION
 from tt_edge.compat import Self
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
@@ -26,14 +26,18 @@ from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
 from tt_edge.runtime.scheduling.prefix_file import fingerprint, load_prefixes, save_prefixes
+from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+from tt_edge.runtime.seq2seq.prompt import DETECT
+from tt_edge.runtime.seq2seq.source import Source, Speech
 from tt_edge.runtime.text.chat import RenderedChat, render_chat
 from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
-#: Text, or a chat from ``LLM.render_chat``.
-Prompt: TypeAlias = str | RenderedChat
+#: Text, or a chat from ``LLM.render_chat``, or speech.
+Prompt: TypeAlias = str | RenderedChat | Speech
 #: Called with the prompt's index and each new piece of text.
 OnText: TypeAlias = Callable[[int, str], None]
 
@@ -55,12 +59,15 @@ class LLM:
         generation_defaults: GenerationConfig | None = None,
         model_fingerprint: bytes = b"",
         vision: VisionPipeline | None = None,
+        source: SourcePipeline | None = None,
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         #: The processor and encoder of images, for a vision-language model.
         self.vision = vision
+        #: The encoder of sources, for an encoder-decoder.
+        self.source = source
         self.name = name
         #: What the checkpoint recommends; used wherever no ``GenerationConfig`` is given.
         self.generation_defaults = generation_defaults or GenerationConfig()
@@ -82,11 +89,15 @@ class LLM:
         name = Path(path).resolve().name.removesuffix(".ttedge")
         defaults = GenerationConfig.of_checkpoint(read_json(bundle, "generation_config.json"))
         with ExitStack() as opened:  # closed again where a later step fails
-            session, vision = opened.enter_context(open_part(bundle, DECODER, runtime)), None
+            session, vision, source = opened.enter_context(open_part(bundle, DECODER, runtime)), None, None
             if bundle.manifest.takes_images:
                 tower = open_part(bundle, VISION, runtime)
                 opened.callback(tower.close)
                 vision = VisionPipeline.from_bundle(bundle, tower, tokenizer)
+            if bundle.manifest.takes_source:
+                encoder = open_part(bundle, ENCODER, runtime)
+                opened.callback(encoder.close)
+                source = SourcePipeline.from_bundle(bundle, encoder)
             llm = cls(
                 session,
                 tokenizer,
@@ -95,6 +106,7 @@ class LLM:
                 generation_defaults=defaults,
                 model_fingerprint=fingerprint(bundle.manifest),
                 vision=vision,
+                source=source,
             )
             opened.pop_all()
         return llm
@@ -147,6 +159,8 @@ class LLM:
             self.text_request(prompt, its_config, add_special_tokens=add_special_tokens, images=its_images)
             for prompt, its_config, its_images in zip(prompts, configs, given, strict=True)
         ]
+        if any(text_request.request.config.num_beams > 1 for text_request in requests):
+            return [self._searched(text_request, index, on_text) for index, text_request in enumerate(requests)]
         for index, text_request in enumerate(requests):
             self.scheduler.check(text_request.request, f"prompt {index}")
         for deltas in self.run(requests):
@@ -154,6 +168,14 @@ class LLM:
                 if on_text is not None and delta.text:
                     on_text(index, delta.text)
         return [text_request.completion() for text_request in requests]
+
+    def _searched(self, text_request: TextRequest, index: int, on_text: OnText | None) -> Completion:
+        """The completion by beam search, whose text comes all at once."""
+        self.scheduler.search(text_request.request)
+        completion = text_request.completion()
+        if on_text is not None and completion.text:
+            on_text(index, completion.text)
+        return completion
 
     def chat(
         self,
@@ -226,6 +248,10 @@ class LLM:
         start = time.perf_counter()
         if isinstance(prompt, RenderedChat):
             images, add_special_tokens, prompt = prompt.images, prompt.add_special_tokens, prompt.text
+        if self.source is not None:
+            return self._with_source(prompt, images, add_special_tokens, cache_salt, start)
+        if isinstance(prompt, Speech):
+            raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
         if self.vision is None:
             if images:
                 raise InvalidInputError(
@@ -243,16 +269,64 @@ class LLM:
             found = self.vision.prompt_images(ids, processed, cache_salt)
         return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
+    def _with_source(
+        self,
+        prompt: str | Speech,
+        images: Sequence[ImageSource],
+        add_special_tokens: bool,
+        cache_salt: str,
+        asked_at: float,
+    ) -> EncodedPrompt:
+        """The prompt of an encoder-decoder: its source is the text, or the speech."""
+        assert self.source is not None
+        if images:
+            raise InvalidInputError(
+                f"the bundle is of an encoder-decoder that takes {self.source.kind}, and there are {len(images)} images; omit them"
+            )
+        if isinstance(prompt, Speech):
+            source, text = self.source.speech(prompt), ""
+            start = self.source.start.asked(prompt.language, prompt.task)
+        else:
+            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens) if self.source.takes_text else []
+            source, text, start = self.source.text(ids), prompt, self.source.start.default
+        return self._answer_to(source, text, start, cache_salt, asked_at)
+
+    def _answer_to(
+        self, source: Source, text: str, start: Sequence[int], cache_salt: str, asked_at: float | None = None
+    ) -> EncodedPrompt:
+        salt = f"{cache_salt} {source.digest}"
+        if DETECT in start:
+            start = [self._language_of(source, start, salt) if token == DETECT else token for token in start]
+        asked_at = time.perf_counter() if asked_at is None else asked_at
+        return EncodedPrompt(text, list(start), asked_at=asked_at, cache_salt=salt, source=source)
+
+    def _language_of(self, source: Source, start: Sequence[int], salt: str) -> int:
+        """The likeliest of the model's language tokens after the first token of an answer."""
+        assert self.source is not None
+        languages = set(self.source.start.languages.values())
+        others = tuple(i for i in range(self.session.contract.vocab_size) if i not in languages)
+        config = GenerationConfig(max_new_tokens=1, suppress_tokens=others)
+        request = Request(list(start[: start.index(DETECT)]), config, cache_salt=salt, source=source)
+        self.scheduler.submit(request)
+        self.scheduler.run([request])
+        return request.tokens[0].id
+
     def encoded_ids(self, token_ids: Sequence[int], cache_salt: str = "") -> EncodedPrompt:
         """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary."""
         check_ids("the prompt", token_ids, self.session.contract.vocab_size)
+        if self.source is not None:
+            source, text = self.source.text(token_ids), self.tokenizer.decode(token_ids)
+            return self._answer_to(source, text, self.source.start.default, cache_salt)
         return EncodedPrompt(self.tokenizer.decode(token_ids), token_ids, cache_salt=cache_salt)
 
     def precompute(self, messages: Sequence[Message]) -> int:
         """Compute the common beginning of all conversations that begin with ``messages``, and keep it; returns its tokens.
 
-        Raises ``EngineError`` while all slots of the batch are generating.
+        Raises ``EngineError`` while all slots of the batch are generating, and ``InvalidInputError`` for an
+        encoder-decoder.
         """
+        if self.source is not None:
+            raise InvalidInputError("an encoder-decoder has no common beginnings: each answer has a source of its own")
         asked = [self.render_chat([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
         one, other = (self.encode(chat).ids for chat in asked)
         length = common_prefix(one, other)
@@ -277,6 +351,8 @@ class LLM:
         self.tokenizer.close()
         if self.vision is not None:
             self.vision.close()
+        if self.source is not None:
+            self.source.close()
 
     def __enter__(self) -> Self:
         return self

@@ -87,17 +87,20 @@ def _check_known(checkpoint: Checkpoint) -> None:
 
 def class_of(config: PreTrainedConfig) -> Any:
     """The model class of ``config``. Raises ``UnsupportedModelError`` for one that is no language model."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
     from transformers.models.auto.auto_factory import _get_model_class
 
     if isinstance(config, Eagle2Config):
         return Eagle2ForConditionalGeneration
-    for auto in (AutoModelForCausalLM, *_vision_models(config)):
+    autos = (AutoModelForCausalLM, *_vision_models(config))
+    if config.is_encoder_decoder:  # many have a class that is only their decoder, too
+        autos = (AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, *_page_models(config))
+    for auto in autos:
         if type(config) in auto._model_mapping:
             return _get_model_class(config, auto._model_mapping)
     raise UnsupportedModelError(
-        f"model type {config.model_type!r} is neither a causal language model in transformers nor one of the "
-        f"vision-language models {', '.join(FAMILIES)}; tt-edge compiles these"
+        f"model type {config.model_type!r} is neither a causal language model nor an encoder-decoder in "
+        f"transformers, nor one of the vision-language models {', '.join(FAMILIES)}; tt-edge compiles these"
     )
 
 
@@ -149,6 +152,13 @@ def _vision_models(config: Any) -> list[Any]:
     from transformers import AutoModelForImageTextToText
 
     return [AutoModelForImageTextToText] if config.model_type in FAMILIES else []
+
+
+def _page_models(config: Any) -> list[Any]:
+    """transformers' mapping of encoder-decoders that read pages."""
+    from transformers import AutoModelForImageTextToText
+
+    return [AutoModelForImageTextToText] if config.model_type == "vision-encoder-decoder" else []
 
 
 def _does_not_load(name: str, reason: BaseException | str) -> InvalidInputError:

@@ -33,6 +33,10 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", *_S
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
+#: What an answer to speech begins with: languages, tasks and, in older checkpoints, the token ids themselves.
+_SPEECH_SETTINGS = ("lang_to_id", "task_to_id", "no_timestamps_token_id", "language", "task", "forced_decoder_ids")
+
+
 def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     """Name and content of each tokenizer file of a checkpoint, as transformers saves the tokenizer that it loads.
 
@@ -138,10 +142,15 @@ def generation_settings(model: PreTrainedModel) -> bytes:
     cannot have.
     """
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(model.generation_config, name, None)
         if value is None:
             value = getattr(model.config, name, None)
+        if value is not None:
+            settings[name] = value
+    for name in _SPEECH_SETTINGS:  # which transformers reads and does not write
+        value = getattr(model.generation_config, name, None)
+        value = getattr(model.config, name, None) if value is None else value
         if value is not None:
             settings[name] = value
     content = json.dumps(settings, indent=2, sort_keys=True) + "\n"

@@ -55,6 +55,7 @@ def _attention_function(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Called by transformers instead of SDPA, with K and V not repeated; the result is ``[B, S, Hq, D]``."""
+    bias = kwargs.pop("position_bias", None)  # T5's, added to scores
     segments = kwargs.pop("cu_seq_lens_q", None)
     if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.tower`` passes segments in its place
         scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -81,6 +82,7 @@ def _attention_function(
         attention_mask.window,
         float(softcap or 0.0),
         s_aux,
+        bias,
     )
     return out.transpose(1, 2), None
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tt_edge.bundle.manifest import VISION
+from tt_edge.bundle.manifest import ENCODER, VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
 from tt_edge.compile.parity.golden import GoldenMaker
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tt_edge.bundle.reader import Bundle
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 
 
 def verify_bundle(
@@ -78,6 +79,8 @@ def verify_bundle(
         quantize_again(model, recipe, bundle.read_bytes(STATISTICS_FILE))
     network = bundle.network()
     with _kv_cache_of(network, model):
+        if manifest.takes_source:
+            return _of_seq2seq(bundle, model, checkpoint, network, precision, new_tokens, seed)
         if manifest.takes_images:
             report = _with_pictures(
                 bundle, model, checkpoint, network, precision, new_tokens, seed, images, truth, maker
@@ -104,16 +107,42 @@ def _with_texts(
     checkpoint: Checkpoint | None,
     network: Network,
     new_tokens: int,
+    source: SourcePipeline | None = None,
 ) -> ParityReport:
     """``report`` with the comparison of token ids and text with transformers' tokenizer, if the checkpoint has one."""
     if checkpoint is None or not has_tokenizer(checkpoint) or not bundle.has("tokenizer.json"):
         return report
     theirs = checkpoint.tokenizer
     report = replace(report, tokenizer=compare_tokenizer(theirs, bundle))
-    if bundle.manifest.takes_images:
+    if bundle.manifest.takes_images or (source is not None and not source.takes_text):
         return report
     error = max(row.logit_error for row in report.rows)
-    return replace(report, settings=compare_settings(model, theirs, bundle, network, new_tokens, error))
+    return replace(report, settings=compare_settings(model, theirs, bundle, network, new_tokens, error, source))
+
+
+def _of_seq2seq(
+    bundle: Bundle,
+    model: PreTrainedModel,
+    checkpoint: Checkpoint | None,
+    network: Network,
+    precision: Precision,
+    new_tokens: int,
+    seed: int,
+) -> ParityReport:
+    from tt_edge.compile.parity.seq2seq import Seq2SeqReference, check_seq2seq
+    from tt_edge.runtime.engine.choose import Runtime, open_part
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+    from tt_edge.runtime.text.tokenizer import BundleTokenizer
+
+    pipeline = SourcePipeline.from_bundle(bundle, open_part(bundle, ENCODER, Runtime.REFERENCE))
+    has_text = bundle.has("tokenizer.json")
+    special = [*BundleTokenizer.from_bundle(bundle).backend.get_added_tokens_decoder()] if has_text else []
+    contract = bundle.manifest.contract
+    reference = Seq2SeqReference(model, precision)
+    report = check_seq2seq(
+        reference, pipeline, network, contract, precision, new_tokens=new_tokens, seed=seed, special_ids=special
+    )
+    return _with_texts(report, bundle, model, checkpoint, network, new_tokens, pipeline)
 
 
 def _with_pictures(

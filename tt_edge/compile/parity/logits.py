@@ -17,6 +17,7 @@ from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
+from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.parity.vision import compare_features
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network
@@ -99,7 +100,10 @@ def check_parity(
         logits = teacher_forced(session, [p.ids for p in batch], [p.images for p in batch], tokens)
         if maker is not None:
             maker.add_batch(batch, references, pictures)
-        rows += [_compare(p, out, *answer) for p, out, answer in zip(batch, logits, references, strict=True)]
+        rows += [
+            compare_row(len(p.ids), out, *answer, len(p.pictures))
+            for p, out, answer in zip(batch, logits, references, strict=True)
+        ]
     features = compare_features(model, truth, vision.encoder, pictures) if vision is not None and pictures else ()
     if maker is not None and features:
         maker.add_features(model, truth, pictures)
@@ -172,25 +176,3 @@ def _step_by_step(model: PreTrainedModel, prompt: Prompt, tokens: list[int]) -> 
         return_dict_in_generate=True,
     )
     return np.concatenate([step.float().numpy() for step in out.logits])
-
-
-def _compare(prompt: Prompt, logits: np.ndarray, tokens: list[int], own: np.ndarray, exact: np.ndarray) -> RowParity:
-    norm = float(np.linalg.norm(exact))
-    chosen = logits.argmax(-1)
-    wrong = np.flatnonzero(chosen != np.array(tokens))
-    margins = own[wrong, np.array(tokens)[wrong]] - own[wrong, chosen[wrong]]
-    # Two logits, each off by the largest error on either side.
-    slack = 2 * (np.abs(logits - exact).max(-1)[wrong] + np.abs(own - exact).max(-1)[wrong])
-    ties = margins <= slack
-    mismatched = wrong[~ties]
-    return RowParity(
-        prompt_tokens=len(prompt.ids),
-        relative_error=float(np.linalg.norm(logits - exact)) / norm,
-        reference_error=float(np.linalg.norm(own - exact)) / norm,
-        tokens=len(tokens),
-        ties=int(ties.sum()),
-        mismatches=len(mismatched),
-        first_mismatch=int(mismatched[0]) if len(mismatched) else None,
-        logit_error=float(np.abs(logits - exact).max() + np.abs(own - exact).max()),
-        pictures=len(prompt.pictures),
-    )

@@ -58,6 +58,8 @@ def exact_reference(checkpoint: Checkpoint, model: PreTrainedModel, precision: P
 def _auto_class(checkpoint: Checkpoint) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    if (config := _config(checkpoint)).is_encoder_decoder:  # whose model has a class of its own
+        return class_of(config)
     return AutoModelForImageTextToText if checkpoint.settings.get("model_type") in FAMILIES else AutoModelForCausalLM
 
 

@@ -36,13 +36,15 @@ class RowParity:
 
 @dataclass(frozen=True)
 class FeatureParity:
-    """One feature table of the vision network for some images: relative L2 errors against the tower in fp32."""
+    """What another ``part`` makes for the decoder, compared with PyTorch in fp32 by relative L2 errors: one feature table of the
+    vision network for some images, or the encoder's keys and values of one source."""
 
     table: str
     pictures: int
     tokens: int
     relative_error: float
     reference_error: float
+    part: str = "vision"
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,10 @@ class ParityReport:
         found = [said("network", self.logits_passed, detail)]
         if self.features:
             error = f"largest relative error of the features {max(f.relative_error for f in self.features):.2e}"
-            detail = f"Hugging Face's vision tower, {error} in {self.precision}"
-            found.append(said("vision network", self.features_passed, detail))
+            part = self.features[0].part
+            whose = "vision tower" if part == "vision" else part
+            detail = f"Hugging Face's {whose}, {error} in {self.precision}"
+            found.append(said(f"{part} network", self.features_passed, detail))
         if isinstance(self.preprocessing, PreprocessingParity):
             detail = f"the checkpoint's own processor, pixels within {self.preprocessing.steps:.1f}/255"
             found.append(said("preprocessing", self.preprocessing.passed, detail))
@@ -205,11 +209,17 @@ class ParityReport:
 
     def _feature_lines(self) -> list[str]:
         return [
-            f"vision tower   {found.table} of {found.pictures} images, {found.tokens} tokens: relative error "
+            f"{_whose(found)}, {found.tokens} tokens: relative error "
             f"{found.relative_error:.2e}, PyTorch its own {found.reference_error:.2e}, {self.features_tolerance:.2e} allowed: "
             f"{_verdict(found.relative_error <= self.features_tolerance)}"
             for found in self.features
         ]
+
+
+def _whose(found: FeatureParity) -> str:
+    if found.part == "vision":
+        return f"vision tower   {found.table} of {found.pictures} images"
+    return f"{found.part:<14} {found.table} of a source"
 
 
 def _verdict(passed: bool) -> str:

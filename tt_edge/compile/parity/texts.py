@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tt_edge.bundle.reader import Bundle
     from tt_edge.network.ir import Network
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 
 #: A prompt and a chat whose continuations are compared.
 _PROMPT = "The light ahead is red."
@@ -89,18 +90,26 @@ def _same_chat(theirs: Any, ours: BundleTokenizer, bundle: Bundle) -> bool | Non
 
 
 def compare_settings(
-    model: PreTrainedModel, theirs: Any, bundle: Bundle, network: Network, new_tokens: int, logit_error: float
+    model: PreTrainedModel,
+    theirs: Any,
+    bundle: Bundle,
+    network: Network,
+    new_tokens: int,
+    logit_error: float,
+    source: SourcePipeline | None = None,
 ) -> SettingsParity:
     """Compare greedy generation with the checkpoint's own generation settings, on transformers' token ids.
 
     Two tokens tie if their scores in transformers differ by at most four times ``logit_error``, the largest error of a
-    logit.
+    logit. ``source`` encodes the sources of an encoder-decoder.
     """
     settings = read_json(bundle, "generation_config.json")
     config = replace(GenerationConfig.of_checkpoint(settings), temperature=0.0, max_new_tokens=new_tokens)
     contract, left = bundle.manifest.contract, tuple(not_applied(settings))
     room = max(1, min(contract.max_input_len, contract.max_seq_len - new_tokens))
-    llm = LLM(ReferenceSession(network, contract), BundleTokenizer.from_bundle(bundle))
+    if source is not None:
+        room = source.encoder.contract.max_source_len
+    llm = LLM(ReferenceSession(network, contract), BundleTokenizer.from_bundle(bundle), source=source)
     compared = 0
     for ids in [found[:room] for found in _prompts(theirs)]:
         given = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 
 from tt_edge.dtypes import DType
@@ -29,8 +32,9 @@ class LengthsToMask(Rule):
         3. mask = not (0 … T - 1) > last                                    [B, 1, S, T]
         4. y = attention(q, K, V, mask=mask, NONE)
 
-    Without lengths, ``first`` is T - S (LOWER_RIGHT) or 0 (UPPER_LEFT). An existing boolean mask is combined with this
-    one. B and S may be dynamic, and T if there are no lengths.
+    Without lengths, ``first`` is T - S (LOWER_RIGHT) or 0 (UPPER_LEFT). An existing boolean mask is combined with this one; one
+    of numbers keeps them where this one is true, and has the lowest number elsewhere. B and S may be dynamic, and T if there are
+    no lengths.
     """
 
     feature = ATTENTION_LENGTHS
@@ -50,14 +54,12 @@ class LengthsToMask(Rule):
             )
         if kind == "NONE" and lengths is None:
             return False
-        if mask is not None and editor.dtype(mask) is not DType.BOOL:
-            raise EngineError(
-                f"attention {layer.name!r} has lengths and a mask of numbers, which needs {self.feature.release}; build there"
-            )
         seen = editor.shared(
             ("seen", kind, lengths, _keys(editor, key)), lambda: _seen(editor, layer.name, query, key, lengths, kind)
         )
-        if mask is not None:
+        if mask is not None and editor.dtype(mask) is not DType.BOOL:
+            seen = editor.shared(("both", mask, seen), lambda: _numbers(editor, layer.name, mask, seen))
+        elif mask is not None:
             seen = editor.shared(
                 ("both", mask, seen), lambda: editor.elementwise(f"{layer.name}.both", "AND", mask, seen)
             )
@@ -67,6 +69,16 @@ class LengthsToMask(Rule):
         attributes = {**layer.attributes, "causal_kind": "NONE"}
         editor.keep(Layer(layer.name, layer.kind, inputs, list(layer.outputs), attributes))
         return True
+
+
+def _numbers(editor: Editor, name: str, mask: str, seen: str) -> str:
+    """The numbers of ``mask`` ``[B or 1, H or 1, S, T]`` where a key is ``seen``, and elsewhere the lowest number."""
+    dtype, shape, other = editor.dtype(mask), editor.shape(mask), editor.shape(seen)
+    finfo: Any = ml_dtypes.finfo  # it is not typed
+    lowest = np.full((1, 1, 1, 1), finfo(dtype.numpy).min, dtype.numpy)
+    never = editor.constant(f"{name}.never", lowest)
+    joined = [a if b == 1 else b for a, b in zip(shape, other, strict=True)]
+    return editor.add(f"{name}.both", "SELECT", [seen, mask, never], dtype, joined)
 
 
 def _keys(editor: Editor, key: str) -> object:

@@ -109,7 +109,7 @@ def open_part(
 ) -> Session: ...
 @overload
 def open_part(
-    bundle: Bundle, part: Literal["vision"], runtime: str = "auto", machine: Machine | None = None
+    bundle: Bundle, part: Literal["vision", "encoder"], runtime: str = "auto", machine: Machine | None = None
 ) -> FeedForward: ...
 @overload
 def open_part(

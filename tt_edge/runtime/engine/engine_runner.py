@@ -61,7 +61,8 @@ class EngineRunner:
         largest = contract.largest
         presents = {pair.present: pair.past for pair in contract.kv_cache}
         shared = presents if contract.kv_in_place else {}
-        stays = {spec.name for spec in contract.inputs if fed_by(spec.name) in (FedBy.CACHE, FedBy.TABLE)}
+        on_device = (FedBy.CACHE, FedBy.TABLE, FedBy.CROSS)
+        stays = {spec.name for spec in contract.inputs if fed_by(spec.name) in on_device}
         for spec in (*contract.inputs, *contract.outputs):
             nbytes = spec.dtype.nbytes(math.prod(spec.resolve(**largest)))
             if spec.name not in stays and spec.name not in presents:

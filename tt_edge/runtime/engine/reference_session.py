@@ -18,6 +18,8 @@ class ReferenceSession(Session):
         super().__init__(contract)
         self._evaluator = ReferenceEvaluator(network)
         self._cache: Feeds = {}
+        batch = contract.max_batch
+        self._cross = {t.name: np.zeros(t.resolve(batch=batch), t.dtype.numpy) for t in contract.cross}
         self._tables = {t.name: np.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
 
     @property
@@ -30,11 +32,12 @@ class ReferenceSession(Session):
         self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
 
     def inputs(self, feeds: Feeds, rows: slice) -> Feeds:
-        """All inputs of one network step: the feeds, the slots' caches, and the feature tables."""
+        """All inputs of one network step: the feeds, the slots' caches and sources, and the feature tables."""
         # The evaluator's KV_CACHE_UPDATE writes into the fed arrays, as TensorRT does into the bound address.
         pooled = [name for name in self._cache if self.contract.input(name).shape[0] != BATCH]
         caches = {name: cache if name in pooled else cache[rows] for name, cache in self._cache.items()}
-        return {**feeds, **caches, **self._tables}
+        cross = {name: array[rows] for name, array in self._cross.items()}
+        return {**feeds, **caches, **cross, **self._tables}
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
         out = self._evaluator.run(self.inputs(feeds, rows))
@@ -50,4 +53,5 @@ class ReferenceSession(Session):
         return region.view(self._cache[name], length).copy()
 
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
-        region.view(self._cache[name], data.shape[1])[...] = data
+        cache = self._cross[name] if name in self._cross else self._cache[name]
+        region.view(cache, data.shape[1])[...] = data

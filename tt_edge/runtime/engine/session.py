@@ -47,7 +47,8 @@ class Session(ABC):
                 "compile without --layout edge-llm"
             )
         given = {name for name in contract.cache_names if fed_by(name) is FedBy.CACHE}
-        given |= {spec.name for source in (FedBy.STEP, FedBy.TABLE) for spec in contract.inputs_fed_by(source)}
+        by_session = (FedBy.STEP, FedBy.TABLE, FedBy.CROSS)
+        given |= {spec.name for source in by_session for spec in contract.inputs_fed_by(source)}
         unknown = next((spec.name for spec in contract.inputs if spec.name not in given), None)
         if unknown is not None:
             raise BundleError(
@@ -56,6 +57,7 @@ class Session(ABC):
         #: Whether the network outputs the logits of every token, for ``forward(every_token=True)``.
         self.has_full_logits = len(contract.output("logits").shape) == 3
         self._history: list[Tokens] = []
+        self._cross_lengths = np.zeros(contract.max_batch, np.int32)
 
     @property
     @abstractmethod
@@ -179,7 +181,16 @@ class Session(ABC):
     ) -> Logits:
         """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[B, V]``, or all, ``[B, S, V]``."""
         past = self._past[rows].copy() if past is None else past
-        step = Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices, rows.start)
+        step = Step(
+            self.contract,
+            tokens.ids,
+            lengths,
+            past,
+            tokens.positions,
+            tokens.image_indices,
+            rows.start,
+            self._cross_lengths[rows],
+        )
         logits = self._execute(feeds(step), rows)
         if self.has_full_logits and not every_token:  # [B, S, V]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
@@ -244,6 +255,23 @@ class Session(ABC):
                     "compile with a larger --max-image-tokens"
                 )
             self._write_table(table.name, row * limit, np.ascontiguousarray(array, table.dtype.numpy))
+
+    def write_cross(self, row: int, cross: Mapping[str, np.ndarray], length: int) -> None:
+        """Make ``length`` places of a source, as the encoder part gives them, what the slot ``row`` attends to.
+
+        ``cross`` has keys and values ``[H, T, D]`` by name, of which the first ``length`` places are written. They stay on the
+        device until the slot's next source. Raises ``CapacityError`` for a source that is too long.
+        """
+        limit = self.contract.max_source_len
+        if not 1 <= length <= limit:
+            raise CapacityError(
+                f"a source of {length} tokens does not fit the compiled model, which takes 1 to {limit}; shorten it, or compile "
+                "with a larger --max-source-len"
+            )
+        for spec in self.contract.cross:
+            data = np.ascontiguousarray(cross[spec.name][:, :length], spec.dtype.numpy).view(np.uint8)
+            self._write_row(spec.name, self._region(spec.name, row), data)
+        self._cross_lengths[row] = length
 
     def _region(self, name: str, row: int) -> Region:
         return region(self.contract.input(name), self.contract, row)

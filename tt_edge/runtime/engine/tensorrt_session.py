@@ -83,13 +83,13 @@ class TensorRTSession(Session):
 
     @property
     def starts_anywhere(self) -> bool:
-        """Whether every slot's part of a cache that is updated in place has an address that TensorRT takes."""
-        return not self.contract.kv_in_place or all(
-            self._slot_bytes(pair.past) % _ALIGNMENT == 0 for pair in self.contract.kv_cache
-        )
+        """Whether every slot's part of a cache that is updated in place, and of sources, has an address that TensorRT takes."""
+        bound = [pair.past for pair in self.contract.kv_cache if self.contract.kv_in_place]
+        bound += [spec.name for spec in self.contract.cross]
+        return all(self._slot_bytes(name) % _ALIGNMENT == 0 for name in bound)
 
     def _slot_bytes(self, name: str) -> int:
-        """Bytes from one slot's part of the cache tensor to the next one's; 0 for a pool of pages, which has no such parts."""
+        """Bytes from one slot's part of the tensor to the next one's; 0 for a pool of pages, which has no such parts."""
         spec = self.contract.input(name)
         return spec.dtype.nbytes(math.prod(spec.resolve(batch=1))) if spec.shape[0] == BATCH else 0
 
@@ -153,6 +153,9 @@ class TensorRTSession(Session):
             read, write = (pair.present, pair.past) if swapped else (pair.past, pair.present)
             for name, buffer in ((pair.past, read), (pair.present, write)):
                 self._runner.bind(profile.context, name, self._runner.device[buffer].address + offset)
+        for spec in self.contract.cross:
+            offset = first * self._slot_bytes(spec.name)
+            self._runner.bind(profile.context, spec.name, self._runner.device[spec.name].address + offset)
         profile.place = place
 
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
@@ -174,7 +177,8 @@ class TensorRTSession(Session):
 
     def _past_buffer(self, name: str, region: Region) -> cuda.Buffer:
         """The buffer of the cache that the next step of the region's slot reads."""
-        if not self.contract.kv_in_place and self._swapped[region.offset // (region.runs * region.pitch)]:
+        is_cache = name in self.contract.cache_names  # and not of a source
+        if is_cache and not self.contract.kv_in_place and self._swapped[region.offset // (region.runs * region.pitch)]:
             name = next(pair.present for pair in self.contract.kv_cache if pair.past == name)
         return self._runner.device[name]
 

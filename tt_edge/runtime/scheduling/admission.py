@@ -8,6 +8,7 @@ from tt_edge.contract import IOContract
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
+from tt_edge.runtime.seq2seq.source import Source
 
 
 def check_ids(what: str, token_ids: Sequence[int], vocab_size: int) -> None:
@@ -28,6 +29,7 @@ def check_prompt(
     config: GenerationConfig,
     contract: IOContract,
     images: PromptImages = NO_IMAGES,
+    source: Source | None = None,
 ) -> None:
     """Raise ``InvalidInputError`` or ``CapacityError`` if ``prompt``, called ``what``, cannot run, now or ever."""
     check_ids(what, prompt, contract.vocab_size)
@@ -39,6 +41,12 @@ def check_prompt(
             "or compile with a larger --max-seq-len"
         )
     _check_images(what, images, config, contract)
+    if bool(contract.cross) != (source is not None):
+        raise InvalidInputError(
+            f"{what} has no source, and the compiled model is an encoder-decoder; give the text, speech or page that it answers to"
+            if contract.cross
+            else f"{what} has a source, and the compiled model is no encoder-decoder; give a prompt"
+        )
 
 
 def _check_images(what: str, images: PromptImages, config: GenerationConfig, contract: IOContract) -> None:

@@ -67,10 +67,17 @@ def processors_for(config: GenerationConfig, prompt_ids: Sequence[int], vocab_si
         found.append(MinLength(config.min_length, _inside(ends, vocab_size)))
     if config.min_new_tokens:
         found.append(MinLength(len(prompt_ids) + config.min_new_tokens, _inside(ends, vocab_size)))
+    if config.forced_bos_token_id is not None:
+        found.append(Force(1, _inside((config.forced_bos_token_id,), vocab_size)))
+    if config.forced_eos_token_id:
+        last = len(prompt_ids) + config.max_new_tokens - 1
+        found.append(Force(last, _inside(config.forced_eos_token_id, vocab_size)))
     if config.suppress_tokens:
         found.append(SuppressTokens(_inside(config.suppress_tokens, vocab_size)))
     if config.begin_suppress_tokens:
-        found.append(SuppressTokensAtBegin(_inside(config.begin_suppress_tokens, vocab_size)))
+        # What is forced at the beginning does not count as the first token of the answer.
+        skipped = int(config.forced_bos_token_id is not None and len(prompt_ids) == 1)
+        found.append(SuppressTokensAtBegin(_inside(config.begin_suppress_tokens, vocab_size), skipped))
     return found
 
 
@@ -173,11 +180,27 @@ class SuppressTokens:
         scores[self._tokens] = -np.inf
 
 
-class SuppressTokensAtBegin(SuppressTokens):
-    """Do not choose ``tokens`` as the first token of the answer."""
+class Force:
+    """Choose one of ``tokens`` where prompt and answer have ``length`` tokens."""
+
+    def __init__(self, length: int, tokens: Ids) -> None:
+        self._length, self._tokens = length, tokens
 
     def __call__(self, scores: Scores, history: TokenHistory) -> None:
-        if not history.new_tokens:
+        if len(history) == self._length and len(self._tokens):
+            scores[:] = -np.inf
+            scores[self._tokens] = 0
+
+
+class SuppressTokensAtBegin(SuppressTokens):
+    """Do not choose ``tokens`` as the first token of the answer, after ``skipped`` forced ones."""
+
+    def __init__(self, tokens: Ids, skipped: int = 0) -> None:
+        super().__init__(tokens)
+        self._skipped = skipped
+
+    def __call__(self, scores: Scores, history: TokenHistory) -> None:
+        if history.new_tokens == self._skipped:
             super().__call__(scores, history)
 
 

@@ -10,6 +10,7 @@ from tt_edge.compat import StrEnum
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.seq2seq.source import Source
 
 #: Called with each new token as soon as it is known; ``True`` ends the request with ``FinishReason.STOP``.
 OnToken = Callable[[Token], bool | None]
@@ -73,6 +74,8 @@ class Request:
     images: PromptImages = NO_IMAGES
     #: Keys and values are reused only from requests with the same salt, so that nobody learns of another client's prompt.
     cache_salt: str = ""
+    #: What the decoder of an encoder-decoder attends to.
+    source: Source | None = None
 
     tokens: list[Token] = field(default_factory=list)
     #: With ``config.prompt_logprobs``: the prompt's tokens from the second on, with log-probabilities.

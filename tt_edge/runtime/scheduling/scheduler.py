@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tt_edge.errors import EngineError, TTEdgeError
+from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.scheduling.admission import check_prompt
+from tt_edge.runtime.scheduling.beams import beam_search
 from tt_edge.runtime.scheduling.plan import PREFILL_TOKENS, Run, decode_run, prefill_run
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
 from tt_edge.runtime.scheduling.request import FinishReason, Request
-from tt_edge.runtime.scheduling.sampling import Sampler, Scores, check_finite, with_logprobs
+from tt_edge.runtime.scheduling.sampling import Sampler, Scores, Token, check_finite, with_logprobs
 from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,39 @@ class Scheduler:
 
     def check(self, request: Request, what: str = "the prompt") -> None:
         """Raise ``InvalidInputError`` or ``CapacityError`` if ``request``, called ``what``, can never run."""
-        check_prompt(what, request.prompt_ids, request.config, self.session.contract, request.images)
+        if request.config.num_beams > 1:
+            raise InvalidInputError(
+                f"{what} asks for {request.config.num_beams} beams, and beam search runs without other requests; use "
+                "`tt-edge run` or LLM.generate, or omit num_beams"
+            )
+        check_prompt(what, request.prompt_ids, request.config, self.session.contract, request.images, request.source)
+
+    def search(self, request: Request) -> None:
+        """Run ``request`` by beam search, without any other request; ``on_token`` gets all tokens at the end.
+
+        Raises what ``beam_search`` raises, and ``InvalidInputError`` while other requests run or for a prompt with images.
+        """
+        with self._turn:
+            if self._slots.busy or self.waiting:
+                raise InvalidInputError(
+                    "beam search needs all slots, and other requests run; wait for them, or omit num_beams"
+                )
+            if request.images.tokens:
+                raise InvalidInputError("beam search takes no images; omit num_beams")
+            try:
+                request.admitted_at = time.perf_counter()
+                tokens = beam_search(self.session, request.prompt_ids, request.config, request.source)
+            finally:
+                self._slots.reset(len(self._slots))
+            request.first_at = request.last_at = time.perf_counter()
+            reason = FinishReason.LENGTH
+            for number in tokens:
+                token = Token(number)
+                request.tokens.append(token)
+                reason = request.reason_to_end(token) or FinishReason.LENGTH
+                if request.on_token is not None:
+                    request.on_token(token)
+            request.finish(reason)
 
     def submit(self, *requests: Request) -> None:
         """Queue ``requests``, all or none; raises what ``check`` raises. Never waits for a step."""
@@ -224,6 +257,7 @@ class Scheduler:
             slot.sampler = Sampler(request.config, request.prompt_ids, self.session.contract.vocab_size)
             slot.request, request.reused, slot.fed_at = request, len(slot.keys), self._slots.steps
             self._slots.write_features(slot)
+            self._slots.write_source(slot)
             self.stats.prompt_tokens += len(request.prompt_ids)
             self.stats.reused_tokens += len(slot.keys)
 

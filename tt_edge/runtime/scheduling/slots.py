@@ -107,6 +107,12 @@ class BatchSlots:
         if (images.indices[start:] >= 0).any():
             self.session.write_features(slot.index, images.features)
 
+    def write_source(self, slot: Slot) -> None:
+        """Put the keys and values of the slot's source where the network finds them."""
+        source = None if slot.request is None else slot.request.source
+        if source is not None:
+            self.session.write_cross(slot.index, source.cross, source.length)
+
     def feed(self, run: Run) -> list[Scores]:
         """Run the network once on pending tokens of the slots of ``run``; returns the logits ``[V]`` of each.
 

@@ -12,6 +12,7 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
 from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.seq2seq.source import Source
 from tt_edge.runtime.text.detokenizer import Detokenizer
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
@@ -58,7 +59,10 @@ class Completion:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt ready for a scheduler: token ids, and its images, encoded. ``asked_at`` (``perf_counter``): when encoding began.
+    """A prompt ready for a scheduler: token ids, and its images or its source, encoded.
+
+    For an encoder-decoder, ``text`` and ``source`` are what it answers to, and ``ids`` what its answer begins with.
+    ``asked_at`` (``perf_counter``): when encoding began.
 
     Cached keys and values are reused only from prompts with the same ``cache_salt``.
     """
@@ -68,6 +72,7 @@ class EncodedPrompt:
     images: PromptImages = NO_IMAGES
     asked_at: float = field(default_factory=time.perf_counter)
     cache_salt: str = ""
+    source: Source | None = None
 
 
 class TextRequest:
@@ -93,6 +98,7 @@ class TextRequest:
             prompt.images,
             cache_salt=prompt.cache_salt,
             asked_at=prompt.asked_at,
+            source=prompt.source,
         )
         self._stream = Detokenizer(tokenizer, config.stop)
         self.on_delta, self._after = on_delta, on_done
@@ -135,5 +141,5 @@ class TextRequest:
             stopped_by=self._stream.stopped_by,
             tokens=request.tokens,
             prompt_tokens=request.prompt_tokens,
-            notes=request.images.notes,
+            notes=request.images.notes + (() if request.source is None else request.source.notes),
         )

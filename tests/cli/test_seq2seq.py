@@ -1,0 +1,124 @@
+"""An encoder-decoder on the command line: compile, verify, run, inspect."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
+from tt_edge.cli import main
+from tt_edge.runtime import LLM
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_seq2seq(tiny_seq2seq("bart"), tmp_path_factory.mktemp("bart") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundle") / "bart.ttedge"
+    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40", "--max-source-len", "32"]
+    assert main(["compile", str(checkpoint), "-o", str(out), *options]) == 0
+    return out
+
+
+def test_verify(bundle, checkpoint, capsys):
+    assert main(["verify", str(bundle), "--model", str(checkpoint), "--new-tokens", "12"]) == 0
+    shown = capsys.readouterr().out
+    assert "encoder        keys and values of a source, 32 tokens" in shown
+    assert "Hugging Face generate() and the compiled network match" in shown
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["parts"].keys() == {"encoder", "decoder"}
+    claims = {e["claim"]: e["word"] for e in manifest["evidence"]}
+    assert (claims["network"], claims["encoder network"]) == ("evaluated", "evaluated")
+
+
+def test_run(bundle, checkpoint, capsys):
+    texts = ["w4 w5 w90 w33", "w7"]
+    asked = [part for text in texts for part in ("--prompt", text)]
+    assert main(["run", str(bundle), *asked, "--max-new-tokens", "8", "--json"]) == 0
+    model, found = tiny_seq2seq("bart"), json.loads(capsys.readouterr().out)
+    for text, answer in zip(texts, found, strict=True):
+        ids = torch.tensor([[int(word[1:]) for word in text.split()] + [2]])
+        out = model.generate(ids, max_new_tokens=8, do_sample=False, num_beams=1)
+        assert answer["input_ids"] + answer["new_token_ids"] == out[0].tolist()
+        assert answer["prompt"] == text
+
+
+def test_a_source_of_another_request_is_not_reused(bundle):
+    """The beginning of every answer is the same, and its cached keys and values are not."""
+    with LLM.load(bundle, "reference") as llm:
+        config = llm.config(max_new_tokens=8)
+        one, other = (llm.generate(text, config)[0] for text in ("w4 w5 w90 w33", "w7 w8"))
+        again = llm.generate(["w7 w8", "w4 w5 w90 w33"], config)
+    assert [a.new_token_ids for a in again] == [other.new_token_ids, one.new_token_ids]
+    assert one.new_token_ids != other.new_token_ids
+
+
+def test_served(bundle):
+    """OpenAI's own client: the prompt of a completion is the source."""
+    pytest.importorskip("openai")
+    from tests.server.conftest import serving_llm
+
+    with serving_llm(LLM.load(bundle, "reference")) as served:
+        client, model = served.client(), tiny_seq2seq("bart")
+        for ids in ([4, 5, 90, 33, 2], [7, 2]):
+            text = " ".join(f"w{i}" for i in ids[:-1])
+            out = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, num_beams=1)
+            wanted = " ".join(f"w{i}" for i in out[0, 1:].tolist() if i != 2)
+            for prompt in (text, ids):
+                made = client.completions.create(model=client.models.list().data[0].id, prompt=prompt, max_tokens=8)
+                assert made.choices[0].text == wanted
+
+
+def test_beams(bundle, capsys):
+    options = ["--max-new-tokens", "8", "--num-beams", "2", "--length-penalty", "2"]
+    assert main(["run", str(bundle), "--prompt", "w4 w5 w90 w33", *options, "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    ids = torch.tensor([[4, 5, 90, 33, 2]])
+    out = tiny_seq2seq("bart").generate(ids, max_new_tokens=8, num_beams=2, length_penalty=2.0)
+    assert answer["input_ids"] + answer["new_token_ids"] == out[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "w5", "--num-beams", "3", "--max-new-tokens", "4"], "3 beams need as many batch slots"),
+        (
+            ["--prompt", "w5", "--num-beams", "2", "--temperature", "1"],
+            "beam search has no temperature; omit one of them",
+        ),
+        (
+            ["--prompt", " ".join(["w5"] * 40)],
+            "the text has 41 tokens, more than the 32 that the encoder was compiled for",
+        ),
+        (["--prompt", "w5", "--max-new-tokens", "60"], "more than max_seq_len 40"),
+        (["--prompt", "w5", "--image", "a.png"], "encoder-decoder that takes text"),
+        (["--prompt", "w5", "--chat"], "chat template"),
+    ],
+)
+def test_what_run_refuses(bundle, capsys, arguments, message):
+    assert main(["run", str(bundle), *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--backend", "plugin"],
+            "AttentionPlugin has no attention to a source; compile with --backend native or sdpa",
+        ),
+        (["--quant", "fp8", "--engine", "none"], "encoder-decoder, and quantized ones are not tested; omit --quant"),
+        (["--max-source-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's encoder was made for"),
+        (["--max-seq-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's decoder was made for"),
+        (["--max-image-tokens", "8"], "takes no images; omit --max-image-tokens"),
+    ],
+)
+def test_what_compile_refuses(checkpoint, tmp_path, capsys, arguments, message):
+    assert main(["compile", str(checkpoint), "-o", str(tmp_path / "out"), *arguments])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

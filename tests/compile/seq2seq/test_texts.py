@@ -1,0 +1,103 @@
+"""Text to text: both networks together answer as ``generate()`` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, texts, wanted
+from tests.tiny_seq2seq import FAMILIES, tiny_seq2seq
+from tt_edge.compile.seq2seq.model import Seq2Seq, cross_states
+from tt_edge.compile.seq2seq.positions import Positions
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
+
+#: Of unequal lengths, more than there are slots, and one as long as the encoder takes.
+SOURCES = texts(20, 7, MAX_SOURCE_LEN, 1)
+FORMS = {
+    "no cache": {"backend": "sdpa"},
+    "static_v1": {"backend": "sdpa", "cache": "static_v1"},
+    "static_v2": {"backend": "sdpa", "cache": "static_v2"},
+}
+
+
+def check(family: str, **settings: object) -> None:
+    model = tiny_seq2seq(family)
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
+    start = model.config.decoder_start_token_id
+    search = {"max_new_tokens": 24, "no_repeat_ngram_size": 2}  # random weights repeat themselves otherwise
+    got = answers(compiled(model, **settings), [start], SOURCES, **search)
+    assert got == [wanted(model, source, **search) for source in SOURCES]
+    assert all(len(set(tokens)) > 4 for tokens in got)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_native(family):
+    check(family)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_sdpa(family, form):
+    check(family, **FORMS[form])
+
+
+def test_padding_of_sources_is_exact():
+    """What stands after a source's tokens changes nothing, bit by bit."""
+    encoder, _ = compiled(tiny_seq2seq("t5"))
+    run = ReferenceFeedForward(encoder.network, encoder.contract).run
+    ids = texts(20)[0][None]
+    lengths = np.array([13], np.int32)
+    alone = run({"source_ids": ids[:, :13], "source_lengths": lengths})
+    padded = [
+        run({"source_ids": np.where(np.arange(20) < 13, ids, filler), "source_lengths": lengths}) for filler in (0, 7)
+    ]
+    for name, keys in alone.items():
+        np.testing.assert_array_equal(padded[0][name][:, :, :13], padded[1][name][:, :, :13])
+        np.testing.assert_allclose(padded[0][name][:, :, :13], keys, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_half_precision(family):
+    """In fp16 the keys and values of the source are as close to fp32 as PyTorch's own."""
+    model = tiny_seq2seq(family, torch.float16)
+    encoder, decoder = compiled(model, "fp16")
+    ids = SOURCES[0][None]
+    got = ReferenceFeedForward(encoder.network, encoder.contract).run(
+        {"source_ids": ids, "source_lengths": np.array([ids.shape[1]], np.int32)}
+    )
+    with torch.no_grad():
+        own = [t.float().numpy() for t in cross_states(model, torch.from_numpy(ids))]
+        exact = [t.numpy() for t in cross_states(model.float(), torch.from_numpy(ids))]
+    norm = np.linalg.norm(np.concatenate([t.ravel() for t in exact]))
+    errors = [
+        np.linalg.norm(np.concatenate([(a - b).ravel() for a, b in zip(found, exact, strict=True)])) / norm
+        for found in ([t.astype(np.float32) for t in got.values()], own)
+    ]
+    assert errors[0] <= 2 * errors[1]
+    assert decoder.contract.input("cross_key_0").dtype.value == "float16"
+
+
+def test_forced_and_suppressed_tokens():
+    model = tiny_seq2seq("bart")
+    settings = {
+        "max_new_tokens": 12, "forced_bos_token_id": 40, "forced_eos_token_id": 2, "begin_suppress_tokens": [52, 30],
+        "suppress_tokens": [11, 12], "no_repeat_ngram_size": 3, "min_length": 6, "repetition_penalty": 1.2,
+    }  # fmt: skip
+    got = answers(compiled(model), [2], SOURCES, eos_token_ids=(2,), **settings)
+    assert got == [wanted(model, source, num_beams=1, **settings) for source in SOURCES]
+    assert all(tokens[0] == 40 for tokens in got)
+
+
+def test_a_table_of_positions_ends_where_the_models_do():
+    with pytest.raises(
+        InvalidInputError, match=r"has no embeddings for 97 positions; compile with a lower --max-seq-len"
+    ):
+        Positions(tiny_seq2seq("bart"), 8, 97)
+
+
+def test_the_structure_is_found():
+    parts = Seq2Seq.of(tiny_seq2seq("t5"))
+    assert (parts.source, parts.layers, parts.cross_shape) == ("source_ids", 2, (4, 2, 8))
+    assert parts.cross_names == ["cross_key_0", "cross_value_0", "cross_key_1", "cross_value_1"]

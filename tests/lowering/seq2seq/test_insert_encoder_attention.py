@@ -1,0 +1,52 @@
+"""Attention among the tokens of a source."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.lowering.helpers import ops, run
+from tests.lowering.seq2seq.graphs import IDS, TOKENS, graph, heads, result, semantic
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.lowering.seq2seq.insert_encoder_attention import InsertEncoderAttention
+
+
+def test_an_encoder_sees_no_padding():
+    def encoder(parameters, ids):
+        q = heads(parameters, ids)
+        bias = semantic.relative_bias(parameters.table, ids.shape[1], ids.shape[1])
+        first = semantic.attention(q, q * 0.5, q + 1, 0.3, False, 0, 0.0, None, bias)
+        return semantic.attention(first, q * 0.5, q + 1, 0.3, False, 0, 0.0, None, bias)
+
+    module, plain = graph(encoder, IDS, dynamic=TOKENS, name="source_ids")
+    short = plain(IDS[:, :5])
+    assert run(InsertEncoderAttention("source_ids"), module).matches == 2
+    found = ops(module)
+    assert found["tt_edge.prefix_attention.default"] == 2
+    assert found["tt_edge.relative_rows.default"] == 1  # both layers share it
+    assert "tt_edge.attention.default" not in found
+    assert "tt_edge.relative_bias.default" not in found
+    out = result(module, IDS, torch.tensor([7, 5], dtype=torch.int32))
+    torch.testing.assert_close(out[1, :, :5], short[1])
+
+
+def test_an_encoder_of_fixed_size_needs_no_lengths():
+    def encoder(parameters, ids):
+        q = heads(parameters, ids)
+        return semantic.attention(q, q * 0.5, q + 1, 0.3, False)
+
+    module, plain = graph(encoder, IDS)
+    assert run(InsertEncoderAttention(None), module).matches == 1
+    assert ops(module)["tt_edge.full_attention.default"] == 1
+    torch.testing.assert_close(result(module, IDS), plain(IDS))
+
+
+@pytest.mark.parametrize("settings", [(True,), (False, 4), (False, 0, 30.0)])
+def test_another_encoder_is_refused(settings):
+    def encoder(parameters, ids):
+        q = heads(parameters, ids)
+        return semantic.attention(q, q, q, 0.3, *settings)
+
+    module, _ = graph(encoder, IDS, dynamic=TOKENS, name="source_ids")
+    with pytest.raises(UnsupportedModelError, match="the encoder has attention that is causal, windowed"):
+        run(InsertEncoderAttention("source_ids"), module)

@@ -1,0 +1,54 @@
+"""Reading sound files."""
+
+from __future__ import annotations
+
+import io
+import wave
+
+import numpy as np
+import pytest
+
+from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.runtime.audio import load_audio
+
+NUMBERS = np.array([[0.0, 0.5], [-1.0, 0.0], [0.25, 0.25]])  # two channels
+
+
+def wav(width: int, numbers: np.ndarray = NUMBERS, rate: int = 16_000) -> bytes:
+    scaled = np.round(numbers * (2 ** (8 * width - 1))).astype(np.int64)
+    data = {
+        1: lambda: (scaled + 128).astype(np.uint8).tobytes(),
+        3: lambda: scaled.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
+    }.get(width, lambda: scaled.astype(f"<i{width}").tobytes())()
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(numbers.shape[1])
+        writer.setsampwidth(width)
+        writer.setframerate(rate)
+        writer.writeframes(data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_channels_are_averaged(width, tmp_path):
+    file = tmp_path / "a.wav"
+    file.write_bytes(wav(width))
+    audio = load_audio(file)
+    assert (audio.rate, audio.samples.dtype) == (16_000, np.float32)
+    np.testing.assert_allclose(audio.samples, [0.25, -0.5, 0.25], atol=1e-6)
+
+
+def test_a_file_that_was_cut():
+    assert len(load_audio(wav(2)[:-3]).samples) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"\x00" * 100, wav(2, NUMBERS[:0])])
+def test_no_sound(content):
+    with pytest.raises((InvalidInputError, MissingDependencyError)) as caught:
+        load_audio(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InvalidInputError, match="cannot be read: No such file"):
+        load_audio(tmp_path / "none.wav")

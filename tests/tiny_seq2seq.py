@@ -1,0 +1,72 @@
+"""Tiny encoder-decoders of the real transformers classes, with random weights, and checkpoints of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+VOCABULARY = 99
+
+_T5 = {
+    "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    "initializer_factor": 2.0,
+}  # fmt: skip
+_BART = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 96, "pad_token_id": 1, "bos_token_id": 0,
+    "eos_token_id": 2, "decoder_start_token_id": 2, "init_std": 0.3,
+}  # fmt: skip
+
+_WHISPER = {
+    **_BART, "num_mel_bins": 16, "max_source_positions": 50, "max_target_positions": 96, "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}  # fmt: skip
+
+#: Configuration and model class, and settings.
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "t5": ("T5Config", "T5ForConditionalGeneration", _T5),
+    "flan_t5": ("T5Config", "T5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "mt5": ("MT5Config", "MT5ForConditionalGeneration", {**_T5, "tie_word_embeddings": False}),
+    "umt5": ("UMT5Config", "UMT5ForConditionalGeneration", _T5),
+    "bart": ("BartConfig", "BartForConditionalGeneration", _BART),
+    "mbart": ("MBartConfig", "MBartForConditionalGeneration", {**_BART, "scale_embedding": True}),
+    "marian": ("MarianConfig", "MarianMTModel", _BART),
+    "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", _BART),
+    "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration", _BART),
+    "blenderbot": ("BlenderbotConfig", "BlenderbotForConditionalGeneration", _BART),
+    "blenderbot_small": ("BlenderbotSmallConfig", "BlenderbotSmallForConditionalGeneration", _BART),
+}
+
+
+#: The same for speech.
+SPEECH = {"whisper": ("WhisperConfig", "WhisperForConditionalGeneration", _WHISPER)}
+
+
+def tiny_seq2seq(family: str, dtype: torch.dtype = torch.float32, **overrides: object) -> PreTrainedModel:
+    """A model with random weights; every call gives the same."""
+    config_class, model_class, settings = (FAMILIES | SPEECH)[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(vocab_size=VOCABULARY, **{**settings, **overrides})
+    model: PreTrainedModel = getattr(transformers, model_class)(config).to(dtype).eval()
+    if hasattr(model, "final_logits_bias"):  # of trained models it is not zero
+        model.final_logits_bias.normal_(std=0.3)
+    return model
+
+
+def save_seq2seq(model: PreTrainedModel, folder: Path) -> Path:
+    """``model`` as a checkpoint, with a tokenizer of the words ``w3`` … ``w98`` that adds an end-of-sequence token."""
+    model.save_pretrained(folder)
+    eos = model.config.eos_token_id
+    words = {f"w{i}": i for i in range(VOCABULARY)} | {"</s>": eos}
+    del words[f"w{eos}"]
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=f"w{VOCABULARY - 1}"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", eos)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+    return folder

@@ -1,0 +1,161 @@
+"""Comparing both networks of an encoder-decoder with Hugging Face's model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+
+from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, FeatureParity, ParityReport
+from tt_edge.compile.parity.rows import compare_row
+from tt_edge.compile.seq2seq.model import cross_states
+from tt_edge.config import Precision
+from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS
+from tt_edge.errors import InvalidInputError
+from tt_edge.proof.replay import teacher_forced
+from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.contract import IOContract
+    from tt_edge.network.ir import Network
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+    from tt_edge.runtime.seq2seq.source import Source
+
+#: transformers' name of an encoder's input, by ours.
+_NAMES = {SOURCE_IDS: "input_ids", INPUT_FEATURES: "input_features", PAGE_PIXELS: "pixel_values"}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What Hugging Face answers to one source: greedy tokens, the logits ``[new_tokens, V]`` that chose them in the model's
+    precision and in fp32, and keys and values ``[H, T, D]`` for the decoder in both."""
+
+    tokens: list[int]
+    own: np.ndarray
+    exact: np.ndarray
+    own_cross: list[np.ndarray]
+    exact_cross: list[np.ndarray]
+
+
+class Seq2SeqReference:
+    """What Hugging Face answers to sources, by plain greedy search: the checkpoint's generation settings are ignored."""
+
+    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+        self.model = model
+        self.truth = copy.deepcopy(model).float() if precision is not Precision.FP32 else model
+
+    def answer(self, name: str, source: np.ndarray, start: Sequence[int], new_tokens: int) -> Answer:
+        """The answer to ``source``, without a batch, that begins with ``start``; ``name`` is that of the encoder's input."""
+        given = torch.from_numpy(source)[None]
+        inputs = {_NAMES[name]: given if name == SOURCE_IDS else given.to(self.model.dtype)}
+        if name == SOURCE_IDS:
+            inputs["attention_mask"] = torch.ones_like(given)
+        with torch.no_grad(), clean_generation(self.model):
+            self.model.generation_config.decoder_start_token_id = start[0]
+            begin = torch.tensor([list(start)])
+            out = GenerationMixin.generate(
+                self.model, **inputs, decoder_input_ids=begin, max_new_tokens=new_tokens, use_cache=True
+            )
+            tokens: list[int] = out[0, -new_tokens:].tolist()
+            decoder_ids = torch.tensor([[*start, *tokens]])
+            own, own_cross = self._computed(self.model, inputs, decoder_ids, new_tokens)
+            exact, exact_cross = own, own_cross
+            if self.truth is not self.model:
+                exact, exact_cross = self._computed(self.truth, inputs, decoder_ids, new_tokens)
+        return Answer(tokens, own, exact, own_cross, exact_cross)
+
+    @staticmethod
+    def _computed(
+        model: PreTrainedModel, inputs: dict[str, Tensor], decoder_ids: Tensor, new_tokens: int
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        given: dict[str, Any] = {k: t.to(model.dtype) if t.is_floating_point() else t for k, t in inputs.items()}
+        logits: Tensor = model(**given, decoder_input_ids=decoder_ids).logits
+        source = next(t for k, t in given.items() if k != "attention_mask")
+        cross = [t[0].float().numpy() for t in cross_states(model, source)]
+        return logits[0, -new_tokens - 1 : -1].float().numpy(), cross
+
+
+def random_sources(
+    encoder: IOContract, decoder: IOContract, seed: int, excluded: Collection[int] = ()
+) -> list[np.ndarray]:
+    """Up to three random sources, of different lengths where they are texts, as many as the batch allows."""
+    generator, spec = np.random.default_rng(seed), encoder.inputs[0]
+    count = min(3, decoder.max_batch)
+    if spec.name != SOURCE_IDS:
+        shape = spec.resolve(batch=1)[1:]
+        return [generator.standard_normal(shape).astype(np.float32) for _ in range(count)]
+    most = min(encoder.max_source_len, 48)
+    lengths = list(dict.fromkeys((most, max(1, most // 5), max(1, most // 2))))[:count]
+    vocabulary = np.setdiff1d(np.arange(decoder.vocab_size), list(excluded))
+    return [vocabulary[generator.integers(0, len(vocabulary), length)] for length in lengths]
+
+
+def check_seq2seq(
+    reference: Seq2SeqReference,
+    pipeline: SourcePipeline,
+    network: Network,
+    contract: IOContract,
+    precision: Precision,
+    *,
+    new_tokens: int = 32,
+    seed: int = 0,
+    special_ids: Collection[int] = (),
+) -> ParityReport:
+    """Compare the captured networks with ``reference``, in a batch of unequal sources and with a batch of one.
+
+    ``pipeline`` encodes with the captured encoder; ``network`` and ``contract`` are of the decoder. Random texts contain none of
+    ``special_ids``. Raises ``InvalidInputError`` for more ``new_tokens`` than the decoder has room for.
+    """
+    encoder = pipeline.encoder.contract
+    start = [max(token, 0) for token in pipeline.start.default]  # any token for a language that is to be detected
+    if len(start) + new_tokens > contract.max_seq_len:
+        raise InvalidInputError(
+            f"{new_tokens} new tokens after {len(start)} exceed max_seq_len {contract.max_seq_len}; lower --new-tokens"
+        )
+    name = encoder.inputs[0].name
+    given = random_sources(encoder, contract, seed, special_ids)
+    answers = [reference.answer(name, source, start, new_tokens) for source in given]
+    encoded = [pipeline.source(source) for source in given]
+    session = ReferenceSession(network, contract)
+    batches = [range(len(given))] if len(given) == 1 else [range(len(given)), range(1)]
+    rows = []
+    for batch in batches:
+        for slot, index in enumerate(batch):
+            session.write_cross(slot, encoded[index].cross, encoded[index].length)
+        chosen = [answers[index] for index in batch]
+        logits = teacher_forced(
+            session, [start] * len(chosen), [NO_IMAGES] * len(chosen), [answer.tokens for answer in chosen]
+        )
+        rows += [
+            compare_row(encoded[index].length, out, answer.tokens, answer.own, answer.exact)
+            for index, out, answer in zip(batch, logits, chosen, strict=True)
+        ]
+    own = max(row.reference_error for row in rows)
+    tolerance = FP32_TOLERANCE if precision is Precision.FP32 else HALF_PRECISION_FACTOR * own
+    features = tuple(_cross_parity(source, answer) for source, answer in zip(encoded, answers, strict=True))
+    return ParityReport(precision.value, tuple(rows), tolerance, features)
+
+
+def _cross_parity(source: Source, answer: Answer) -> FeatureParity:
+    """All keys and values of one source, compared as one vector."""
+    exact, own = (np.concatenate([t.ravel() for t in cross]) for cross in (answer.exact_cross, answer.own_cross))
+    got = np.concatenate([t[:, : source.length].astype(np.float32).ravel() for t in source.cross.values()])
+    norm = float(np.linalg.norm(exact))
+    return FeatureParity(
+        table="keys and values",
+        pictures=1,
+        tokens=source.length,
+        relative_error=float(np.linalg.norm(got - exact)) / norm,
+        reference_error=float(np.linalg.norm(own - exact)) / norm,
+        part="encoder",
+    )

@@ -1,0 +1,124 @@
+"""The parts that each kind of model is compiled to, and the limits of their calls."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tt_edge.compile.limits import with_image_tokens, with_source, within_model
+from tt_edge.config import CompileConfig, TowerAttention
+from tt_edge.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.files import HostFiles
+    from tt_edge.compile.part import PartCompiler
+
+#: Scales of an FP8 cache, layer by layer.
+KVScales = Sequence[tuple[float, float, float]]
+
+
+class PartSet(ABC):
+    """The parts of ``model``."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    @abstractmethod
+    def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
+        """``config`` with every limit resolved. ``source`` names the checkpoint, ``files`` are those that the runtime reads.
+
+        ``fit`` lowers lengths that exceed the model's. Raises ``InvalidInputError`` for limits and options that the model does
+        not have, ``UnsupportedModelError`` for a model that cannot be compiled with them.
+        """
+
+    @abstractmethod
+    def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
+        """A compiler for each part, in the order in which parts are built; ``config`` is resolved, ``name`` is the model's."""
+
+
+class LanguageParts(PartSet):
+    """A language model: one decoder."""
+
+    def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
+        check_takes_no_images(self.model, config)
+        check_has_no_source(self.model, config)
+        return config.with_limits(within_model(config.limits, self.model, fit=fit))
+
+    def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
+        from tt_edge.compile.export.decoder import DecoderCompiler
+
+        yield DecoderCompiler(self.model, config, name, kv_scales=kv_scales)
+
+
+class VisionLanguageParts(LanguageParts):
+    """A vision-language model: a vision tower, and a decoder that takes its features."""
+
+    def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
+        from tt_edge.compile.vision.families import family_of
+        from tt_edge.compile.vision.image_settings import check_image_settings
+        from tt_edge.compile.vision.tower import tower_of
+
+        check_has_no_source(self.model, config)
+        family = family_of(self.model)
+        assert family is not None
+        limits = within_model(config.limits, self.model, fit=fit)
+        ragged = config.vision.attention is TowerAttention.PLUGIN
+        self._tower = tower_of(self.model, family.tower, ragged=ragged)
+        geometry = self._tower[1]
+        check_image_settings(source, self.model, files, geometry)
+        return config.with_limits(with_image_tokens(limits, geometry, family.most_tiles))
+
+    def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
+        from tt_edge.compile.vision.network import TowerCompiler
+
+        yield TowerCompiler(self.model, config, *self._tower, network_name=f"{name}-vision")
+        yield from super().compilers(config, name, kv_scales)
+
+
+class Seq2SeqParts(PartSet):
+    """An encoder-decoder: an encoder, and a decoder that attends to what it encoded."""
+
+    def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
+        from tt_edge.compile.seq2seq.model import Seq2Seq
+        from tt_edge.compile.seq2seq.options import check_options
+
+        check_takes_no_images(self.model, config)
+        check_options(self.model, config)
+        self._parts = Seq2Seq.of(self.model)
+        return config.with_limits(with_source(config.limits, self._parts, fit=fit))
+
+    def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
+        from tt_edge.compile.seq2seq.parts import EncoderCompiler, Seq2SeqDecoderCompiler
+
+        yield EncoderCompiler(self._parts, config, f"{name}-encoder")
+        yield Seq2SeqDecoderCompiler(self._parts, config, name)
+
+
+def part_set_of(model: PreTrainedModel) -> PartSet:
+    """Raises ``UnsupportedModelError`` for a vision-language model of no known family."""
+    from tt_edge.compile.vision.families import family_of
+
+    if getattr(model.config, "is_encoder_decoder", False):
+        return Seq2SeqParts(model)
+    return LanguageParts(model) if family_of(model) is None else VisionLanguageParts(model)
+
+
+def check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None:
+    """Raise ``InvalidInputError`` for settings of a vision tower that the model does not have."""
+    given = {
+        "--max-image-tokens": config.limits.max_image_tokens is not None,
+        "--min-image-tokens": config.limits.min_image_tokens is not None,
+        "--vision-attention": config.vision.attention is not TowerAttention.NATIVE,
+    }
+    if any(given.values()):
+        options = " and ".join(name for name, is_given in given.items() if is_given)
+        raise InvalidInputError(f"{type(model).__name__} takes no images; omit {options}")
+
+
+def check_has_no_source(model: PreTrainedModel, config: CompileConfig) -> None:
+    """Raise ``InvalidInputError`` for the length of a source, which only an encoder-decoder has."""
+    if config.limits.max_source_len is not None:
+        raise InvalidInputError(f"{type(model).__name__} is not an encoder-decoder; omit --max-source-len")

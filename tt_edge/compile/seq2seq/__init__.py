@@ -1,0 +1,1 @@
+"""Compiling encoder-decoder models: text to text, speech to text, page to text."""

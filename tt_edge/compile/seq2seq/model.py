@@ -1,0 +1,173 @@
+"""An encoder-decoder model as two modules to trace: source to keys and values, and tokens to logits.
+
+No layer is copied: both modules call the model itself, with a cache that hands out what attention to the source computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from tt_edge.compile.seq2seq.positions import Positions
+from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, cross_names
+from tt_edge.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Our name of an encoder's main input, by transformers'.
+_INPUTS = {"input_ids": SOURCE_IDS, "input_features": INPUT_FEATURES, "pixel_values": PAGE_PIXELS}
+
+
+class _Layer(DynamicLayer):  # type: ignore[misc]
+    """A layer of a cache that keeps the latest keys and values, and nothing from before."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+
+def _caches(cross: Sequence[tuple[Tensor, Tensor]] = ()) -> EncoderDecoderCache:
+    """Empty caches, or one whose attention to the source already has the keys and values ``cross``, layer by layer."""
+    made = Cache(layer_class_to_replicate=_Layer)
+    for layer, (keys, values) in enumerate(cross):
+        made.update(keys, values, layer)
+    caches = EncoderDecoderCache(Cache(layer_class_to_replicate=_Layer), made)
+    caches.is_updated = dict.fromkeys(range(len(cross)), True)
+    return caches
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """The structure of an encoder-decoder ``model``, found by running it once on a short source.
+
+    ``source`` is our name of the encoder's input, ``fixed_size`` that input's size without the batch (speech and pages; ``None``
+    for text). ``layers`` is the number of decoder layers; ``cross_shape`` is ``(heads, places, head_dim)`` of the keys of one
+    source, whose places are only those of a fixed size.
+    """
+
+    model: PreTrainedModel
+    source: str
+    fixed_size: tuple[int, ...] | None
+    layers: int
+    cross_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Seq2Seq:
+        """Raises ``UnsupportedModelError`` for an encoder that takes something else."""
+        name = type(model).__name__
+        encoder = model.get_encoder()
+        source = _INPUTS.get(encoder.main_input_name)
+        if source is None:
+            raise UnsupportedModelError(
+                f"the encoder of {name} takes {encoder.main_input_name}, and tt-edge compiles those that take "
+                f"{', '.join(_INPUTS)}"
+            )
+        fixed = None if source == SOURCE_IDS else _fixed_size(encoder.config, source)
+        given = torch.zeros(1, 2, dtype=torch.int64) if fixed is None else torch.zeros(1, *fixed, dtype=model.dtype)
+        with torch.no_grad():
+            keys = cross_states(model, given)[::2]
+        _, heads, places, size = keys[0].shape
+        return cls(model, source, fixed, len(keys), (int(heads), int(places), int(size)))
+
+    @property
+    def takes_text(self) -> bool:
+        return self.source == SOURCE_IDS
+
+    @property
+    def cross_names(self) -> list[str]:
+        return cross_names(self.layers)
+
+    def example_source(self, batch: int, length: int) -> Tensor:
+        """A source to trace with; ``length`` is that of a text."""
+        if self.fixed_size is None:
+            return torch.zeros(batch, length, dtype=torch.int64)
+        return torch.zeros(batch, *self.fixed_size, dtype=self.model.dtype)
+
+
+def _fixed_size(config: Any, source: str) -> tuple[int, ...]:
+    if source == INPUT_FEATURES:
+        return int(config.num_mel_bins), 2 * int(
+            config.max_source_positions
+        )  # one of its two convolutions has stride 2
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(config.num_channels), int(height), int(width)
+
+
+def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
+    """The encoder's hidden states ``[B, T, H]`` of a source."""
+    encoder = model.get_encoder()
+    hidden: Tensor = encoder(**{encoder.main_input_name: source}, **inputs).last_hidden_state
+    return hidden
+
+
+def cross_states(model: PreTrainedModel, source: Tensor, **inputs: Any) -> tuple[Tensor, ...]:
+    """Keys and values of attention to the source, ``[B, H, T, D]``: K, V, layer by layer. ``inputs`` are the encoder's others.
+
+    The decoder is run on one token, and all that is kept is what its layers take from the encoder.
+    """
+    caches = _caches()
+    hidden = encode(model, source, **inputs)
+    token = torch.zeros(source.shape[0], 1, dtype=torch.int64)
+    model(
+        decoder_input_ids=token,
+        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+        past_key_values=caches,
+        use_cache=True,
+    )
+    found: list[Tensor] = []
+    for layer in caches.cross_attention_cache.layers:
+        found += (layer.keys, layer.values)
+    if not found:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not keep the keys and values of attention to its source in transformers' cache, where "
+            "tt-edge finds them"
+        )
+    return tuple(found)
+
+
+class SourceEncoder(nn.Module):
+    """From a source to keys and values for every layer of the decoder."""
+
+    def __init__(self, parts: Seq2Seq, positions: Positions) -> None:
+        super().__init__()
+        self.model, self.positions = parts.model, positions
+
+    def forward(self, source: Tensor) -> tuple[Tensor, ...]:
+        """Token ids ``[B, T]``, mel features ``[B, mels, frames]`` or pixels ``[B, 3, H, W]`` to K, V, layer by layer."""
+        with self.positions.of_encoder():
+            return cross_states(self.model, source)
+
+
+class SourceDecoder(nn.Module):
+    """From tokens, their positions, and the keys and values of a source to logits."""
+
+    def __init__(self, parts: Seq2Seq, positions: Positions) -> None:
+        super().__init__()
+        self.model, self.positions = parts.model, positions
+        hidden = encode(self.model, parts.example_source(1, 2))
+        #: Says only that there is a source: its keys and values are in the cache.
+        self.register_buffer("presence", torch.zeros_like(hidden[:, :1]), persistent=False)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, *cross: Tensor) -> Tensor:
+        """``input_ids`` and ``position_ids`` ``[B, S]``, ``cross`` ``[B, H, T, D]``: K, V, layer by layer."""
+        caches = _caches(list(zip(cross[::2], cross[1::2], strict=True)))
+        with self.positions.of_decoder(position_ids):
+            out = self.model(
+                decoder_input_ids=input_ids,
+                encoder_outputs=BaseModelOutput(last_hidden_state=self.presence),
+                past_key_values=caches,
+                use_cache=True,
+            )
+        logits: Tensor = out.logits
+        return logits

@@ -1,0 +1,25 @@
+"""Options of a compile that encoder-decoders do not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tt_edge.compile.checkpoint.load_quantized import quantized_layers
+from tt_edge.config import Backend, CompileConfig
+from tt_edge.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_options(model: PreTrainedModel, config: CompileConfig) -> None:
+    """Raise ``UnsupportedModelError`` for options of ``config`` that an encoder-decoder cannot be compiled with."""
+    name = type(model).__name__
+    if config.attention.backend is Backend.PLUGIN:
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder, and AttentionPlugin has no attention to a source; compile with --backend native or sdpa"
+        )
+    if config.quantization.recipe is not None or quantized_layers(model):
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder, and quantized ones are not tested; omit --quant, or give a checkpoint in full precision"
+        )

@@ -1,0 +1,157 @@
+"""Positions of encoder-decoders, as tables that the model itself computes once.
+
+A decoder of these families counts its positions from the length of its cache, which is one number for a whole batch. In the
+network each slot has its own: so learned and sinusoidal embeddings become a table that is looked up by ``position_ids``, and
+T5's relative bias a table by distance (``tt_edge::relative_bias``). Both are read off the model's own modules, so offsets,
+scales and the rounding of logarithmic buckets are right by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import tt_edge.plugins.ops.semantic  # noqa: F401  (defines an operator)
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: What the families call a module of absolute positions, and the method that computes a relative bias.
+_EMBEDDINGS, _BIAS = "embed_positions", "compute_bias"
+
+
+class _FoundError(Exception):
+    """Carries a module's result out of the model that called it."""
+
+
+class Positions(nn.Module):
+    """Tables of ``model``'s positions: of its encoder for ``source_len`` places (0: it has a fixed size and is traced as it is),
+    of its decoder for ``max_seq_len``.
+
+    Raises ``InvalidInputError`` for lengths beyond the model's, and ``UnsupportedModelError`` where the tables cannot be found.
+    """
+
+    def __init__(self, model: PreTrainedModel, source_len: int, max_seq_len: int) -> None:
+        super().__init__()
+        self._model = [model]  # a list: it is no submodule
+        self._source_len = source_len
+        encoder, decoder = model.get_encoder(), model.get_decoder()
+        self._decoder_module, self._encoder_module = _embedding(decoder), _embedding(encoder)
+        if self._encoder_module and source_len:
+            table = _table(encoder, self._encoder_module, source_len, "max-source-len")
+            self.register_buffer("encoder_table", table, persistent=False)
+        if self._decoder_module:
+            states = torch.zeros(1, 1, _width(model), dtype=model.dtype)
+            table = _table(decoder, self._decoder_module, max_seq_len, "max-seq-len", encoder_hidden_states=states)
+            self.register_buffer("decoder_table", table, persistent=False)
+        self._biased: list[tuple[nn.Module, str]] = []
+        for owner, length in ((encoder, source_len), (decoder, max_seq_len)):
+            for module in owner.modules() if length else ():
+                if getattr(module, "has_relative_attention_bias", False) and hasattr(module, _BIAS):
+                    name = f"bias_{len(self._biased)}"
+                    self.register_buffer(name, _bias_table(module, length), persistent=False)
+                    self._biased.append((module, name))
+
+    @contextmanager
+    def of_encoder(self) -> Iterator[None]:
+        """Within the block, positions are those of tokens 0, 1, 2, …"""
+        with self._relative():
+            if not self._encoder_module or not self._source_len:
+                yield
+                return
+            table: Any = self.encoder_table
+
+            def forward(_module: nn.Module, like: Any) -> Tensor:
+                return functional.embedding(torch.arange(_length(like)).unsqueeze(0), table)
+
+            with _replaced(self._encoder_module, forward):
+                yield
+
+    @contextmanager
+    def of_decoder(self, position_ids: Tensor) -> Iterator[None]:
+        """Within the block, positions are ``position_ids`` ``[B, S]``."""
+        with self._relative():
+            if not self._decoder_module:
+                yield
+                return
+            table: Any = self.decoder_table
+            with _replaced(self._decoder_module, lambda *_: functional.embedding(position_ids, table)):
+                yield
+
+    @contextmanager
+    def _relative(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module, name in self._biased:
+                table = getattr(self, name)
+
+                def bias(query_length: Any, key_length: Any, *_: Any, table: Tensor = table, **__: Any) -> Tensor:
+                    found: Tensor = torch.ops.tt_edge.relative_bias(table, query_length, key_length)
+                    return found
+
+                stack.enter_context(patch.object(module, _BIAS, bias))
+            yield
+
+
+def _width(model: PreTrainedModel) -> int:
+    """The width of the hidden states that the decoder takes."""
+    decoder = model.get_decoder()
+    config = decoder.config
+    return int(getattr(config, "cross_attention_hidden_size", None) or config.hidden_size)
+
+
+def _embedding(owner: nn.Module) -> nn.Module | None:
+    found = [module for name, module in owner.named_modules() if name.rpartition(".")[2] == _EMBEDDINGS]
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"{type(owner).__name__} has {len(found)} modules of positions, and tt-edge knows models with one"
+        )
+    return found[0] if found else None
+
+
+def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: Any) -> Tensor:
+    """The embeddings ``[length, H]`` of positions 0, 1, 2, …, as ``owner`` gets them from ``module``."""
+
+    def found(_module: nn.Module, _args: Any, result: Tensor) -> None:
+        raise _FoundError(result)
+
+    pad = getattr(owner.config, "pad_token_id", None)  # a model may not count padding
+    tokens = torch.full((1, length), 0 if pad != 0 else 1, dtype=torch.int64)
+    handle = module.register_forward_hook(found)
+    try:
+        with torch.no_grad():
+            owner(input_ids=tokens, use_cache=False, **inputs) if inputs else owner(input_ids=tokens)
+    except _FoundError as result:
+        table: Tensor = result.args[0]
+        return table.reshape(-1, table.shape[-1])[-length:].clone()
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise InvalidInputError(
+            f"{type(owner).__name__} has no embeddings for {length} positions; compile with a lower --{option}"
+        ) from error
+    finally:
+        handle.remove()
+    raise UnsupportedModelError(f"{type(owner).__name__} does not call its module of positions")
+
+
+def _bias_table(module: Any, length: int) -> Tensor:
+    """The bias ``[2 * length - 1, H]`` by distance key - query, from -(length - 1) on."""
+    with torch.no_grad():
+        bias: Tensor = module.compute_bias(1, 2 * length - 1, past_seen_tokens=length - 1)  # [1, H, 1, 2 N - 1]
+    return bias[0, :, 0].transpose(0, 1).contiguous()
+
+
+def _length(like: Any) -> Any:
+    """The number of tokens, from what a family passes to its positions: ids ``[B, S]``, or their shape."""
+    return like.shape[1] if isinstance(like, Tensor) else like[1]
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
+    with patch.object(module, "forward", lambda *args, **_: forward(module, *args[:1])):
+        yield

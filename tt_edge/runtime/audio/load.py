@@ -1,0 +1,100 @@
+"""Reading speech from files. WAV needs nothing; other formats need soundfile (``pip install soundfile``). Torch-free."""
+
+from __future__ import annotations
+
+import io
+import os
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import InvalidInputError, MissingDependencyError
+
+#: Bytes. Half a minute of speech in 16 kHz is 1 MB; this is an hour of it, and no more than that is read.
+MAX_BYTES = 128 << 20
+
+AudioFile = str | os.PathLike[str] | bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """One channel of sound, float32 ``[samples]`` from -1 to 1; ``rate`` is in samples per second."""
+
+    samples: NDArray[np.float32]
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+def load_audio(file: AudioFile) -> Audio:
+    """Read a file, or its content. Channels are averaged.
+
+    WAV files of 8, 16, 24 or 32 bits are read by the standard library. Raises ``InvalidInputError`` for what is no sound, and
+    ``MissingDependencyError`` for another format where soundfile is not installed.
+    """
+    content, name = _content(file)
+    try:
+        with wave.open(io.BytesIO(content)) as reader:
+            return _pcm(reader, name)
+    except (wave.Error, EOFError) as error:
+        return _by_soundfile(content, name, error)
+
+
+def _content(file: AudioFile) -> tuple[bytes, str]:
+    if isinstance(file, bytes):
+        content, name = file, "the audio"
+    else:
+        name = os.fspath(file)
+        try:
+            with Path(name).open("rb") as source:
+                content = source.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InvalidInputError(f"audio {name} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise InvalidInputError(f"{name} has more than {MAX_BYTES >> 20} MiB; give a shorter recording")
+    return content, name
+
+
+def _pcm(reader: wave.Wave_read, name: str) -> Audio:
+    width, channels, rate = reader.getsampwidth(), reader.getnchannels(), reader.getframerate()
+    data = reader.readframes(reader.getnframes())
+    data = data[: len(data) // (width * channels) * width * channels]  # of a file that was cut
+    if width == 1:  # unsigned
+        numbers = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    elif width == 3:
+        wide = np.zeros((len(data) // 3, 4), np.uint8)
+        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        numbers = (wide.view("<i4").ravel() / 2**31).astype(np.float32)
+    elif width in (2, 4):
+        numbers = (np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)).astype(np.float32)
+    else:
+        raise InvalidInputError(f"{name} has samples of {width} bytes; give a WAV file of 8, 16, 24 or 32 bits")
+    return _mono(numbers.reshape(-1, channels), rate, name)
+
+
+def _by_soundfile(content: bytes, name: str, error: Exception) -> Audio:
+    try:
+        import soundfile
+    except ImportError:
+        raise MissingDependencyError(
+            f"{name} is no WAV file of integers ({error}), and other formats are read with the package soundfile, which is not "
+            "installed; pip install soundfile, or give a WAV file"
+        ) from error
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as problem:
+        raise InvalidInputError(f"{name} is no sound file that soundfile reads ({problem})") from problem
+    return _mono(samples, int(rate), name)
+
+
+def _mono(samples: np.ndarray, rate: int, name: str) -> Audio:
+    if not len(samples) or rate < 1:
+        raise InvalidInputError(f"{name} holds no sound; give a recording")
+    if not np.isfinite(samples).all():
+        raise InvalidInputError(f"{name} holds samples that are not finite; record it again")
+    return Audio(np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32)), rate)

@@ -1,0 +1,107 @@
+"""Log-mel features of speech, as Whisper's feature extractor computes them. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.runtime.audio.load import Audio
+
+#: Slaney's mel scale: linear below 1,000 Hz, which is 15 mel, and logarithmic above, 27 mel for a factor of 6.4.
+_LINEAR_HZ, _LINEAR_MEL, _STEP = 1000.0, 15.0, 27.0 / np.log(6.4)
+#: The lowest power, and how many decades below the loudest are kept.
+_FLOOR, _RANGE = 1e-10, 8.0
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Settings of a checkpoint's ``preprocessor_config.json``: ``mels`` features for every ``hop`` samples, from windows of
+    ``window`` samples, of speech of at most ``seconds`` at ``rate`` samples per second."""
+
+    mels: int
+    rate: int = 16_000
+    hop: int = 160
+    window: int = 400
+    seconds: int = 30
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> LogMel:
+        """Raises ``BundleError`` for settings that are missing or wrong."""
+        names = {
+            "mels": "feature_size", "rate": "sampling_rate", "hop": "hop_length", "window": "n_fft", "seconds": "chunk_length"
+        }  # fmt: skip
+        values = {}
+        for field, name in names.items():
+            value = settings.get(name, cls.__dataclass_fields__[field].default)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
+                raise BundleError(f"preprocessor_config.json has {name} {value!r}; compile the model again")
+            values[field] = value
+        if settings.get("do_normalize") or settings.get("dither"):
+            raise BundleError("preprocessor_config.json normalizes or dithers speech, which is not supported")
+        return cls(**values)
+
+    @property
+    def frames(self) -> int:
+        """Features of one source."""
+        return self.seconds * self.rate // self.hop
+
+    def features(self, audio: Audio) -> NDArray[np.float32]:
+        """float32 ``[mels, frames]``; shorter speech is followed by silence.
+
+        Raises ``InvalidInputError`` for speech that is too long or has another sampling rate.
+        """
+        if audio.rate != self.rate:
+            raise InvalidInputError(
+                f"the audio has {audio.rate} samples per second, and the model takes {self.rate}; convert it, for example with "
+                f"ffmpeg -i IN -ac 1 -ar {self.rate} OUT.wav"
+            )
+        if audio.seconds > self.seconds:
+            raise InvalidInputError(
+                f"the audio is {audio.seconds:.1f} s long, and the model takes {self.seconds} s; cut it into shorter pieces"
+            )
+        length = self.seconds * self.rate
+        samples = np.zeros(length, np.float64)
+        samples[: len(audio.samples)] = audio.samples
+        padded = np.pad(samples, self.window // 2, mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.window)[:: self.hop][: length // self.hop]
+        power = np.empty((self.window // 2 + 1, len(windows)))
+        for first in range(0, len(windows), 512):  # half a minute at once would be 10 MB of products
+            part = windows[first : first + 512] * self._hann
+            power[:, first : first + 512] = (np.abs(np.fft.rfft(part)) ** 2).T
+        log = np.log10(np.maximum(self._filters @ power, _FLOOR))
+        log = np.maximum(log, log.max() - _RANGE)
+        scaled: NDArray[np.float32] = ((log + 4.0) / 4.0).astype(np.float32)
+        return scaled
+
+    @cached_property
+    def _hann(self) -> NDArray[np.float64]:
+        return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
+
+    @cached_property
+    def _filters(self) -> NDArray[np.float64]:
+        """Triangles of equal area on Slaney's mel scale, up to 8 kHz: ``[mels, bins]``."""
+        top = _mel_of(8000.0)
+        edges = _hz_of(np.linspace(0.0, top, self.mels + 2))
+        bins = np.linspace(0, self.rate // 2, self.window // 2 + 1)
+        widths = np.diff(edges)
+        slopes = edges[:, None] - bins
+        rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
+        area: NDArray[np.float64] = 2.0 / (edges[2:] - edges[:-2])
+        return np.maximum(0.0, np.minimum(rising, falling)) * area[:, None]
+
+
+def _mel_of(hz: float) -> float:
+    linear = hz * _LINEAR_MEL / _LINEAR_HZ
+    return linear if hz < _LINEAR_HZ else _LINEAR_MEL + float(np.log(hz / _LINEAR_HZ)) * _STEP
+
+
+def _hz_of(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    linear = mel * _LINEAR_HZ / _LINEAR_MEL
+    above: NDArray[np.float64] = _LINEAR_HZ * np.exp((mel - _LINEAR_MEL) / _STEP)
+    return np.where(mel < _LINEAR_MEL, linear, above)

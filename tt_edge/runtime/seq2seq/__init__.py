@@ -1,0 +1,1 @@
+"""Running encoder-decoder models: sources, and what a decoder begins with."""

@@ -1,0 +1,39 @@
+"""The source of a request to an encoder-decoder, encoded. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tt_edge.runtime.audio import Audio
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a decoder attends to: keys and values ``[H, T, D]`` by input name, of which the first ``length`` places are in use.
+
+    ``digest`` is of the content: requests with different sources share no cached keys and values. ``notes`` are for the caller.
+    """
+
+    cross: Mapping[str, np.ndarray]
+    length: int
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """Speech to write down: ``language`` such as ``de`` (``None``: it is detected), ``task`` ``transcribe`` or ``translate``."""
+
+    audio: Audio
+    language: str | None = None
+    task: str | None = None
+
+
+def digest_of(array: np.ndarray) -> str:
+    """A hash of an encoder's input."""
+    content = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{content.dtype} {content.shape} ".encode() + content.tobytes()).hexdigest()
