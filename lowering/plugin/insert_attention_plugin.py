@@ -1,4 +1,4 @@
-"""Attention as one AttentionPlugin layer: RoPE, KV cache and attention together."""
+"""Attention as one plugin layer: RoPE, KV cache and attention together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tt_edge.lowering.base import (
     value,
 )
 from tt_edge.lowering.decoder.tabulate_rotary import tabulate
-from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, HEAD_SIZES, pages_per_row
+from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, NAME, OWN_CONTRACT, pages_per_row
 
 ops = torch.ops.tt_edge
 
@@ -48,7 +48,8 @@ class InsertAttentionPlugin(LoweringPass):
         1. qkv = aten.cat([x, y, v], -1)                                             [B, S, (Hq + 2 Hkv) D]
         2. out, cache = tt_edge.attention_plugin([qkv, past_key_values_0, context_lengths, rope, kvcache_start_index], …)
 
-    0.9.1 takes x, y and v separately. 0.11 takes the tokens of all slots in one dimension, and the table row of each
+    tt-edge's own takes ``[qkv, past_key_values_0, past_lengths, query_lengths, rope]``, and the layer's sinks if it has some. 0.9.1
+    takes x, y and v separately. 0.11 takes the tokens of all slots in one dimension, and the table row of each
     token::
 
         1. rows = aten.reshape(aten.embedding(rope, position_ids), [-1, R])           once for all layers
@@ -59,8 +60,8 @@ class InsertAttentionPlugin(LoweringPass):
     they are rounded to the model's type. ``past_key_values_i`` is an input and ``present_key_values_i`` an output; both must
     be bound to one address.
 
-    The plugins compute in float16. Float32 graphs are lowered too, for parity checks with the reference evaluator; graphs
-    for deployment must be float16 (``tt_edge.compile.job``).
+    The plugins compute in float16, tt-edge's also in bfloat16. Float32 graphs are lowered too, for parity checks with the
+    reference evaluator, but not for deployment (``tt_edge.compile.job``).
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
@@ -96,6 +97,8 @@ class _Layer:
     head_size: int
     scale: float
     window: int | None
+    softcap: float
+    sinks: Node | None
 
     @classmethod
     def of(cls, call: AttentionCall, context: LoweringContext) -> _Layer:
@@ -103,24 +106,28 @@ class _Layer:
         query, key, val = call.query, call.key, call.value
         generation = GENERATIONS[str(context.config.attention.plugin_contract)]
         head_size, window = int(shape(query)[3]), call.window_within(context.config.limits.max_seq_len)
-        who = f"AttentionPlugin {generation.version}"
-        if head_size not in HEAD_SIZES:
-            sizes = ", ".join(map(str, HEAD_SIZES))
-            raise UnsupportedModelError(
-                f"head_size {head_size} is not supported by {who} ({sizes}); use --backend native"
-            )
+        who, own = f"{NAME} {generation.version}", GENERATIONS[OWN_CONTRACT]
+        otherwise = "use --backend native"
+        if generation is own:
+            who = f"the plugin of contract {OWN_CONTRACT}"
+        elif call.softcap is not None or call.sinks is not None or head_size in own.head_sizes[1:3]:
+            otherwise = f"use --plugin-contract {OWN_CONTRACT} or --backend native"
+        if head_size not in generation.head_sizes:
+            sizes = ", ".join(map(str, generation.head_sizes))
+            raise UnsupportedModelError(f"head_size {head_size} is not supported by {who} ({sizes}); {otherwise}")
         refusals = {
             "the model has non-causal attention": not call.causal,
-            f"the model bounds attention scores (softcap {call.softcap or 0:g})": call.softcap is not None,
+            f"the model bounds attention scores (softcap {call.softcap or 0:g})": call.softcap is not None
+            and not generation.has_softcap,
             "the model has position biases in attention": call.bias is not None,
-            "the model has attention sinks": call.sinks is not None,
+            "the model has attention sinks": call.sinks is not None and generation.sinks is None,
             f"a sliding window of {window} tokens": window is not None and not generation.has_sliding_window,
-            "precision bf16": context.config.network.precision is Precision.BF16,
+            "precision bf16": context.config.network.precision is Precision.BF16 and not generation.has_bf16,
             "attention without rotary embedding": any(not _is_rotation(t) for t in (query, key)),
         }
         for what, refused in refusals.items():
             if refused:
-                raise UnsupportedModelError(f"{what}, which {who} does not support; use --backend native")
+                raise UnsupportedModelError(f"{what}, which {who} does not support; {otherwise}")
         rotations = [_rotation(query), _rotation(key)]
         (x, cos, sin, interleaved), (y, *same) = rotations
         if interleaved or same != [cos, sin, interleaved]:
@@ -128,8 +135,15 @@ class _Layer:
                 f"the model rotates neighbours, or queries and keys differently, which {who} does not support; "
                 "use --backend native"
             )
+        rotary_dim = int(shape(cos)[-1])
+        if rotary_dim % generation.rotary_step:
+            raise UnsupportedModelError(
+                f"the model rotates {rotary_dim} elements of a head, no multiple of {generation.rotary_step}, which {who} does not "
+                "support; use --backend native"
+            )
         heads = tuple(int(shape(t)[1]) for t in (query, key, val))
-        return cls((x, y, val), cos, sin, heads, head_size, call.scale, window)  # type: ignore[arg-type]
+        softcap = call.softcap or 0.0
+        return cls((x, y, val), cos, sin, heads, head_size, call.scale, window, softcap, call.sinks)  # type: ignore[arg-type]
 
 
 def _is_rotation(node: Node) -> bool:
@@ -227,8 +241,8 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
     """Add the plugin call that replaces ``node``; returns attention ``[B, Hq, S, D]``, and the cache."""
     generation, size, scale = inputs.generation, layer.head_size, layer.scale
 
-    def add(target: Any, *args: Any) -> Node:
-        return emit(graph, target, *args, origin=node)
+    def add(target: Any, *args: Any, **kwargs: Any) -> Node:
+        return emit(graph, target, *args, origin=node, **kwargs)
 
     q, k, v = (_joined_heads(operand, add) for operand in layer.operands)
     if not generation.has_attention_scale and (factor := scale * size**0.5) != 1.0:
@@ -248,9 +262,13 @@ def _emit(graph: Graph, node: Node, layer: _Layer, inputs: _Inputs, index: int) 
         "rope_rotary_cos_sin": inputs.rope(layer),
     }
     arguments = [named[name] for name in generation.input_names]
+    if layer.sinks is not None:
+        arguments.append(add(aten._to_copy.default, layer.sinks, dtype=torch.float32))
     settings: list[Any] = [generation.version, layer.heads[0], layer.heads[1], size, scale, layer.window or -1]
-    if inputs.context.kv_scales:
-        settings.append(list(inputs.context.kv_scales[index]))
+    if inputs.context.kv_scales or layer.softcap:
+        settings.append(list(inputs.context.kv_scales[index]) if inputs.context.kv_scales else None)
+    if layer.softcap:
+        settings.append(layer.softcap)
     both = add(ops.attention_plugin.default, arguments, *settings)
     out, present = (add(operator.getitem, both, result) for result in (0, 1))
     if generation.ragged:

@@ -1,4 +1,4 @@
-"""The layers of NVIDIA's plugins; see ``tt_edge.network.plugins``."""
+"""The layers of NVIDIA's plugins and of tt-edge's; see ``tt_edge.network.plugins``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import tt_edge.plugins.ops.vit_attention_plugin  # noqa: F401  (all define opera
 from tt_edge.network.ir import Layer
 from tt_edge.network.plugins import plugin_attributes, record
 from tt_edge.plugins.edgellm import int4_packing, vit_contract
-from tt_edge.plugins.edgellm.contracts import GENERATIONS, NAME, NAMESPACE, VERSION, FieldType, Interface
+from tt_edge.plugins.edgellm.contracts import GENERATIONS, VERSION, FieldType, Interface
 
 
 @dynamo_tensorrt_converter(  # type: ignore[untyped-decorator]
     torch.ops.tt_edge.attention_plugin.default, supports_dynamic_shapes=True
 )
 def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> list[Any]:
-    """One AttentionPlugin, beside the network."""
-    # Where no window or scales are given, they are not there.
-    given: list[Any] = [*args, *(-1, None)[len(args) - 6 :]]
-    inputs, version, q_heads, kv_heads, head_size, scale, window, scales = given
+    """One attention plugin, beside the network."""
+    # Where no window, scales or softcap are given, they are not there.
+    given: list[Any] = [*args, *(-1, None, 0.0)[len(args) - 6 :]]
+    inputs, version, q_heads, kv_heads, head_size, scale, window, scales, softcap = given
     generation = GENERATIONS[version]
     fields = generation.field_values(
         num_q_heads=q_heads,
@@ -37,12 +37,16 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
         sliding_window_size=window,
         # Queries are rounded too in some kernels of the context phase, by a scale of their own.
         qkv_scales=tuple(scales) if scales else None,
+        softcap=softcap,
+        has_sinks=len(inputs) > len(generation.inputs),
     )
     kind = "PLUGIN_V2" if generation.interface is Interface.V2 else "PLUGIN_V3"
-    layer = Layer(name, kind, [], [], plugin_attributes(NAME, VERSION, NAMESPACE, version, fields))
+    layer = Layer(
+        name, kind, [], [], plugin_attributes(generation.name, VERSION, generation.namespace, version, fields)
+    )
     tensors = [
         get_trt_tensor(ctx, tensor, f"{name}_{operand.name}")
-        for tensor, operand in zip(inputs, generation.inputs, strict=True)
+        for tensor, operand in zip(inputs, generation.operands(len(inputs)), strict=True)
     ]
     return record(ctx.net, layer, tensors, [_described(fake) for fake in ctx.current_node.meta["val"]])
 
@@ -51,13 +55,14 @@ def attention_plugin(ctx: ConversionContext, target: Any, args: Sequence[Any], k
     torch.ops.tt_edge.int4_groupwise_gemm.default, supports_dynamic_shapes=True
 )
 def int4_groupwise_gemm(ctx: ConversionContext, target: Any, args: Sequence[Any], kwargs: Any, name: str) -> Any:
-    """One Int4GroupwiseGemmPlugin, beside the network."""
+    """One INT4 plugin, beside the network."""
     *inputs, version = args
     rows, columns = 2 * int(inputs[1].shape[0]), int(inputs[1].shape[1])
     values = (rows, columns, int4_packing.GROUP_SIZE)
     fields = {field: (FieldType.INT32, value) for field, value in zip(int4_packing.FIELDS, values, strict=True)}
     kind = "PLUGIN_V2" if GENERATIONS[version].interface is Interface.V2 else "PLUGIN_V3"
-    attributes = plugin_attributes(int4_packing.NAME, int4_packing.VERSION, int4_packing.NAMESPACE, version, fields)
+    plugin, namespace = int4_packing.plugin_of(version)
+    attributes = plugin_attributes(plugin, int4_packing.VERSION, namespace, version, fields)
     tensors = [
         get_trt_tensor(ctx, tensor, f"{name}_{part}")
         for tensor, part in zip(inputs, ("x", "weight", "scales"), strict=True)

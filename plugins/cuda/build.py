@@ -13,14 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tt_edge.errors import InvalidInputError, MissingDependencyError, TTEdgeError
+from tt_edge.plugins.edgellm.own_library import PLUGIN_LIBRARY
 
 #: GPU architectures that the kernels are compiled for: Ampere to Blackwell, and Orin (87) and Thor (110).
 ARCHITECTURES = ("80", "86", "87", "89", "90", "100", "103", "110", "120", "121")
 
 HEAD_SIZES = (64, 80, 96, 128, 256)
-
-#: The file names of the kernels, and of the kernels with TensorRT's plugins around them.
-LIBRARY, PLUGIN_LIBRARY = "libtt_edge_kernels.so", "libtt_edge_plugin.so"
 
 _HEADER = "NvInferRuntime.h"
 
@@ -55,11 +53,6 @@ UNITS = (
 
 #: The TensorRT plugins, which need TensorRT's headers.
 PLUGINS = Unit("tensorrt/plugins.cpp")
-
-
-def default_library() -> Path:
-    """Where `build_kernels` puts the library, and where it is looked for: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tt-edge" / LIBRARY
 
 
 def find_nvcc() -> Path:

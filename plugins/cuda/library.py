@@ -10,16 +10,13 @@ from pathlib import Path
 
 from tt_edge.compat import StrEnum
 from tt_edge.errors import EngineError, MissingDependencyError
-from tt_edge.plugins.cuda.build import default_library
+from tt_edge.plugins.edgellm.own_library import default_library
 
 #: The environment variable with the path of the library of kernels.
 ENVIRONMENT = "TT_EDGE_KERNELS_PATH"
 
 #: ``TT_KERNELS_VERSION`` of the header that the structures below follow.
 VERSION = 1
-
-#: A symbol that tells a library of these kernels from others.
-SYMBOL = "tt_kernels_version"
 
 
 class KernelType(StrEnum):

@@ -45,7 +45,7 @@ class AttentionCall:
 
     Shapes and meanings as in tt_edge_kernels.h: ``q`` ``[B, S, Hq, D]``, ``k`` and ``v`` ``[B, S, Hkv, D]``, whose last two
     dimensions are dense; ``cache`` ``[B, 2, Hkv, capacity, D]``; ``rope`` float32 ``[1 or B, positions, rotary_dim]``;
-    lengths, tree mask and positions int32; ``sinks`` float32.
+    lengths, tree mask and positions int32; ``sinks`` float32; ``counters`` int32 zeros, which calls one after the other may share.
     """
 
     kernels: Kernels
@@ -67,6 +67,7 @@ class AttentionCall:
     past_offset: int = 0
     splits: int = 0
     out: Tensor | None = None
+    counters: Tensor | None = None
     args: AttentionArgs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,8 +112,12 @@ class AttentionCall:
         self._workspace = torch.empty(
             max(self.kernels.workspace_bytes(self.args), 16), dtype=torch.uint8, device=device
         )
-        self._counters = torch.zeros(max(self.kernels.counters(self.args), 1), dtype=torch.int32, device=device)
-        self.args.workspace, self.args.counters = _address(self._workspace), _address(self._counters)
+        wanted = max(self.kernels.counters(self.args), 1)
+        if self.counters is None:
+            self.counters = torch.zeros(wanted, dtype=torch.int32, device=device)
+        elif len(self.counters) < wanted:
+            raise InvalidInputError(f"{len(self.counters)} counters are given, and this call needs {wanted}")
+        self.args.workspace, self.args.counters = _address(self._workspace), _address(self.counters)
 
     def run(self) -> Tensor:
         """Launch on PyTorch's current stream; returns ``out`` ``[B, S, Hq, D]``. The cache is changed."""

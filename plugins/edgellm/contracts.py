@@ -1,10 +1,12 @@
-"""The four generations of NVIDIA's ``AttentionPlugin``, as data. Torch-free.
+"""The contracts of attention plugins, as data: four generations of NVIDIA's ``AttentionPlugin``, and tt-edge's own. Torch-free.
 
-All of them register under the same name, version and namespace. Only the creator's field names and the plugin interface
-identify a library's generation, so a library that matches none is refused.
+NVIDIA's all register under the same name, version and namespace. Only the creator's field names and the plugin interface
+identify a library's generation, so a library that matches none is refused. tt-edge's ``Attention`` (``plugins/cuda``) has a
+namespace of its own.
 
 Sources: the fork github.com/chohk88/TensorRT-Edge-LLM (0.4), NVIDIA/TensorRT-Edge-LLM v0.9.1 and v0.10.0
-(``cpp/plugins/attentionPlugin``), and the Python sources and the creator of the ``tensorrt-edgellm`` 0.11.0 package.
+(``cpp/plugins/attentionPlugin``), the Python sources and the creator of the ``tensorrt-edgellm`` 0.11.0 package, and
+``plugins/cuda/tensorrt/plugins.cpp``.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from tt_edge.errors import EngineError
 
 NAME, VERSION, NAMESPACE = "AttentionPlugin", "1", ""
 
+#: tt-edge's own plugins. Their version is ``VERSION``, too.
+OWN_NAME, OWN_NAMESPACE, OWN_CONTRACT = "Attention", "tt_edge", "tt-edge"
+
 #: Tokens of a page of a paged cache (0.10 and 0.11).
 PAGE_TOKENS = 128
 
-#: Head sizes for which every library has prebuilt kernels.
-HEAD_SIZES = (64, 128, 256)
+#: Head sizes for which every library of NVIDIA's has prebuilt kernels, and those of tt-edge's kernels.
+HEAD_SIZES, OWN_HEAD_SIZES = (64, 128, 256), (64, 80, 96, 128, 256)
 
 #: Name of the cache among ``Generation.inputs``.
 CACHE = "past_key_values"
@@ -66,7 +71,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Operand:
-    """An input or output. ``dtype`` is ``None`` for activations, which are float16 in every library.
+    """An input or output. ``dtype`` is ``None`` for activations: float16, or with tt-edge's plugin also bfloat16.
 
     ``shape`` has sizes and these names: ``batch`` (B), ``sequence`` (S, the padded width), ``tokens`` (T, of all slots),
     ``q_heads`` (Hq), ``kv_heads`` (Hkv), ``head_size`` (D), ``q_width`` (Hq·D), ``kv_width`` (Hkv·D), ``qkv_width``
@@ -98,6 +103,20 @@ class Generation:
     fields: tuple[Field, ...]
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
+    #: Under what the creator is registered.
+    name: str = NAME
+    namespace: str = NAMESPACE
+    head_sizes: tuple[int, ...] = HEAD_SIZES
+    #: The number of rotated elements must be a multiple of this.
+    rotary_step: int = 2
+    has_bf16: bool = False
+    #: A logit for each head that takes part in the softmax: the input after ``inputs``, in layers that have one.
+    sinks: Operand | None = None
+
+    def operands(self, count: int) -> tuple[Operand, ...]:
+        """The inputs of a layer that has ``count`` of them."""
+        with_sinks = (*self.inputs, self.sinks) if self.sinks is not None else self.inputs
+        return with_sinks if count == len(with_sinks) else self.inputs
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -127,6 +146,14 @@ class Generation:
         return "sliding_window_size" in self.field_names
 
     @property
+    def has_softcap(self) -> bool:
+        return "softcap" in self.field_names
+
+    @property
+    def has_fp8_cache(self) -> bool:
+        return bool({"enable_fp8_kv_cache", "k_scale"} & self.field_names)
+
+    @property
     def has_attention_scale(self) -> bool:
         return "attention_scale" in self.field_names
 
@@ -139,6 +166,8 @@ class Generation:
         attention_scale: float,
         sliding_window_size: int,
         qkv_scales: tuple[float, ...] | None = None,
+        softcap: float = 0.0,
+        has_sinks: bool = False,
     ) -> dict[str, tuple[FieldType, Value]]:
         """The fields to create one layer's plugin with, by name, in order.
 
@@ -151,8 +180,17 @@ class Generation:
             "head_size": head_size,
             "attention_scale": attention_scale,
             "sliding_window_size": sliding_window_size,
+            "softcap": softcap,
+            "enable_attention_sink": int(has_sinks),
         }
-        fp8: dict[str, Value] = {"enable_fp8_kv_cache": 1, "qkv_scales": qkv_scales} if qkv_scales else {}
+        fp8: dict[str, Value] = {}
+        if qkv_scales:
+            fp8 = {
+                "enable_fp8_kv_cache": 1,
+                "qkv_scales": qkv_scales,
+                "k_scale": qkv_scales[1],
+                "v_scale": qkv_scales[2],
+            }
         return {
             field.name: (
                 field.type,
@@ -276,6 +314,34 @@ GENERATIONS: dict[str, Generation] = {
             ),
             outputs=(Operand("attention", None, ("tokens", "q_heads", "head_size"), "result"), _POOL),
         ),
+        Generation(
+            version=OWN_CONTRACT,
+            interface=Interface.V3,
+            fields=(
+                *_HEADS,
+                _SCALE,
+                _WINDOW,
+                Field("softcap", FieldType.FLOAT32, Source.LAYER),  # 0: none
+                *_flags("enable_tree_attention"),
+                Field("enable_attention_sink", FieldType.INT32, Source.LAYER),
+                Field("k_scale", FieldType.FLOAT32, 1.0),
+                Field("v_scale", FieldType.FLOAT32, 1.0),
+            ),
+            inputs=(
+                _QKV,
+                _LINEAR,
+                _per_row("past_lengths", "tokens already in the cache"),
+                _per_row("query_lengths", "new tokens; the others are not written, and their result is zero"),
+                _ROPE,
+            ),
+            outputs=(_ATTENTION, _LINEAR),
+            name=OWN_NAME,
+            namespace=OWN_NAMESPACE,
+            head_sizes=OWN_HEAD_SIZES,
+            rotary_step=16,
+            has_bf16=True,
+            sinks=Operand("sinks", DType.FLOAT32, ("q_heads",), "a logit of each head, without a value"),
+        ),
     )
 }
 
@@ -292,8 +358,8 @@ def detect(fields: Iterable[str], interface: Interface) -> Generation:
     near = min(GENERATIONS.values(), key=lambda g: len(g.field_names ^ found))
     difference = ", ".join(sorted(near.field_names ^ found)) or f"interface {interface}"
     raise EngineError(
-        f"{NAME} ({interface}) has an unknown contract: fields {', '.join(sorted(found)) or 'none'}; supported generations "
-        f"are {', '.join(GENERATIONS)} (nearest: {near.version}, which differs in {difference}); install one of those"
+        f"the attention plugin ({interface}) has an unknown contract: fields {', '.join(sorted(found)) or 'none'}; supported "
+        f"generations are {', '.join(GENERATIONS)} (nearest: {near.version}, which differs in {difference}); install one of those"
     )
 
 

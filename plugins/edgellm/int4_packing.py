@@ -1,4 +1,4 @@
-"""The weight layout of ``Int4GroupwiseGemmPlugin``. Torch-free.
+"""The weight layout of ``Int4GroupwiseGemmPlugin``, and of tt-edge's ``Int4GroupwiseGemm``. Torch-free.
 
 The same in 0.4 (``IPluginV2DynamicExt``) and later (``IPluginV3``): fields ``gemm_n``, ``gemm_k`` and ``group_size``;
 inputs are activations fp16 ``[B, S, K]``, weights int8 ``[N / 2, K]`` and scales fp16 ``[K / 128, N]``; the output is fp16
@@ -15,14 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import InvalidInputError
+from tt_edge.plugins.edgellm.contracts import OWN_CONTRACT, OWN_NAMESPACE
 
 NAME, VERSION, NAMESPACE = "Int4GroupwiseGemmPlugin", "1", ""
+
+#: tt-edge's plugin, in ``OWN_NAMESPACE``: the same fields and inputs.
+OWN_NAME = "Int4GroupwiseGemm"
 FIELDS = ("gemm_n", "gemm_k", "group_size")
 
 #: The only group size of the plugin.
 GROUP_SIZE = 128
 
 _ROWS, _STRIPE, _OFFSET = 4, 64, 8
+
+
+def plugin_of(contract: str) -> tuple[str, str]:
+    """Name and namespace of the plugin in the libraries of a contract of ``GENERATIONS``."""
+    return (OWN_NAME, OWN_NAMESPACE) if contract == OWN_CONTRACT else (NAME, NAMESPACE)
 
 
 def fits(rows: int, columns: int, group_size: int) -> bool:

@@ -1,4 +1,4 @@
-"""Finding and loading the library with AttentionPlugin, and reading its contract. Torch-free."""
+"""Finding and loading the library with the attention plugin, and reading its contract. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,13 +12,39 @@ from typing import Any
 from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.errors import EngineError, MissingDependencyError
 from tt_edge.plugins.edgellm import int4_packing, vit_contract
-from tt_edge.plugins.edgellm.contracts import NAME, NAMESPACE, VERSION, Generation, Interface, detect
+from tt_edge.plugins.edgellm.contracts import (
+    GENERATIONS,
+    NAME,
+    NAMESPACE,
+    OWN_NAME,
+    OWN_NAMESPACE,
+    VERSION,
+    Generation,
+    Interface,
+    detect,
+)
+from tt_edge.plugins.edgellm.own_library import PLUGIN_LIBRARY, default_library, is_own
 from tt_edge.tensorrt_api import TensorRT
 
 #: The environment variable with the library's path, for use without ``--plugin-path``.
 ENVIRONMENT = "TT_EDGE_PLUGIN_PATH"
 
 _PACKAGE, _FILE = "tensorrt_edgellm", "libNvInfer_edgellm_plugin.so"
+
+
+def find_own_library(path: str | Path | None = None) -> Path:
+    """tt-edge's plugins at ``path``, at ``$TT_EDGE_PLUGIN_PATH``, or where `tt-edge plugin build` puts them.
+
+    Raises ``MissingDependencyError`` if they are not there.
+    """
+    given = path or os.environ.get(ENVIRONMENT)
+    library = Path(given) if given else default_library().with_name(PLUGIN_LIBRARY)
+    if not library.is_file():
+        raise MissingDependencyError(
+            f"no plugin library at {library}; run `tt-edge plugin build --trt-include DIR` with TensorRT's headers, or give "
+            f"{PLUGIN_LIBRARY} with --plugin-path or ${ENVIRONMENT}"
+        )
+    return library
 
 
 def find_library(path: str | Path | None = None, compute_capability: str | None = None) -> Path:
@@ -54,27 +80,31 @@ def find_library(path: str | Path | None = None, compute_capability: str | None 
     return min(libraries, key=preference)
 
 
-def registered_creator(trt: Any, name: str = NAME) -> Any:
-    """The creator of a plugin in TensorRT's registry, or ``None``. All plugins have version 1 and no namespace."""
-    return trt.get_plugin_registry().get_creator(name, VERSION, NAMESPACE)
+def registered_creator(trt: Any, name: str = NAME, namespace: str = NAMESPACE) -> Any:
+    """The creator of a plugin in TensorRT's registry, or ``None``. All plugins have version 1, NVIDIA's no namespace."""
+    return trt.get_plugin_registry().get_creator(name, VERSION, namespace)
 
 
-def load_library(trt: Any, path: str | Path | None = None, name: str = NAME) -> Any:
+def load_library(trt: Any, path: str | Path | None = None, name: str = NAME, namespace: str = NAMESPACE) -> Any:
     """The creator of the plugin ``name``. Loads the library unless TensorRT already has the plugin.
 
     Raises ``EngineError`` when the library does not load here, or has no such plugin.
     """
-    if path is None and (creator := registered_creator(trt, name)) is not None:
+    if path is None and (creator := registered_creator(trt, name, namespace)) is not None:
         return creator
-    library = find_library(path)
-    _show_tensorrt()
-    try:
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise EngineError(
-            f"the plugin library does not load ({error}); it needs the TensorRT it was built for, and an NVIDIA driver"
-        ) from error
-    creator = registered_creator(trt, name)
+    library = find_own_library(path) if namespace == OWN_NAMESPACE else find_library(path)
+    if is_own(library):  # it links no TensorRT; the registry asks it for its creators
+        if registered_creator(trt, OWN_NAME, OWN_NAMESPACE) is None:
+            trt.get_plugin_registry().load_library(str(library))
+    else:
+        _show_tensorrt()
+        try:
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise EngineError(
+                f"the plugin library does not load ({error}); it needs the TensorRT it was built for, and an NVIDIA driver"
+            ) from error
+    creator = registered_creator(trt, name, namespace)
     if creator is None:
         raise EngineError(
             f"{library} registers no {name} with TensorRT {trt.__version__}; give another with --plugin-path"
@@ -96,10 +126,11 @@ def load_for_building(tensorrt: TensorRT, config: CompileConfig, path: str | Pat
             f"plugin library are installed (--engine none compiles without), or use {native}"
         )
     if config.attention.backend is Backend.PLUGIN:
-        found = contract_of(load_library(tensorrt.module, path)).version
-        if found != config.attention.plugin_contract:
+        wanted = GENERATIONS[str(config.attention.plugin_contract)]
+        found = contract_of(load_library(tensorrt.module, path, wanted.name, wanted.namespace)).version
+        if found != wanted.version:
             raise EngineError(
-                f"the plugin library is of contract {found}, not {config.attention.plugin_contract}; "
+                f"the plugin library is of contract {found}, not {wanted.version}; "
                 f"compile with --plugin-contract {found}, or give another library with --plugin-path"
             )
     if config.vision.attention is TowerAttention.PLUGIN:
@@ -129,7 +160,10 @@ def contract_of(creator: Any) -> Generation:
 #: For plugins with one contract in all generations: the sets of field names that a creator may have, and the option that
 #: avoids the plugin.
 _FIELDS: dict[str, tuple[tuple[frozenset[str], ...], str]] = {
-    int4_packing.NAME: ((frozenset(int4_packing.FIELDS),), "--int4-gemm ootb"),
+    **{
+        name: ((frozenset(int4_packing.FIELDS),), "--int4-gemm ootb")
+        for name in (int4_packing.NAME, int4_packing.OWN_NAME)
+    },
     vit_contract.NAME: (vit_contract.FIELDS, "--vision-attention native"),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tt_edge.contract.symbols import CONTEXT_PHASE, GENERATION_PHASE
 from tt_edge.errors import InvalidInputError
-from tt_edge.plugins.edgellm.contracts import Generation
+from tt_edge.plugins.edgellm.contracts import OWN_CONTRACT, Generation
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Row:
 
 def rows_of(generation: Generation, named: Mapping[str, Any]) -> list[Row]:
     """The slots of a call, from its inputs by name: NumPy arrays or torch tensors."""
+    width = next(iter(named.values())).shape[1]
+    if generation.version == OWN_CONTRACT:
+        return own_rows(width, named["query_lengths"].tolist(), named["past_lengths"].tolist())
     if not generation.ragged:
-        width = next(iter(named.values())).shape[1]
         return padded_rows(width, named["context_lengths"].tolist(), named["kvcache_start_index"].tolist())
     return ragged_rows(
         named["query_lengths"].tolist(),
@@ -65,6 +67,18 @@ def padded_rows(width: int, context_lengths: Sequence[int], starts: Sequence[int
         if not 0 <= row.valid <= width or row.past < 0:
             raise InvalidInputError(f"context_lengths[{index}] is {length} in a step of {width} tokens a row")
         rows.append(row)
+    return rows
+
+
+def own_rows(width: int, query_lengths: Sequence[int], past_lengths: Sequence[int]) -> list[Row]:
+    """Slots in tt-edge's contract: tokens are ``[B, width]``, right-padded; padding is neither written nor computed."""
+    rows = []
+    for index, (new, past) in enumerate(zip(query_lengths, past_lengths, strict=True)):
+        if not 0 <= new <= width or past < 0:
+            raise InvalidInputError(
+                f"query_lengths[{index}] is {new} and past_lengths[{index}] is {past} in a step of {width} tokens a slot"
+            )
+        rows.append(Row(index * width, new, new, past))
     return rows
 
 

@@ -1,4 +1,7 @@
-"""``tt_edge::attention_plugin``: what NVIDIA's AttentionPlugin computes, as PyTorch math on any device."""
+"""``tt_edge::attention_plugin``: what the attention plugins compute, as PyTorch math on any device.
+
+On CUDA tensors in 16 bits, with a contiguous cache, tt-edge's kernels compute it where they are built.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 from tt_edge.number_formats import FP8_MAX
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS, PAGE_TOKENS, Generation
 from tt_edge.plugins.edgellm.rows import Row, rows_of
+from tt_edge.plugins.ops.kernels import attention_kernels, run_attention
 from tt_edge.plugins.ops.semantic import grouped_attention, rotate
 
 
@@ -23,22 +27,29 @@ def attention_plugin(
     attention_scale: float,
     sliding_window_size: int = -1,
     qkv_scales: Sequence[float] | None = None,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """RoPE, KV cache and causal attention of one layer.
 
-    ``inputs`` are those of ``GENERATIONS[generation]``, in order; so are both results: the attention
+    ``inputs`` are those of ``GENERATIONS[generation]``, in order, sinks last if there are any; so are both results: the attention
     ``[B, S, Hq, D]`` (0.11: ``[T, Hq, D]``) and the cache. The plugin writes the cache in place; this operator returns a
     new one. ``sliding_window_size`` counts the tokens that a query sees, itself included; -1 is unlimited. Activations
     may be of any float type: libraries support only float16, parity checks use float32. Results for padding are zeros.
     In a cache of float8_e4m3fn, an element is multiplied by its scale, the second (keys) or third (values) of
-    ``qkv_scales``.
+    ``qkv_scales``. ``softcap`` bounds scores; 0 is off.
     """
     contract = GENERATIONS[generation]
-    named = dict(zip(contract.input_names, inputs, strict=True))
+    named = {o.name: x for o, x in zip(contract.operands(len(inputs)), inputs, strict=True)}
     q, k, v = _heads(contract, named, num_q_heads, num_kv_heads, head_size)
-    cache = named[CACHE]
-    stored = _by_place(contract, cache)
-    out, kv_scales = torch.zeros_like(q), tuple(qkv_scales[1:]) if qkv_scales else (1.0, 1.0)
+    cache, kv_scales = named[CACHE], tuple(qkv_scales[1:]) if qkv_scales else (1.0, 1.0)
+    if (kernels := attention_kernels(contract, named, head_size)) is not None:
+        heads = (num_q_heads, num_kv_heads, head_size)
+        named[CACHE] = cache.clone()
+        attention = run_attention(
+            kernels, contract, named, heads, attention_scale, sliding_window_size, softcap, kv_scales
+        )
+        return attention, named[CACHE]
+    stored, out = _by_place(contract, cache), torch.zeros_like(q)
     for index, row in enumerate(rows_of(contract, named)):
         places = _places(contract, cache, named, index)
         angles = _angles(contract, named, index, row)
@@ -52,7 +63,9 @@ def attention_plugin(
         ]
         query = _rotated(q[tokens], angles)[: row.valid].transpose(0, 1)[None]
         allowed = _allowed(row, sliding_window_size, q.device)
-        result = grouped_attention(query, *seen, scale=attention_scale, allowed=allowed)
+        result = grouped_attention(
+            query, *seen, scale=attention_scale, softcap=softcap, allowed=allowed, sinks=named.get("sinks")
+        )
         out[valid] = result[0].transpose(0, 1)
     if contract.paged:
         cache = stored.reshape(cache.shape)
@@ -72,9 +85,59 @@ def _(
     attention_scale: float,
     sliding_window_size: int = -1,
     qkv_scales: Sequence[float] | None = None,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     cache = inputs[GENERATIONS[generation].input_names.index(CACHE)]
     return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size), torch.empty_like(cache)
+
+
+@torch.library.custom_op("tt_edge::attention_plugin_in_place", mutates_args={"cache"})
+def attention_plugin_in_place(
+    inputs: Sequence[Tensor],
+    cache: Tensor,
+    generation: str,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    attention_scale: float,
+    sliding_window_size: int = -1,
+    qkv_scales: Sequence[float] | None = None,
+    softcap: float = 0.0,
+) -> Tensor:
+    """``attention_plugin`` as an engine runs it: past and present cache are one tensor, which is not among ``inputs``.
+
+    It waits for nothing where the kernels compute it, so that a CUDA graph can capture it.
+    """
+    contract = GENERATIONS[generation]
+    operands = contract.operands(len(inputs) + 1)
+    given = iter(inputs)
+    named = {operand.name: cache if operand.name == CACHE else next(given) for operand in operands}
+    settings = (attention_scale, sliding_window_size)
+    if (kernels := attention_kernels(contract, named, head_size)) is not None:
+        heads, kv_scales = (num_q_heads, num_kv_heads, head_size), tuple(qkv_scales[1:]) if qkv_scales else (1.0, 1.0)
+        return run_attention(kernels, contract, named, heads, *settings, softcap, kv_scales)
+    everything = list(named.values())
+    out, present = attention_plugin(
+        everything, generation, num_q_heads, num_kv_heads, head_size, *settings, qkv_scales, softcap
+    )
+    cache.copy_(present)
+    return out
+
+
+@attention_plugin_in_place.register_fake
+def _(
+    inputs: Sequence[Tensor],
+    cache: Tensor,
+    generation: str,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    attention_scale: float,
+    sliding_window_size: int = -1,
+    qkv_scales: Sequence[float] | None = None,
+    softcap: float = 0.0,
+) -> Tensor:
+    return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size)
 
 
 def _heads(

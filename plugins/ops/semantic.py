@@ -39,11 +39,13 @@ def grouped_attention(
     softcap: float = 0.0,
     allowed: Tensor | None = None,
     bias: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention in float32 with grouped K/V heads: ``[B, Hq, S, D]`` from ``[B, Hq, S, D]`` and ``[B, Hkv, T, D]``.
 
     ``allowed`` is broadcastable to ``[B, 1, S, T]``; a row with nothing allowed gives zeros. ``bias``, broadcastable to
-    ``[B, Hq, S, T]``, is added to the scaled scores.
+    ``[B, Hq, S, T]``, is added to the scaled scores. A sink, one of ``[Hq]``, is one more key of a head whose value is zero: its
+    logit only enlarges the denominator.
     """
     batch, heads, queries, dim = query.shape
     groups = heads // key.shape[1]
@@ -56,7 +58,11 @@ def grouped_attention(
         scores = scores + bias.float()
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
-    probabilities = torch.softmax(scores, dim=-1).nan_to_num(0.0)
+    if sinks is None:
+        probabilities = torch.softmax(scores, dim=-1).nan_to_num(0.0)
+    else:
+        sink = sinks.float().reshape(1, -1, 1, 1).expand(batch, -1, queries, 1)
+        probabilities = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1]
     probabilities = probabilities.reshape(batch, key.shape[1], groups * queries, key.shape[2])
     out = torch.matmul(probabilities, value.float())
     return out.reshape(batch, heads, queries, value.shape[-1]).to(query.dtype)
@@ -86,21 +92,9 @@ def attention(
     allowed = attention_weights_mask(
         query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device
     )
-    if sinks is None:
-        return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias)
-    if bias is not None:
-        raise NotImplementedError("attention has both sinks and a bias, which no known model has")
-    # A sink is one more key per head whose value is zero: its logit only enlarges the denominator.
-    groups = query.shape[1] // key.shape[1]
-    k, v = (t.float().repeat_interleave(groups, dim=1) for t in (key, value))
-    scores = torch.matmul(query.float(), k.transpose(-1, -2)) * scale
-    if softcap > 0.0:
-        scores = torch.tanh(scores / softcap) * softcap
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    sink = sinks.float().reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
-    probabilities = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1]
-    return torch.matmul(probabilities, v).to(query.dtype)
+    return grouped_attention(
+        query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias, sinks=sinks
+    )
 
 
 @attention.register_fake

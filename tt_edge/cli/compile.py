@@ -16,7 +16,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="native",
         help="native (the default): TensorRT's rotary, KV cache and attention layers; sdpa: only the attention layer, TensorRT 10; "
-        "plugin: NVIDIA Edge-LLM's AttentionPlugin, fp16",
+        "plugin: NVIDIA Edge-LLM's AttentionPlugin, fp16, or tt-edge's own, fp16 and bf16",
     )
     parser.add_argument(
         "--cache", help="KV cache of the sdpa backend: none (its default), static_v1 or static_v2; see docs/backends.md"
@@ -24,10 +24,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin-contract",
         metavar="VERSION",
-        help="AttentionPlugin of the plugin backend: 0.4, 0.9.1, 0.10 or 0.11 (its default); see tt-edge plugin check",
+        help="library of the plugin backend: tt-edge, its own (the default if every --target has TensorRT 10); or NVIDIA's "
+        "AttentionPlugin, 0.4, 0.9.1, 0.10 or 0.11 (the default otherwise); see tt-edge plugin check",
     )
     parser.add_argument(
-        "--plugin-path", metavar="LIB", help="NVIDIA's plugin library, to build engines with standard TensorRT"
+        "--plugin-path", metavar="LIB", help="the plugin library, to build engines with standard TensorRT"
     )
     parser.add_argument(
         "--layout",
@@ -127,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
         "min_image_tokens": args.min_image_tokens,
         "max_image_tokens": args.max_image_tokens,
         "vision_attention": args.vision_attention,
+        "platforms": args.target,
     }
     target = EngineTarget.parse(args.engine, args.target)
     if args.max_seq_len is not None and args.max_input_len is None:

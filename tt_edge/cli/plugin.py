@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from tt_edge.plugins.cuda.build import architecture, architecture_here, build_kernels, default_library, find_headers
+    from tt_edge.plugins.cuda.build import architecture, architecture_here, build_kernels, find_headers
+    from tt_edge.plugins.edgellm.own_library import default_library
 
     architectures = list(dict.fromkeys(map(architecture, args.arch))) if args.arch else [architecture_here()]
     headers = find_headers(args.trt_include)
@@ -79,9 +80,10 @@ def _check(args: argparse.Namespace) -> int:
 
 def _kernels(path: str) -> str | None:
     """What to say of tt-edge's own kernels; ``None`` for another library. Raises ``EngineError`` for another version."""
-    from tt_edge.plugins.cuda.library import SYMBOL, VERSION, Kernels
+    from tt_edge.plugins.cuda.library import VERSION, Kernels
+    from tt_edge.plugins.edgellm.own_library import is_own
 
-    if not Path(path).is_file() or SYMBOL.encode() not in Path(path).read_bytes():
+    if not is_own(Path(path)):
         return None
     return f"{Kernels(Path(path)).path}, tt-edge's kernels, version {VERSION}: they fit this tt-edge"
 

@@ -30,12 +30,12 @@ from tt_edge.compile.part_sets import PartSet, part_set_of
 from tt_edge.compile.report import CompileReport, PartReport
 from tt_edge.compile.stages import Stages, peak_rss_mb
 from tt_edge.config import (
-    Backend,
     CompileConfig,
     EngineTarget,
     KVCacheType,
     Layout,
     Precision,
+    TowerAttention,
     check_capability,
 )
 from tt_edge.errors import EngineError, InvalidInputError, UnsupportedModelError
@@ -122,14 +122,14 @@ class CompileJob:
 
             GraphDump.check(self._dump_graphs)
         config, targets = self.config, self.target.targets
-        if config.needs_plugins and config.network.precision is not Precision.FP16:
-            of_decoder = config.attention.backend is Backend.PLUGIN
+        if config.needs_plugins and config.network.precision not in config.plugin_precisions:
+            of_decoder = config.vision.attention is not TowerAttention.PLUGIN
             name, native = (
-                ("AttentionPlugin", "--backend") if of_decoder else ("ViTAttentionPlugin", "--vision-attention")
+                ("the attention plugin", "--backend") if of_decoder else ("ViTAttentionPlugin", "--vision-attention")
             )
             raise UnsupportedModelError(
-                f"{name} computes in fp16 only, and precision is {config.network.precision}; compile with --precision fp16, or use "
-                f"{native} native"
+                f"{name} computes in {' and '.join(config.plugin_precisions)} only, and precision is {config.network.precision}; "
+                f"compile with --precision fp16, or use {native} native"
             )
         if config.network.layout is Layout.EDGE_LLM and len(targets) > 1:
             raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target, or none")

@@ -15,7 +15,7 @@ class Backend(StrEnum):
     NATIVE = "native"
     #: IAttention with RoPE as arithmetic; the cache, if any, is passed into and out of the network as tensors.
     SDPA = "sdpa"
-    #: NVIDIA Edge-LLM's AttentionPlugin: RoPE, KV cache and attention in one layer; float16 only.
+    #: One plugin layer for RoPE, KV cache and attention: NVIDIA Edge-LLM's AttentionPlugin (float16 only), or tt-edge's own.
     PLUGIN = "plugin"
 
 
@@ -41,7 +41,7 @@ CACHES: dict[Backend, tuple[Cache, ...]] = {
 
 
 class PluginContract(StrEnum):
-    """Generations of AttentionPlugin; see ``plugins/edgellm/contracts.py``."""
+    """Generations of NVIDIA's AttentionPlugin, and tt-edge's own; see ``plugins/edgellm/contracts.py``."""
 
     #: The fork that Torch-TensorRT's plugin branch uses: IPluginV2DynamicExt.
     V0_4 = "0.4"
@@ -51,6 +51,8 @@ class PluginContract(StrEnum):
     V0_10 = "0.10"
     #: Ragged tokens over a paged cache: the ``tensorrt-edgellm`` package on PyPI.
     V0_11 = "0.11"
+    #: tt-edge's own library, which `tt-edge plugin build` compiles.
+    TT_EDGE = "tt-edge"
 
 
 class KVCacheType(StrEnum):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tt_edge.config.attention import CACHES, AttentionConfig, Backend, Cache, KVCacheType, PluginContract
 from tt_edge.config.base import JsonConfig, member, require
 from tt_edge.config.limits import Limits
-from tt_edge.config.network import Layout, NetworkConfig
+from tt_edge.config.network import Layout, NetworkConfig, Precision
 from tt_edge.config.quantization import Int4Gemm, QuantizationConfig
 from tt_edge.config.vision import TowerAttention, VisionConfig
 from tt_edge.errors import InvalidInputError
+from tt_edge.platforms import parse_platform
+from tt_edge.tensorrt_api import Flavour
+from tt_edge.tensorrt_features import release_of
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,15 @@ class CompileConfig(JsonConfig):
     def of(cls, **settings: Any) -> CompileConfig:
         """From settings by the names of the command line's options, such as ``max_batch=4, backend="plugin"``.
 
-        ``cache``, ``plugin_contract`` and ``int4_gemm`` are the backend's default where they are ``None`` or not given. Raises
+        ``cache``, ``plugin_contract`` and ``int4_gemm`` are the backend's default where they are ``None`` or not given.
+        ``platforms`` are those of ``EngineTarget``: if each has a TensorRT before 11, the contract is tt-edge's own. Raises
         ``InvalidInputError`` for an unknown or wrong setting.
         """
+        platforms: Sequence[str] = settings.pop("platforms", ())
         backend = member(Backend, "backend", settings.get("backend", Backend.NATIVE))
         layout = member(Layout, "layout", settings.get("layout", Layout.TT_EDGE))
         is_plugin = backend is Backend.PLUGIN
-        contract = PluginContract.V0_9_1 if layout is Layout.EDGE_LLM else PluginContract.V0_11
+        contract = PluginContract.V0_9_1 if layout is Layout.EDGE_LLM else _default_contract(platforms)
         defaults = {
             "cache": CACHES[backend][0],
             "plugin_contract": contract if is_plugin else None,
@@ -84,8 +90,23 @@ class CompileConfig(JsonConfig):
 
     @property
     def needs_plugins(self) -> bool:
-        """Whether building and running the engines needs NVIDIA's plugin library."""
+        """Whether building and running the engines needs a plugin library."""
         return self.attention.backend is Backend.PLUGIN or self.vision.attention is TowerAttention.PLUGIN
+
+    @property
+    def plugin_precisions(self) -> tuple[Precision, ...]:
+        """The precisions that the plugins of this configuration compute in."""
+        own = self.attention.plugin_contract is PluginContract.TT_EDGE
+        of_nvidia = self.vision.attention is TowerAttention.PLUGIN or not own
+        return (Precision.FP16,) if of_nvidia else (Precision.FP16, Precision.BF16)
+
+
+def _default_contract(platforms: Sequence[str]) -> PluginContract:
+    """NVIDIA's library for TensorRT before 11 is of an older contract, and has to be built by hand."""
+    releases = [release for name in platforms for release in parse_platform(name).releases]
+    standard = all(parse_platform(name).flavour is Flavour.STANDARD for name in platforms)
+    old = bool(releases) and standard and all(release_of(release) < (11,) for release in releases)
+    return PluginContract.TT_EDGE if old else PluginContract.V0_11
 
 
 _CONCERNS: dict[str, Any] = {

@@ -134,7 +134,7 @@ def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
     if creator is None:
         raise EngineError(
             f"no plugin {name} (version {version}) is registered with TensorRT; give its library with --plugin-path, "
-            "or pip install tensorrt-edgellm"
+            f"or {'run `tt-edge plugin build`' if namespace else 'pip install tensorrt-edgellm'}"
         )
     _check_contract(creator, layer)
     fields = plugin_fields(layer)
@@ -156,7 +156,7 @@ def add_plugin(trt: Any, network: Any, layer: Layer, inputs: list[Any]) -> Any:
 
 def _check_contract(creator: Any, layer: Layer) -> None:
     name = str(layer.attributes["plugin"])
-    if name != contracts.NAME:  # other plugins have one contract in all generations
+    if name not in (contracts.NAME, contracts.OWN_NAME):  # other plugins have one contract in all generations
         check_fields(creator, name)
         return
     found, wanted = contract_of(creator), str(layer.attributes["generation"])

@@ -40,7 +40,7 @@ def test_scales_are_the_largest_magnitudes():
     assert source.config._attn_implementation == "sdpa"  # as it was
 
 
-@pytest.mark.parametrize("contract", ["0.9.1", "0.10", "0.11"])
+@pytest.mark.parametrize("contract", ["0.9.1", "0.10", "0.11", "tt-edge"])
 def test_a_bundle_computes_what_pytorch_does_with_rounded_keys_and_values(tmp_path, contract):
     config = CompileConfig.of(kv_cache="fp8", plugin_contract=contract, **LIMITS)
     compile_model(model, tmp_path / "out.ttedge", config, EngineTarget(), batches=BATCHES)
@@ -49,8 +49,12 @@ def test_a_bundle_computes_what_pytorch_does_with_rounded_keys_and_values(tmp_pa
     assert report.passed, report.render()
     layers = [layer for layer in bundle.network().layers if layer.kind == "PLUGIN_V3"]
     fields = [plugin_fields(layer) for layer in layers]
-    assert [int(f["enable_fp8_kv_cache"][1][0]) for f in fields] == [1, 1]
     wanted = calibrate_kv_cache(model(), INPUTS)
+    if contract == "tt-edge":
+        found = [[float(f[name][1][0]) for name in ("k_scale", "v_scale")] for f in fields]
+        assert found == [pytest.approx(scales[1:]) for scales in wanted]
+        return
+    assert [int(f["enable_fp8_kv_cache"][1][0]) for f in fields] == [1, 1]
     assert [f["qkv_scales"][1].tolist() for f in fields] == [pytest.approx(scales) for scales in wanted]
 
 

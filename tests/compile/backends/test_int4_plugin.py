@@ -22,7 +22,8 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.network.plugins import plugin_fields
-from tt_edge.plugins.edgellm.int4_packing import NAME
+from tt_edge.plugins.edgellm.contracts import GENERATIONS
+from tt_edge.plugins.edgellm.int4_packing import NAME, plugin_of
 
 #: Heads of 64 elements, and widths that are multiples of 128.
 WIDE = {"hidden_size": 256, "intermediate_size": 384}
@@ -61,19 +62,22 @@ def test_the_pass():
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("contract", ["0.4", "0.11"])
-@pytest.mark.parametrize("quant", ["int4_wo", "int4_awq"])
+@pytest.mark.parametrize(
+    ("quant", "contract"),
+    [("int4_wo", "0.4"), ("int4_awq", "0.4"), ("int4_wo", "0.11"), ("int4_awq", "0.11"), ("int4_wo", "tt-edge")],
+)
 def test_a_bundle_computes_what_the_quantized_model_does(tmp_path, quant, contract):
     batches = [torch.randint(3, 300, (2, 32))] if quant == "int4_awq" else []
     bundle = bundle_of(tmp_path / "out.ttedge", quant, batches, plugin_contract=contract)
     network = bundle.network()
-    assert plugins(network) == {"AttentionPlugin": 2, NAME: 14}
+    name = plugin_of(contract)[0]
+    assert plugins(network) == {GENERATIONS[contract].name: 2, name: 14}
     assert {layer.kind for layer in network.layers if layer.kind.startswith("PLUGIN")} == {
         "PLUGIN_V2" if contract == "0.4" else "PLUGIN_V3"
     }
     report = verify_bundle(bundle, model(), new_tokens=8)
     assert report.passed, report.render()
-    layer = next(layer for layer in network.layers if layer.attributes.get("plugin") == NAME)
+    layer = next(layer for layer in network.layers if layer.attributes.get("plugin") == name)
     fields = {name: int(value[0]) for name, (_, value) in plugin_fields(layer).items()}
     assert fields == {"gemm_n": 256, "gemm_k": 256, "group_size": 128}
     shapes = [network.tensors[name].shape for name in layer.inputs[1:]]

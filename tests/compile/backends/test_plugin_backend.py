@@ -67,6 +67,22 @@ def test_half_precision(version):
     assert report.passed, report.render()
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "precision"),
+    [
+        ("gemma2", {"head_dim": 64}, Precision.FP32),  # softcap, windows, a scale of its own
+        ("llama", {"head_dim": 80}, Precision.FP16),
+        ("llama", {"head_dim": 96}, Precision.BF16),
+    ],
+    ids=["softcap", "head size 80", "bf16 and head size 96"],
+)
+def test_what_only_our_own_plugin_has(family, settings, precision):
+    source = tiny_model(family, dtype=getattr(torch, precision.dtype.value), **settings)
+    result = compiled(source, precision, backend="plugin", plugin_contract="tt-edge", max_batch=2)
+    report = check_parity(source, result.network, result.contract, precision, new_tokens=16)
+    assert report.passed, report.render()
+
+
 @pytest.mark.parametrize("version", [v for v in VERSIONS if GENERATIONS[v].has_sliding_window])
 def test_sliding_windows(version):
     source = model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1,
@@ -110,7 +126,7 @@ def test_the_captured_layer(version):
     assert first.outputs[1] == "present_key_values_0"
     assert second.inputs[generation.input_names.index("past_key_values")] == "past_key_values_1"
     assert [first.attributes[k] for k in ("plugin", "version", "namespace", "generation")] == [
-        "AttentionPlugin", "1", "", version
+        generation.name, "1", generation.namespace, version
     ]  # fmt: skip
     assert first.attributes["INT32.num_q_heads"] == 4
     assert "layers.0.self_attn" in first.name
@@ -258,8 +274,9 @@ class FakeCreator:
 class FakeModule:
     """``tensorrt``: what is not a fake comes from the real bindings."""
 
-    def __init__(self, real, captured, creator, name="AttentionPlugin"):
-        self.real, self.captured, self.creator, self.plugins, self.name = real, captured, creator, [], name
+    def __init__(self, real, captured, creator, name="AttentionPlugin", namespace=""):
+        self.real, self.captured, self.creator, self.plugins = real, captured, creator, []
+        self.registered = name, "1", namespace
 
     def __getattr__(self, name):
         return getattr(self.real, name)
@@ -274,7 +291,7 @@ class FakeModule:
 
     def get_plugin_registry(self):
         def get_creator(name, version, namespace):
-            assert (name, version, namespace) == (self.name, "1", "")
+            assert (name, version, namespace) == self.registered
             return self.creator
 
         return SimpleNamespace(get_creator=get_creator)
@@ -287,7 +304,9 @@ class TestRebuild:
         generation = GENERATIONS[creator_version or version]
         names = fields or sorted(generation.field_names)
         creator = FakeCreator(tensorrt.module, names, generation.interface) if registered else None
-        module = FakeModule(tensorrt.module, network, creator)
+        module = FakeModule(
+            tensorrt.module, network, creator, GENERATIONS[version].name, GENERATIONS[version].namespace
+        )
         standard = TensorRT(tensorrt.flavour, module, "11.1.0")
         return network, module, rebuild(standard, network)
 
@@ -302,7 +321,8 @@ class TestRebuild:
         assert fields["num_q_heads"] == ("INT32", [4])
         if version != "0.4":
             assert fields["attention_scale"] == ("FLOAT32", [0.125])
-            assert fields["qkv_scales"] == ("FLOAT32", [1.0, 1.0, 1.0])
+            ones = {"k_scale": [1.0], "v_scale": [1.0]} if version == "tt-edge" else {"qkv_scales": [1.0, 1.0, 1.0]}
+            assert {name: fields[name] for name in ones} == {name: ("FLOAT32", value) for name, value in ones.items()}
         again = capture(tensorrt, built.network._real, "again")
         assert again.outputs == network.outputs
         want = Counter(layer.kind for layer in network.layers if not layer.kind.startswith("PLUGIN"))

@@ -144,6 +144,8 @@ def test_inputs_are_the_contracts(version):
     specs = [input_spec(n) for n in module.graph.find_nodes(op="placeholder")[3:]]
     symbols = {symbol for spec in specs for symbol in spec.symbols}
     extra = {"batch+1", "phase", "contexts"} if generation.ragged else {"starts"}
+    if version == "tt-edge":
+        extra = set()
     assert symbols == {"batch", *extra}
 
 
@@ -192,8 +194,43 @@ def test_what_the_plugin_lacks_is_refused_by_name(version, settings, words):
     if settings.pop("sinks", False):
         settings["sinks"] = torch.zeros(HQ)
     module, _ = exported(**settings)
-    with pytest.raises(UnsupportedModelError, match=f"{words}.*AttentionPlugin {version}.*use --backend"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=f"{words}.*AttentionPlugin {version}.*--backend native",
+    ):
         InsertAttentionPlugin()(module, plugin(version))
+
+
+@pytest.mark.parametrize("head_size", [64, 80, 96])
+def test_softcap_sinks_and_head_sizes_of_our_own_plugin(head_size):
+    """What NVIDIA's libraries refuse: prefill, a chunk and decode compute what the exported graph does."""
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    module, model = exported(head_size=head_size, softcap=2.0, sinks=sinks, sliding_window=7)
+    assert InsertAttentionPlugin()(module, plugin("tt-edge")).matches == 1
+    module.recompile()
+    torch.manual_seed(0)
+    whole = torch.randn(2, 12, (HQ + 2 * HKV) * head_size)
+    want = model(torch.zeros(2, 12, dtype=torch.int64), torch.arange(12).expand(2, 12), whole)
+    cache, start, got = torch.full((2, 2, HKV, CAPACITY, head_size), 1e4), 0, []
+    for width in (6, 5, 1):
+        out, cache = module(*feeds(module, "tt-edge", whole[:, start : start + width], [start] * 2, cache))
+        got.append(out)
+        start += width
+    torch.testing.assert_close(torch.cat(got, dim=1), want)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"head_size": 32, "rotary": 32}, r"head_size 32 is not supported by .* \(64, 80, 96, 128, 256\)"),
+        ({"rotary": 24}, "rotates 24 elements of a head, no multiple of 16"),
+        ({"causal": False}, "non-causal"),
+    ],
+)
+def test_what_our_own_plugin_lacks(settings, words):
+    module, _ = exported(**settings)
+    with pytest.raises(UnsupportedModelError, match=f"{words}.*use --backend native"):
+        InsertAttentionPlugin()(module, plugin("tt-edge"))
 
 
 def test_bf16_is_refused():

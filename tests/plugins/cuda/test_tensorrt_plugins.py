@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tests.plugins.cuda.reference import FP16, INT8, Case, Run
 from tt_edge.errors import MissingDependencyError
-from tt_edge.plugins.cuda.build import PLUGIN_LIBRARY, PLUGINS, Unit, compile_unit, find_headers, find_nvcc
+from tt_edge.plugins.cuda.build import PLUGINS, Unit, compile_unit, find_headers, find_nvcc
 from tt_edge.plugins.cuda.library import find_kernels, load_kernels
 from tt_edge.plugins.cuda.tensors import stream_of
 from tt_edge.plugins.edgellm.int4_packing import dequantize, pack
+from tt_edge.plugins.edgellm.own_library import PLUGIN_LIBRARY
 
 #: TensorRT's codes of element types.
 CODES = {torch.float32: 0, FP16: 1, INT8: 2, torch.int32: 3, torch.float8_e4m3fn: 6, torch.bfloat16: 7}

@@ -14,11 +14,24 @@ from tt_edge.plugins.edgellm.rows import Row, padded_rows, ragged_rows
 LAYER = {"num_q_heads": 4, "num_kv_heads": 2, "head_size": 64, "attention_scale": 0.125, "sliding_window_size": -1}
 
 
-def test_four_generations():
-    assert list(GENERATIONS) == ["0.4", "0.9.1", "0.10", "0.11"]
-    assert [len(g.fields) for g in GENERATIONS.values()] == [5, 9, 14, 19]
-    assert [len(g.inputs) for g in GENERATIONS.values()] == [5, 7, 6, 10]
-    assert [g.interface for g in GENERATIONS.values()] == [Interface.V2, *[Interface.V3] * 3]
+def test_four_generations_and_our_own():
+    assert list(GENERATIONS) == ["0.4", "0.9.1", "0.10", "0.11", "tt-edge"]
+    assert [len(g.fields) for g in GENERATIONS.values()] == [5, 9, 14, 19, 10]
+    assert [len(g.inputs) for g in GENERATIONS.values()] == [5, 7, 6, 10, 5]
+    assert [g.interface for g in GENERATIONS.values()] == [Interface.V2, *[Interface.V3] * 4]
+    assert [(g.name, g.namespace) for g in GENERATIONS.values()] == [
+        *[("AttentionPlugin", "")] * 4, ("Attention", "tt_edge")
+    ]  # fmt: skip
+
+
+def test_sinks_are_one_more_input():
+    own, nvidia = GENERATIONS["tt-edge"], GENERATIONS["0.11"]
+    assert [o.name for o in own.operands(6)] == [*own.input_names, "sinks"]
+    assert own.operands(5) == own.inputs
+    assert nvidia.operands(10) == nvidia.inputs
+    values = own.field_values(**LAYER, softcap=30.0, has_sinks=True, qkv_scales=(1.0, 0.5, 0.25))
+    assert values["enable_attention_sink"] == (FieldType.INT32, 1)
+    assert [values[name][1] for name in ("softcap", "k_scale", "v_scale")] == [30.0, 0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +41,7 @@ def test_four_generations():
         ("0.9.1", False, False, False, True),
         ("0.10", True, True, False, True),
         ("0.11", True, True, True, True),
+        ("tt-edge", True, False, False, True),
     ],
 )
 def test_layouts(version, packed, paged, ragged, window):
@@ -45,6 +59,7 @@ def test_order_of_the_inputs():
             "query_start_offsets", "attention_sequence_lengths", "execution_phase_marker",
             "context_sequence_count_carrier",
         ),
+        "tt-edge": ("qkv", CACHE, "past_lengths", "query_lengths", "rope_rotary_cos_sin"),
     }  # fmt: skip
 
 
@@ -63,7 +78,8 @@ def test_an_unknown_contract_lists_what_was_found_and_what_is_known():
     message = str(caught.value)
     assert "enable_telepathy, enable_tree_attention" in message
     assert (
-        "supported generations are 0.4, 0.9.1, 0.10, 0.11 (nearest: 0.10, which differs in enable_telepathy)" in message
+        "supported generations are 0.4, 0.9.1, 0.10, 0.11, tt-edge (nearest: 0.10, which differs in enable_telepathy)"
+        in message
     )
 
 

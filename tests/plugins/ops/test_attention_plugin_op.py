@@ -86,6 +86,7 @@ class Rows:
             "rope_rotary_cos_sin": self.rope[None],
             "kvcache_start_index": self.ints([] if plain else self.past),
             "kv_page_table": getattr(self, "pages", None),
+            "past_lengths": self.ints(self.past), "query_lengths": self.ints(counts),
         }  # fmt: skip
         out = self.run(named)
         assert out.shape == (len(counts), width, HQ, D)

@@ -19,6 +19,7 @@ from tt_edge.compile.parity.report import ParityReport
 from tt_edge.compile.parity.texts import compare_settings, compare_tokenizer
 from tt_edge.compile.parity.vision import compare_preprocessing
 from tt_edge.config import Precision
+from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError, ParityError
 from tt_edge.network.ir import Network
 from tt_edge.network.plugins import KINDS, plugin_fields
@@ -192,8 +193,13 @@ def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextMan
     """Round the model's keys and values as the network's FP8 cache does, if it has one."""
     from tt_edge.compile.quantize.kv_cache import rounded_kv_cache
 
-    fields = [plugin_fields(layer) for layer in network.layers if layer.kind in KINDS]
-    scales = [
-        f["qkv_scales"][1].tolist() for f in fields if "enable_fp8_kv_cache" in f and f["enable_fp8_kv_cache"][1][0]
-    ]
+    scales = []
+    for layer in network.layers:
+        fields = (
+            {name: value.tolist() for name, (_, value) in plugin_fields(layer).items()} if layer.kind in KINDS else {}
+        )
+        if fields.get("enable_fp8_kv_cache") == [1]:
+            scales.append(fields["qkv_scales"])
+        elif "k_scale" in fields and network.tensors[layer.inputs[1]].dtype is DType.FP8:  # tt-edge's plugin
+            scales.append([1.0, *fields["k_scale"], *fields["v_scale"]])
     return rounded_kv_cache(model, scales) if scales else nullcontext()

@@ -33,13 +33,20 @@ _DIAGONALS: dict[str, Diagonal] = {
 }
 
 
-def _normalize_(scores: np.ndarray) -> None:
-    """Softmax over the last axis, in place; a row that is fully masked (all -inf) becomes zeros."""
+def _normalize_(scores: np.ndarray, sinks: np.ndarray | None = None) -> None:
+    """Softmax over the last axis of ``[Hq, S, L]``, in place; a row that is fully masked (all -inf) becomes zeros.
+
+    ``sinks`` ``[Hq]`` are logits that only enlarge the denominator.
+    """
     peak = np.maximum.reduce(scores, -1, keepdims=True)
+    if sinks is not None:
+        np.maximum(peak, sinks[:, None, None], out=peak)
     np.maximum(peak, _LOWEST, out=peak)  # -inf less -inf would be NaN
     np.subtract(scores, peak, out=scores)
     np.exp(scores, out=scores)
     total = np.add.reduce(scores, -1, keepdims=True)
+    if sinks is not None:
+        total += np.exp(sinks[:, None, None] - peak)
     np.maximum(total, _TINY, out=total)
     np.divide(scores, total, out=scores)
 
@@ -52,12 +59,15 @@ def attend(
     diagonal: int | None,
     softmax: bool,
     quantize: Converter | None,
+    softcap: float = 0.0,
+    sinks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Attention of one sequence, all float32.
 
     ``query`` is [Hq, S, D], ``key`` and ``value`` [Hkv, L, D] with Hq a multiple of Hkv: query head h reads key head
     h // (Hq / Hkv). ``mask`` broadcasts to [Hq, S, L]: booleans allow, floats are added. ``diagonal`` is the last key
-    that query 0 may see. Scores are not scaled. Returns [Hq, S, D].
+    that query 0 may see. Scores are not scaled, but bounded to ``softcap * tanh(score / softcap)`` unless it is 0. ``sinks`` [Hq]
+    are logits that only enlarge the softmax's denominator. Returns [Hq, S, D].
     """
     heads, queries, size = query.shape
     groups, keys = key.shape[:2]
@@ -68,7 +78,7 @@ def attend(
             rows = slice(first, first + block)
             part = mask if mask is None or mask.shape[1] == 1 else mask[:, rows]
             shifted = None if diagonal is None else diagonal + first
-            parts.append(attend(query[:, rows], key, value, part, shifted, softmax, quantize))
+            parts.append(attend(query[:, rows], key, value, part, shifted, softmax, quantize, softcap, sinks))
         return np.concatenate(parts, 1)
     if diagonal is not None and diagonal + queries < keys:  # no query sees beyond the last one's diagonal
         keys = max(diagonal + queries, 0)
@@ -80,6 +90,8 @@ def attend(
 
     folded = query.reshape(groups, -1, size)  # [Hkv, Hq / Hkv * S, D]: one product for each key head
     scores = np.matmul(folded, key.swapaxes(1, 2)).reshape(heads, queries, keys)
+    if softcap > 0.0:
+        scores = np.tanh(scores / np.float32(softcap)) * np.float32(softcap)
     blocked = -np.inf if softmax else 0.0
     if mask is not None:
         if mask.dtype == bool:
@@ -90,7 +102,7 @@ def attend(
         hidden = np.arange(keys) > np.arange(diagonal, diagonal + queries)[:, None]
         np.copyto(scores, blocked, where=hidden)
     if softmax:
-        _normalize_(scores)
+        _normalize_(scores, sinks)
     if quantize is not None:
         scores = quantize(scores)
     out: np.ndarray = np.matmul(scores.reshape(groups, -1, keys), value)

@@ -1,4 +1,4 @@
-"""The computation of NVIDIA's AttentionPlugin."""
+"""The computation of the attention plugins."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def attention_plugin(layer: BoundLayer) -> Compute:
     heads, kv_heads, size = (int(fields[n][0]) for n in ("num_q_heads", "num_kv_heads", "head_size"))
     scale = float(fields["attention_scale"][0]) if "attention_scale" in fields else size**-0.5
     window = int(fields["sliding_window_size"][0]) if "sliding_window_size" in fields else -1
+    softcap = float(fields["softcap"][0]) if "softcap" in fields else 0.0
     _refuse_features(layer, fields)
     widen, store, write = widening(layer.dtype), rounding(layer.dtype), layer.writer()
     k_cache, v_cache = _cache_types(layer, fields)
 
     def compute(*inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        named = dict(zip(generation.input_names, inputs, strict=True))
+        named = {o.name: x for o, x in zip(generation.operands(len(inputs)), inputs, strict=True)}
         cache = named[CACHE]
         if not cache.flags.c_contiguous:
             raise InvalidInputError(f"{layer} needs its cache in one piece; pass a contiguous array")
@@ -59,6 +60,8 @@ def attention_plugin(layer: BoundLayer) -> Compute:
                 row.past,
                 True,
                 None,
+                softcap=softcap,
+                sinks=named.get("sinks"),
             )
             out[valid] = result.swapaxes(0, 1)
         return write(out.reshape(*inputs[0].shape[:-1], heads, size)), cache
@@ -85,16 +88,25 @@ class _CacheType:
 
 def _cache_types(layer: BoundLayer, fields: Arrays) -> tuple[_CacheType, _CacheType]:
     """The cache types of keys and of values."""
-    if "enable_fp8_kv_cache" not in fields or not fields["enable_fp8_kv_cache"].any():
+    if "k_scale" in fields:  # tt-edge's
+        if layer.input(1).dtype is not DType.FP8:
+            return _CacheType(layer.dtype, None), _CacheType(layer.dtype, None)
+        k, v = (float(fields[name][0]) for name in ("k_scale", "v_scale"))
+    elif "enable_fp8_kv_cache" not in fields or not fields["enable_fp8_kv_cache"].any():
         return _CacheType(layer.dtype, None), _CacheType(layer.dtype, None)
-    _, k, v = (float(scale) for scale in fields["qkv_scales"])
+    else:
+        _, k, v = (float(scale) for scale in fields["qkv_scales"])
     return _CacheType(layer.dtype, k), _CacheType(layer.dtype, v)
+
+
+#: Features of the plugins that are computed here. NVIDIA's sinks are never set.
+_COMPUTED = ("enable_fp8_kv_cache", "enable_attention_sink")
 
 
 def _refuse_features(layer: BoundLayer, fields: Arrays) -> None:
     """Raise ``UnsupportedModelError`` for a feature that the converter never sets and that is not computed here."""
     for name, value in fields.items():
-        feature = name.startswith("enable_") and name != "enable_fp8_kv_cache"
+        feature = name.startswith("enable_") and name not in _COMPUTED
         if (feature or name == "skip_softmax_scale_factor") and value.any():
             raise UnsupportedModelError(
                 f"{layer} has {name}, which the reference evaluator lacks; run an engine instead"

@@ -13,7 +13,9 @@ from tt_edge.plugins.edgellm import contracts, int4_packing, vit_contract
 
 PLUGINS: dict[str, Callable[[BoundLayer], Compute]] = {
     contracts.NAME: attention_plugin,
+    contracts.OWN_NAME: attention_plugin,
     int4_packing.NAME: int4_groupwise_gemm,
+    int4_packing.OWN_NAME: int4_groupwise_gemm,
     vit_contract.NAME: vit_attention_plugin,
 }
 

@@ -169,7 +169,7 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, mac
     assert flavour is not None
     tensorrt = load(flavour)
     if (plugin := _plugin(bundle.manifest.config, engine.part)) is not None:  # TensorRT needs it to load the engine
-        load_library(tensorrt.module, name=plugin)
+        load_library(tensorrt.module, None, *plugin)
     kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
     return kind(
         bundle.file(engine.file),
@@ -180,11 +180,15 @@ def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, mac
     )
 
 
-def _plugin(config: CompileConfig, part: str) -> str | None:
-    """The plugin that the engines of a part need, if any."""
+def _plugin(config: CompileConfig, part: str) -> tuple[str, str] | None:
+    """Name and namespace of the plugin that the engines of a part need, if any."""
     if part == VISION:
-        return vit_contract.NAME if config.vision.attention is TowerAttention.PLUGIN else None
-    return contracts.NAME if config.attention.backend is Backend.PLUGIN else None
+        tower = vit_contract.NAME, vit_contract.NAMESPACE
+        return tower if config.vision.attention is TowerAttention.PLUGIN else None
+    if config.attention.backend is not Backend.PLUGIN:
+        return None
+    contract = contracts.GENERATIONS[str(config.attention.plugin_contract)]
+    return contract.name, contract.namespace
 
 
 def _weights(bundle: Bundle, engine: EngineRecord) -> Mapping[str, np.ndarray]:
