@@ -172,6 +172,7 @@ const char *tt_gemv(const void *x, const void *w, void *y, int32_t m, int32_t n,
     if (k < 8 || k % 8 != 0) return fault("k is %d, no multiple of 8", k);
     if (!x || !w || !y || !aligned(x, 0, 0) || !aligned(w, 0, 0)) return fault("x, w or y is NULL, or x or w is not aligned to 16 bytes");
     if (m == 0) return nullptr;
+    if (m == 1) return launched(launch_row(x, w, y, n, k, type, static_cast<cudaStream_t>(stream)));
     return launched(launch_gemv(x, w, y, m, n, k, type, static_cast<cudaStream_t>(stream)));
 }
 

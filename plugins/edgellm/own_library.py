@@ -17,6 +17,11 @@ def default_library() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tt-edge" / LIBRARY
 
 
+def has_plugins(library: Path) -> bool:
+    """Whether a library exports creators that TensorRT's registry asks for."""
+    return b"getCreators" in library.read_bytes()
+
+
 def is_own(library: Path) -> bool:
     """Whether a file is a library of tt-edge's kernels, with or without plugins."""
     return library.is_file() and SYMBOL.encode() in library.read_bytes()

@@ -15,6 +15,7 @@ from typing import Any
 from tt_edge import cuda, tensorrt_api
 from tt_edge.errors import TTEdgeError
 from tt_edge.plugins.edgellm import vit_contract
+from tt_edge.plugins.edgellm.contracts import NAME, OWN_NAME, OWN_NAMESPACE
 from tt_edge.plugins.edgellm.formats import check_formats, check_vit_formats
 from tt_edge.plugins.edgellm.library import (
     check_fields,
@@ -23,6 +24,7 @@ from tt_edge.plugins.edgellm.library import (
     load_library,
     registered_creator,
 )
+from tt_edge.plugins.edgellm.own_library import is_own
 
 
 def probe(library: Path) -> dict[str, Any]:
@@ -45,6 +47,29 @@ def probe(library: Path) -> dict[str, Any]:
         generation = contract_of(creator)
         result["generation"] = generation.version
         result["formats"] = _formats(lambda: check_formats(trt, generation))
+    except TTEdgeError as error:
+        result["error"] = str(error)
+    return result
+
+
+def probe_own(library: Path) -> dict[str, Any]:
+    """The creators of tt-edge's own library: namespace, name and fields of each, and the contract of those for attention.
+
+    ``error`` says what went wrong, if anything.
+    """
+    tensorrt = tensorrt_api.load()
+    registry = tensorrt.module.get_plugin_registry()
+    result: dict[str, Any] = {"tensorrt": f"{tensorrt.flavour} {tensorrt.version}", "plugins": []}
+    before = {(c.plugin_namespace, c.name) for c in registry.all_creators}
+    try:
+        load_library(tensorrt.module, library, OWN_NAME, OWN_NAMESPACE)
+        for creator in registry.all_creators:
+            if (creator.plugin_namespace, creator.name) in before:
+                continue
+            found = {"namespace": creator.plugin_namespace, "name": creator.name, "fields": _fields(creator)}
+            if creator.name in (NAME, OWN_NAME):
+                found["contract"] = contract_of(creator).version
+            result["plugins"].append(found)
     except TTEdgeError as error:
         result["error"] = str(error)
     return result
@@ -74,4 +99,5 @@ def _formats(ask: Callable[[], dict[str, dict[str, bool]]]) -> dict[str, dict[st
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(Path(sys.argv[1]))))
+    given = Path(sys.argv[1])
+    print(json.dumps(probe_own(given) if is_own(given) else probe(given)))

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tt_edge.bundle import Bundle
-from tt_edge.cli.plugin import render
-from tt_edge.config import Backend
+from tt_edge.cli.plugin import render, render_own
+from tt_edge.config import Backend, CompileConfig
 from tt_edge.errors import MissingDependencyError
 from tt_edge.plugins.edgellm import library
 from tt_edge.plugins.edgellm.contracts import GENERATIONS
@@ -37,12 +37,34 @@ def test_the_newest_contract_is_the_default(tt_edge, checkpoint, out):
 
 
 @pytest.mark.parametrize(
+    ("targets", "contract"),
+    [
+        ((), "0.11"),
+        (("jetpack-7.2",), "tt-edge"),
+        (("jetpack-6.2", "tensorrt-10.13+sm87"), "tt-edge"),
+        (("jetpack-7.2", "drive-os-7.2"), "0.11"),
+        (("jetpack-7.2+tensorrt-11.4",), "0.11"),
+        (("rtx",), "0.11"),
+        (("x86",), "0.11"),  # with any TensorRT
+    ],
+)
+def test_the_default_contract_is_our_own_where_every_target_has_tensorrt_10(targets, contract):
+    config = CompileConfig.of(backend="plugin", platforms=targets)
+    assert config.attention.plugin_contract == contract
+    assert (
+        CompileConfig.of(backend="plugin", plugin_contract="0.9.1", platforms=targets).attention.plugin_contract
+        == "0.9.1"
+    )
+    assert CompileConfig.of(platforms=targets).attention.plugin_contract is None
+
+
+@pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
         (("--plugin-contract", "0.11"), "plugin_contract 0.11 is not for backend native; add --backend plugin", 2),
         (
             ("--backend", "plugin", "--plugin-contract", "0.5"),
-            "plugin_contract '0.5' is unknown; choose one of 0.4, 0.9.1, 0.10, 0.11",
+            "plugin_contract '0.5' is unknown; choose one of 0.4, 0.9.1, 0.10, 0.11, tt-edge",
             2,
         ),
         (("--backend", "plugin", "--precision", "bf16"), "precision is bf16; compile with --precision fp16", 1),
@@ -103,6 +125,22 @@ class TestCheck:
         shown = render({**result, "vit": {"fields": {"magic": "INT32"}, "error": "has the fields magic"}})
         assert "ViTAttentionPlugin  unknown contract" in shown
         assert "error            has the fields magic" in shown
+
+    def test_what_is_shown_of_our_own_library(self):
+        attention = {
+            "namespace": "tt_edge",
+            "name": "Attention",
+            "fields": {"head_size": "INT32"},
+            "contract": "tt-edge",
+        }
+        gemm = {"namespace": "", "name": "Int4GroupwiseGemmPlugin", "fields": {"gemm_n": "INT32"}}
+        shown = render_own({"library": "x.so", "kernels": 1, "tensorrt": "tensorrt 10.3", "plugins": [attention, gemm]})
+        assert "x.so, tt-edge's kernels, version 1: they fit this tt-edge" in shown
+        assert (
+            "tt_edge::Attention       contract tt-edge: compile with --backend plugin --plugin-contract tt-edge"
+            in shown
+        )
+        assert "  Int4GroupwiseGemmPlugin\n    gemm_n INT32" in shown
 
     @pytest.mark.parametrize("where", ["formats", "vit"])
     @pytest.mark.parametrize(("yes", "status"), [(True, 0), (False, 1)])

@@ -2,7 +2,7 @@
 here or for --arch, and the TensorRT plugins around them where TensorRT's headers are; no GPU is needed. `tt-edge plugin check`
 loads NVIDIA's plugin library, lists what it registers, and says which of AttentionPlugin's contracts it has, and whether its
 ViTAttentionPlugin is one that is known; the installed tensorrt-edgellm package's library is taken unless one is named. Given
-tt-edge's kernels, it says whether they fit."""
+tt-edge's kernels or plugins, it says whether they fit, and lists each creator with its contract and fields."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def _build(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from tt_edge.plugins.edgellm.check import check_library
+    from tt_edge.plugins.edgellm.own_library import is_own
 
     path = args.plugin_path or args.library
-    if path and (kernels := _kernels(path)):
-        print(kernels)
-        return 0
+    if path and is_own(Path(path)):
+        return _check_own(Path(path), args.json)
     result = check_library(path)
     if args.json:
         import json
@@ -78,14 +78,39 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if any("error" in each or _is_refused(each.get("formats")) for each in found) else 0
 
 
-def _kernels(path: str) -> str | None:
-    """What to say of tt-edge's own kernels; ``None`` for another library. Raises ``EngineError`` for another version."""
+def _check_own(library: Path, as_json: bool) -> int:
+    """Look at tt-edge's own kernels and plugins. Raises ``EngineError`` for another version of the kernels."""
+    from tt_edge import tensorrt_api
     from tt_edge.plugins.cuda.library import VERSION, Kernels
-    from tt_edge.plugins.edgellm.own_library import is_own
+    from tt_edge.plugins.edgellm.check import check_library
+    from tt_edge.plugins.edgellm.own_library import has_plugins
 
-    if not is_own(Path(path)):
-        return None
-    return f"{Kernels(Path(path)).path}, tt-edge's kernels, version {VERSION}: they fit this tt-edge"
+    Kernels(library)
+    result: dict[str, Any] = {"library": str(library), "kernels": VERSION}
+    if has_plugins(library) and tensorrt_api.installed():
+        result |= check_library(library)
+    if as_json:
+        import json
+
+        print(json.dumps(result, indent=2))
+    else:
+        print(render_own(result))
+    return 1 if "error" in result else 0
+
+
+def render_own(result: dict[str, Any]) -> str:
+    """The result for tt-edge's own library in a few lines."""
+    lines = [f"{result['library']}, tt-edge's kernels, version {result['kernels']}: they fit this tt-edge"]
+    if "tensorrt" in result:
+        lines.append(f"  looked at with {result['tensorrt']}")
+    for plugin in result.get("plugins", []):
+        name = "::".join(filter(None, [plugin["namespace"], plugin["name"]]))
+        contract = plugin.get("contract")
+        how = f"contract {contract}: compile with --backend plugin --plugin-contract {contract}" if contract else ""
+        lines += [f"  {name:<24} {how}".rstrip(), f"    {_field_list(plugin['fields']) or 'no fields'}"]
+    if "error" in result:
+        lines.append(f"  error            {result['error']}")
+    return "\n".join(lines)
 
 
 def _is_refused(formats: dict[str, dict[str, bool]] | str | None) -> bool:

@@ -3,6 +3,7 @@
 
 #include <NvInferRuntime.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -13,19 +14,29 @@
 
 namespace tt_edge {
 
-constexpr char const *kNamespace = "tt_edge";
+constexpr char const *kOwnNamespace = "tt_edge";
 constexpr char const *kVersion = "1";
 
-// A field of a creator and where its value is kept. Either an int32 or a float32; `required` ones have no default.
+// A field of a creator and where its values are kept: `count` of int32 or of float32. `required` ones have no default.
 struct FieldSpec {
     char const *name;
     int32_t *integer;
     float *number;
     bool required;
+    int32_t count = 1;
+
+    nvinfer1::PluginFieldType type() const { return integer ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32; }
+    void *data() const { return integer ? static_cast<void *>(integer) : number; }
 };
 
 // Values of fields, from a collection. Returns an error text, empty if all is well; an unknown field is an error.
 std::string read_fields(std::vector<FieldSpec> const &specs, nvinfer1::PluginFieldCollection const &collection);
+
+inline bool is_activation(nvinfer1::DataType type) { return type == nvinfer1::DataType::kHALF || type == nvinfer1::DataType::kBF16; }
+inline bool is_cache(nvinfer1::DataType type, nvinfer1::DataType activation) {
+    return type == activation || type == nvinfer1::DataType::kFP8 || type == nvinfer1::DataType::kINT8;
+}
+inline int32_t size_of(nvinfer1::PluginTensorDesc const &tensor, int32_t axis) { return static_cast<int32_t>(tensor.dims.d[axis]); }
 
 inline int32_t type_code(nvinfer1::DataType type) {
     switch (type) {
@@ -44,7 +55,7 @@ inline int32_t failed(char const *plugin, char const *text) {
     return -1;
 }
 
-// `Derived` is the layer: copyable, with kName, fields(), outputs(), output_type(), output_shape(), supports(),
+// `Derived` is the layer: copyable, with kName, kNamespace, fields(), outputs(), output_type(), output_shape(), supports(),
 // workspace() and run(); all get TensorRT's own descriptions.
 template <typename Derived>
 class Layer : public nvinfer1::IPluginV3,
@@ -64,7 +75,7 @@ class Layer : public nvinfer1::IPluginV3,
 
     char const *getPluginName() const noexcept override { return Derived::kName; }
     char const *getPluginVersion() const noexcept override { return kVersion; }
-    char const *getPluginNamespace() const noexcept override { return kNamespace; }
+    char const *getPluginNamespace() const noexcept override { return Derived::kNamespace; }
 
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const *, int32_t, nvinfer1::DynamicPluginTensorDesc const *,
                             int32_t) noexcept override {
@@ -103,8 +114,7 @@ class Layer : public nvinfer1::IPluginV3,
     nvinfer1::PluginFieldCollection const *getFieldsToSerialize() noexcept override {
         serialized_.clear();
         for (FieldSpec const &spec : derived().fields())
-            serialized_.emplace_back(spec.name, spec.integer ? static_cast<void const *>(spec.integer) : spec.number,
-                                     spec.integer ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32, 1);
+            serialized_.emplace_back(spec.name, spec.data(), spec.type(), spec.count);
         collection_ = {static_cast<int32_t>(serialized_.size()), serialized_.data()};
         return &collection_;
     }
@@ -122,8 +132,7 @@ template <typename Derived> class Creator : public nvinfer1::IPluginCreatorV3One
     Creator() {
         Derived layer;
         for (FieldSpec const &spec : layer.fields())
-            fields_.emplace_back(spec.name, nullptr,
-                                 spec.integer ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32, 1);
+            fields_.emplace_back(spec.name, nullptr, spec.type(), spec.count);
         collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
     }
     nvinfer1::IPluginV3 *createPlugin(char const *, nvinfer1::PluginFieldCollection const *collection,
@@ -138,7 +147,7 @@ template <typename Derived> class Creator : public nvinfer1::IPluginCreatorV3One
     nvinfer1::PluginFieldCollection const *getFieldNames() noexcept override { return &collection_; }
     char const *getPluginName() const noexcept override { return Derived::kName; }
     char const *getPluginVersion() const noexcept override { return kVersion; }
-    char const *getPluginNamespace() const noexcept override { return kNamespace; }
+    char const *getPluginNamespace() const noexcept override { return Derived::kNamespace; }
 
   private:
     std::vector<nvinfer1::PluginField> fields_;

@@ -20,6 +20,7 @@ from tt_edge.errors import MissingDependencyError
 from tt_edge.plugins.cuda.build import PLUGINS, Unit, compile_unit, find_headers, find_nvcc
 from tt_edge.plugins.cuda.library import find_kernels, load_kernels
 from tt_edge.plugins.cuda.tensors import stream_of
+from tt_edge.plugins.edgellm.contracts import GENERATIONS
 from tt_edge.plugins.edgellm.int4_packing import dequantize, pack
 from tt_edge.plugins.edgellm.own_library import PLUGIN_LIBRARY
 
@@ -166,6 +167,42 @@ def test_attention(harness: ctypes.CDLL, library: Path, case: Case) -> None:
     assert torch.equal(out, first)
 
 
+DROP_IN = [
+    Case(past=(700, 3), fresh=(1, 1), heads=(14, 2)),
+    Case(past=(100, 0), fresh=(130, 77), heads=(8, 2), head_size=128, window=50),
+    Case(past=(0, 0), fresh=(130, 77)),
+]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=gpu, id=str(case)) for case in DROP_IN])
+def test_attention_under_nvidias_name(harness: ctypes.CDLL, library: Path, case: Case) -> None:
+    """AttentionPlugin with the inputs of contract 0.9.1, as a session feeds them."""
+    run = Run(load_kernels(), case.with_(packed=False))
+    call, cache = run.call, run.before.clone()
+    decode = run.q.shape[1] == 1
+    past, fresh = (torch.tensor(x, dtype=torch.int32, device="cuda") for x in (case.past, case.fresh))
+    starts = past if any(case.past) else past[:0]
+    lengths = past + 1 if decode else fresh
+    q, k, v = (x.flatten(2).contiguous() for x in (run.q, run.k, run.v))
+    inputs = [q, k, v, cache, lengths, run.rope, starts]
+    fields = {"num_q_heads": case.heads[0], "num_kv_heads": case.heads[1], "head_size": case.head_size}
+    flags = {"enable_tree_attention": 0, "enable_fp8_kv_cache": 0, "enable_vision_block_attention": 0}
+    window = case.window or -1
+    scale = case.head_size**-0.5
+    plugin = Plugin(
+        harness, library, "AttentionPlugin", **fields, **flags, sliding_window_size=window, attention_scale=scale
+    )
+    assert plugin.exists
+    out = torch.full_like(run.q, torch.nan, memory_format=torch.contiguous_format)
+    assert plugin.refused(inputs, [out, cache]) == 0
+    plugin.prepare(inputs)
+    assert plugin.enqueue(inputs, [out, cache]) == 0
+    expected = call.run()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(out, expected, rtol=2e-3, atol=2e-3)
+    assert torch.equal(cache.view(torch.int16), call.cache.view(torch.int16))
+
+
 @pytest.mark.parametrize("case", [pytest.param(CASES[0], marks=gpu, id="decode")])
 def test_a_cache_at_two_addresses_is_refused(
     harness: ctypes.CDLL, library: Path, case: Case, capfd: pytest.CaptureFixture[str]
@@ -192,20 +229,29 @@ def test_kv_update(harness: ctypes.CDLL, library: Path, case: Case) -> None:
     assert torch.equal(cache.view(torch.int16), run.expected_cache().view(torch.int16))
 
 
+@pytest.mark.parametrize("name", ["Int4GroupwiseGemm", "Int4GroupwiseGemmPlugin"])
 @pytest.mark.parametrize("m", [pytest.param(m, marks=gpu) for m in (1, 64, 150)])
-def test_int4(harness: ctypes.CDLL, library: Path, m: int) -> None:
+def test_int4(harness: ctypes.CDLL, library: Path, m: int, name: str) -> None:
+    """Of 150 rows the weight is dequantized, and cuBLAS multiplies; in a CUDA graph, too."""
     packed = pack(np.random.default_rng().integers(-8, 8, (260, 384), dtype=np.int8))
     scales = torch.rand(3, 260).half()
     matrix = torch.from_numpy(dequantize(packed, scales.numpy())).double().cuda()
     x = torch.randn(1, m, 384, device="cuda").half()
     y = torch.full((1, m, 260), torch.nan, device="cuda", dtype=FP16)
     inputs = [x, torch.from_numpy(packed).cuda(), scales.cuda()]
-    plugin = Plugin(harness, library, "Int4GroupwiseGemm", gemm_n=260, gemm_k=384, group_size=128)
+    plugin = Plugin(harness, library, name, gemm_n=260, gemm_k=384, group_size=128)
     assert plugin.refused(inputs, [y]) == 0
     assert plugin.refused([x.float(), *inputs[1:]], [y]) == 0b1101
     plugin.prepare(inputs)
     assert plugin.enqueue(inputs, [y]) == 0
     expected = x.double() @ matrix.T
+    assert float((y.double() - expected).norm() / expected.norm()) < 1e-3
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        assert plugin.enqueue(inputs, [y]) == 0
+    y.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
     assert float((y.double() - expected).norm() / expected.norm()) < 1e-3
 
 
@@ -221,6 +267,12 @@ def test_int4(harness: ctypes.CDLL, library: Path, m: int) -> None:
             "num_q_heads is 4, no multiple of num_kv_heads 3",
         ),
         ("Int4GroupwiseGemm", {"gemm_n": 64, "gemm_k": 128, "group_size": 64}, "group_size is 64, not 128"),
+        (
+            "AttentionPlugin",
+            {"num_q_heads": 4, "num_kv_heads": 2, "head_size": 64, "enable_tree_attention": 1},
+            "enable_tree_attention is not supported under this name",
+        ),
+        ("AttentionPlugin", {"qkv_scales": 1.0}, "field qkv_scales is not 3 float32"),
     ],
 )
 def test_wrong_fields_are_named(
@@ -254,5 +306,6 @@ def test_tensorrt_loads_the_library_without_a_gpu(library: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     creators = json.loads(ran.stdout.splitlines()[-1])
     assert set(creators) == {"Attention", "KVCacheUpdate", "Int4GroupwiseGemm"}
+    assert set(creators["Attention"]) == GENERATIONS["tt-edge"].field_names
     assert creators["Int4GroupwiseGemm"] == ["gemm_n", "gemm_k", "group_size"]
     assert creators["Attention"][:4] == ["num_q_heads", "num_kv_heads", "head_size", "attention_scale"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -27,7 +28,7 @@ def trace(
     when the module cannot be traced.
     """
     # Stack traces would take a tenth of the time, and are not used here.
-    with torch.no_grad(), patch.object(torch.fx.config, "do_not_emit_stack_traces", True):
+    with torch.no_grad(), _without_stack_traces():
         try:
             program = torch.export.export(
                 module, tuple(arguments), kwargs=dict(named), dynamic_shapes=dynamic_shapes, strict=False
@@ -53,3 +54,9 @@ def trace(
 def _mutates(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
+
+
+def _without_stack_traces() -> AbstractContextManager[object]:
+    """Nobody reads them; they take time. Older PyTorch has no such setting."""
+    name = "do_not_emit_stack_traces"
+    return patch.object(torch.fx.config, name, True) if hasattr(torch.fx.config, name) else nullcontext()

@@ -1,0 +1,37 @@
+"""A lowered graph that updates its caches in place computes what the graph with a new cache does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.lowered_decode import Agreement, Inputs, Step, lowered, model_of, quantized_and_plain
+from tt_edge.config.quantization import QuantConfig
+
+PROMPT = torch.arange(3, 13)[None]
+
+
+@pytest.mark.parametrize("quant", [None, QuantConfig("int4_wo")], ids=["fp16", "int4"])
+def test_prefill_and_decode_equal_the_model(quant):
+    """On the CPU, where the operators are PyTorch's math; on a GPU the benchmark checks the same."""
+    model = plain = model_of("tiny", "cpu")
+    if quant is not None:
+        model, plain = quantized_and_plain(model, quant)
+    module = lowered(model, quant)
+    assert not any("attention_plugin.default" in str(node.target) for node in module.graph.nodes)
+    inputs = Inputs.of(module, PROMPT)
+    with torch.no_grad():
+        first = module(inputs.ids, inputs.positions, inputs.last, inputs.past, inputs.new, *inputs.caches)
+        decode = inputs.then(first.argmax(-1).view(1, 1))
+        sequence = [*PROMPT[0].tolist(), int(decode.ids)]
+        ours = [first]
+        step = Step(module)
+        for _ in range(3):
+            ours.append(step(decode.ids, decode.positions, decode.last, decode.past, decode.new, decode.caches))
+            sequence.append(int(decode.ids))
+        tokens = torch.tensor([sequence[:-1]])
+        theirs = plain(tokens).logits[0, PROMPT.shape[1] - 1 :].float()
+        exact = plain.float()(tokens).logits[0, PROMPT.shape[1] - 1 :]
+    agreement = Agreement.of(torch.cat(ours), theirs, exact)
+    assert agreement.holds, agreement
+    assert int(decode.past) == len(sequence) - 1
