@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "decode.cuh"
+#include "dependent_launch.cuh"
 #include "launch.h"
 #include "prefill.cuh"
 
@@ -39,17 +40,8 @@ struct LaunchDecode {
         constexpr auto kernel = decode_kernel<Type, KV, TT_HEAD_SIZE, ROWS>;
         if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
         const int groups = decode_groups(args);
-        cudaLaunchAttribute cluster = {};
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim.x = cluster_size, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-        cudaLaunchConfig_t launch = {};
-        launch.gridDim = dim3(splits, args.kv_heads * groups, args.batch);
-        launch.blockDim = dim3(Shape::kThreads);
-        launch.dynamicSmemBytes = Shape::shared_bytes();
-        launch.stream = stream;
-        launch.attrs = &cluster;
-        launch.numAttrs = cluster_size > 1;
-        return cudaLaunchKernelEx(&launch, kernel, args, splits, groups);
+        DependentLaunch launch(dim3(splits, args.kv_heads * groups, args.batch), Shape::kThreads, Shape::shared_bytes(), stream, cluster_size);
+        return cudaLaunchKernelEx(&launch.config, kernel, args, splits, groups);
     }
     template <typename KV> cudaError_t run() const {
 #ifndef TT_SAMPLE

@@ -46,7 +46,7 @@ UNITS = (
         for kind in (0, 1)
     ),
     Unit("int4_gemm.cu"),
-    Unit("gemv.cu"),
+    Unit("row_product.cu"),
     Unit("kv_update.cu"),
     Unit("interface.cu"),
 )

@@ -15,6 +15,7 @@
 
 #include "attention.cuh"
 #include "cluster.cuh"
+#include "dependent_launch.cuh"
 
 namespace tt_edge {
 
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     KV *const keys = cache_of<KV>(args, slot, kv_head, 0), *const values = cache_of<KV>(args, slot, kv_head, 1);
     T *const out = static_cast<T *>(args.out) + (static_cast<int64_t>(slot) * args.q_heads + first_head) * D;
 
+    wait_for_previous();
     const Tokens tokens(args, slot);
     if (tokens.fresh == 0) {  // an empty slot
         if (split == 0)
@@ -176,6 +178,7 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     for (int h = 0; h < kHalves; ++h) highest[h] = -INFINITY, total[h] = 0.f;
     const float scale = args.scale * (sizeof(KV) == 1 ? args.k_scale : 1.f);
 
+    start_dependents();  // not before: this kernel's first loads come first
     for (; tile < tiles; tile += step) {
         if (tile == tiles - 1) {  // the new token is not read from the cache: another block may be writing it
             const int index = (length - 1) % kTile;

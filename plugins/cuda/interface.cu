@@ -165,6 +165,16 @@ const char *tt_int4_dequantize(const tt_int4_args *args, void *stream) {
     return launched(launch_dequantize(*args, static_cast<cudaStream_t>(stream)));
 }
 
+const char *tt_row_product(const tt_row_args *args, void *stream) {
+    if (args->type != TT_FLOAT16 && args->type != TT_BFLOAT16) return fault("type is %d, not TT_FLOAT16 or TT_BFLOAT16", args->type);
+    if (args->n < 1) return fault("n is %d", args->n);
+    if (args->k < 8 || args->k % 8 != 0) return fault("k is %d, no multiple of 8", args->k);
+    if (!args->x || !args->w || !args->y || !aligned(args->x, 0, 0) || !aligned(args->w, 0, 0))
+        return fault("x, w or y is NULL, or x or w is not aligned to 16 bytes");
+    if (args->norm && (!aligned(args->norm, 0, 0) || !(args->eps >= 0.f))) return fault("norm is not aligned to 16 bytes, or eps is negative");
+    return launched(launch_row(*args, static_cast<cudaStream_t>(stream)));
+}
+
 const char *tt_gemv(const void *x, const void *w, void *y, int32_t m, int32_t n, int32_t k, int32_t type, void *stream) {
     if (type != TT_FLOAT16 && type != TT_BFLOAT16) return fault("type is %d, not TT_FLOAT16 or TT_BFLOAT16", type);
     if (m < 0 || m > kMaxGemvRows) return fault("m is %d, not 0 to %d", m, kMaxGemvRows);
@@ -172,7 +182,11 @@ const char *tt_gemv(const void *x, const void *w, void *y, int32_t m, int32_t n,
     if (k < 8 || k % 8 != 0) return fault("k is %d, no multiple of 8", k);
     if (!x || !w || !y || !aligned(x, 0, 0) || !aligned(w, 0, 0)) return fault("x, w or y is NULL, or x or w is not aligned to 16 bytes");
     if (m == 0) return nullptr;
-    if (m == 1) return launched(launch_row(x, w, y, n, k, type, static_cast<cudaStream_t>(stream)));
+    if (m == 1) {
+        tt_row_args args = {};
+        args.x = x, args.w = w, args.y = y, args.n = n, args.k = k, args.type = type;
+        return launched(launch_row(args, static_cast<cudaStream_t>(stream)));
+    }
     return launched(launch_gemv(x, w, y, m, n, k, type, static_cast<cudaStream_t>(stream)));
 }
 

@@ -23,8 +23,7 @@ template <int D, int TYPE> cudaError_t launch_prefill(const tt_attention_args &a
 cudaError_t launch_kv_update(const tt_attention_args &args, cudaStream_t stream);
 cudaError_t launch_int4(const tt_int4_args &args, cudaStream_t stream);
 cudaError_t launch_dequantize(const tt_int4_args &args, cudaStream_t stream);
-// One row of x; launch_gemv takes more, up to kMaxGemvRows.
-cudaError_t launch_row(const void *x, const void *w, void *y, int n, int k, int type, cudaStream_t stream);
+cudaError_t launch_row(const tt_row_args &args, cudaStream_t stream);
 cudaError_t launch_gemv(const void *x, const void *w, void *y, int m, int n, int k, int type, cudaStream_t stream);
 
 }  // namespace tt_edge

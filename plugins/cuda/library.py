@@ -16,7 +16,7 @@ from tt_edge.plugins.edgellm.own_library import default_library
 ENVIRONMENT = "TT_EDGE_KERNELS_PATH"
 
 #: ``TT_KERNELS_VERSION`` of the header that the structures below follow.
-VERSION = 1
+VERSION = 2
 
 
 class KernelType(StrEnum):
@@ -64,6 +64,16 @@ class Int4Args(Structure):
     )
 
 
+class RowArgs(Structure):
+    """``tt_row_args`` of tt_edge_kernels.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "w", "y", "bias", "residual", "norm")),
+        ("eps", c_float),
+        *((name, c_int32) for name in ("gated", "n", "k", "type")),
+    )
+
+
 class Kernels:
     """The library's functions. Each raises ``EngineError`` with the library's own text for wrong arguments or a failed launch."""
 
@@ -83,6 +93,7 @@ class Kernels:
             "tt_kv_update": POINTER(AttentionArgs),
             "tt_int4_gemm": POINTER(Int4Args),
             "tt_int4_dequantize": POINTER(Int4Args),
+            "tt_row_product": POINTER(RowArgs),
         }.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = c_char_p, (arguments, c_void_p)
@@ -115,6 +126,10 @@ class Kernels:
     def int4_dequantize(self, args: Int4Args, stream: int) -> None:
         """The weight in 16 bits, ``[N, K]``, at ``args.y``."""
         _check("INT4 dequantization", self._library.tt_int4_dequantize(ctypes.byref(args), stream))
+
+    def row_product(self, args: RowArgs, stream: int) -> None:
+        """A linear layer of one row, with its norm, bias, gate and residual."""
+        _check("product of a row", self._library.tt_row_product(ctypes.byref(args), stream))
 
     def gemv(self, x: int, w: int, y: int, m: int, n: int, k: int, kind: KernelType, stream: int) -> None:
         """The product of up to 8 rows with a 16-bit weight."""

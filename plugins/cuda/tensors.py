@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.plugins.cuda.library import AttentionArgs, Int4Args, Kernels, KernelType
+from tt_edge.plugins.cuda.library import AttentionArgs, Int4Args, Kernels, KernelType, RowArgs
 
 _TYPES = {
     torch.float16: KernelType.FLOAT16,
@@ -147,6 +147,28 @@ def int4_linear(kernels: Kernels, x: Tensor, weight: Tensor, scales: Tensor) -> 
     matrix = x.new_empty(rows, columns)
     kernels.int4_dequantize(int4_args(x, weight, scales, matrix), stream_of(x))
     return torch.nn.functional.linear(x, matrix)
+
+
+def row_product(
+    kernels: Kernels,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+) -> Tensor:
+    """A linear layer of the row ``x`` ``[K]`` with ``weight`` ``[N, K]`` (gated: ``[2 N, K]``) and its neighbours: ``[N]``.
+
+    Of ``x``, an RMSNorm with the weight ``norm`` ``[K]`` is taken first; ``gated`` is ``silu(first half) * second half``.
+    """
+    rows, columns = weight.shape
+    y = x.new_empty(rows // 2 if gated else rows)
+    addresses = map(_address, (x, weight, y, bias, residual, norm))
+    args = RowArgs(*addresses, eps, int(gated), len(y), columns, kernel_type(x).code)
+    kernels.row_product(args, stream_of(x))
+    return y
 
 
 def gemv(kernels: Kernels, x: Tensor, weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define TT_KERNELS_VERSION 1
+#define TT_KERNELS_VERSION 2
 
 typedef enum { TT_FLOAT16 = 0, TT_BFLOAT16 = 1, TT_FLOAT8 = 2 /* e4m3 */, TT_INT8 = 3 } tt_type;
 
@@ -79,6 +79,22 @@ typedef struct {
 TT_EDGE_API const char *tt_int4_gemm(const tt_int4_args *args, void *stream);
 /* w[N, K] into `y`; `x` and `m` are not read. */
 TT_EDGE_API const char *tt_int4_dequantize(const tt_int4_args *args, void *stream);
+
+/* y[N] = gate(norm(x)[K] * w[N, K]^T + bias) + residual, one row, all in `type`: a linear layer with its neighbours.
+ *
+ * Nothing may be NULL but what says so. y may be residual. */
+typedef struct {
+    const void *x, *w;      /* w is [N, K]; with a gate [2N, K], the rows of the gate first */
+    void *y;
+    const void *bias;       /* [N], with a gate [2N]; NULL: none */
+    const void *residual;   /* [N], added last; NULL: none */
+    const void *norm;       /* [K] weight of an RMSNorm of x; NULL: none */
+    float eps;              /* of the norm */
+    int32_t gated;          /* not 0: y = silu(first half) * second half */
+    int32_t n, k, type;
+} tt_row_args;
+
+TT_EDGE_API const char *tt_row_product(const tt_row_args *args, void *stream);
 
 /* y[M, N] = x[M, K] * w[N, K]^T for up to 8 rows of x, in `type`. */
 TT_EDGE_API const char *tt_gemv(const void *x, const void *w, void *y, int32_t m, int32_t n, int32_t k, int32_t type, void *stream);

@@ -43,10 +43,10 @@ def attention_plugin(
     q, k, v = _heads(contract, named, num_q_heads, num_kv_heads, head_size)
     cache, kv_scales = named[CACHE], tuple(qkv_scales[1:]) if qkv_scales else (1.0, 1.0)
     if (kernels := attention_kernels(contract, named, head_size)) is not None:
-        heads = (num_q_heads, num_kv_heads, head_size)
         named[CACHE] = cache.clone()
+        sizes = (num_q_heads, num_kv_heads, head_size)
         attention = run_attention(
-            kernels, contract, named, heads, attention_scale, sliding_window_size, softcap, kv_scales
+            kernels, contract, named, sizes, attention_scale, sliding_window_size, softcap, kv_scales
         )
         return attention, named[CACHE]
     stored, out = _by_place(contract, cache), torch.zeros_like(q)
@@ -121,7 +121,8 @@ def attention_plugin_in_place(
         everything, generation, num_q_heads, num_kv_heads, head_size, *settings, qkv_scales, softcap
     )
     cache.copy_(present)
-    return out
+    result: Tensor = out
+    return result
 
 
 @attention_plugin_in_place.register_fake

@@ -58,7 +58,7 @@ def run_attention(
     batch, width = first.shape[:2]
     if contract.packed:
         packed = first.contiguous().view(batch, width, q_heads + 2 * kv_heads, size)
-        q, k, v = packed.split([q_heads, kv_heads, kv_heads], dim=2)
+        q, k, v = torch.split(packed, [q_heads, kv_heads, kv_heads], dim=2)
     else:
         q, k, v = (named[name].contiguous().view(batch, width, -1, size) for name in ("q", "k", "v"))
     past, new, offset = _lengths(contract, named, width)

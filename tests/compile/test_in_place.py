@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -18,7 +20,13 @@ def test_prefill_and_decode_equal_the_model(quant):
     if quant is not None:
         model, plain = quantized_and_plain(model, quant)
     module = lowered(model, quant)
-    assert not any("attention_plugin.default" in str(node.target) for node in module.graph.nodes)
+    counts = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_function")
+    assert (counts["tt_edge.attention_plugin_in_place.default"], counts["tt_edge.attention_plugin.default"]) == (2, 0)
+    if quant is None:  # queries, keys and values; output and residual; gate and up; down and residual; the head
+        assert counts["tt_edge.row_product.default"] == 2 * 4 + 1
+        assert counts["tt_edge.linear.default"] == counts["aten.silu.default"] == counts["aten.add.Tensor"] == 0
+    else:
+        assert counts["tt_edge.int4_groupwise_gemm.default"] == 2 * 4
     inputs = Inputs.of(module, PROMPT)
     with torch.no_grad():
         first = module(inputs.ids, inputs.positions, inputs.last, inputs.past, inputs.new, *inputs.caches)

@@ -9,6 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.manifest import DECODER, EngineRecord, part_file
+from tt_edge.config import PluginContract
 from tt_edge.doctor.facts import Facts, trap_findings
 from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
@@ -106,10 +107,14 @@ def _plugins(facts: Facts, bundle: Bundle) -> Iterator[Finding]:
     config, library = bundle.manifest.config, facts.library
     if not config.needs_plugins:
         return
-    wanted = f"the bundle needs a plugin library of contract {config.attention.plugin_contract}"
+    contract = config.attention.plugin_contract
+    wanted = f"the bundle needs a plugin library of contract {contract}"
+    # tt-edge's own library also has the plugins of 0.9.1.
+    also = [PluginContract.V0_9_1] if library is not None and library.contract == PluginContract.TT_EDGE else []
     if library is None:
-        yield Finding("wrong", "plugins", f"{wanted}, and none is installed", "pip install tensorrt-edgellm")
-    elif library.contract and library.contract != config.attention.plugin_contract:
+        get = "tt-edge plugin build" if contract is PluginContract.TT_EDGE else "pip install tensorrt-edgellm"
+        yield Finding("wrong", "plugins", f"{wanted}, and none is installed", get)
+    elif library.contract and contract not in (library.contract, *also):
         yield Finding("wrong", "plugins", f"{wanted}; {library.path} is of contract {library.contract}")
 
 

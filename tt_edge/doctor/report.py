@@ -159,7 +159,7 @@ def _library(library: Library | None) -> Iterator[Finding]:
     elif library.error:
         yield Finding("warning", "plugins", f"{library.path}: {library.error}", "`tt-edge plugin` shows what it holds")
     else:
-        yield Finding("ok", "plugins", f"{library.path}, AttentionPlugin of contract {library.contract}")
+        yield Finding("ok", "plugins", f"{library.path}, attention of contract {library.contract}")
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:

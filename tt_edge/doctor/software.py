@@ -10,7 +10,8 @@ from pathlib import Path
 from tt_edge import tensorrt_api
 from tt_edge.errors import TTEdgeError, one_line
 from tt_edge.plugins.edgellm.check import check_library
-from tt_edge.plugins.edgellm.library import find_library
+from tt_edge.plugins.edgellm.contracts import OWN_CONTRACT
+from tt_edge.plugins.edgellm.library import find_library, find_own_library
 from tt_edge.tensorrt_features import FEATURES, features_of
 
 
@@ -31,7 +32,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Library:
-    """A plugin library, with the contract of its AttentionPlugin, or why that could not be found out."""
+    """A plugin library, with the contract of its attention plugin, or why that could not be found out."""
 
     path: str
     contract: str = ""
@@ -73,15 +74,20 @@ def system_bindings(root: Path = Path("/")) -> str | None:
 
 def read_library(path: str | None = None) -> Library | None:
     """The plugin library that would be used, or ``None`` where none is installed."""
-    try:
-        found = find_library(path)
-    except TTEdgeError:
+    found = None
+    for find in (find_library, find_own_library):
+        try:
+            found = found or find(path)
+        except TTEdgeError:
+            continue
+    if found is None:
         return None
     try:
         result = check_library(found)
     except TTEdgeError as error:
         return Library(str(found), error=one_line(error))
-    return Library(str(found), str(result.get("generation", "")), str(result.get("error", "")))
+    contract = OWN_CONTRACT if "plugins" in result else str(result.get("generation", ""))
+    return Library(str(found), contract, str(result.get("error", "")))
 
 
 def python() -> str:

@@ -190,7 +190,7 @@ class Run:
         self.call.run()
         torch.cuda.synchronize()
         assert torch.equal(again, out), f"{case}: a second run differs"
-        assert not self.call._counters.any(), f"{case}: counters are not back at 0"
+        assert not self.call.counters.any(), f"{case}: counters are not back at 0"
         return error
 
     def _check_cache(self) -> None:

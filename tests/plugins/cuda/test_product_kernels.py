@@ -8,7 +8,7 @@ import torch
 
 from tt_edge.errors import EngineError, MissingDependencyError
 from tt_edge.plugins.cuda.library import Kernels, load_kernels
-from tt_edge.plugins.cuda.tensors import gemv, int4_args, int4_linear, stream_of
+from tt_edge.plugins.cuda.tensors import gemv, int4_args, int4_linear, row_product, stream_of
 from tt_edge.plugins.edgellm.int4_packing import dequantize, pack
 
 pytestmark = [
@@ -50,6 +50,35 @@ def test_int4(kernels: Kernels, n: int, k: int, m: int, dtype: torch.dtype) -> N
     for y in results:
         assert y.isfinite().all()
         assert float((y.double() - expected).norm() / expected.norm()) < BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("neighbours", ["none", "bias", "norm", "residual", "gated", "all"])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 8), (100, 384), (1152, 896), (4864, 896), (896, 4864), (33, 2048), (512, 4096), (70, 14336)]
+)
+def test_row_product(kernels: Kernels, n: int, k: int, neighbours: str, dtype: torch.dtype) -> None:
+    """Each alone and all together, beside float64; outputs between guards that must stay."""
+    gated, rows = neighbours in ("gated", "all"), n * (2 if neighbours in ("gated", "all") else 1)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda").to(dtype)
+
+    x, weight = drawn(k) * 3, drawn(rows, k) * k**-0.5
+    bias = drawn(rows) if neighbours in ("bias", "all") else None
+    residual = drawn(n) if neighbours in ("residual", "all") else None
+    norm = drawn(k) if neighbours in ("norm", "all") else None
+    y = row_product(kernels, x, weight, bias, residual, norm, 1e-5, gated)
+    wide = x.double()
+    if norm is not None:
+        wide = wide * (wide.square().mean() + 1e-5).rsqrt() * norm.double()
+    expected = weight.double() @ wide
+    expected = expected if bias is None else expected + bias.double()
+    if gated:
+        expected = torch.nn.functional.silu(expected[:n]) * expected[n:]
+    expected = expected if residual is None else expected + residual.double()
+    assert y.isfinite().all()
+    assert float((y.double() - expected).norm() / expected.norm()) < BOUND[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -200,6 +200,6 @@ def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextMan
         )
         if fields.get("enable_fp8_kv_cache") == [1]:
             scales.append(fields["qkv_scales"])
-        elif "k_scale" in fields and network.tensors[layer.inputs[1]].dtype is DType.FP8:  # tt-edge's plugin
+        elif "k_scale" in fields and network.tensors[str(layer.inputs[1])].dtype is DType.FP8:  # tt-edge's plugin
             scales.append([1.0, *fields["k_scale"], *fields["v_scale"]])
     return rounded_kv_cache(model, scales) if scales else nullcontext()

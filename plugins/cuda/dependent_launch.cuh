@@ -1,0 +1,46 @@
+// Launches that may begin before the kernel before them has finished: programmatic dependent launch, where there is one (sm_90 and
+// later). Every thread of such a kernel waits before it reads or writes what another kernel may have touched.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace tt_edge {
+
+// Lets the next kernel start as soon as there is room for it.
+__device__ __forceinline__ void start_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Returns when the kernel before has finished and its results are seen.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Brings the line of `address` to the L2 cache, where it stays coherent.
+__device__ __forceinline__ void prefetch(const void *address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
+// A launch with this attribute, and clusters of `cluster` blocks in x.
+struct DependentLaunch {
+    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchConfig_t config = {};
+
+    DependentLaunch(dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, int cluster = 1) {
+        config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+        config.attrs = attributes;
+        int device = 0, major = 0;
+        if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+        if (major < 9) return;
+        cudaLaunchAttribute &early = attributes[config.numAttrs++];
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        if (cluster == 1) return;
+        cudaLaunchAttribute &clusters = attributes[config.numAttrs++];
+        clusters.id = cudaLaunchAttributeClusterDimension;
+        clusters.val.clusterDim.x = cluster, clusters.val.clusterDim.y = clusters.val.clusterDim.z = 1;
+    }
+    DependentLaunch(DependentLaunch const &) = delete;
+};
+
+}  // namespace tt_edge
