@@ -92,9 +92,7 @@ def attention(
     allowed = attention_weights_mask(
         query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device
     )
-    return grouped_attention(
-        query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias, sinks=sinks
-    )
+    return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias, sinks=sinks)
 
 
 @attention.register_fake

@@ -34,7 +34,7 @@ from tt_edge.config import (
     EngineTarget,
     KVCacheType,
     Layout,
-    Precision,
+    PluginContract,
     TowerAttention,
     check_capability,
 )
@@ -123,10 +123,11 @@ class CompileJob:
             GraphDump.check(self._dump_graphs)
         config, targets = self.config, self.target.targets
         if config.needs_plugins and config.network.precision not in config.plugin_precisions:
-            of_decoder = config.vision.attention is not TowerAttention.PLUGIN
-            name, native = (
-                ("the attention plugin", "--backend") if of_decoder else ("ViTAttentionPlugin", "--vision-attention")
-            )
+            contract = config.attention.plugin_contract
+            is_own = contract is PluginContract.TT_EDGE
+            name, native = "tt-edge's attention plugin" if is_own else "AttentionPlugin", "--backend"
+            if contract is None or (is_own and config.vision.attention is TowerAttention.PLUGIN):
+                name, native = "ViTAttentionPlugin", "--vision-attention"
             raise UnsupportedModelError(
                 f"{name} computes in {' and '.join(config.plugin_precisions)} only, and precision is {config.network.precision}; "
                 f"compile with --precision fp16, or use {native} native"
