@@ -27,7 +27,7 @@ LAYERS = [
     ["network"],
     ["bundle", "roofline"],
     ["runtime"],
-    ["server", "doctor", "evaluation"],
+    ["server", "doctor", "evaluation", "triton"],
     ["proof"],
     ["report"],
     # Of the host, with PyTorch.

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "generate text with a bundle, without PyTorch",
     "chat": "talk with a bundle in the terminal",
     "serve": "serve a bundle over HTTP with OpenAI's endpoints",
+    "triton": "write a model repository for Triton Inference Server",
     "bench": "measure the speed of a bundle, or of any server with OpenAI's endpoints",
     "inspect": "show what is in a bundle",
     "report": "write what is known of a bundle as a page with plots, or its network as a graph",
