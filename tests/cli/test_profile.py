@@ -59,3 +59,12 @@ def test_what_is_refused(tt_edge, config, pristine, tmp_path):
     tt_edge("profile", "--config", config, "--device", "tx1").fails_with("device 'tx1' is not known", 2)
     tt_edge("profile", "--config", config, "--isl", 0).fails_with("new tokens is 0", 2)
     tt_edge("profile", "--config", config, "--host-us", -1).fails_with("--host-us is -1", 2)
+
+
+def test_an_engine_that_does_not_run_here(tt_edge, pristine, config):
+    """The bundle has no engine, and this machine no GPU."""
+    tt_edge("profile", pristine, "--run").fails_with("engine", 1)
+    tt_edge("profile", "--config", config, "--run").fails_with("--config is for predictions, and --run executes", 2)
+    tt_edge("profile", pristine, "--run", "--device", "thor").fails_with("--device is for predictions", 2)
+    tt_edge("profile", pristine, "--run", "--runs", 0).fails_with("--runs is 0; give at least 1", 2)
+    tt_edge("profile", pristine, "--runs", 3).fails_with("--runs is for --run; omit it, or add --run", 2)

@@ -27,7 +27,7 @@ COMMANDS = {
     "inspect": "show what is in a bundle",
     "report": "write what is known of a bundle as a page with plots, or its network as a graph",
     "diff": "show what differs between two bundles",
-    "profile": "predict a bundle's speed on named devices, layer by layer",
+    "profile": "predict a bundle's speed on named devices, or time its layers here",
     "plugin": "build tt-edge's CUDA kernels, or look at a plugin library",
     "doctor": "look at this machine, and at what a bundle needs of it",
 }

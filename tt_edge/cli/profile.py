@@ -1,6 +1,7 @@
 """Predict how fast a model runs on named devices: each layer's bytes, operations and time, for a prompt and for one token more.
 The prediction is computed from published bandwidths and peaks; nothing is executed. The model is a bundle's captured network, or a
-config.json, for which no weights are needed."""
+config.json, for which no weights are needed. With --run, the bundle's engine is executed on this machine instead, and TensorRT's
+profiler gives the time of each of its layers."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from tt_edge.cli.options import add_require_signature
 
 if TYPE_CHECKING:
     from tt_edge.roofline import Operation, Prediction
+    from tt_edge.runtime.benchmark.layers import PhaseTimes
 
 #: The default of --isl, if the bundle's limits allow it.
 PROMPT = 2048
@@ -30,6 +32,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at the same time (default: 1)")
     parser.add_argument("--host-us", type=float, metavar="US", help="microseconds of the host per step (default: 100)")
     parser.add_argument("--layers", action="store_true", help="every layer, for each device")
+    parser.add_argument(
+        "--run", action="store_true", dest="execute", help="execute the bundle's engine here, and time its layers"
+    )
+    parser.add_argument("--runs", type=int, metavar="N", help="with --run: steps of each kind (default: 20)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     add_require_signature(parser)
 
@@ -45,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.bundle is None) == (args.config is None):
         raise InvalidInputError("give a bundle or --config, one of the two")
+    if args.execute:
+        return _run_engine(args)
+    if args.runs is not None:
+        raise InvalidInputError("--runs is for --run; omit it, or add --run")
     if args.host_us is not None and not 0 <= args.host_us < 1e9:
         raise InvalidInputError(f"--host-us is {args.host_us}; give 0 or more")
     host_s = HOST_S if args.host_us is None else args.host_us / 1e6
@@ -67,6 +77,59 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(safe(render(rows, refused, args.layers), sys.stdout))
     return 0
+
+
+def _run_engine(args: argparse.Namespace) -> int:
+    """Execute the engine; a table of its layers' times."""
+    import json
+    import sys
+
+    from tt_edge.bundle import Bundle
+    from tt_edge.bundle.manifest import DECODER
+    from tt_edge.cli.terminal import safe
+    from tt_edge.errors import EngineError, InvalidInputError
+    from tt_edge.runtime.benchmark.layers import measure_layers
+    from tt_edge.runtime.engine.choose import open_part
+    from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
+
+    for flag, value in (("--config", args.config), ("--device", args.device), ("--host-us", args.host_us)):
+        if value is not None:
+            raise InvalidInputError(f"{flag} is for predictions, and --run executes an engine; omit one of the two")
+    runs = 20 if args.runs is None else args.runs
+    if runs < 1:
+        raise InvalidInputError(f"--runs is {runs}; give at least 1")
+    bundle = Bundle.open(args.bundle, args.require_signature)
+    contract = bundle.manifest.contract
+    isl, past = _lengths(args, (contract.max_batch, contract.max_input_len, contract.max_seq_len))
+    with open_part(bundle, DECODER, "tensorrt") as session:
+        if not isinstance(session, TensorRTSession):
+            raise EngineError("layers are timed in an engine of TensorRT; build one here with `tt-edge build`")
+        word, found = session.word, measure_layers(session, args.batch, isl, past, runs)
+    if args.json:
+        facts = {phase: times.to_dict() for phase, times in found.items()}
+        print(json.dumps({"bundle": args.bundle, "word": word, "batch": args.batch, "runs": runs, **facts}, indent=2))
+    else:
+        print(safe(render_times(found, args.batch, runs, word, args.layers), sys.stdout))
+    return 0
+
+
+def render_times(found: dict[str, PhaseTimes], batch: int, runs: int, word: str, layers: bool) -> str:
+    """The slowest layers of each phase, or with ``layers`` all, in the engine's order."""
+    lines = []
+    for phase, times in found.items():
+        lines += [
+            f"{phase}: batch {batch}, {times.new_tokens:,} new tokens behind {times.past_tokens:,}; "
+            f"a step takes {times.step_ms:.3f} ms, "
+            f"its {len(times.layers):,} layers {times.layers_ms:.3f} ms under the profiler",
+            f"{'us':>10}{'share':>8}  layer",
+        ]
+        shown = list(times.layers.items())
+        if not layers:
+            shown = sorted(shown, key=lambda item: -item[1])[:10]
+        total = times.layers_ms or 1.0
+        lines += [f"{ms * 1e3:>10.1f}{ms / total:>8.1%}  {name}" for name, ms in shown]
+        lines.append("")
+    return "\n".join([*lines, f"means of {runs} steps; {word}"])
 
 
 def _operations(args: argparse.Namespace) -> tuple[list[Operation], tuple[int, int, int] | None]:
