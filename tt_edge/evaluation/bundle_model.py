@@ -50,14 +50,18 @@ class BundleModel:
             )
 
     def answers(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
-        """Generate first, then score; an item of both is yielded when both are done."""
-        texts: dict[str, str] = {}
-        for item, text in self._generated([item for item in items if item.generate is not None]):
-            texts[item.id] = text
-            if item.score is None:
-                yield item, Answer(text)
-        for item, answer in self._scored([item for item in items if item.score is not None]):
-            yield item, replace(answer, text=texts.get(item.id))
+        """Items that are only generated or only scored run together. Those of both alternate in small groups, so that answers
+        come all the time."""
+        both = [item for item in items if item.generate is not None and item.score is not None]
+        for item, text in self._generated([item for item in items if item.score is None]):
+            yield item, Answer(text)
+        yield from self._scored([item for item in items if item.generate is None])
+        size = 8 * self.llm.session.contract.max_batch
+        for first in range(0, len(both), size):
+            group = both[first : first + size]
+            texts = {item.id: text for item, text in self._generated(group)}
+            for item, answer in self._scored(group):
+                yield item, replace(answer, text=texts[item.id])
 
     def prompt_ids(self, item: Item) -> list[int]:
         """Token ids of a prompt without images."""
@@ -78,20 +82,26 @@ class BundleModel:
         """The scheduler always has requests waiting, and few prompts are encoded ahead."""
         scheduler, waiting = self.llm.scheduler, deque(items)
         running: list[tuple[Item, TextRequest]] = []
-        while waiting or running:
-            while waiting and len(running) < 2 * self.llm.session.contract.max_batch:
-                item = waiting.popleft()
-                assert item.generate is not None
-                config = GenerationConfig(max_new_tokens=item.generate.max_new_tokens, stop=item.generate.stop)
-                request = self.llm.text_request(self._encoded(item), config)
-                scheduler.check(request.request, item.where)
-                scheduler.submit(request.request)
-                running.append((item, request))
-            for _ in scheduler.steps(_any_done(running)):
-                pass
-            for item, request in [pair for pair in running if pair[1].request.is_done]:
-                running.remove((item, request))
-                yield item, request.completion().text
+        try:
+            while waiting or running:
+                while waiting and len(running) < 2 * self.llm.session.contract.max_batch:
+                    running.append(self._submitted(waiting.popleft()))
+                for _ in scheduler.steps(_any_done(running)):
+                    pass
+                for item, request in [pair for pair in running if pair[1].request.is_done]:
+                    running.remove((item, request))
+                    yield item, request.completion().text
+        finally:
+            for _, request in running:
+                request.request.cancel()
+
+    def _submitted(self, item: Item) -> tuple[Item, TextRequest]:
+        assert item.generate is not None
+        config = GenerationConfig(max_new_tokens=item.generate.max_new_tokens, stop=item.generate.stop)
+        request = self.llm.text_request(self._encoded(item), config)
+        self.llm.scheduler.check(request.request, item.where)
+        self.llm.scheduler.submit(request.request)
+        return item, request
 
     def _scored(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
         targets = (self._target(item, item.score) for item in items if item.score is not None)

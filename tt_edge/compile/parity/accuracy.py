@@ -22,6 +22,9 @@ from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item
 from tt_edge.runtime.llm import LLM
 
+#: Items that are generated and scored alternate in groups of this many: equally long prompts share a batch.
+_GROUP = 256
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -74,14 +77,14 @@ class PyTorchModel:
 
     def answers(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
         """As ``BundleModel.answers``."""
-        generated = [item for item in items if item.generate is not None]
-        texts: dict[str, str] = {}
-        for item, text in self._generated(generated):
-            texts[item.id] = text
-            if item.score is None:
-                yield item, Answer(text)
-        for item in items:
-            if item.score is not None:
+        for item, text in self._generated([item for item in items if item.score is None]):
+            yield item, Answer(text)
+        scored = [item for item in items if item.score is not None]
+        for first in range(0, len(scored), _GROUP):
+            group = scored[first : first + _GROUP]
+            asked = [item for item in group if item.generate is not None]
+            texts = {item.id: text for item, text in self._generated(asked)}
+            for item in group:
                 yield item, replace(self._score(item), text=texts.get(item.id))
 
     @torch.inference_mode()
