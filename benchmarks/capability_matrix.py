@@ -143,29 +143,45 @@ def results_of(
 
 
 def table(found: Results) -> list[str]:
-    """A Markdown table of the results. Families, and precisions with backends, that agree on every GPU share a line."""
+    """A Markdown table of the results, with numbered reasons below.
+
+    Families, and backends, that agree on every GPU share a line.
+    """
     gpus = sorted({name.split()[-1] for name in found}, key=lambda gpu: int(gpu[2:]))
-    by_line: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}  # quantization, precision, backend; family; GPU
-    for name, result in found.items():
-        family, quant, precision, backend, gpu = name.split()
-        by_line.setdefault((quant, precision, backend), {}).setdefault(family, {})[gpu] = result
     families = list(dict.fromkeys(name.split()[0] for name in found))
-    lines: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}  # the last two: families, results; backends
-    for (quant, precision, backend), rows in by_line.items():
-        for row in dict.fromkeys(tuple(cells.get(gpu, "not run") for gpu in gpus) for cells in rows.values()):
-            alike = [f for f in families if f in rows and tuple(rows[f].get(gpu, "not run") for gpu in gpus) == row]
-            who = "all" if alike == families else ", ".join(alike)
-            lines.setdefault((quant, precision, who, row), []).append(backend)
+    reasons: dict[str, int] = {}
+    lines: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}  # the last two: families, cells; backends
+    for quant, precision, backend in dict.fromkeys(tuple(name.split()[1:4]) for name in found):
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for family in families:
+            results = [found.get(f"{family} {quant} {precision} {backend} {gpu}", "not run") for gpu in gpus]
+            rows.setdefault(tuple(_cell(result, reasons) for result in results), []).append(family)
+        for row, alike in rows.items():
+            lines.setdefault((quant, precision, _who(alike, families), row), []).append(backend)
     head = ["quantization", "precision", "families", "backends", *gpus]
     text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for (quant, precision, who, row), backends in lines.items():
-        text.append(f"| {' | '.join([quant, precision, who, ', '.join(backends), *map(_short, row)])} |")
-    return text
+    text += [
+        f"| {' | '.join([quant, precision, who, ', '.join(own), *row])} |"
+        for (quant, precision, who, row), own in lines.items()
+    ]
+    return [*text, "", *(f"{number}. {reason}" for reason, number in reasons.items())]
 
 
-def _short(result: str) -> str:
-    """``refused: bfloat16 needs compute capability sm80 or later, not sm75`` as ``refused: bfloat16``."""
-    return re.split(r" needs compute capability| \(|; ", result)[0]
+def _cell(result: str, reasons: dict[str, int]) -> str:
+    """``refused (1)`` where the first reason is that of ``result``; new reasons are added."""
+    word, _, reason = result.partition(": ")
+    if word not in ("refused", "FAILED"):
+        return result
+    reason = re.split(r", not sm\d+$|; ", reason)[0]
+    return f"{word} ({reasons.setdefault(reason, len(reasons) + 1)})"
+
+
+def _who(alike: list[str], families: list[str]) -> str:
+    """``alike`` as ``all``, ``all but …`` or names."""
+    others = [family for family in families if family not in alike]
+    if not others:
+        return "all"
+    return f"all but {', '.join(others)}" if len(others) < len(alike) else ", ".join(alike)
 
 
 def main() -> int:

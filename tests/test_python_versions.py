@@ -58,8 +58,19 @@ PYTHONS = ("3.10", "3.12", "3.13", "3.14")
 ALL = os.environ.get("TT_EDGE_PYTHONS") == "all"
 TESTS = ["network", "contract", "doctor", "runtime/engine", "plugins/edgellm", "test_platforms.py"]
 if ALL:
-    TESTS = ["network", "contract", "doctor", "runtime", "plugins/edgellm", "bundle", "config", "proof", "roofline", "server",
+    TESTS = ["network", "contract", "doctor", "runtime", "plugins/edgellm", "bundle", "config", "proof", "roofline",
              "test_platforms.py", "test_atomic.py", "test_folder.py", "test_number_formats.py", "test_strict_json.py"]  # fmt: skip
+#: Imports every module that a target uses; the server's need their extra.
+IMPORTS = """
+import importlib, pkgutil, sys, tt_edge
+for name in [module.name for module in pkgutil.walk_packages(tt_edge.__path__, "tt_edge.", onerror=lambda name: None)]:
+    if name.startswith(tuple(f"tt_edge.{package}" for package in sys.argv[1:])) and not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(sys.modules))
+"""
+PACKAGES = ["network", "bundle", "runtime", "doctor", "proof", "contract", "config", "roofline", "cli"] + [
+    "server"
+] * ALL
 #: Packages that a target does not have. A test module that imports one is skipped, and so is a test.
 ABSENT = ("torch", "torchvision", "transformers", "safetensors", "tensorrt", "tensorrt_rtx", "playwright", "openai")
 
@@ -72,10 +83,12 @@ def test_tests_of_the_target_pass(tmp_path, version):
         pytest.skip("these tests run on it")
     tree = target_tree(tmp_path / "tree")
     tests = [f"tests/{name}" for name in TESTS]
-    command = [environment_of(version), "-m", "pytest", "-v", "--quiet", "-p", "no:cacheprovider", *tests]
-    settings = os.environ | {"PYTHONPATH": str(tree / "absent"), "PYTEST_ADDOPTS": ""}
-    ran = subprocess.run(command, cwd=tree, env=settings, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    python = environment_of(version)
+    pytest_ = ["-m", "pytest", "-v", "--quiet", "-p", "no:cacheprovider", *tests]
+    for command, path in ((["-c", IMPORTS, *PACKAGES], tree), (pytest_, tree / "absent")):
+        settings = os.environ | {"PYTHONPATH": str(path), "PYTEST_ADDOPTS": ""}
+        ran = subprocess.run([python, *command], cwd=tree, env=settings, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
     assert " passed" in ran.stdout
 
 
@@ -117,9 +130,18 @@ def environment_of(version: str) -> Path:
     with (root / f"{version}-{name}.lock").open("w") as lock:  # several test processes may want it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
-            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
-            ran = subprocess.run(pip, capture_output=True, text=True, check=False)
+            subprocess.run([base, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "--python",
+                folder / "bin" / "python",
+                "install",
+                "--quiet",
+                "--no-compile",
+            ]
+            ran = subprocess.run([*pip, "--only-binary=:all:", *wanted], capture_output=True, text=True, check=False)
             if ran.returncode:
                 pytest.skip(f"packages cannot be had here: {ran.stderr.strip().splitlines()[-1]}")
             done.touch()
