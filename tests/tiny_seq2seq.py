@@ -48,6 +48,24 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 SPEECH = {"whisper": ("WhisperConfig", "WhisperForConditionalGeneration", _WHISPER)}
 
 
+def tiny_page_reader(kind: str) -> PreTrainedModel:
+    """A Swin encoder with an mBART decoder: ``donut`` reads wide pages of 32 x 64 pixels, ``nougat`` square ones."""
+    torch.manual_seed(0)
+    wide = kind == "donut"
+    encoder = transformers.DonutSwinConfig(
+        image_size=[32, 64] if wide else [56, 56], patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4],
+        window_size=4 if wide else 7, initializer_range=0.3,
+    )  # fmt: skip
+    decoder = transformers.MBartConfig(vocab_size=VOCABULARY, **_BART)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
+    model: PreTrainedModel = transformers.VisionEncoderDecoderModel(config).eval()
+    settings = model.generation_config
+    settings.decoder_start_token_id, settings.pad_token_id, settings.forced_eos_token_id = 2, 1, None
+    settings._from_model_config = False
+    return model
+
+
 def tiny_seq2seq(family: str, dtype: torch.dtype = torch.float32, **overrides: object) -> PreTrainedModel:
     """A model with random weights; every call gives the same."""
     config_class, model_class, settings = (FAMILIES | SPEECH)[family]
@@ -62,7 +80,7 @@ def tiny_seq2seq(family: str, dtype: torch.dtype = torch.float32, **overrides: o
 def save_seq2seq(model: PreTrainedModel, folder: Path) -> Path:
     """``model`` as a checkpoint, with a tokenizer of the words ``w3`` … ``w98`` that adds an end-of-sequence token."""
     model.save_pretrained(folder)
-    eos = model.config.eos_token_id
+    eos = model.generation_config.eos_token_id
     words = {f"w{i}": i for i in range(VOCABULARY)} | {"</s>": eos}
     del words[f"w{eos}"]
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=f"w{VOCABULARY - 1}"))

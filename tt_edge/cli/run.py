@@ -120,6 +120,8 @@ def _speech(args: argparse.Namespace) -> list[Speech]:
     from tt_edge.runtime.audio import load_audio
     from tt_edge.runtime.seq2seq.source import Speech
 
+    if args.image and not args.prompt and not args.audio:
+        args.prompt = [""]  # a model that reads pages needs no text
     if bool(args.prompt) == bool(args.audio):
         raise InvalidInputError("give --prompt TEXT, or --audio FILE for a speech model, and not both")
     if not args.audio and (args.language or args.task):

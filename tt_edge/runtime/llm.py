@@ -20,8 +20,9 @@ from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
-from tt_edge.runtime.multimodal.sources import ImageSource
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
@@ -279,17 +280,30 @@ class LLM:
     ) -> EncodedPrompt:
         """The prompt of an encoder-decoder: its source is the text, or the speech."""
         assert self.source is not None
-        if images:
+        if images and not self.source.takes_pages:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.source.kind}, and there are {len(images)} images; omit them"
             )
-        if isinstance(prompt, Speech):
+        if self.source.takes_pages and isinstance(prompt, str):
+            source, text, start = self._page(prompt, images)
+        elif isinstance(prompt, Speech):
             source, text = self.source.speech(prompt), ""
             start = self.source.start.asked(prompt.language, prompt.task)
         else:
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens) if self.source.takes_text else []
             source, text, start = self.source.text(ids), prompt, self.source.start.default
         return self._answer_to(source, text, start, cache_salt, asked_at)
+
+    def _page(self, prompt: str, images: Sequence[ImageSource]) -> tuple[Source, str, Sequence[int]]:
+        """A page, encoded; and what its reading begins with: the prompt, such as Donut's ``<s_cord-v2>``, if there is one."""
+        assert self.source is not None
+        (image, *others) = images or (None,)
+        if image is None or others or isinstance(image, SizedImage | Video | ProcessedImage):
+            raise InvalidInputError(
+                f"the model reads one page, and there are {len(images)} images; give one image file"
+            )
+        start = self.tokenizer.encode(prompt, add_special_tokens=False) if prompt else self.source.start.default
+        return self.source.page(image), prompt, start
 
     def _answer_to(
         self, source: Source, text: str, start: Sequence[int], cache_salt: str, asked_at: float | None = None

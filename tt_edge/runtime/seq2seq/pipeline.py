@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tt_edge.contract import INPUT_FEATURES, SOURCE_IDS, SOURCE_LENGTHS
+from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SOURCE_LENGTHS
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.audio import LogMel
+from tt_edge.runtime.multimodal.images import ImageFile, pixels_of
+from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.seq2seq.source import Source, Speech, digest_of
 from tt_edge.runtime.text.tokenizer import read_json
@@ -23,10 +25,16 @@ if TYPE_CHECKING:
 
 class SourcePipeline:
     """Encodes sources with ``encoder``, one at a time. ``start`` is what answers begin with; ``log_mel`` computes features of
-    speech. Thread-safe."""
+    speech, and ``pages`` prepares pages. Thread-safe."""
 
-    def __init__(self, encoder: FeedForward, start: DecoderStart, log_mel: LogMel | None = None) -> None:
-        self.encoder, self.start, self.log_mel = encoder, start, log_mel
+    def __init__(
+        self,
+        encoder: FeedForward,
+        start: DecoderStart,
+        log_mel: LogMel | None = None,
+        pages: PageProcessor | None = None,
+    ) -> None:
+        self.encoder, self.start, self.log_mel, self.pages = encoder, start, log_mel, pages
         self._input = encoder.contract.inputs[0]
         self._turn = threading.Lock()
 
@@ -43,6 +51,14 @@ class SourcePipeline:
                     f"{pipeline._input.shape[1:]}; compile the model again"
                 )
             pipeline.log_mel = log_mel
+        if pipeline.takes_pages and bundle.has("preprocessor_config.json"):
+            pages = PageProcessor.from_settings(read_json(bundle, "preprocessor_config.json"))
+            if pages.size != pipeline._input.shape[2:]:
+                raise BundleError(
+                    f"preprocessor_config.json makes pages of {pages.size}, and the encoder takes {pipeline._input.shape[2:]}; "
+                    "compile the model again"
+                )
+            pipeline.pages = pages
         return pipeline
 
     @property
@@ -52,6 +68,10 @@ class SourcePipeline:
     @property
     def takes_speech(self) -> bool:
         return self._input.name == INPUT_FEATURES
+
+    @property
+    def takes_pages(self) -> bool:
+        return self._input.name == PAGE_PIXELS
 
     @property
     def kind(self) -> str:
@@ -97,6 +117,18 @@ class SourcePipeline:
                 "the bundle has no preprocessor_config.json, so it takes features only; compile the model again"
             )
         return self.source(self.log_mel.features(speech.audio))
+
+    def page(self, image: ImageFile) -> Source:
+        """Encode a page: a file, or pixels. Raises ``InvalidInputError`` for what is no image."""
+        if not self.takes_pages:
+            raise InvalidInputError(
+                f"the bundle is of an encoder-decoder that takes {self.kind}, and there is an image; omit it"
+            )
+        if self.pages is None:
+            raise BundleError(
+                "the bundle has no preprocessor_config.json, so it takes pixels only; compile the model again"
+            )
+        return self.source(self.pages.pixels(pixels_of(image)))
 
     def _encode(self, feeds: Feeds, length: int, digest: str) -> Source:
         names = {spec.name for spec in self.encoder.contract.inputs}

@@ -1,0 +1,51 @@
+"""Pages, beside transformers' own image processors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tt_edge.errors import BundleError
+from tt_edge.runtime.seq2seq.page import PageProcessor
+
+pytest.importorskip("PIL")
+pytest.importorskip("torchvision")
+
+
+def page(height: int, width: int) -> np.ndarray:
+    """Dark words on light paper, with a margin."""
+    generator = np.random.default_rng(height)
+    image = generator.integers(235, 250, (height, width, 3)).astype(np.uint8)
+    for top in range(height // 6, height - height // 6, 9):
+        image[top : top + 4, width // 5 : width - width // 7] = generator.integers(0, 90, (3,))
+    return image
+
+
+@pytest.mark.parametrize("size", [(180, 140), (70, 260), (64, 48), (33, 35)])
+@pytest.mark.parametrize("settings", [{}, {"do_align_long_axis": True}])
+@pytest.mark.parametrize("kind", ["Donut", "Nougat"])
+def test_as_transformers(kind, settings, size):
+    import transformers
+
+    theirs = getattr(transformers, f"{kind}ImageProcessor")(size={"height": 96, "width": 64}, **settings)
+    image = page(*size)
+    wanted = theirs(image, return_tensors="np")["pixel_values"][0]
+    ours = PageProcessor.from_settings(theirs.to_dict())
+    got = ours.pixels(image)
+    assert got.shape == wanted.shape == (3, 96, 64)
+    steps = np.abs(got - wanted) * np.array(ours.std)[:, None, None] * 255
+    assert steps.max() <= 2.01
+    assert (steps > 1.01).mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_processor_type": "ViTImageProcessor"}, "type ViTImageProcessor are not prepared here"),
+        ({"image_processor_type": "DonutImageProcessor"}, "malformed"),
+        ({"image_processor_type": "DonutImageProcessor", "size": 64, "do_pad": False}, "do_pad off"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(BundleError, match=message):
+        PageProcessor.from_settings(settings)
