@@ -22,8 +22,7 @@ def page(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(180, 140), (70, 260), (64, 48), (33, 35)])
-@pytest.mark.parametrize("settings", [{}, {"do_align_long_axis": True}])
-@pytest.mark.parametrize("kind", ["Donut", "Nougat"])
+@pytest.mark.parametrize(("kind", "settings"), [("Donut", {}), ("Donut", {"do_align_long_axis": True}), ("Nougat", {})])
 def test_as_transformers(kind, settings, size):
     import transformers
 
@@ -44,6 +43,10 @@ def test_as_transformers(kind, settings, size):
         ({"image_processor_type": "ViTImageProcessor"}, "type ViTImageProcessor are not prepared here"),
         ({"image_processor_type": "DonutImageProcessor"}, "malformed"),
         ({"image_processor_type": "DonutImageProcessor", "size": 64, "do_pad": False}, "do_pad off"),
+        (
+            {"image_processor_type": "NougatImageProcessor", "size": 64, "do_align_long_axis": True},
+            "do_align_long_axis on",
+        ),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -51,6 +51,10 @@ class PageProcessor:
                 raise BundleError(f"preprocessor_config.json has {name} off, which is not supported")
         if settings.get("do_center_crop"):
             raise BundleError("preprocessor_config.json has do_center_crop on, which is not supported")
+        if is_nougat and settings.get("do_align_long_axis"):  # transformers turns the colours, not the page
+            raise BundleError(
+                "preprocessor_config.json has do_align_long_axis on, which Nougat's processor does not support"
+            )
         try:
             mean, std = mean_and_std(settings, *(_IMAGENET if is_nougat else (_HALF, _HALF)))
             filter_ = resampling({"resample": _BILINEAR, **settings})
