@@ -68,6 +68,11 @@ def measure(llm: LLM, plan: Plan) -> Measured:
     Raises ``CapacityError`` for sequences that do not fit, before anything runs.
     """
     limits = llm.session.contract
+    if limits.cross:
+        raise InvalidInputError(
+            "the bundle is of an encoder-decoder, whose answers have a source, and only decoders are measured; for a model of "
+            "texts, run tt-edge serve, and measure it with --server"
+        )
     if plan.rate is None:
         plan.check_fits(limits.max_seq_len, limits.max_batch)
     else:
