@@ -24,7 +24,7 @@ SECONDS = 12.0
 MEMORY_MB, CHILD_MB = 700, 2500
 
 #: Seconds that ``/health`` may take: half of the time in all, and 99 of 100 times without the time for which the thread that
-#: answers was ready and other processes, clients first of all, had the cores.
+#: answers was ready and other processes, clients first of all, had the cores, and beyond what a server that does nothing takes.
 HEALTH_S = 0.1
 
 HERE = Path(__file__).parent
@@ -74,6 +74,6 @@ def test_ten_times_its_capacity_with_hostile_bodies(road_bundle):
     assert set(statuses["hostile"]) <= {"0", "200", "400", "413", "429"}
     assert sum(statuses["hostile"].values()) - statuses["hostile"].get("429", 0) >= len(hostile_bodies())
     assert at(health, 0.5) <= HEALTH_S
-    assert at(own, 0.99) <= HEALTH_S
+    assert at(own, 0.99) <= HEALTH_S + at(idle, 0.99)
     assert grown <= MEMORY_MB
     assert max(peaks) <= CHILD_MB
