@@ -10,6 +10,7 @@ import pytest
 from examples.road_scenes.evaluate import CHECKPOINT as ROAD_SCENES
 from tests.bundle.making import edit_manifest, write_bundle
 from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import FORMAT_VERSION
 from tt_edge.cli import main
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -50,7 +51,7 @@ def test_text(tt_edge, pristine, checkpoint):
         "bundle", "model", "compiled", "limits", "engine I/O", "KV cache", "weights", "layers", "decode step",
         "platforms", "engines", "evidence",
     ]  # fmt: skip
-    assert sections["bundle"].startswith(f"{pristine} (format 2, tt-edge ")
+    assert sections["bundle"].startswith(f"{pristine} (format {FORMAT_VERSION}, tt-edge ")
     assert sections["model"] == f"Qwen2ForCausalLM, 0.4 M parameters, from {checkpoint}"
     assert sections["compiled"].startswith("fp32, native backend")
     assert sections["limits"] == "batch 2, input 16 tokens, sequence 64 tokens"

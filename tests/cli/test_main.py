@@ -10,6 +10,7 @@ import pytest
 
 import tt_edge as package
 from tests.bundle.making import edit_manifest
+from tt_edge.bundle.manifest import FORMAT_VERSION
 from tt_edge.cli import main
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -24,7 +25,7 @@ def test_version(capsys):
     assert (caught.value.code, capsys.readouterr().out) == (0, f"tt-edge {package.__version__}\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["run", "x.ttedge"], ["compile", "x"], ["inspect", "x", "--loud"]])
+@pytest.mark.parametrize("argv", [[], ["fly"], ["run"], ["compile", "x"], ["inspect", "x", "--loud"]])
 def test_usage(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -32,6 +33,10 @@ def test_usage(argv, capsys):
     assert caught.value.code == 2
     assert err.startswith("usage: tt-edge")
     assert "Traceback" not in err
+
+
+def test_run_without_a_prompt(tt_edge):
+    tt_edge("run", "x.ttedge").fails_with("give --prompt TEXT, or --audio FILE for a speech model", 2)
 
 
 @pytest.mark.parametrize("command", ["compile", *COMMANDS])
@@ -83,9 +88,10 @@ def test_a_missing_file(tt_edge, bundle, command):
 
 @each_command
 def test_a_newer_format(tt_edge, bundle, command):
-    edit_manifest(bundle, lambda data: data.update(format_version=3))
+    newer = FORMAT_VERSION + 1
+    edit_manifest(bundle, lambda data: data.update(format_version=newer))
     tt_edge(command, bundle, *COMMANDS[command]).fails_with(
-        "the bundle has format version 3, this tt-edge reads up to 2; update tt-edge", 1
+        f"the bundle has format version {newer}, this tt-edge reads up to {FORMAT_VERSION}; update tt-edge", 1
     )
 
 
