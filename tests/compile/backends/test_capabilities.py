@@ -18,16 +18,17 @@ BF16, INT4 = lacks("bfloat16", "sm80", "sm75"), lacks("int4", "sm80", "sm75")
 FP8 = lacks("float8_e4m3fn", "sm89", "sm75", "sm80", "sm86")
 FP4 = lacks("float4_e2m1fn", "sm100", *GPUS[:4])
 
-#: Family, quantization, precision, backend: the GPUs that are refused. For all others an engine is built.
+#: Family, quantization, precision, backend: the GPUs that are refused. For all others an engine is built. A GPU that lacks
+#: two of the types is refused for the precision, which stands last here.
 SAMPLE = {
     ("llama", "none", "fp16", "native"): {},
     ("mistral", "none", "bf16", "sdpa"): BF16,
     ("qwen2", "fp8", "fp16", "sdpa"): FP8,
-    ("qwen3", "nvfp4", "bf16", "native"): BF16 | FP4,
+    ("qwen3", "nvfp4", "bf16", "native"): FP4 | BF16,
     ("gemma2", "none", "fp16", "native"): {},
     ("gemma3", "int8_wo", "bf16", "sdpa"): BF16,
     ("phi3", "int8_sq", "fp16", "native"): {},
-    ("smollm3", "int4_awq", "bf16", "sdpa"): BF16 | INT4,
+    ("smollm3", "int4_awq", "bf16", "sdpa"): INT4 | BF16,
     ("gpt2", "none", "bf16", "native"): BF16,
     ("opt", "int4_wo", "fp16", "sdpa"): INT4,
 }
