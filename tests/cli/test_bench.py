@@ -57,6 +57,8 @@ def test_conversations_and_a_rate(tt_edge, pristine):
         (["--rate", 1, "--arrivals", "never"], "--arrivals is 'never'; give one of poisson, constant, burst", 2),
         (["--rate", 1, "--against", "hf"], "--against hf runs the prompts of one batch; omit --rate", 2),
         (["--isl-dist", "lognormal:0.5"], "--isl-dist and --osl-dist are for requests at a rate", 2),
+        (["--rate", 1, "--runs", 3], "--runs is for requests that start together; omit it, and give --requests", 2),
+        (["--rate", 1, "--burst", 3], "--burst is for --arrivals burst; give it too, or omit --burst", 2),
         (["--requests", 3], "--arrivals, --requests and --burst are for requests at a rate; give --rate too", 2),
         (["--rate", 1, "--image-tokens", 4], "--image-tokens is for requests that start together; omit --rate", 2),
         (["--endpoint", "chat"], "--endpoint is for --server; omit it", 2),

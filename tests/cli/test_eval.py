@@ -67,6 +67,7 @@ def test_the_table(bundles, tmp_path, capsys):
         ('{"answer": "x"}', "KeyError: 'prompt'"),
         ('{"prompt": 7, "answer": "x"}', "prompt is not a string"),
         ("not json", "is not a question"),
+        ("[" * 100_000, "is not a question"),
         ('{"prompt": "a", "answer": "b", "images": "c.png"}', "jsonl:1: images is 'c.png'; give a list of file names"),
         ("", "has no questions"),
     ],

@@ -22,8 +22,8 @@ EVALUATION = [
         "format": "fp16",
         "weight_bytes": 3_900_000,
         "word": "evaluated by the reference session",
-        "network": {"right": 9, "asked": 10, "perplexity": 1.5, "exact": 0.9},
-        "pytorch": {"right": 10, "asked": 10, "perplexity": 1.4, "exact": 1.0},
+        "network": {"right": 9, "asked": 10, "perplexity": 1.0, "bits_per_byte": 0.25, "exact": 0.9},
+        "pytorch": {"right": 10, "asked": 10, "perplexity": 1.0, "bits_per_byte": 0.5, "exact": 1.0},
     },
     {"bundle": "b", "format": "nvfp4", "weight_bytes": None, "network": {"asked": 10, "exact": 0.8}, "pytorch": None},
 ]
@@ -88,6 +88,8 @@ def test_what_the_page_shows(page):
         f"{MAX_SEQ_LEN}, 2",
         "nvfp4",
         "90.00%",
+        "1.0000",  # a perplexity is no share, whatever its value
+        "0.2500",
         "321.5",
         "these times say nothing about TensorRT's speed",
         "decoder/weights.safetensors",

@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from math import nan
 
 import pytest
 
 from tests.evaluation.data_files import SUBJECTS, write_gsm8k, write_mmlu, write_text
 from tt_edge.cli import main
+from tt_edge.errors import EngineError
 from tt_edge.evaluation import run
+from tt_edge.evaluation.formats.mmlu import MMLU
+from tt_edge.evaluation.requests import Answer
 
 ASKED = sum(SUBJECTS.values())
 
@@ -141,6 +145,25 @@ def test_a_context_that_is_too_small(bundle, tmp_path, capsys):
     assert "marketing_test.csv:6 needs " in error
     assert "max_seq_len is 640; compile with --max-seq-len" in error
     assert (out / "answers.jsonl").read_text() == ""
+
+
+def test_nan_is_no_answer(tmp_path):
+    """A letter chosen among NaN would be A, and a quarter of all answers right."""
+
+    class Broken:
+        key = word = "broken"
+
+        def check(self, items):
+            pass
+
+        def answers(self, items):
+            yield items[0], Answer(choices=(nan,) * 4)
+
+    task = MMLU(write_mmlu(tmp_path / "mmlu"), shots=0)
+    items = task.items(None)
+    with pytest.raises(EngineError, match=r"_test.csv:1: a.ttedge computes NaN, so that no answer counts"):
+        run.evaluate(task, Broken(), items, tmp_path / "answers.jsonl", "a.ttedge")
+    assert (tmp_path / "answers.jsonl").read_text() == ""
 
 
 def test_progress(monkeypatch, capsys):

@@ -119,10 +119,47 @@ def test_a_server_without_counts_and_without_our_fields():
     with foreign(answer) as (server, url):
         found = measure(url, Plan(8, 3, runs=1))
     assert [r.output_tokens for r in found.good] == [3], "pieces with text"
+    assert [r.input_tokens for r in found.good] == [8], "words"
     assert len(found.notes) == 2
     assert "a piece of the stream counts as a token" in found.notes[0]
     assert "answers may be shorter than --osl" in found.notes[1]
     assert "ignore_eos" not in server.bodies[-1]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_server_that_counts_only_answers(chat):
+    """How many tokens a word has stays unknown, so each is one."""
+    events = [{"choices": [{"text": " a b", "delta": {"content": " a b"}}]}, {"usage": {"completion_tokens": 2}}]
+    with foreign(lambda _: (200, events)) as (server, url):
+        found = measure(url, Plan(12, 2, runs=1), chat=chat)
+    assert [r.input_tokens for r in found.good] == [12]
+    assert "a word of a prompt too" in found.notes[0]
+    asked = server.bodies[-1]["messages"][0]["content"] if chat else server.bodies[-1]["prompt"]
+    assert len(asked.split()) == 12
+
+
+def test_conversations_that_no_longer_fit(capsys):
+    """The server refuses every second turn: the first is shown."""
+
+    def answer(body):
+        words = len(body["prompt"].split())
+        if words > 72:
+            return 400, {"error": "too long"}
+        return 200, [*pieces(" yes")[:-1], {"usage": {"completion_tokens": 1, "prompt_tokens": words}}]
+
+    with foreign(answer) as (_, url):
+        arguments = ["--agentic", "--turns", "2", "--prefix-tokens", "50", "--isl", "16", "--osl", "2", "--runs", "1"]
+        assert main(["bench", "--server", url, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "turn 1" in out
+    assert "failed" in out
+    assert "too long" in out
+
+
+@pytest.mark.parametrize("choices", [5, True, "text", {"0": 1}, [5]])
+def test_choices_of_another_form(choices):
+    with foreign(lambda _: (200, [{"choices": choices}, {"choices": [{"text": " a"}]}])) as (_, url):
+        assert measure(url, Plan(8, 2, runs=1)).good[0].chunks
 
 
 def test_reasoning_is_part_of_an_answer():

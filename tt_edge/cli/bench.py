@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Of each prompt, and to generate, if not given and the bundle's limits allow it.
 TOKENS = 128
+#: Runs that count, if not given.
+RUNS = 5
 #: Of --rate, if not given.
 REQUESTS, BURST = 32, 4
 #: Of --agentic, if not given.
@@ -42,7 +44,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="requests at the same time (default 1; with --rate: the bundle's slots, or for a server no limit)",
     )
     parser.add_argument("--warmup", type=int, default=1, metavar="N", help="runs that do not count (default 1)")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs that count (default 5)")
+    parser.add_argument("--runs", type=int, metavar="N", help=f"runs that count (default {RUNS})")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts, lengths and arrivals (default 0)")
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument("--against", choices=["hf"], help="also measure transformers in PyTorch on the same prompts")
@@ -131,7 +133,12 @@ def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
         raise InvalidInputError(f"--arrivals is {arrivals!r}; give one of {', '.join(Arrivals)}")
     if args.rate is None and (args.arrivals, args.requests, args.burst) != (None, None, None):
         raise InvalidInputError("--arrivals, --requests and --burst are for requests at a rate; give --rate too")
-    given: dict[str, Any] = {name: getattr(args, name) for name in ("warmup", "runs", "seed", "rate", "image_tokens")}
+    if args.rate is not None and args.runs is not None:
+        raise InvalidInputError("--runs is for requests that start together; omit it, and give --requests with --rate")
+    if args.burst is not None and arrivals != Arrivals.BURST:
+        raise InvalidInputError("--burst is for --arrivals burst; give it too, or omit --burst")
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("warmup", "seed", "rate", "image_tokens")}
+    given |= {"runs": _given(args.runs, RUNS)}
     given |= {"requests": _given(args.requests, REQUESTS), "burst": _given(args.burst, BURST)}
     given |= {"arrivals": Arrivals(arrivals), "batch": args.batch}
     if args.batch is None:

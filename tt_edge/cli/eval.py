@@ -62,19 +62,18 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask; a table."""
-    import json
     import sys
 
     from tt_edge.bundle import Bundle
     from tt_edge.cli.terminal import safe
-    from tt_edge.evaluation.report import render, write_reports
+    from tt_edge.evaluation.report import as_json, render, write_reports
 
     task = _task(args)
     bundles = [Bundle.open(path, args.require_signature) for path in args.bundle]  # a bad one is seen at once
     rows = [_row(args, task, path, bundle) for path, bundle in zip(args.bundle, bundles, strict=True)]
     if args.output is not None:
         write_reports(args.output, task, rows)
-    print(json.dumps(rows, indent=2) if args.json else safe(render(task, rows), sys.stdout))
+    print(as_json(rows) if args.json else safe(render(task, rows), sys.stdout))
     return 0
 
 

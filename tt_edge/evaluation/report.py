@@ -6,8 +6,10 @@ A row is a bundle: ``bundle``, ``format``, ``weight_bytes``, ``word``, and the s
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,11 +26,24 @@ _SIDES = {"network": "", "pytorch": "PyTorch "}
 def write_reports(folder: Path, task: Task, rows: Sequence[Row]) -> None:
     """Write ``report.json``, ``report.md`` and ``report.csv`` to ``folder``."""
     for name, text in (
-        ("report.json", json.dumps({"task": task.name, "settings": task.settings, "rows": rows}, indent=2) + "\n"),
+        ("report.json", as_json({"task": task.name, "settings": task.settings, "rows": rows}) + "\n"),
         ("report.md", markdown(task, rows)),
         ("report.csv", as_csv(task, rows)),
     ):
         replace_file(folder / name, text.encode())
+
+
+def as_json(value: Any) -> str:
+    """``value`` with ``null`` for numbers that JSON does not have, such as an infinite perplexity."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def metrics(task: Task, rows: Sequence[Row]) -> list[str]:
@@ -64,9 +79,10 @@ def render(task: Task, rows: Sequence[Row]) -> str:
     groups = rows[0]["network"].get("groups", {})
     if groups:
         lines += ["", *_group_lines(task, rows, next(iter(groups)), names[0], sides)]
-    what = "windows" if task.name == "perplexity" else "questions"
+    asked = rows[0]["network"]["asked"]
+    what = ("window" if task.name == "perplexity" else "question") + ("" if asked == 1 else "s")
     words = sorted({row["word"] for row in rows})
-    return "\n".join([*lines, f"{rows[0]['network']['asked']:,} {what}; {', '.join(words)}"])
+    return "\n".join([*lines, f"{asked:,} {what}; {', '.join(words)}"])
 
 
 def _group_lines(task: Task, rows: Sequence[Row], level: str, name: str, sides: Sequence[str]) -> Iterator[str]:
@@ -112,7 +128,12 @@ def _markdown_rows(task: Task, rows: Sequence[Row], names: Sequence[str]) -> lis
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell and is no HTML."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def as_csv(task: Task, rows: Sequence[Row]) -> str:

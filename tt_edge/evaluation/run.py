@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 import tt_edge
+from tt_edge.errors import EngineError
 from tt_edge.evaluation.formats.task import Task
 from tt_edge.evaluation.record import Record, record_key
 from tt_edge.evaluation.requests import Answer, Item, Model
@@ -48,6 +50,10 @@ def _ask(
     right = sum(_first_mark(task, item, answers[item.id]) for item in items if item.id in answers)
     with _progress(len(items), len(answers), label) as show:
         for item, answer in model.answers(left):
+            if any(map(math.isnan, (answer.logprob, *answer.choices))):
+                raise EngineError(
+                    f"{item.where}: {label} computes NaN, so that no answer counts; run tt-edge verify, which names the cause"
+                )
             if record is not None:
                 marks = {"task": task.name, "model": label, "right": task.mark(item, answer)}
                 record.add(item.id, answer, marks)

@@ -28,6 +28,8 @@ DEFAULT_DEVICES = ("thor", "orin-agx", "orin-nano-super")
 TOKENS = 2048
 _MAX_VALUES = 1_000_000
 _COUNTS = ("asked", "right", "tokens")
+#: Ends of the names of metrics that are no parts of all questions, whatever their values.
+_NO_SHARES = ("perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Accuracies:
 
     title: str
     metrics: tuple[str, ...]
+    #: Those of ``metrics`` that are parts of 1, shown in per cent.
+    shares: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     plot: str = ""
 
@@ -61,7 +65,7 @@ class Report:
         environment.filters |= {
             "mb": _mb,
             "number": _number,
-            "percent": _percent,
+            "metric": _metric,
             "shape": _shape,
             "as_number_head": _as_number_head,
         }
@@ -161,7 +165,11 @@ def _accuracies(path: Path, plots: Plots) -> Accuracies:
     if not found:
         raise InvalidInputError(f"{path} has no rows of an evaluation; give the JSON of `tt-edge eval`")
     names = dict.fromkeys(name for row in found for name in row["values"])
-    shares = [name for name in names if all(0 <= row["values"].get(name, 0) <= 1 for row in found)]
+    shares = [
+        name
+        for name in names
+        if not name.endswith(_NO_SHARES) and all(0 <= row["values"].get(name, 0) <= 1 for row in found)
+    ]
     plot = ""
     if shares:
         first = shares[0]
@@ -169,7 +177,8 @@ def _accuracies(path: Path, plots: Plots) -> Accuracies:
             f"{row['format']}, {row['side']}": 100 * row["values"][first] for row in found if first in row["values"]
         }
         plot = plots.bars(f"{first}, {title}", bars, f"{first}, %")
-    return Accuracies(title, (*shares, *(name for name in names if name not in shares)), tuple(found), plot)
+    metrics = (*shares, *(name for name in names if name not in shares))
+    return Accuracies(title, metrics, tuple(shares), tuple(found), plot)
 
 
 def _benchmark(path: Path) -> dict[str, Any]:
@@ -210,8 +219,8 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.2%}" if 0 <= value <= 1 else f"{value:,.4f}"
+def _metric(value: float, is_share: bool) -> str:
+    return f"{value:.2%}" if is_share else f"{value:,.4f}"
 
 
 def _as_number_head(name: str) -> str:

@@ -110,6 +110,7 @@ def test_rows_of_another_form(tmp_path, rows, message):
         ({"shots": 6}, "marketing_dev.csv has 5 examples, fewer than 6; lower --shots"),
         ({"shots": -1}, "--shots is -1; give 0 or more"),
         ({"subjects": ("law",)}, "subject 'law' is not in .*; it has college_physics, jurisprudence, marketing"),
+        ({"split": "dev"}, "--split is dev, whose questions are the examples of prompts; give test or val"),
         ({"split": "train"}, r"has no train/\*_train.csv; give the folder of MMLU's CSV files"),
     ],
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from math import exp, log
+import json
+from math import exp, inf, log
 from types import SimpleNamespace
 
 import pytest
 
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.evaluation.formats.perplexity import Perplexity, prefix_token, rolling_windows
+from tt_edge.evaluation.report import as_json
 from tt_edge.evaluation.requests import Answer
 
 
@@ -67,6 +69,16 @@ def test_the_numbers(tmp_path):
     (item,) = only.items(model())
     found = only.summary([item], {"0": Answer(logprob=-8.0, tokens=8)})
     assert found["word_perplexity"] == pytest.approx(exp(4)), "of the text that was predicted: 'drei für'"
+
+
+def test_a_model_that_knows_nothing_has_an_infinite_perplexity(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    task = Perplexity(path)
+    items = task.items(model())
+    found = task.summary(items, {"0": Answer(logprob=-3000.0, tokens=3)})
+    assert found["perplexity"] == found["word_perplexity"] == inf
+    assert json.loads(as_json(found))["perplexity"] is None, "JSON has no infinity"
 
 
 def test_refused(tmp_path):

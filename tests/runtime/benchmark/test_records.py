@@ -25,6 +25,7 @@ def test_a_request():
     assert TWO.tpot_s == pytest.approx(0.2 / 2), "tokens, not pieces"
     assert ONE.end_to_end_s == pytest.approx(0.9)
     assert RequestTimes(0.0, (1.0,), 5, 1).tpot_s is None
+    assert RequestTimes(0.0, (1.0,), 5, 3).tpot_s is None, "three tokens in one piece: how long one takes is unknown"
 
 
 def test_latencies():
@@ -62,6 +63,9 @@ def test_reuse_and_turns():
     assert {turn: part.reuse() for turn, part in measured.turns().items()} == {1: 0.5, 2: 0.9}
     assert Measured("it", [RequestTimes(0.0, (1.0,), 5, 1)]).reuse() is None
     assert measured.to_dict()["turns"]["2"]["reuse"] == 0.9
+    failed = Measured("it", [ONE, second, RequestTimes(12.0, turn=3, error="400: too long")])
+    assert list(failed.turns()) == [1, 2], "only turns that were answered"
+    assert "turn 2" in full_table([failed])
 
 
 def test_failures_are_counted_and_not_timed():

@@ -76,6 +76,8 @@ class MMLU(Task):
     ) -> None:
         if not shots >= 0:
             raise InvalidInputError(f"--shots is {shots}; give 0 or more")
+        if split == "dev":
+            raise InvalidInputError("--split is dev, whose questions are the examples of prompts; give test or val")
         suffix = f"_{split}.csv"
         found = sorted(path.name.removesuffix(suffix) for path in (folder / split).glob(f"*{suffix}"))
         if not found:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from math import exp, log
+from math import log
 from pathlib import Path
 from typing import Any
 
 from tt_edge.errors import CapacityError, InvalidInputError
-from tt_edge.evaluation.formats.task import Task, first, read_text
+from tt_edge.evaluation.formats.task import Task, exponential, first, read_text
 from tt_edge.evaluation.requests import Answer, Ask, Item, Score
 
 #: A window: the tokens before, and the tokens that are predicted.
@@ -46,6 +46,8 @@ class Perplexity(Task):
         if not 1 <= self._context <= window:
             raise InvalidInputError(f"--context is {self._context}; give 1 to {window}, the tokens of a window")
         ids = llm.tokenizer.encode(self._text, add_special_tokens=False)
+        if not ids:
+            raise InvalidInputError(f"{self._path} has no tokens for this model's tokenizer; give another text")
         windows = first(list(rolling_windows(ids, prefix_token(llm.tokenizer), window, self._context)), self._count)
         predicted = sum(len(targets) for _, targets in windows)
         text = self._text if predicted == len(ids) else llm.tokenizer.decode(ids[:predicted], skip_special_tokens=False)
@@ -59,21 +61,17 @@ class Perplexity(Task):
         return {}
 
     def numbers(self, items: Sequence[Item], answers: Mapping[str, Answer]) -> dict[str, Any]:
-        """``word_perplexity`` and ``byte_perplexity`` do not depend on the tokenizer; words are what whitespace separates."""
+        """``word_perplexity`` and ``byte_perplexity`` do not depend on the tokenizer; lm-eval's ``wikitext`` counts words so."""
         total = -sum(answers[item.id].logprob for item in items)
         tokens, (words, size) = sum(answers[item.id].tokens for item in items), self._sizes
         return {
             "asked": len(items),
             "tokens": tokens,
-            "perplexity": exp(total / tokens),
-            "word_perplexity": _exp(total / words),
-            "byte_perplexity": _exp(total / size),
+            "perplexity": exponential(total / tokens),
+            "word_perplexity": exponential(total / words),
+            "byte_perplexity": exponential(total / size),
             "bits_per_byte": total / size / log(2),
         }
-
-
-def _exp(value: float) -> float:
-    return exp(value) if value < 700 else float("inf")
 
 
 def prefix_token(tokenizer: Any) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tt_edge import strict_json
 from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.formats.task import Task, first
 from tt_edge.evaluation.requests import Answer, Ask, Generate, Item, Score
-from tt_edge.runtime.multimodal.sources import images_of_row
+from tt_edge.runtime.multimodal.sources import SizedImage, Video, images_of_row
 
 #: Answers longer than this count as wrong.
 MAX_ANSWER = 64
@@ -22,9 +24,9 @@ class Questions(Task):
     marks = ("exact",)
 
     def __init__(self, path: Path, count: int | None = None, max_new_tokens: int | None = None) -> None:
-        super().__init__([path], {"count": count, "max_new_tokens": max_new_tokens})
         self._most = max_new_tokens
         self._items = read_questions(path, count)
+        super().__init__([path, *_image_files(self._items)], {"count": count, "max_new_tokens": max_new_tokens})
 
     def items(self, model: Any) -> list[Item]:
         """Answers may take a quarter of the sequence, at most ``MAX_ANSWER`` tokens, unless their number is given."""
@@ -59,10 +61,19 @@ def read_questions(path: Path, count: int | None = None) -> list[Item]:
     return first(items, count)
 
 
+def _image_files(items: Sequence[Item]) -> Iterator[Path]:
+    """The image files that ``items`` name, which answers depend on. Those that are missing are found when they are asked."""
+    for source in (source for item in items for source in item.ask.images):
+        image = source.image if isinstance(source, SizedImage) else source
+        for file in image.frames if isinstance(image, Video) else (image,):
+            if isinstance(file, str) and os.path.isfile(name := file.removeprefix("file://")):
+                yield Path(name)
+
+
 def _question(line: str, path: Path, number: int) -> Item:
     where = f"{path}:{number}"
     try:
-        data = json.loads(line)
+        data = strict_json.loads(line)
         answer = data["answer"]
         if not isinstance(answer, str):
             raise TypeError("answer is not a string")

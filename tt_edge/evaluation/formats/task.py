@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from math import exp
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,9 +30,9 @@ class Task(ABC):
         #: What else the answers depend on; printed in reports.
         self.settings = dict(settings)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the data."""
+        """SHA-256 of the data, as it is when this is first asked for."""
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(path.name.encode() + b"\0")
@@ -57,7 +58,7 @@ class Task(ABC):
         for name in self.marks:
             found[name] = sum(mark[name] for mark in marks) / max(len(marks), 1)
         if tokens := sum(answers[item.id].tokens for item in items):
-            found["perplexity"] = exp(-sum(answers[item.id].logprob for item in items) / tokens)
+            found["perplexity"] = exponential(-sum(answers[item.id].logprob for item in items) / tokens)
         return found
 
     def summary(self, items: Sequence[Item], answers: Mapping[str, Answer]) -> dict[str, Any]:
@@ -66,12 +67,20 @@ class Task(ABC):
         members: dict[str, dict[str, list[Item]]] = {}
         for item in items:
             for level, name in item.groups:
-                members.setdefault(level, {}).setdefault(name, []).append(item)
+                members.setdefault(level, {}).setdefault(" ".join(name.split()), []).append(item)
         groups = {
             level: {name: self.numbers(its, answers) for name, its in sorted(names.items())}
             for level, names in members.items()
         }
         return found | ({"groups": groups} if groups else {})
+
+
+def exponential(value: float) -> float:
+    """``exp(value)``; infinity where a float has no room for it."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def first(items: list[T], count: int | None) -> list[T]:

@@ -32,7 +32,7 @@ class Answer:
 
     times: RequestTimes
     text: str
-    #: Whether the tokens were counted by the server; else each piece counts as one, and the prompt's are unknown.
+    #: Whether the server counted the tokens of prompt and answer; an answer's are else its pieces, a prompt's are 0.
     has_usage: bool
 
 
@@ -126,7 +126,8 @@ class OpenAIClient:
                 raise ServerError(f"{self.url} ended the answer with an error: {_reason(event)}")
             if isinstance(event.get("usage"), dict):
                 usage = event["usage"]
-            for choice in event.get("choices") or ():
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
                 if not _only_announces(choice):
                     every.append(now)
                 if piece := _piece(choice):
@@ -146,7 +147,7 @@ class OpenAIClient:
             output,
             reused_tokens=None if cached is None else _count(cached),
         )
-        return Answer(record, "".join(text), bool(counted))
+        return Answer(record, "".join(text), bool(counted and record.input_tokens))
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         """The JSON objects of a stream of server-sent events."""

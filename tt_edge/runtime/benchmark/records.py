@@ -51,8 +51,10 @@ class RequestTimes:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; ``None`` where there is only one."""
-        return (self.chunks[-1] - self.chunks[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+        """Time per output token after the first; ``None`` where there is only one, or all came in one piece."""
+        if self.output_tokens < 2 or len(self.chunks) < 2:
+            return None
+        return (self.chunks[-1] - self.chunks[0]) / (self.output_tokens - 1)
 
     @property
     def end_to_end_s(self) -> float:
@@ -142,10 +144,10 @@ class Measured:
         return sum(r.reused_tokens or 0 for r in known) / total if total else None
 
     def turns(self) -> dict[int, Measured]:
-        """The requests by turn of their conversation, if there is more than one."""
-        numbers = sorted({r.turn for r in self.requests})
-        if numbers == [1]:
+        """The requests by turn of their conversation, if there is more than one; turns that were answered at least once."""
+        if {r.turn for r in self.requests} == {1}:
             return {}
+        numbers = sorted({r.turn for r in self.requests if r.error is None})
         return {n: Measured(self.what, [r for r in self.requests if r.turn == n]) for n in numbers}
 
     def median(self, value: Callable[[RequestTimes], float | None]) -> float:
@@ -173,7 +175,6 @@ class Measured:
             "turns": {
                 str(turn): {"ttft_ms": asdict(part.latencies()["ttft"]), "reuse": part.reuse()}
                 for turn, part in self.turns().items()
-                if any(r.error is None for r in part.requests)
             },
             "notes": list(self.notes),
         }

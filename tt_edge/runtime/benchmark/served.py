@@ -44,6 +44,15 @@ def random_image_url(random: np.random.Generator, width: int, height: int) -> st
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def _count_words(prompt: _Prompt) -> int:
+    """The words of a prompt's texts."""
+    if isinstance(prompt, str):
+        return len(prompt.split())
+    contents = [message["content"] for message in prompt]
+    texts = [part.get("text", "") for content in contents if isinstance(content, list) for part in content]
+    return sum(len(text.split()) for text in [*texts, *(content for content in contents if isinstance(content, str))])
+
+
 class ServerBenchmark:
     """``plan`` on the server of ``client``. Prompts are common words; how many make ``isl`` tokens is found out first.
 
@@ -128,7 +137,8 @@ class ServerBenchmark:
             answer: Answer = self.client.complete(prompt, new_tokens)
         except ServerError as error:
             return RequestTimes(time.perf_counter(), turn=turn, error=str(error)), ""
-        return replace(answer.times, turn=turn), answer.text
+        tokens = answer.times.input_tokens or _count_words(prompt)
+        return replace(answer.times, input_tokens=tokens, turn=turn), answer.text
 
     def _random(self) -> np.random.Generator:
         """New prompts for each run: a server keeps the keys and values of those that it has seen."""

@@ -42,7 +42,7 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0) -> li
     assert llm.vision is not None
     if image_tokens >= length:
         raise InvalidInputError(
-            f"{length} input tokens have no room for {image_tokens} image tokens and text; raise --isl, or lower --image_tokens"
+            f"{length} input tokens have no room for {image_tokens} image tokens and text; raise --isl, or lower --image-tokens"
         )
     vocabulary = np.setdiff1d(np.arange(llm.session.contract.vocab_size), llm.vision.processor.token_ids)
     text: list[int] = np.random.default_rng(seed).choice(vocabulary, length - image_tokens).tolist()
