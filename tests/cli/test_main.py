@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import tt_edge as package
 from tests.bundle.making import edit_manifest
 from tt_edge.bundle.manifest import FORMAT_VERSION
+from tt_edge.bundle.writer import BundleWriter
 from tt_edge.cli import main
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -33,6 +35,22 @@ def test_usage(argv, capsys):
     assert caught.value.code == 2
     assert err.startswith("usage: tt-edge")
     assert "Traceback" not in err
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
+    """As Ctrl-C does: ``timeout``, systemd and CI jobs that are stopped send it."""
+
+    def write(_args):
+        with BundleWriter(tmp_path / "out.ttedge"):
+            assert any(tmp_path.iterdir())
+            signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("tt_edge.cli.inspect.run", write)
+    assert main(["inspect", "x"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "tt-edge: terminated\n"
+    assert not any(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_run_without_a_prompt(tt_edge):

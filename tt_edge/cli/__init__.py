@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import tt_edge
 from tt_edge.cli.terminal import safe
@@ -53,6 +57,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came, as from ``timeout``, systemd or a CI job that was stopped."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that it leaves nothing half-written behind; a second one ends it at once."""
+
+    def on_terminate(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # a program that calls this has its own handler
+        return
+    signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(argv)
@@ -61,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
-        status: int = args.run(args)
+        with _terminable():
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except TTEdgeError as error:
@@ -73,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f'{error.name} is not installed, which `tt-edge {args.command}` needs; pip install "tt-edge[compile,rtx]"'
         )
         return _fail(missing, args.debug)
+    except _Terminated:
+        print("tt-edge: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("tt-edge: interrupted", file=sys.stderr)
         return 130
