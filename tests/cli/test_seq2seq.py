@@ -9,6 +9,8 @@ import torch
 
 from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.cli import main
+from tt_edge.errors import InvalidInputError
+from tt_edge.evaluation.scoring import Target, score
 from tt_edge.runtime import LLM
 
 
@@ -34,6 +36,38 @@ def test_verify(bundle, checkpoint, capsys):
     assert manifest["parts"].keys() == {"encoder", "decoder"}
     claims = {e["claim"]: e["word"] for e in manifest["evidence"]}
     assert (claims["network"], claims["encoder network"]) == ("evaluated", "evaluated")
+
+
+def test_what_has_no_golden_set(bundle, capsys):
+    assert main(["verify", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "only the files were checked: the bundle has no golden set; there are none for encoder-decoders" in shown
+    assert main(["verify", str(bundle), "--runtime", "reference"]) == 2
+    assert "there are none for encoder-decoders; `tt-edge verify" in capsys.readouterr().err
+
+
+def test_doctor_counts_the_sources(bundle, capsys):
+    main(["doctor", str(bundle), "--json"])
+    found = {f["topic"]: f["text"] for f in json.loads(capsys.readouterr().out)["findings"]}
+    # 4 tensors of 2 slots, 4 heads, 32 places and 8 numbers of 4 bytes.
+    assert ", keys and values of sources 0 MiB" in found["memory needed"]
+
+
+def test_commands_for_language_models(bundle, tmp_path, capsys):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"prompt": "w4", "answer": "w5"}')
+    for command in (
+        ["eval", str(bundle), "--data", str(questions)],
+        ["eval", str(bundle), "--task", "perplexity", "--data", str(questions)],
+        ["bench", str(bundle)],
+    ):
+        assert main(command) == 2
+        assert "encoder-decoder" in capsys.readouterr().err
+    with LLM.load(bundle, "reference") as llm:
+        with pytest.raises(InvalidInputError, match="texts are scored only by language models"):
+            next(score(llm.session, [Target([2], [5])]))
+        with pytest.raises(InvalidInputError, match="whose tokens have no log-probabilities; omit prompt_logprobs"):
+            llm.generate("w4", llm.config(max_new_tokens=4, prompt_logprobs=0))
 
 
 def test_run(bundle, checkpoint, capsys):
@@ -62,6 +96,7 @@ def test_served(bundle):
     """OpenAI's own client: the prompt of a completion is the source."""
     pytest.importorskip("openai")
     from tests.server.conftest import serving_llm
+    from tests.server.test_limits import post
 
     with serving_llm(LLM.load(bundle, "reference")) as served:
         client, model = served.client(), tiny_seq2seq("bart")
@@ -72,6 +107,19 @@ def test_served(bundle):
             for prompt in (text, ids):
                 made = client.completions.create(model=client.models.list().data[0].id, prompt=prompt, max_tokens=8)
                 assert made.choices[0].text == wanted
+        name, url = served.model.llm.name, f"{served.url}/v1/completions"
+        for changes, code, message in (
+            ({"echo": True}, None, "an encoder-decoder's answer does not continue its prompt; omit echo"),
+            (
+                {"prompt": "w5 " * 40},
+                "context_length_exceeded",
+                "the text has 41 tokens, more than the 32 that the encoder was compiled for",
+            ),
+            ({"prompt": "w" * 32 * 4 + "w"}, "context_length_exceeded", "maximum context length is 32 tokens"),
+        ):
+            status, answer, _ = post(url, {"model": name, "prompt": "w4", "max_tokens": 4, **changes})
+            assert (status, answer["error"]["code"]) == (400, code)
+            assert message in answer["error"]["message"]
 
 
 def test_beams(bundle, capsys):

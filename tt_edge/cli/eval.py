@@ -103,10 +103,16 @@ def _task(args: argparse.Namespace) -> Task:
 
 
 def _row(args: argparse.Namespace, task: Task, path: str, bundle: Bundle) -> dict[str, Any]:
+    from tt_edge.errors import InvalidInputError
     from tt_edge.evaluation.bundle_model import BundleModel, identity_of
     from tt_edge.evaluation.run import evaluate
     from tt_edge.runtime.llm import LLM
 
+    if bundle.manifest.takes_source:
+        raise InvalidInputError(
+            f"{path} is of an encoder-decoder, and only language models and vision-language models are evaluated; compare it with "
+            f"its checkpoint (tt-edge verify {path} --model CHECKPOINT)"
+        )
     record = None if args.output is None else args.output / "answers.jsonl"
     config = bundle.manifest.config
     format = config.network.precision.value if config.quantization.recipe is None else config.quantization.recipe.name

@@ -125,10 +125,14 @@ def _prove(args: argparse.Namespace, bundle: Bundle, result: dict[str, Any], lin
         return True
     golden = on_device.golden_of(bundle)
     if golden is None:
+        command = f"`tt-edge verify {bundle.path} --model CHECKPOINT` on the host"
+        if bundle.manifest.takes_source:
+            remedy = f"there are none for encoder-decoders; {command} compares the networks in NumPy"
+        else:
+            remedy = f"{command} stores one"
         if args.bisect or args.runtime != "auto":
-            raise InvalidInputError(
-                f"{bundle.path} has no golden set; `tt-edge verify {bundle.path} --model CHECKPOINT` on the host stores one"
-            )
+            raise InvalidInputError(f"{bundle.path} has no golden set; {remedy}")
+        lines.append(f"only the files were checked: the bundle has no golden set; {remedy}")
         return True
     machine = Machine.detect()
     proof = on_device.prove(bundle, golden, "tensorrt" if args.bisect else args.runtime, machine)

@@ -123,13 +123,16 @@ def _memory(facts: Facts, bundle: Bundle, fitting: Sequence[EngineRecord]) -> It
     contract, parts = bundle.manifest.contract, bundle.manifest.parts
     cache = contract.kv_bytes(contract.max_batch) * _caches(facts, bundle, fitting)
     tables = sum(t.dtype.nbytes(math.prod(t.resolve(**contract.largest))) for t in contract.feature_tables)
+    sources = sum(t.dtype.nbytes(math.prod(t.resolve(**contract.largest))) for t in contract.cross)
     complete = len(fitting) == len(parts)
     held = sum(engine.bytes for engine in fitting) if complete else sum(_weights(bundle))
-    needed = held + cache + tables
+    needed = held + cache + tables + sources
     what = "engines" if complete else "weights"
     text = f"{what} {size(held)}, KV cache {size(cache)} at {contract.max_batch} x {contract.max_seq_len:,} tokens"
     if tables:
         text += f", image features {size(tables)}"
+    if sources:
+        text += f", keys and values of sources {size(sources)}"
     gpu = facts.gpu
     free = gpu.memory_free if isinstance(gpu, Gpu) and not gpu.integrated else facts.memory.available
     if not free:

@@ -54,6 +54,11 @@ class BundleLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.llm = LLM.load(bundle, runtime, require_signature)
+        if self.llm.source is not None:
+            self.llm.close()
+            raise InvalidInputError(
+                "the bundle is of an encoder-decoder, and lm-eval's models continue their prompts; give one of a language model"
+            )
         limit = self.llm.session.contract.max_seq_len
         self.max_length = limit if max_length is None else int(max_length)
         if not 1 <= self.max_length <= limit:

@@ -9,7 +9,7 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import CapacityError
+from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
@@ -107,8 +107,12 @@ def score(session: Session, targets: Iterable[Target]) -> Iterator[tuple[int, To
     Long prompts are fed in pieces. Without ``session.has_full_logits``, continuations are fed token by token, which gives the
     same numbers and takes more steps. A target begins where its prompt leaves what its slot holds, so that prompts with a
     common beginning should follow one another. The session is used by nobody else meanwhile, and its slots are changed.
-    Raises ``CapacityError`` for a target that does not fit.
+    Raises ``CapacityError`` for a target that does not fit, and ``InvalidInputError`` for an encoder-decoder.
     """
+    if session.contract.cross:
+        raise InvalidInputError(
+            "the bundle is of an encoder-decoder, and texts are scored only by language models; give one"
+        )
     numbered = enumerate(targets)
     first = list(islice(numbered, session.contract.max_batch))
     if not first:

@@ -34,7 +34,10 @@ class Endpoints:
     def __init__(self, model: AsyncLLM, settings: Settings) -> None:
         self._model, self.settings = model, settings
         self._takes_images = model.llm.vision is not None
-        self._limit = model.llm.session.contract.max_seq_len
+        contract, source = model.llm.session.contract, model.llm.source
+        self._limit = contract.max_seq_len
+        #: Of a prompt, which for an encoder-decoder of texts is its source.
+        self._prompt_limit = contract.max_source_len if source is not None and source.takes_text else self._limit
         self._texts = ThreadPoolExecutor(2, "tt-edge-requests")
         self._worker = ThreadPoolExecutor(1, "tt-edge-server-images")
         self.metrics = Metrics(model)
@@ -72,6 +75,8 @@ class Endpoints:
         self._model.check_room()
         async with self._bodies.received(request, CompletionRequest) as body:
             self._check_name(body.model)
+            if body.echo and llm.source is not None:
+                raise ApiError(400, "an encoder-decoder's answer does not continue its prompt; omit echo", param="echo")
             prompts = body.prompts(llm.session.contract.vocab_size)
             self._check_count(len(prompts), body.n)
             for prompt in prompts:
@@ -178,8 +183,8 @@ class Endpoints:
 
     def _check_characters(self, what: str, count: int) -> None:
         """Refuse what cannot fit before it is tokenized."""
-        if count > self._limit * self._longest_token:
-            raise context_length_exceeded(self._limit, what, f"your {what} has {count} characters")
+        if count > self._prompt_limit * self._longest_token:
+            raise context_length_exceeded(self._prompt_limit, what, f"your {what} has {count} characters")
 
     def _check_length(self, what: str, tokens: int, new_tokens: int) -> None:
         if tokens + new_tokens > self._limit:

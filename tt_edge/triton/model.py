@@ -55,6 +55,10 @@ class TritonPythonModel:
             _send(sender, error=f"internal error ({type(error).__name__}: {error}); please report it", final=True)
 
     async def _send_answer(self, asked: _Asked, sender: Any) -> None:
+        if asked.echoes and self._llm.llm.source is not None:
+            raise InvalidInputError(
+                "exclude_input_in_output is false, and an encoder-decoder's answer does not continue its input; omit it"
+            )
         begin = asked.text if asked.echoes else ""
         async with self._llm.stream(await self._llm.encode(asked.text), asked.config) as stream:
             if not asked.streams:

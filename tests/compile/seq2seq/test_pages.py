@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
 from tests.runtime.seq2seq.test_page import page
 from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader
 from tt_edge.cli import main
+from tt_edge.compile.seq2seq.model import Seq2Seq
+from tt_edge.compile.seq2seq.parts import Seq2SeqDecoderCompiler
+from tt_edge.config import CompileConfig
+from tt_edge.errors import UnsupportedModelError
 
 
 @pytest.mark.parametrize(("kind", "form"), [("nougat", {}), ("nougat", {"backend": "sdpa"})])
@@ -26,6 +31,27 @@ def test_pixels_to_tokens(kind, form):
     got = answers(parts, [2], sources, **search)
     assert got == [wanted(model, source, "pixel_values", **search) for source in sources]
     assert all(len(set(tokens)) > 4 for tokens in got)
+
+
+def test_a_decoder_with_attention_of_its_own_is_refused_with_the_reason():
+    import transformers
+
+    encoder = transformers.ViTConfig(
+        image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    decoder = transformers.TrOCRConfig(
+        vocab_size=99, d_model=32, decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=64,
+        max_position_embeddings=96, cross_attention_hidden_size=32,
+    )  # fmt: skip
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 2, 1
+    parts = Seq2Seq.of(transformers.VisionEncoderDecoderModel(config).eval())
+    settings = CompileConfig.of(precision="fp32", max_batch=2, max_seq_len=16, max_input_len=16)
+    settings = settings.with_limits(replace(settings.limits, max_source_len=parts.cross_shape[1]))
+    with pytest.raises(
+        UnsupportedModelError, match=r"^TrOCRForCausalLM, the decoder of .*, computes attention by itself"
+    ):
+        Seq2SeqDecoderCompiler(parts, settings).export()
 
 
 def test_an_image_file_to_text(tmp_path, capsys):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tt_edge.bundle.manifest import DECODER
 from tt_edge.compile.export.features import check_features
-from tt_edge.compile.export.semantics import constant_rope, semantic_attention, semantic_rotary
+from tt_edge.compile.export.semantics import constant_rope, own_attention, semantic_attention, semantic_rotary
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
@@ -23,7 +23,6 @@ from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.families import family_of
 from tt_edge.config import Cache, CompileConfig
 from tt_edge.contract import IOContract
-from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import LoweringContext, LoweringPass
 from tt_edge.lowering.pipeline import passes_for
 
@@ -131,7 +130,4 @@ def _dynamic_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[A
 def _explain_attention(model: PreTrainedModel, cause: Exception | None = None) -> None:
     """Raise ``UnsupportedModelError`` if the model does not use transformers' attention interface."""
     if not getattr(model, "_supports_attention_backend", False):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} computes attention by itself, not through transformers' attention interface, which is "
-            "where tt-edge finds it (ALiBi, state-space and older models); no backend has it"
-        ) from cause
+        raise own_attention(type(model).__name__) from cause

@@ -87,6 +87,14 @@ def _attention_function(
     return out.transpose(1, 2), None
 
 
+def own_attention(what: str) -> UnsupportedModelError:
+    """The refusal of a model, called ``what``, whose attention is not where ``semantic_attention`` finds it."""
+    return UnsupportedModelError(
+        f"{what} computes attention by itself, not through transformers' attention interface, which is where tt-edge finds it "
+        "(ALiBi, state-space and older models); no backend has it"
+    )
+
+
 @contextmanager
 def semantic_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, route the model's attention through ``tt_edge::attention``; masks are interpreted, not traced."""

@@ -6,7 +6,7 @@ import torch
 from torch.fx import GraphModule
 
 from tt_edge.bundle.manifest import DECODER, ENCODER
-from tt_edge.compile.export.semantics import semantic_attention
+from tt_edge.compile.export.semantics import own_attention, semantic_attention
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
@@ -35,6 +35,12 @@ class _Seq2SeqPart(PartCompiler):
     def what(self) -> str:
         return f"the {self.name} of {type(self.model).__name__}"
 
+    def check_attention(self, exported: GraphModule) -> None:
+        """Raise ``UnsupportedModelError`` for a model whose tokens see each other outside transformers' attention interface."""
+        if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
+            half = self.model.get_encoder() if self.name == ENCODER else self.model.get_decoder()
+            raise own_attention(f"{type(half).__name__}, the {self.name} of {type(self.model).__name__},")
+
 
 class EncoderCompiler(_Seq2SeqPart):
     """The encoder: a source to the keys and values of attention to it, for all decoder layers."""
@@ -49,6 +55,8 @@ class EncoderCompiler(_Seq2SeqPart):
         module = SourceEncoder(self.parts, self.positions())
         with semantic_attention(self.model), unconditional_limits():
             exported = trace(module, (source,), {}, (dynamic,), self.what())
+        if self.parts.takes_text:
+            self.check_attention(exported)
         (placeholder,) = exported.graph.find_nodes(op="placeholder")
         placeholder.target = placeholder.name = self.parts.source
         exported.graph.eliminate_dead_code()  # the decoder, but for what it takes from the encoder
@@ -89,6 +97,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
                 (tokens, tokens, tuple({0: batch} for _ in names)),
                 self.what(),
             )
+        self.check_attention(exported)
         inputs = exported.graph.find_nodes(op="placeholder")
         for node, name in zip(inputs, ("input_ids", "position_ids", *names), strict=True):
             node.target = node.name = name

@@ -47,6 +47,11 @@ def check_prompt(
             if contract.cross
             else f"{what} has a source, and the compiled model is no encoder-decoder; give a prompt"
         )
+    if source is not None and config.prompt_logprobs is not None:
+        raise InvalidInputError(
+            f"{what} is the source of an encoder-decoder, whose tokens have no log-probabilities; omit prompt_logprobs (of "
+            "completions: echo)"
+        )
 
 
 def _check_images(what: str, images: PromptImages, config: GenerationConfig, contract: IOContract) -> None:
