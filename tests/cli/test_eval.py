@@ -86,11 +86,13 @@ def test_refused(bundles, tmp_path, capsys):
         ([bundle, "--data", str(tmp_path / "none.jsonl")], "cannot be read"),
         ([bundle, "--data", data, "--count", "0"], "--count is 0; give at least 1"),
         ([str(tmp_path / "none.ttedge"), "--data", data], "does not exist"),
+        ([bundle, "--data", data, "--model", "./nowhere", "--output", str(tmp_path / "out")], "nowhere does not exist"),
     ]:
         assert main(["eval", *options]) != 0
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists(), "nothing is asked before all is there"
 
 
 def test_verify_quantizes_the_checkpoint_in_the_same_way(bundles, capsys):

@@ -64,6 +64,9 @@ def test_images_beside_token_ids_are_not_passed_over(model):
             await model.generate([5, 6], CONFIG, images=["a.png"])
         with pytest.raises(InvalidInputError, match="a language model, which takes no images, and there are 1"):
             await model.generate(PROMPTS[0], CONFIG, images=["a.png"])
+        content = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "What is it?"}]
+        with pytest.raises(InvalidInputError, match="a language model, which takes no images, and there are 1"):
+            await model.chat([{"role": "user", "content": content}], CONFIG)
         assert model.waiting == 0
 
     asyncio.run(main())

@@ -12,6 +12,7 @@ from tt_edge.cli.options import add_require_signature
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
+    from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.evaluation.formats.task import Task
     from tt_edge.evaluation.requests import Model
     from tt_edge.runtime.llm import LLM
@@ -70,7 +71,12 @@ def run(args: argparse.Namespace) -> int:
 
     task = _task(args)
     bundles = [Bundle.open(path, args.require_signature) for path in args.bundle]  # a bad one is seen at once
-    rows = [_row(args, task, path, bundle) for path, bundle in zip(args.bundle, bundles, strict=True)]
+    checkpoint = None
+    if args.model:
+        from tt_edge.compile.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.open(args.model)
+    rows = [_row(args, task, path, bundle, checkpoint) for path, bundle in zip(args.bundle, bundles, strict=True)]
     if args.output is not None:
         write_reports(args.output, task, rows)
     print(as_json(rows) if args.json else safe(render(task, rows), sys.stdout))
@@ -102,7 +108,9 @@ def _task(args: argparse.Namespace) -> Task:
     return found
 
 
-def _row(args: argparse.Namespace, task: Task, path: str, bundle: Bundle) -> dict[str, Any]:
+def _row(
+    args: argparse.Namespace, task: Task, path: str, bundle: Bundle, checkpoint: Checkpoint | None
+) -> dict[str, Any]:
     from tt_edge.errors import InvalidInputError
     from tt_edge.evaluation.bundle_model import BundleModel, identity_of
     from tt_edge.evaluation.run import evaluate
@@ -121,9 +129,9 @@ def _row(args: argparse.Namespace, task: Task, path: str, bundle: Bundle) -> dic
         items = task.items(model)
         network = evaluate(task, model, items, record, path)
         pytorch = None
-        if args.model:
+        if checkpoint is not None:
             pytorch = evaluate(
-                task, _pytorch(args.model, bundle, llm), items, record, f"{args.model} in PyTorch, {format}"
+                task, _pytorch(checkpoint, bundle, llm), items, record, f"{args.model} in PyTorch, {format}"
             )
         return {
             "bundle": path,
@@ -135,13 +143,11 @@ def _row(args: argparse.Namespace, task: Task, path: str, bundle: Bundle) -> dic
         }
 
 
-def _pytorch(source: str, bundle: Bundle, llm: LLM) -> Model:
-    from tt_edge.compile.checkpoint import Checkpoint
+def _pytorch(checkpoint: Checkpoint, bundle: Bundle, llm: LLM) -> Model:
     from tt_edge.compile.parity.accuracy import PyTorchModel
     from tt_edge.compile.parity.reference import load_reference
 
     config = bundle.manifest.config
-    checkpoint = Checkpoint.open(source)
     model = load_reference(checkpoint, config.network.precision)
     quantized = ""
     if config.quantization.recipe is not None:

@@ -22,7 +22,7 @@ from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
-from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, images_of
 from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
@@ -119,6 +119,8 @@ class LLM:
         """
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
+        if self.vision is None and self.source is None:
+            _refuse_images(images_of(messages))  # before a template for texts fails on them
         return render_chat(self.chat_template, messages, has_processor=self.vision is not None, **variables)
 
     def apply_chat_template(self, messages: Sequence[Message], **variables: Any) -> str:
@@ -254,11 +256,7 @@ class LLM:
         if isinstance(prompt, Speech):
             raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
         if self.vision is None:
-            if images:
-                raise InvalidInputError(
-                    f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
-                    "vision-language model"
-                )
+            _refuse_images(images)
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
             return EncodedPrompt(prompt, ids, asked_at=start, cache_salt=cache_salt)
         ids, processed = self.vision.processor.tokenize(
@@ -373,6 +371,14 @@ class LLM:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+
+def _refuse_images(images: Sequence[ImageSource]) -> None:
+    if images:
+        raise InvalidInputError(
+            f"the bundle is of a language model, which takes no images, and there are {len(images)}; compile a "
+            "vision-language model"
+        )
 
 
 def _keep(pieces: deque[tuple[int, Delta]], index: int, delta: Delta) -> None:
