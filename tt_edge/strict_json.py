@@ -14,6 +14,8 @@ MAX_DEPTH = 100
 #: Most values. One of 3 bytes, ``[],``, takes 64 bytes of memory and more, so the size of a text does not bound its cost.
 MAX_VALUES = 2_000_000
 
+#: Integers of so many characters are all within the range of a double.
+_SHORT = 300
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -28,7 +30,9 @@ def loads(content: bytes | str, max_values: int = MAX_VALUES) -> Any:
     _check_count(content, max_values)
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
+        )
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
     _check_depth(value)
@@ -88,6 +92,13 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"it has the number {text[:80]}, which is beyond a double")
     return value
+
+
+def _integer(text: str) -> int:
+    """An integer that ``float`` and ``math.isfinite`` take."""
+    if len(text) > _SHORT:
+        _finite(text)
+    return int(text)
 
 
 def _check_depth(value: Any) -> None:

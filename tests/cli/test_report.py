@@ -182,11 +182,18 @@ def test_the_graph(tt_edge, pristine, tmp_path):
         (["-o", "TMP/r.html", "--eval", "TMP/bad.json"], "bad.json has no rows of an evaluation"),
         (["-o", "TMP/r.html", "--bench", "TMP/bad.json"], "bad.json is not a benchmark (KeyError: 'benchmark')"),
         (["-o", "TMP/r.html", "--bench", "TMP/text.json"], "text.json cannot be read"),
+        (
+            ["-o", "TMP/r.html", "--bench", "TMP/words.json"],
+            "words.json is not a benchmark (TypeError: 'nan' is no number)",
+        ),
+        (["-o", "TMP/r.html", "--eval", "TMP/huge.json"], "huge.json cannot be read (it has the number 1000"),
     ],
 )
 def test_bad_input(tt_edge, pristine, tmp_path, options, message):
     write(tmp_path / "bad.json", {"rows": [1, {"network": 3}]})
     (tmp_path / "text.json").write_text("hello")
+    (tmp_path / "huge.json").write_text(json.dumps(EVALUATION).replace("0.9", f"1{'0' * 400}"))
+    (tmp_path / "words.json").write_text(json.dumps(BENCHMARK).replace("12.5", '"nan"'))
     tt_edge("report", pristine, *(str(o).replace("TMP", str(tmp_path)) for o in options)).fails_with(message, 2)
     assert not (tmp_path / "r.html").exists()
 

@@ -193,10 +193,10 @@ def _benchmark(path: Path) -> dict[str, Any]:
                     "what": str(row["what"]),
                     "is_reference": row["is_reference"] is True,
                     "ms": {
-                        str(name): {p: float(values[p]) for p in ("mean", "p50", "p90", "p99")}
+                        str(name): {p: _as_number(values[p]) for p in ("mean", "p50", "p90", "p99")}
                         for name, values in row["ms"].items()
                     },
-                    "throughput": {str(name): float(value) for name, value in row["throughput"].items()},
+                    "throughput": {str(name): _as_number(value) for name, value in row["throughput"].items()},
                 }
                 for row in data["measured"]
             ],
@@ -209,6 +209,12 @@ def _benchmark(path: Path) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_number(value: Any) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
 
 
 def _mb(value: float | None) -> str:
