@@ -65,7 +65,8 @@ def test_conversations_and_a_rate(tt_edge, pristine):
         (["--image-tokens", 4, "--batch", 2, "--against", "hf"], "one prompt with an image at a time; omit --batch", 2),
         (["--model", "x"], "--model is for --against hf or --server", 2),
         (["--server", "http://localhost:1"], "give a bundle or --server, one of the two", 2),
-        (["-o", "/nowhere/bench.json"], "--output /nowhere/bench.json is in a folder that does not exist", 2),
+        (["-o", "/nowhere/bench.json"], "--output /nowhere/bench.json cannot be written; give a file in a folder", 2),
+        (["-o", "/"], "--output / cannot be written; give a file in a folder that exists", 2),
     ],
 )
 def test_bad_options(tt_edge, pristine, options, message, status):

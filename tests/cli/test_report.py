@@ -176,6 +176,7 @@ def test_the_graph(tt_edge, pristine, tmp_path):
         ([], "nothing to write; give --output HTML, --graph JSON, or both"),
         (["-o", "/nowhere/r.html"], "/nowhere/r.html cannot be written; give a file in a folder that exists"),
         (["-o", "TMP"], "cannot be written; give a file"),
+        (["-o", "TMP/r.html", "--graph", "TMP/./r.html"], "--output and --graph are both "),
         (["-o", "TMP/r.html", "--device", "toaster"], "device 'toaster' is not known; choose from thor"),
         (["--graph", "TMP/g.json", "--eval", "TMP/bad.json"], "--eval, --bench and --device are for the page"),
         (["-o", "TMP/r.html", "--eval", "TMP/none.json"], "none.json cannot be read"),

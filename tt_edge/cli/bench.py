@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.options import add_require_signature, check_output
 from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError("give a bundle or --server, one of the two")
     if not args.agentic and (args.turns is not None or args.prefix_tokens is not None):
         raise InvalidInputError("--turns and --prefix-tokens are for conversations; give --agentic, or omit them")
-    if args.output is not None and not args.output.resolve().parent.is_dir():
-        raise InvalidInputError(f"--output {args.output} is in a folder that does not exist; create it")
+    check_output("--output", args.output)
     plan, measured = _of_server(args) if args.server is not None else _of_bundle(args)
     facts = {
         "benchmark": args.bundle or args.server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 _SAMPLING = {
@@ -43,6 +44,14 @@ def add_require_signature(parser: argparse.ArgumentParser) -> None:
         metavar="PEM",
         help="public key: refuse a bundle that is not signed with it (or set TT_EDGE_REQUIRE_SIGNATURE)",
     )
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Raise ``InvalidInputError`` for a file that cannot be written, before the work that it is for. ``None`` is none."""
+    from tt_edge.errors import InvalidInputError
+
+    if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
+        raise InvalidInputError(f"{option} {path} cannot be written; give a file in a folder that exists")
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.options import add_require_signature, check_output
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output is None and args.graph is None:
         raise InvalidInputError("nothing to write; give --output HTML, --graph JSON, or both")
-    for path in (args.output, args.graph):
-        if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
-            raise InvalidInputError(f"{path} cannot be written; give a file in a folder that exists")
+    check_output("--output", args.output)
+    check_output("--graph", args.graph)
+    if args.output is not None and args.graph is not None and args.output.resolve() == args.graph.resolve():
+        raise InvalidInputError(f"--output and --graph are both {args.output}; give two files")
     if args.output is None and (args.eval or args.bench or args.device):
         raise InvalidInputError("--eval, --bench and --device are for the page; give --output HTML, or omit them")
     devices = None if args.device is None else [find_device(name) for name in args.device]
