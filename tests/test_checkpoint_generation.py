@@ -74,6 +74,11 @@ def test_a_mapping_of_sequences():
 def test_what_is_not_applied_is_named():
     assert not_applied({**MASKS, "do_sample": False, "max_new_tokens": 7, "early_stopping": True, "num_beams": 1}) == []
     assert not_applied({"num_beams": 4, "typical_p": 0.5, "penalty_alpha": 0.6}) == ["num_beams=4", "penalty_alpha=0.6"]
+    assert not_applied({"return_timestamps": True, "renormalize_logits": True}) == [
+        "return_timestamps=True",
+        "renormalize_logits=True",
+    ]
+    assert not_applied({"return_timestamps": False, "renormalize_logits": False}) == []
     assert not_applied({"do_sample": True, "typical_p": 0.5, "top_h": None}) == ["typical_p=0.5"]
 
 

@@ -48,6 +48,8 @@ _NOT_APPLIED: dict[str, Callable[[object], bool]] = {
     "token_healing": _is_set,
     "watermarking_config": _is_set,
     "max_time": _is_set,
+    "renormalize_logits": _is_set,
+    "return_timestamps": _is_set,
 }
 #: The same for checkpoints that sample.
 _SAMPLING_NOT_APPLIED: dict[str, Callable[[object], bool]] = {

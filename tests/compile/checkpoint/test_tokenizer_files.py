@@ -10,14 +10,17 @@ import logging
 
 import pytest
 import tokenizers
+import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, PreTrainedTokenizerFast
 
 from tests.tiny_models import tiny_model
+from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings, load_tokenizer, tokenizer_files
 from tt_edge.compile.parity.odd_texts import ODD_TEXTS
 from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 CORPUS = [
@@ -269,3 +272,37 @@ def test_a_tokenizer_that_would_end_the_process_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
     with pytest.raises(InvalidInputError, match=r'does not load \(the second part of the merge \["a", "b"\] does not'):
         load_tokenizer(Checkpoint.open(tmp_path))
+
+
+class TestWhereAnAnswerBegins:
+    """What ``generate()`` gives an encoder-decoder's decoder first, in every way that a checkpoint can say it."""
+
+    @pytest.mark.parametrize(
+        ("settings", "wanted"),
+        [
+            ({"decoder_start_token_id": 0}, 0),
+            ({"decoder_start_token_id": [5]}, 5),
+            ({"bos_token_id": 7}, 7),  # the model's configuration says 2, which generate() does not look at
+            ({"decoder_start_token_id": 5, "forced_decoder_ids": [[1, 9]]}, 5),
+        ],
+    )
+    def test_as_generate_has_it(self, settings, wanted):
+        model = tiny_seq2seq("bart")
+        model.generation_config = GenerationConfig(pad_token_id=1, eos_token_id=2, **settings)
+        start = DecoderStart.from_settings(json.loads(generation_settings(model)))
+        ids = torch.tensor([[4, 5, 2]])
+        out = GenerationMixin.generate(model, ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, num_beams=1)
+        assert start.default == (wanted,) == tuple(out[0, :1].tolist())
+
+    def test_one_for_each_row_is_refused(self):
+        model = tiny_seq2seq("bart")
+        model.generation_config = GenerationConfig(decoder_start_token_id=[5, 6])
+        with pytest.raises(InvalidInputError, match=r"decoder_start_token_id is \[5, 6\]; give one token id"):
+            generation_settings(model)
+
+    def test_only_speech_has_forced_tokens_and_languages(self):
+        for family, is_speech in (("whisper", True), ("t5", False)):
+            model = tiny_seq2seq(family)
+            model.generation_config.forced_decoder_ids, model.generation_config.language = [[1, 9]], "de"
+            found = json.loads(generation_settings(model))
+            assert ("forced_decoder_ids" in found) == is_speech

@@ -141,14 +141,24 @@ def generation_settings(model: PreTrainedModel) -> bytes:
     A warning names the settings that the runtime does not apply. Raises ``InvalidInputError`` for one with a value that it
     cannot have.
     """
-    settings: dict[str, Any] = model.generation_config.to_diff_dict()
+    own = model.generation_config
+    settings: dict[str, Any] = own.to_diff_dict()
     for name in ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(model.generation_config, name, None)
-        if value is None:
-            value = getattr(model.config, name, None)
+        value = getattr(own, name, None)
+        if value is None and not (name == "decoder_start_token_id" and own.bos_token_id is not None):
+            value = getattr(model.config, name, None)  # where generate() does not begin with bos_token_id
         if value is not None:
             settings[name] = value
-    for name in _SPEECH_SETTINGS:  # which transformers reads and does not write
+    if isinstance(start := settings.get("decoder_start_token_id"), list):  # one for each row of a batch
+        if len(start) != 1:
+            raise InvalidInputError(
+                f"generation_config.json: decoder_start_token_id is {start}; give one token id, and compile again"
+            )
+        settings["decoder_start_token_id"] = start[0]
+    is_speech = getattr(model, "main_input_name", None) == "input_features"
+    if not is_speech:  # generate() of other models ignores it
+        settings.pop("forced_decoder_ids", None)
+    for name in _SPEECH_SETTINGS if is_speech else ():  # which transformers reads and does not write
         value = getattr(model.generation_config, name, None)
         value = getattr(model.config, name, None) if value is None else value
         if value is not None:
