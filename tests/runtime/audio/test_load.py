@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import wave
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -52,3 +53,23 @@ def test_no_sound(content):
 def test_no_file(tmp_path):
     with pytest.raises(InvalidInputError, match="cannot be read: No such file"):
         load_audio(tmp_path / "none.wav")
+
+
+@pytest.mark.parametrize("place", range(4, 44))
+def test_a_damaged_header_is_read_or_refused(place):
+    """Every byte of the header, at both ends of its range."""
+    good = wav(2)
+    for value in (0x00, 0xFF):
+        with suppress(InvalidInputError, MissingDependencyError):
+            load_audio(good[:place] + bytes([value]) + good[place + 1 :])
+
+
+def test_a_chunk_longer_than_the_file():
+    good = wav(2)
+    with pytest.raises((InvalidInputError, MissingDependencyError), match="is no "):
+        load_audio(good[:16] + b"\xff" * 4 + good[20:])
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(InvalidInputError, match="cannot be read: embedded null byte"):
+        load_audio("a\0.wav")

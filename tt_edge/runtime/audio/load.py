@@ -41,7 +41,7 @@ def load_audio(file: AudioFile) -> Audio:
     try:
         with wave.open(io.BytesIO(content)) as reader:
             return _pcm(reader, name)
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that is longer than the file
         return _by_soundfile(content, name, error)
 
 
@@ -55,6 +55,8 @@ def _content(file: AudioFile) -> tuple[bytes, str]:
                 content = source.read(MAX_BYTES + 1)
         except OSError as error:
             raise InvalidInputError(f"audio {name} cannot be read: {error.strerror}") from error
+        except ValueError as error:  # no path can have this name
+            raise InvalidInputError(f"audio {name!r} cannot be read: {error}") from error
     if len(content) > MAX_BYTES:
         raise InvalidInputError(f"{name} has more than {MAX_BYTES >> 20} MiB; give a shorter recording")
     return content, name

@@ -63,7 +63,8 @@ class LogMel:
             )
         if audio.seconds > self.seconds:
             raise InvalidInputError(
-                f"the audio is {audio.seconds:.1f} s long, and the model takes {self.seconds} s; cut it into shorter pieces"
+                f"the audio is {np.ceil(10 * audio.seconds) / 10:.1f} s long, and the model takes {self.seconds} s; cut it into "
+                "shorter pieces"
             )
         length = self.seconds * self.rate
         samples = np.zeros(length, np.float64)
