@@ -138,6 +138,15 @@ def test_a_server_that_counts_only_answers(chat):
     assert len(asked.split()) == 12
 
 
+def test_a_count_that_does_not_grow_is_not_believed():
+    """Prompts would have ten times as many words as tokens are asked for; the result says what the server counted."""
+    events = [{"choices": [{"text": " a"}]}, {"usage": {"completion_tokens": 1, "prompt_tokens": 9}}]
+    with foreign(lambda _: (200, events)) as (server, url):
+        found = measure(url, Plan(40, 2, runs=1))
+    assert len(server.bodies[-1]["prompt"].split()) == 40
+    assert found.notes == ("prompts have 9 tokens on average, not --isl 40",)
+
+
 def test_conversations_that_no_longer_fit(capsys):
     """The server refuses every second turn: the first is shown."""
 

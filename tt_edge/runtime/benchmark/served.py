@@ -29,6 +29,8 @@ _TEXT = (
 WORDS = _TEXT.split()
 #: Requests at the same time, at most, unless ``--batch`` says so.
 MAX_CONCURRENT = 512
+#: Tokens of a word, at least, in a count that is believed.
+_LEAST = 0.1
 _Prompt: TypeAlias = "str | list[dict[str, Any]]"
 
 
@@ -90,7 +92,9 @@ class ServerBenchmark:
         self._has_usage = few.has_usage and many.has_usage
         if self._has_usage:
             slope = (many.times.input_tokens - few.times.input_tokens) / (counts[1] - counts[0])
-            self._per_word = max(slope, 0.1)
+            if slope < _LEAST:  # a number that does not grow with the text says nothing about it
+                return
+            self._per_word = slope
             self._fixed = max(0.0, few.times.input_tokens - slope * counts[0])
 
     def _notes(self, measured: Measured) -> list[str]:
