@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from contextlib import suppress
 
@@ -73,3 +74,14 @@ def test_a_chunk_longer_than_the_file():
 def test_a_name_that_no_file_can_have():
     with pytest.raises(InvalidInputError, match="cannot be read: embedded null byte"):
         load_audio("a\0.wav")
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_the_extensible_format_of_integers(width):
+    """As ffmpeg writes files of 24 bits."""
+    plain = wav(width)
+    subformat = bytes.fromhex("0100000000001000800000aa00389b71")
+    more = struct.pack("<HHI", 22, 8 * width, 3) + subformat
+    body = b"WAVEfmt " + struct.pack("<I", 40) + b"\xfe\xff" + plain[22:36] + more + plain[36:]
+    audio = load_audio(b"RIFF" + struct.pack("<I", len(body)) + body)
+    np.testing.assert_array_equal(audio.samples, load_audio(plain).samples)

@@ -16,6 +16,10 @@ from tt_edge.errors import InvalidInputError, MissingDependencyError
 #: Bytes. Half a minute of speech in 16 kHz is 1 MB; this is an hour of it, and no more than that is read.
 MAX_BYTES = 128 << 20
 
+#: The number of the extensible format, and its subformat of integers (KSDATAFORMAT_SUBTYPE_PCM).
+_EXTENSIBLE = b"\xfe\xff"
+_INTEGERS = bytes.fromhex("0100000000001000800000aa00389b71")
+
 AudioFile = str | os.PathLike[str] | bytes
 
 
@@ -39,7 +43,7 @@ def load_audio(file: AudioFile) -> Audio:
     """
     content, name = _content(file)
     try:
-        with wave.open(io.BytesIO(content)) as reader:
+        with wave.open(io.BytesIO(_plain(content))) as reader:
             return _pcm(reader, name)
     except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that is longer than the file
         return _by_soundfile(content, name, error)
@@ -60,6 +64,16 @@ def _content(file: AudioFile) -> tuple[bytes, str]:
     if len(content) > MAX_BYTES:
         raise InvalidInputError(f"{name} has more than {MAX_BYTES >> 20} MiB; give a shorter recording")
     return content, name
+
+
+def _plain(content: bytes) -> bytes:
+    """A WAV file of integers in the extensible format, as most of 24 bits are, as one in the plain format.
+
+    Python before 3.12 does not read the extensible one.
+    """
+    if content[12:16] == b"fmt " and content[20:22] == _EXTENSIBLE and content[44:60] == _INTEGERS:
+        return content[:20] + b"\x01\x00" + content[22:]
+    return content
 
 
 def _pcm(reader: wave.Wave_read, name: str) -> Audio:
