@@ -144,7 +144,7 @@ def test_max_new_tokens(value):
         ("presence_penalty", 2.5, "presence_penalty is 2.5; it must be a number from -2 to 2"),
         ("frequency_penalty", float("inf"), "frequency_penalty is inf"),
         ("logit_bias", {"a": 1}, "logit_bias has key 'a'; its keys are token ids"),
-        ("logit_bias", {-1: 1}, "logit_bias has key -1"),
+        ("logit_bias", {-1: 1}, "logit_bias has key '-1'; its keys are token ids"),
         ("logit_bias", {1: 101}, "logit_bias of token 1 is 101; it must be a number from -100 to 100"),
         ("logit_bias", 5, "logit_bias is 5; it must map token ids to numbers"),
         ("seed", -1, "seed is -1"),
