@@ -77,23 +77,30 @@ def test_the_engine_that_fits_is_run(monkeypatch, runtime):
     assert [(file, str(flavour)) for file, _, flavour in opened] == [("engines/sm89.engine", "tensorrt_rtx")]
 
 
-@pytest.mark.parametrize(("backend", "loaded"), [("native", 0), ("plugin", 1)])
-def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, backend, loaded):
+@pytest.mark.parametrize(
+    ("settings", "loaded"),
+    [
+        ({"backend": "native"}, []),
+        ({"backend": "plugin"}, [("AttentionPlugin", "")]),
+        ({"backend": "plugin", "plugin_contract": "tt-edge"}, [("Attention", "tt_edge")]),
+    ],
+)
+def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, settings, loaded):
     calls = []
     monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
-    monkeypatch.setattr(choose, "load_library", lambda module, name: calls.append(name))
+    monkeypatch.setattr(choose, "load_library", lambda module, path, *plugin: calls.append(plugin))
     monkeypatch.setattr(
         "tt_edge.runtime.engine.tensorrt_session.TensorRTSession", lambda *_, **__: calls.append("session") or "session"
     )
-    assert open_part(bundle(engine(), backend=backend), "decoder", "auto", HERE) == "session"
-    assert calls == ["AttentionPlugin"] * loaded + ["session"]
+    assert open_part(bundle(engine(), **settings), "decoder", "auto", HERE) == "session"
+    assert calls == [*loaded, "session"]
 
 
-@pytest.mark.parametrize(("attention", "loaded"), [("native", []), ("plugin", ["ViTAttentionPlugin"])])
+@pytest.mark.parametrize(("attention", "loaded"), [("native", []), ("plugin", [("ViTAttentionPlugin", "")])])
 def test_a_towers_engine_gets_its_plugins_library(monkeypatch, attention, loaded):
     calls = []
     monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
-    monkeypatch.setattr(choose, "load_library", lambda module, name: calls.append(name))
+    monkeypatch.setattr(choose, "load_library", lambda module, path, *plugin: calls.append(plugin))
     monkeypatch.setattr("tt_edge.runtime.engine.feed_forward.TensorRTFeedForward", lambda *_, **__: "session")
     given = bundle(engine(part="vision"), vision_attention=attention)
     given.manifest.parts["vision"] = vision_contract()
