@@ -64,7 +64,7 @@ def test_two_turns_and_a_new_chat(served, page, errors):
 def test_errors_are_shown_and_the_message_is_given_back(served, page):
     page.goto(served.url)
     say(page, "light " * 99)
-    page.wait_for_selector(".error:text('the model takes 80; shorten them')")
+    page.wait_for_selector(".error:text('maximum context length is 80 tokens')")
     assert page.input_value("#text").startswith("light light")
     assert page.locator(".user").count() == 0
 

@@ -97,7 +97,12 @@ def test_the_shortest_edge(value):
 )
 @pytest.mark.parametrize("family", ["internvl", "eagle2", "blip-2", "qwen"])
 def test_colours_and_filters(family, image, words):
-    if family == "qwen":
+    if (
+        family == "qwen" and words == "OverflowError"
+    ):  # its settings are read from a file, which may not hold such a number
+        with pytest.raises(BundleError, match=r"preprocessor_config\.json is not valid JSON .* beyond a double"):
+            of_grid(**image)
+    elif family == "qwen":
         refused(lambda: of_grid(**image), words)
     else:
         refused(lambda: image_processor_for(tiled_settings(family, {"size": 28, **image}, (28, 28))), words)
