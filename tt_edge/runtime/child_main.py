@@ -20,7 +20,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent closes the pipe
-    os.nice(5)  # behind the parent, which answers others meanwhile
+    os.nice(15)  # behind the parent, which answers others meanwhile
     # What a library prints must not be taken for an answer.
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
