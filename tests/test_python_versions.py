@@ -142,7 +142,8 @@ def environment_of(version: str) -> Path:
                 "--no-compile",
             ]
             ran = subprocess.run([*pip, "--only-binary=:all:", *wanted], capture_output=True, text=True, check=False)
-            if ran.returncode:
-                pytest.skip(f"packages cannot be had here: {ran.stderr.strip().splitlines()[-1]}")
+            if "NewConnectionError" in ran.stderr:
+                pytest.skip("no package index can be reached")
+            assert ran.returncode == 0, ran.stderr  # a range of pyproject.toml that this Python cannot have is a fault
             done.touch()
     return folder / "bin" / "python"

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks.lowered_decode import Agreement, Inputs, Step, lowered, model_of, quantized_and_plain
+from benchmarks.lowered_decode import Agreement, Inputs, Step, lowered, quantized_and_plain
+from benchmarks.lowered_shapes import model_of
 from tt_edge.config.quantization import QuantConfig
 
 PROMPT = torch.arange(3, 13)[None]
