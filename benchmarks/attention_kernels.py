@@ -209,6 +209,8 @@ def main() -> None:
     parser.add_argument("--sweep", nargs="*", type=int, help="also decode with these numbers of splits")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("this needs an NVIDIA GPU and its driver, and there is none here")
     kernels = load_kernels()
     bandwidth, rate = copy_bandwidth(), product_rate()
     print(

@@ -355,6 +355,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs of generate()")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("this needs an NVIDIA GPU and its driver, and there is none here")
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s", flush=True)
     found: list[dict[str, Any]] = []
