@@ -9,11 +9,12 @@ JOBS ?= 2
 .PHONY: demo test lint types package docs install bench clean
 
 # One install for demo and tests, again only when what it depends on changed. It takes about two minutes and 6 GB:
-# libtorchtrt links CUDA's libraries, so the CPU build of torch does not do, GPU or not.
+# libtorchtrt links CUDA's libraries, so the CPU build of torch does not do, GPU or not. Python compiles the modules that are
+# imported: compiling all of them in advance takes as long as the rest of the install.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "needs the venv module: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[compile,rtx,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[compile,rtx,dev]'
 	touch $@
 
 install: $(VENV)/.installed

@@ -39,7 +39,17 @@ def test_a_base_install_generates_the_tokens_of_hugging_face(tmp_path):
     python = folder / "bin" / "python"
     source = tmp_path / "source"  # a copy, so that nothing of an earlier build gets in, nor of this one into the tree
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__"))
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", source / "constraints.txt", source]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--constraint",
+        source / "constraints.txt",
+        source,
+    ]
     subprocess.run(install, check=True, timeout=600)
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCKER)

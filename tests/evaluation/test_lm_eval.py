@@ -73,7 +73,9 @@ def python(tmp_path_factory):
     here = sysconfig.get_path("purelib")
     Path(packages, "these.pth").write_text(f"import site; site.addsitedir({here!r})\n")
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([made, "-m", "pip", "install", "--quiet", *constraints, PACKAGE], check=True, timeout=900)
+    subprocess.run(
+        [made, "-m", "pip", "install", "--quiet", "--no-compile", *constraints, PACKAGE], check=True, timeout=900
+    )
     return made
 
 

@@ -29,7 +29,11 @@ def python(tmp_path_factory):
         return given
     folder = tmp_path_factory.mktemp("clients")
     venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True, timeout=900)
+    subprocess.run(
+        [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", *PACKAGES],
+        check=True,
+        timeout=900,
+    )
     return folder / "bin" / "python"
 
 
