@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
+from tt_edge.cli.options import add_image_cache, add_require_signature, add_sampling, image_cache_bytes, sampling_of
 from tt_edge.cli.terminal import safe
 
 _HELP = """\
@@ -38,6 +38,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="keep the keys and values of --system there for the next start",
     )
     add_sampling(parser)
+    add_image_cache(parser)
     add_require_signature(parser)
 
 
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.runtime.llm import LLM
     from tt_edge.runtime.text.conversation import Conversation
 
-    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+    cache = image_cache_bytes(args)
+    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
         config = llm.config(max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
         llm.render_chat([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any

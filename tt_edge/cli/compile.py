@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         "single_profile": args.single_profile,
         "max_seq_len": args.max_seq_len,
         "max_input_len": args.max_input_len,
-        "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size),
+        "quant": QuantConfig.parse(args.quant, args.quant_layers, args.quant_group_size, args.quant_vision),
         "kv_cache": args.kv_cache,
         "int4_gemm": args.int4_gemm,
         "max_source_len": args.max_source_len,

@@ -46,6 +46,28 @@ def add_require_signature(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_cache(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that encodes images of several requests or turns."""
+    parser.add_argument(
+        "--image-cache-mb",
+        type=int,
+        default=256,
+        metavar="N",
+        help="for a vision-language model: MiB of host memory for features of recent images, which are not encoded again; 0: none "
+        "(default 256)",
+    )
+
+
+def image_cache_bytes(args: argparse.Namespace) -> int:
+    """``--image-cache-mb`` in bytes. Raises ``InvalidInputError`` for a negative number."""
+    from tt_edge.errors import InvalidInputError
+
+    megabytes: int = args.image_cache_mb
+    if megabytes < 0:
+        raise InvalidInputError(f"--image-cache-mb is {megabytes}; give 0 or more")
+    return megabytes << 20
+
+
 def check_output(option: str, path: Path | None) -> None:
     """Raise ``InvalidInputError`` for a file that cannot be written, before the work that it is for. ``None`` is none."""
     from tt_edge.errors import InvalidInputError
@@ -56,11 +78,18 @@ def check_output(option: str, path: Path | None) -> None:
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """Options of a compile that make the model smaller."""
-    group = parser.add_argument_group("quantization", "Without --quant or --quant-layers, the model is not quantized.")
+    group = parser.add_argument_group(
+        "quantization", "Without --quant, --quant-layers or --quant-vision, the model is not quantized."
+    )
     group.add_argument(
         "--quant",
         metavar="FORMAT",
         help="format of all linear layers except the head: fp8, int8_sq, int8_wo, int4_awq, int4_wo or nvfp4",
+    )
+    group.add_argument(
+        "--quant-vision",
+        metavar="FORMAT",
+        help="format of the linear layers in the blocks of a vision tower: fp8 or int8_sq; omit it to keep the tower's precision",
     )
     group.add_argument(
         "--quant-layers",
@@ -79,7 +108,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calib-data",
         metavar="PATH",
-        help="calibration data: .txt, .jsonl (may have images), or a folder of `datasets`; default: a small built-in text",
+        help="calibration data: .txt, .jsonl (may have images), a folder of images or of `datasets`; default: a small built-in set",
     )
     group.add_argument(
         "--calib-samples", type=int, default=64, metavar="N", help="maximum number of samples (default 64)"

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.cli.options import add_require_signature, add_sampling, sampling_of
+from tt_edge.cli.options import add_image_cache, add_require_signature, add_sampling, image_cache_bytes, sampling_of
 from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print ids, text and timing of every prompt as a JSON list")
     add_sampling(parser)
+    add_image_cache(parser)
     add_require_signature(parser)
 
 
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     }
     GenerationConfig(**given)  # an error before anything is loaded
     speech = _speech(args)
-    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+    cache = image_cache_bytes(args)
+    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
         config = llm.config(**given)

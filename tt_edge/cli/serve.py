@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.options import add_image_cache, add_require_signature, image_cache_bytes
 
 #: Addresses that only this machine reaches.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -68,6 +68,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the keys and values of --system there for the next start",
     )
+    add_image_cache(parser)
     add_require_signature(parser)
 
 
@@ -107,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     hosts = {*_LOOPBACK, "[::1]"} if args.host in _LOOPBACK else None
     max_body = None if args.max_body_mb is None else args.max_body_mb << 20
     settings = Settings(api_keys=keys, timeout_s=args.timeout, hosts=hosts, max_body=max_body)
-    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+    cache = image_cache_bytes(args)
+    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
         llm.name = args.served_model_name or llm.name
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()

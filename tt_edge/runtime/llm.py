@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, images_of
@@ -73,14 +73,21 @@ class LLM:
         #: What the checkpoint recommends; used wherever no ``GenerationConfig`` is given.
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
-        self._vision_turn = threading.Lock()
         self._fingerprint = model_fingerprint
 
     @classmethod
-    def load(cls, path: str | Path, runtime: str = "auto", require_signature: str | Path | None = None) -> LLM:
+    def load(
+        cls,
+        path: str | Path,
+        runtime: str = "auto",
+        require_signature: str | Path | None = None,
+        *,
+        image_cache_bytes: int = DEFAULT_BYTES,
+    ) -> LLM:
         """Open the bundle at ``path``; ``runtime`` is ``auto``, ``tensorrt`` or ``reference``.
 
-        ``require_signature`` is a file of public keys: see ``Bundle.open``.
+        ``require_signature`` is a file of public keys: see ``Bundle.open``. ``image_cache_bytes`` of host memory keep the features
+        of recent images; 0 keeps none.
         """
         from tt_edge.bundle import Bundle
 
@@ -94,7 +101,7 @@ class LLM:
             if bundle.manifest.takes_images:
                 tower = open_part(bundle, VISION, runtime)
                 opened.callback(tower.close)
-                vision = VisionPipeline.from_bundle(bundle, tower, tokenizer)
+                vision = VisionPipeline.from_bundle(bundle, tower, tokenizer, cache_bytes=image_cache_bytes)
             if bundle.manifest.takes_source:
                 encoder = open_part(bundle, ENCODER, runtime)
                 opened.callback(encoder.close)
@@ -264,8 +271,7 @@ class LLM:
         )
         if not processed:
             return EncodedPrompt(prompt, ids, asked_at=start, cache_salt=cache_salt)
-        with self._vision_turn:
-            found = self.vision.prompt_images(ids, processed, cache_salt)
+        found = self.vision.prompt_images(ids, processed, cache_salt)
         return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
     def _with_source(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import tt_edge
 from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.runtime.multimodal.feature_cache import CacheStats
 from tt_edge.runtime.text.completion import Completion
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -62,8 +63,22 @@ class _Model(Collector):
             "tt_edge_prompt_tokens_reused", "Tokens of prompts that were in the KV cache.", stats.reused_tokens
         )
         yield CounterMetricFamily("tt_edge_generated_tokens", "Generated tokens.", stats.new_tokens)
+        if model.llm.vision is not None:
+            yield from _image_cache(model.llm.vision.encoder.cache.stats)
         values = {"version": tt_edge.__version__, "model": model.llm.name, "session": model.llm.session.word}
         yield InfoMetricFamily("tt_edge", "What is served, and how.", values)
+
+
+def _image_cache(stats: CacheStats) -> Iterator[Metric]:
+    counts = {
+        "hits": ("Images whose features were in the image cache.", stats.hits),
+        "misses": ("Images whose features were not in the image cache.", stats.misses),
+        "evictions": ("Images that left the image cache to make room.", stats.evictions),
+    }
+    for name, (text, count) in counts.items():
+        yield CounterMetricFamily(f"tt_edge_image_cache_{name}", text, count)
+    yield GaugeMetricFamily("tt_edge_image_cache_images", "Images whose features are in the image cache.", stats.images)
+    yield GaugeMetricFamily("tt_edge_image_cache_bytes", "Bytes of features in the image cache.", stats.nbytes)
 
 
 class Metrics:
@@ -77,7 +92,9 @@ class Metrics:
         )
         self._ttft = self._seconds("ttft", "From a request to its first token.")
         self._encode = self._seconds("encode", "For the images of a request, waiting for others' included.")
-        self._images = Counter("tt_edge_images", "Images that were encoded.", registry=self.registry)
+        self._images = Counter(
+            "tt_edge_images", "Images of requests, encoded or found in the image cache.", registry=self.registry
+        )
         self._tpot = self._seconds("tpot", "For each token after the first.")
         self._e2e = self._seconds("e2e", "From a request to its last token.")
 

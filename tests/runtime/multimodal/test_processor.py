@@ -54,6 +54,16 @@ def test_a_video_beside_an_image():
     assert sum(got) <= 1024
 
 
+def test_frames_at_another_rate_are_not_found_in_the_kv_cache():
+    """With Qwen2.5-VL their positions differ, though their pixels do not."""
+    processor = dataclasses.replace(PROCESSOR, image_processor=QwenVLProcessor(tokens_per_second=2.0))
+    slow, fast, same = (processor.preprocess(Video([pixels(112, 112)] * 4, fps)) for fps in (1.0, 4.0, 1.0))
+    assert slow.digest == fast.digest, "one key in the image-feature cache"
+    keys = [processor.place([8] * video.tokens, [video]).keys for video in (slow, fast, same)]
+    assert keys[0] == keys[2]
+    assert not set(keys[0]) & set(keys[1])
+
+
 def test_without_scaling_they_are_refused_by_their_size():
     exact = dataclasses.replace(PROCESSOR, scale_to_fit=False)
     with pytest.raises(

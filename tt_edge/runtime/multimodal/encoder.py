@@ -2,62 +2,72 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tt_edge.runtime.multimodal.feature_cache import FeatureCache, Features, Key
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 
 if TYPE_CHECKING:
     from tt_edge.runtime.engine.feed_forward import FeedForward
 
-_Features = dict[str, np.ndarray]
-
 
 class VisionEncoder:
-    """Runs a vision network. Features of the most recent images are kept in host memory, up to ``max_bytes``."""
+    """Runs a vision network, for images whose features ``cache`` does not have.
 
-    def __init__(self, session: FeedForward, max_bytes: int = 256 << 20) -> None:
+    Thread-safe: the network runs one call at a time.
+    """
+
+    def __init__(self, session: FeedForward, cache: FeatureCache | None = None) -> None:
         self.session = session
-        self._max_bytes = max_bytes
-        self._cache: OrderedDict[tuple[str, str], _Features] = OrderedDict()
+        self.cache = cache or FeatureCache()
+        self._turn = threading.Lock()
 
-    def encode(self, images: Sequence[ProcessedImage], cache_salt: str = "") -> _Features:
+    def encode(self, images: Sequence[ProcessedImage], cache_salt: str = "") -> Features:
         """Features ``[tokens, hidden]`` by the names of the language network's tables. New images are encoded in one call.
 
-        Cached features are reused only where ``cache_salt`` is the same.
+        Cached features are reused only where ``cache_salt`` is the same; then the network does not run. Images that cannot be
+        encoded leave nothing in the cache.
         """
         keys = [(cache_salt, image.digest) for image in images]
-        fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._cache}
-        found = {key: self._cache[key] for key in keys if key in self._cache}
-        if fresh:
-            inputs, rows = vision_inputs(self.session.contract, list(fresh.values()))
-            out, first = self.session.run(inputs), 0
-            for key, image in fresh.items():
-                own = rows[first : first + image.tokens]
-                found[key] = {name: array[own] for name, array in out.items()}
-                first += image.tokens
-        for key, features in found.items():
-            self._cache[key] = features
-            self._cache.move_to_end(key)
-        while (
-            len(self._cache) > 1 and sum(a.nbytes for f in self._cache.values() for a in f.values()) > self._max_bytes
-        ):
-            self._cache.popitem(last=False)
+        found = self.cache.find(keys)
+        if len(found) < len(set(keys)):
+            with self._turn:
+                found |= self.cache.find(keys)  # another thread may have encoded them meanwhile
+                self.cache.count(keys, found)
+                fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+                found |= self._encoded(fresh) if fresh else {}
+        else:
+            self.cache.count(keys, found)
         names = [spec.name for spec in self.session.contract.outputs]
         return {name: np.concatenate([found[key][name] for key in keys]) for name in names}
+
+    def _encoded(self, images: dict[Key, ProcessedImage]) -> dict[Key, Features]:
+        inputs, rows = vision_inputs(self.session.contract, list(images.values()))
+        row_bytes = sum(int(spec.dtype.nbytes(int(spec.shape[-1]))) for spec in self.session.contract.outputs)
+        self.cache.make_room(row_bytes * len(rows))
+        out, first = self.session.run(inputs), 0
+        found: dict[Key, Features] = {}
+        for key, image in images.items():
+            own = rows[first : first + image.tokens]
+            found[key] = {name: array[own] for name, array in out.items()}
+            first += image.tokens
+        for key, features in found.items():
+            self.cache.add(key, features)
+        return found
 
     @property
     def cached_images(self) -> int:
         """How many images' features are kept."""
-        return len(self._cache)
+        return self.cache.stats.images
 
     def forget(self) -> None:
         """Drop all cached features."""
-        self._cache.clear()
+        self.cache.clear()
 
     def close(self) -> None:
         """Release the network. Closing twice is harmless."""

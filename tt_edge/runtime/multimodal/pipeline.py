@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES, FeatureCache
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.prompt_images import PromptImages
@@ -20,29 +22,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VisionPipeline:
-    """The multimodal processor of a bundle, and behind it the vision encoder."""
+    """The multimodal processor of a bundle, and behind it the vision encoder. Thread-safe."""
 
     processor: MultimodalProcessor
     encoder: VisionEncoder
+    _placing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, session: FeedForward, tokenizer: BundleTokenizer, *, scale_to_fit: bool = True
+        cls,
+        bundle: Bundle,
+        session: FeedForward,
+        tokenizer: BundleTokenizer,
+        *,
+        scale_to_fit: bool = True,
+        cache_bytes: int = DEFAULT_BYTES,
     ) -> VisionPipeline:
         """``scale_to_fit``: images of more image tokens than the network takes are scaled, not refused.
+
+        ``cache_bytes``: host memory for features of recent images.
 
         Raises ``BundleError`` for a bundle without the settings that preprocessing needs.
         """
         axes, vision = bundle.manifest.contract.position_axes, session.contract
         processor = MultimodalProcessor.from_files(bundle, vision.tower, tokenizer, axes, vision.max_image_tokens)
         processor = dataclasses.replace(processor, scale_to_fit=scale_to_fit)
-        return cls(processor, VisionEncoder(session))
+        return cls(processor, VisionEncoder(session, FeatureCache(cache_bytes)))
 
     def prompt_images(
         self, token_ids: Sequence[int], images: Sequence[ProcessedImage], cache_salt: str = ""
     ) -> PromptImages:
         """Place ``images`` among the tokens of their prompt, and encode those whose features are not cached for the salt."""
-        placed = self.processor.place(token_ids, images)
+        with self._placing:  # it hands out keys
+            placed = self.processor.place(token_ids, images)
         return dataclasses.replace(placed, features=self.encoder.encode(images, cache_salt))
 
     def with_exact_images(self) -> VisionPipeline:

@@ -167,7 +167,7 @@ class MultimodalProcessor:
                 f"the prompt has {int(is_image.sum())} image tokens for images of {count}; its tokenizer and preprocessing differ"
             )
         keys: list[int] = ids.tolist()
-        image_keys = [key for image in images for key in self._keys.keys(image.digest, image.tokens)]
+        image_keys = [key for image in images for key in self._keys.keys(image.identity, image.tokens)]
         for place, key in zip(np.flatnonzero(is_image).tolist(), image_keys, strict=True):
             keys[place] = key
         indices = np.full(len(ids), -1, np.int32)

@@ -94,13 +94,13 @@ class ImageKeys:
     _numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _next: int = 0
 
-    def keys(self, digest: str, tokens: int) -> range:
-        """Keys of the ``tokens`` tokens of the image with this digest, none of which any other image has."""
-        if digest not in self._numbers:
-            self._numbers[digest] = self._next
+    def keys(self, identity: str, tokens: int) -> range:
+        """Keys of the ``tokens`` tokens of the image with this identity, none of which any other image has."""
+        if identity not in self._numbers:
+            self._numbers[identity] = self._next
             self._next += 1
-        self._numbers.move_to_end(digest)
+        self._numbers.move_to_end(identity)
         if len(self._numbers) > self.remember:
             self._numbers.popitem(last=False)
-        first = -1 - (self._numbers[digest] << _TOKEN_BITS)
+        first = -1 - (self._numbers[identity] << _TOKEN_BITS)
         return range(first, first - tokens, -1)

@@ -44,6 +44,14 @@ class ProcessedImage:
         return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
 
     @property
+    def identity(self) -> str:
+        """Equal for images whose tokens mean the same in a prompt: the digest, and where the tokens stand to each other.
+
+        Frames of a video have other positions at another rate, though their features are equal.
+        """
+        return f"{self.digest} {self.interval if self.grid is not None and self.grid[0] > 1 else 1.0} {self.timestamps}"
+
+    @property
     def spans(self) -> list[Span]:
         """The runs of its tokens: one, or one a frame where text stands between frames. None for tiles."""
         if self.grid is None:
