@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tt_edge.config import CompileConfig
-from tt_edge.config.quantization import QuantConfig, QuantFormat, check_capability
+from tt_edge.config.quantization import LayerPlace, QuantConfig, QuantFormat, check_capability
 from tt_edge.errors import EngineError, InvalidInputError
 
 
@@ -20,8 +20,8 @@ def test_the_first_rule_that_matches_decides():
 
 
 def test_the_head_stays_in_half_precision_unless_a_rule_names_it():
-    assert QuantConfig("fp8").format_of("lm_head", is_head=True) is None
-    assert QuantConfig.parse("fp8", "lm_head=int8_wo").format_of("lm_head", is_head=True) is QuantFormat.INT8_WO
+    assert QuantConfig("fp8").format_of("lm_head", LayerPlace.HEAD) is None
+    assert QuantConfig.parse("fp8", "lm_head=int8_wo").format_of("lm_head", LayerPlace.HEAD) is QuantFormat.INT8_WO
 
 
 def test_rules_alone_are_a_recipe():

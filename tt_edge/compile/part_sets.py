@@ -59,6 +59,7 @@ class VisionLanguageParts(LanguageParts):
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
         from tt_edge.compile.vision.families import family_of
         from tt_edge.compile.vision.image_settings import check_image_settings
+        from tt_edge.compile.vision.pruning import pruned
         from tt_edge.compile.vision.tower import tower_of
 
         check_has_no_source(self.model, config)
@@ -66,7 +67,8 @@ class VisionLanguageParts(LanguageParts):
         assert family is not None
         limits = within_model(config.limits, self.model, fit=fit)
         ragged = config.vision.attention is TowerAttention.PLUGIN
-        self._tower = tower_of(self.model, family.tower, ragged=ragged)
+        keep = config.vision.keep_image_tokens
+        self._tower = pruned(*tower_of(self.model, family.tower, ragged=ragged), keep)
         geometry = self._tower[1]
         check_image_settings(source, self.model, files, geometry)
         return config.with_limits(with_image_tokens(limits, geometry, family.most_tiles))
@@ -111,6 +113,8 @@ def check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None
     given = {
         "--max-image-tokens": config.limits.max_image_tokens is not None,
         "--min-image-tokens": config.limits.min_image_tokens is not None,
+        "--quant-vision": config.quantization.recipe is not None and config.quantization.recipe.vision is not None,
+        "--keep-image-tokens": config.vision.keep_image_tokens != 1,
         "--vision-attention": config.vision.attention is not TowerAttention.NATIVE,
     }
     if any(given.values()):

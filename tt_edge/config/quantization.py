@@ -52,8 +52,24 @@ class QuantFormat(StrEnum):
         return FIRST_CAPABILITY.get(self, 75)
 
 
+#: Formats of a vision tower: its matrix products are large, so their inputs are quantized, too.
+TOWER_FORMATS = (QuantFormat.FP8, QuantFormat.INT8_SQ)
+
 #: In a rule: keep the layer in half precision.
 KEEP = "none"
+
+
+class LayerPlace(StrEnum):
+    """Where a linear layer is in a model."""
+
+    #: In the language part, or in a language model.
+    LANGUAGE = "language"
+    #: The language model head. Not quantized unless a rule names it.
+    HEAD = "head"
+    #: In a block of a vision tower.
+    TOWER = "tower"
+    #: Between tower and language part: a merger, a projector, a Q-Former. Not quantized unless a rule names it.
+    PROJECTOR = "projector"
 
 
 @dataclass(frozen=True)
@@ -62,13 +78,22 @@ class QuantConfig:
 
     Patterns are shell-style (``*.down_proj``) over names such as ``model.layers.0.mlp.down_proj``; a rule's format may be
     ``none``. The language model head is not quantized unless a rule names it. ``group_size`` is INT4's.
+
+    ``vision`` is the format of the linear layers in a vision tower's blocks, fp8 or int8_sq; rules come before it, and may name the
+    layers of the projector, too. Without it, nothing of the vision part is quantized.
     """
 
     format: QuantFormat | None
     rules: tuple[tuple[str, str], ...] = ()
     group_size: int = 128
+    vision: QuantFormat | None = None
 
     def __post_init__(self) -> None:
+        if self.vision is not None and self.vision not in TOWER_FORMATS:
+            raise InvalidInputError(
+                f"quantization {self.vision!r} is not for vision towers; choose one of {', '.join(TOWER_FORMATS)}"
+            )
+        object.__setattr__(self, "vision", None if self.vision is None else QuantFormat(self.vision))
         known = [*QuantFormat, KEEP]
         if self.format is not None and self.format not in list(QuantFormat):
             raise InvalidInputError(f"quantization {self.format!r} is unknown; choose one of {', '.join(QuantFormat)}")
@@ -89,19 +114,23 @@ class QuantConfig:
     def formats(self) -> set[QuantFormat]:
         """All formats that the recipe may choose."""
         named = {QuantFormat(name) for _, name in self.rules if name != KEEP}
-        return named | ({self.format} if self.format is not None else set())
+        return named | {format for format in (self.format, self.vision) if format is not None}
 
     @property
     def name(self) -> str:
-        """A name for the formats: ``int4_awq``, or ``int4_awq+fp8`` if rules choose others."""
-        return "+".join([*([str(self.format)] if self.format else []), *sorted(self.formats - {self.format})])
+        """A name for the formats: ``int4_awq``, ``int4_awq+fp8`` if rules choose others, ``int4_awq, vision fp8`` for a tower's."""
+        named = {QuantFormat(name) for _, name in self.rules if name != KEEP} - {self.format}
+        language = "+".join([*([str(self.format)] if self.format else []), *sorted(named)])
+        return ", ".join(filter(None, (language, f"vision {self.vision}" if self.vision else "")))
 
-    def format_of(self, layer: str, *, is_head: bool = False) -> QuantFormat | None:
+    def format_of(self, layer: str, place: LayerPlace = LayerPlace.LANGUAGE) -> QuantFormat | None:
         """The format of a linear layer, or ``None`` for half precision."""
+        if self.vision is None and place in (LayerPlace.TOWER, LayerPlace.PROJECTOR):
+            return None
         for pattern, name in self.rules:
             if fnmatchcase(layer, pattern):
                 return None if name == KEEP else QuantFormat(name)
-        return None if is_head else self.format
+        return {LayerPlace.LANGUAGE: self.format, LayerPlace.TOWER: self.vision}.get(place)
 
     def check_capability(self, capability: str) -> None:
         """Raise ``EngineError`` for a format that a GPU of this compute capability, such as ``sm89``, does not compute."""
@@ -110,17 +139,21 @@ class QuantConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantConfig:
-        if not isinstance(data, Mapping) or set(data) - {"format", "rules", "group_size"}:
-            raise InvalidInputError(f"quantization {data!r} is not of the form format, rules, group_size")
+        if not isinstance(data, Mapping) or set(data) - {"format", "rules", "group_size", "vision"}:
+            raise InvalidInputError(f"quantization {data!r} is not of the form format, rules, group_size, vision")
         try:
-            return cls(data.get("format"), tuple(data.get("rules", ())), data.get("group_size", 128))
+            return cls(
+                data.get("format"), tuple(data.get("rules", ())), data.get("group_size", 128), data.get("vision")
+            )
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"quantization {data!r} is malformed ({error})") from error
 
     @classmethod
-    def parse(cls, format: str | None, rules: str | None, group_size: int = 128) -> QuantConfig | None:
-        """From the command line: ``--quant`` and ``--quant-layers "*.down_proj=fp8,*.o_proj=none"``."""
-        if format is None and rules is None:
+    def parse(
+        cls, format: str | None, rules: str | None, group_size: int = 128, vision: str | None = None
+    ) -> QuantConfig | None:
+        """From the command line: ``--quant``, ``--quant-layers "*.down_proj=fp8,*.o_proj=none"`` and ``--quant-vision``."""
+        if format is None and rules is None and vision is None:
             return None
         pairs = []
         for part in (rules or "").split(","):
@@ -131,7 +164,7 @@ class QuantConfig:
                 )
             if part.strip():
                 pairs.append((pattern.strip(), name.strip()))
-        return cls(None if format is None else format, tuple(pairs), group_size)  # type: ignore[arg-type]
+        return cls(format, tuple(pairs), group_size, vision)  # type: ignore[arg-type]
 
 
 class Int4Gemm(StrEnum):

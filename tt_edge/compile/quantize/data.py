@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,9 @@ Batch: TypeAlias = Mapping[str, Tensor]
 
 #: Read no more than this from one file.
 _MAX_LINE = 1 << 20
+#: Files of a folder of images, and what is asked about each.
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+_QUESTION = "Describe the image."
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class CalibrationData:
     """What to calibrate on, how many samples, and on which device.
 
     ``source`` is a text file (a sample a paragraph), a JSONL file (``text``, ``prompt`` and ``answer``, or ``messages``
-    of a chat; for a vision-language model with ``images``, as for ``tt-edge eval``), a folder that ``datasets`` saved, or
-    ``None`` for the built-in passages (for a vision-language model with and without a synthetic image each).
+    of a chat; for a vision-language model with ``images``, as for ``tt-edge eval``), a folder of images, a folder that
+    ``datasets`` saved, or ``None`` for the built-in passages (for a vision-language model with and without a synthetic
+    image each).
     ``cache`` is a folder to keep results in.
     """
 
@@ -46,7 +51,8 @@ class CalibrationData:
                 raise InvalidInputError(f"calibration {name} is {getattr(self, name)}; give at least 1")
         if self.source is not None and not self.source.exists():
             raise InvalidInputError(
-                f"calibration data {self.source} does not exist; give a .txt or .jsonl file, or a folder of `datasets`"
+                f"calibration data {self.source} does not exist; give a .txt or .jsonl file, or a folder of images "
+                "or of `datasets`"
             )
 
 
@@ -72,8 +78,11 @@ class Pictures(Protocol):
     def batch(self, ids: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
         """The model inputs for samples with equal numbers of tokens."""
 
-    def illustrated(self, text: str, number: int) -> Sample:
-        """A sample with the synthetic image number ``number``, followed by ``text``."""
+    def drawn(self, number: int) -> np.ndarray:
+        """The synthetic image number ``number``, uint8 ``[H, W, 3]``."""
+
+    def illustrated(self, text: str, image: ImageSource) -> Sample:
+        """A sample with ``image``, followed by ``text``."""
 
 
 class Batches(Sequence[Batch]):
@@ -137,8 +146,14 @@ def _samples(source: Path | None, tokenizer: Any, pictures: Pictures | None) -> 
     if source is None:
         for number, text in enumerate(PASSAGES):
             if pictures is not None:
-                yield pictures.illustrated(text, number)
+                yield pictures.illustrated(text, pictures.drawn(number))
             yield Sample(text, where="a built-in passage")
+    elif source.is_dir() and (images := sorted(p for p in source.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)):
+        if pictures is None:
+            raise InvalidInputError(
+                f"calibration data {source} is a folder of images, which the model does not take; give text"
+            )
+        yield from (pictures.illustrated(_QUESTION, str(image)) for image in images)
     elif source.is_dir():
         yield from _dataset(source, tokenizer)
     elif source.suffix in (".jsonl", ".json"):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 
 from tt_edge.compile.memory import release_memory
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
 from tt_edge.compile.vision.families import family_of
-from tt_edge.config.quantization import QuantConfig, QuantFormat
+from tt_edge.config.quantization import LayerPlace, QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT4_MAX, INT8_MAX, NVFP4_BLOCK
 from tt_edge.plugins.ops.number_formats import e2m1_codes, pack_nibbles
@@ -32,25 +33,50 @@ class Statistics:
 def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, QuantFormat]:
     """Names of the linear layers that ``recipe`` quantizes, in the model's order, and their formats.
 
-    For a vision-language model only those of the language part: the tower and its projection are not quantized.
+    Of a vision-language model those of the vision part only where ``recipe.vision`` says so.
     Raises ``UnsupportedModelError`` if there is none, and ``InvalidInputError`` for a width that a format does not support.
     """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    family = family_of(model) if isinstance(model, PreTrainedModel) else None
-    parts = ("",) if family is None else (f"{family.decoder}.", family.head)
     found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.startswith(parts):
-            format = recipe.format_of(name, is_head=module is head)
-            if format is not None:
-                _check_width(name, module.in_features, format, recipe.group_size)
-                found[name] = format
+    for name, module, place in placed_layers(model):
+        format = recipe.format_of(name, place)
+        if format is not None:
+            _check_width(name, module.in_features, format, recipe.group_size)
+            found[name] = format
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no linear layer that the recipe quantizes (GPT-2's are none); "
             "omit --quant, or check the patterns of --quant-layers"
         )
     return found
+
+
+def placed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, LayerPlace]]:
+    """Name, module and place of each linear layer of ``model``, in its order.
+
+    A vision tower's blocks are the repeated modules that have attention. What is applied once is a projector: it is a small part
+    of the work, and its error is in every feature (docs/vision.md has the measurement).
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    family = family_of(model) if isinstance(model, PreTrainedModel) else None
+    language = ("",) if family is None else (f"{family.decoder}.", family.head)
+    blocks = () if family is None else tuple(f"{name}." for name in _attention_blocks(model, language))
+    for name, module in model.named_modules():
+        # torch's own multi-head attention reads its projection's weight without calling it.
+        if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
+            continue
+        if name.startswith(language):
+            yield name, module, LayerPlace.HEAD if module is head else LayerPlace.LANGUAGE
+        else:
+            yield name, module, LayerPlace.TOWER if name.startswith(blocks) else LayerPlace.PROJECTOR
+
+
+def _attention_blocks(model: nn.Module, language: tuple[str, ...]) -> Iterator[str]:
+    """Names of the elements of module lists outside of the ``language`` part in which there is attention, a Q-Former's excepted."""
+    for name, modules in model.named_modules():
+        if isinstance(modules, nn.ModuleList) and not name.startswith(language) and "qformer" not in name:
+            for index, block in enumerate(modules):
+                if any("Attention" in type(module).__name__ for module in block.modules()):
+                    yield f"{name}.{index}"
 
 
 def _check_width(name: str, width: int, format: QuantFormat, group_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
@@ -14,6 +15,7 @@ from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
+from tt_edge.runtime.multimodal.sources import ImageSource
 from tt_edge.runtime.text.chat_template import ChatTemplate
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files
 
@@ -48,9 +50,12 @@ class CalibrationPictures:
         images = [image for sample in samples for image in self._read(sample)[1]]
         return cast(model_inputs(self._model, ids, images), self._model.dtype)
 
-    def illustrated(self, text: str, number: int) -> Sample:
-        """The synthetic image ``number`` followed by ``text``; as a user message if there is a chat template."""
-        picture = drawn(*self._sizes[number % len(self._sizes)], number)
+    def drawn(self, number: int) -> np.ndarray:
+        """The synthetic image ``number``, uint8 ``[H, W, 3]``."""
+        return drawn(*self._sizes[number % len(self._sizes)], number)
+
+    def illustrated(self, text: str, image: ImageSource) -> Sample:
+        """``image`` followed by ``text``; as a user message if there is a chat template."""
         placeholders = self._processor.placeholders
         if self._template is not None:
             parts = [{"type": "image"}, {"type": "text", "text": text}]
@@ -58,7 +63,7 @@ class CalibrationPictures:
         else:
             prompt = text if placeholders.leading else f"{placeholders.image} {text}"
         is_chat = self._template is not None
-        return Sample(prompt, (picture,), "a built-in image", is_chat)
+        return Sample(prompt, (image,), image if isinstance(image, str) else "a built-in image", is_chat)
 
     def _read(self, sample: Sample) -> tuple[list[int], list[ProcessedImage]]:
         try:

@@ -34,8 +34,11 @@ class Calibration(ABC):
         """Raise ``InvalidInputError`` for a recipe that cannot be calibrated; called before a model is loaded."""
 
     @abstractmethod
-    def batches(self, model: PreTrainedModel, files: Files) -> Sequence[Batch]:
-        """Batches of model inputs. ``files`` are the tokenizer and processor files that the bundle will have."""
+    def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
+        """Batches of model inputs. ``files`` are the tokenizer and processor files that the bundle will have.
+
+        Raises ``InvalidInputError`` where a batch ``need``s ``pictures``, to calibrate a vision tower, and none has any.
+        """
 
     def kv_scales(self, model: PreTrainedModel, files: Files) -> list[QKVScales]:
         """Scales of an FP8 KV cache, calibrated before the model's linear layers are quantized."""
@@ -51,9 +54,14 @@ class CheckpointCalibration(Calibration):
     def check(self, recipe: QuantConfig) -> None:
         self._checkpoint.check_not_quantized(str(recipe.format or "with rules"))
 
-    def batches(self, model: PreTrainedModel, files: Files) -> Sequence[Batch]:
+    def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
         pictures = CalibrationPictures.of(model, files)
         batches = load_batches(self.data, self._tokenizer.tokenizer, pictures)
+        if need_pictures and not batches.have_pictures:
+            raise InvalidInputError(
+                f"--quant-vision calibrates the tower on images, and {self.data.source} has none; give --calib-data with images, "
+                "or omit it for the built-in set"
+            )
         if pictures is not None and not batches.have_pictures:
             _LOGGER.warning(
                 "the language part is calibrated on text only, and image tokens have other ranges; give --calib-data with "
@@ -80,7 +88,11 @@ class GivenBatches(Calibration):
         if not self._batches and any(format.needs_data for format in recipe.formats):
             raise InvalidInputError("the recipe needs calibration data; pass batches of token ids")
 
-    def batches(self, model: PreTrainedModel, files: Files) -> Sequence[Batch]:
+    def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
+        if need_pictures:
+            raise InvalidInputError(
+                "a vision tower is calibrated on images, and batches of token ids have none; compile a checkpoint"
+            )
         return [{"input_ids": ids} for ids in self._batches]
 
 
@@ -89,7 +101,7 @@ def quantize(
 ) -> tuple[dict[str, int], bytes]:
     """Quantize a model in place. Returns the number of linear layers by format, and the statistics for ``quantize_again``."""
     needed = any(format.needs_data for format in recipe.formats)
-    batches = calibration.batches(model, files) if needed else ()
+    batches = calibration.batches(model, files, need_pictures=recipe.vision is not None) if needed else ()
     data = calibration.data
     statistics = calibrate(model, recipe, batches, device=data.device, cache=data.cache, show=show)
     stored = to_bytes(statistics)
