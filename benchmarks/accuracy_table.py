@@ -8,10 +8,12 @@ all bundles the same held-out questions with `tt-edge eval --model`. The network
 captured network, on any machine. --check fails where exact answers fall by more than a point (fp8, int8) or three (int4,
 nvfp4).
 
---pictures does the same for the vision-language model of examples/road_scenes: the tower stays in fp16, and the language part
-is calibrated on images of the training split. To measure the effect of images, --calibrate-on text calibrates only on the
-text of the questions, built-in on the built-in set, and passages only on the text of that set. --check also fails below 90 %
-exact answers.
+--pictures does the same for the vision-language model of examples/road_scenes, calibrated on images of the training split:
+every format of the language part with the tower in fp16; the tower's formats, alone and with the language part in the same; and
+parts of the image tokens (--keep-image-tokens), for which PyTorch's column has all tokens. --only towers and --only tokens leave
+out the other rows. To measure the effect of images, --calibrate-on text calibrates only on the text of the questions, built-in
+on the built-in set, and passages only on the text of that set. --check also fails below 90 % exact answers, dropped tokens
+excepted.
 """
 
 from __future__ import annotations
@@ -25,11 +27,33 @@ from pathlib import Path
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.config.quantization import QuantFormat
+from tt_edge.evaluation.formats.questions import Questions
+from tt_edge.evaluation.report import render
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "examples" / "driving_qa" / "checkpoint"
 ROAD_SCENES = ROOT / "examples" / "road_scenes" / "checkpoint"
-BARS = {"fp8": 1.0, "int8_sq": 1.0, "int8_wo": 1.0, "int4_awq": 3.0, "int4_wo": 3.0, "nvfp4": 3.0}
+#: Rows with a quantized tower: options by name.
+TOWERS = {
+    "vision fp8": ("--quant-vision", "fp8"),
+    "vision int8_sq": ("--quant-vision", "int8_sq"),
+    "fp8, vision fp8": ("--quant", "fp8", "--quant-vision", "fp8"),
+    "int8_sq, vision int8_sq": ("--quant", "int8_sq", "--quant-vision", "int8_sq"),
+}
+#: Rows with dropped image tokens. PyTorch's side has all of them.
+TOKENS = {f"fp16, {part:.0%} of image tokens": ("--keep-image-tokens", str(part)) for part in (0.75, 0.5, 0.25)}
+BARS = (
+    dict.fromkeys(TOWERS, 1.0)
+    | dict.fromkeys(TOKENS, 100.0)
+    | {
+        "fp8": 1.0,
+        "int8_sq": 1.0,
+        "int8_wo": 1.0,
+        "int4_awq": 3.0,
+        "int4_wo": 3.0,
+        "nvfp4": 3.0,
+    }
+)
 
 
 def call(*arguments: str, quiet: bool = False) -> str:
@@ -84,6 +108,11 @@ def main() -> int:
     parser.add_argument("--formats", nargs="*", choices=list(QuantFormat))
     parser.add_argument("--pictures", action="store_true", help="the vision-language model of examples/road_scenes")
     parser.add_argument(
+        "--only",
+        choices=["towers", "tokens"],
+        help="with --pictures: only the formats of the tower, or only dropped tokens",
+    )
+    parser.add_argument(
         "--calibrate-on",
         choices=["pictures", "text", "built-in", "passages"],
         help="with --pictures (default: pictures)",
@@ -92,7 +121,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.calibrate_on and not args.pictures:
         parser.error("--calibrate-on needs --pictures; add it")
-    formats = args.formats or list(QuantFormat)
+    if args.only and (not args.pictures or args.formats):
+        parser.error("--only is for --pictures, without --formats")
+    formats: dict[str, tuple[str, ...]] = {str(name): ("--quant", str(name)) for name in args.formats or QuantFormat}
+    if args.pictures and not args.formats:
+        formats = {"towers": TOWERS, "tokens": TOKENS}.get(args.only, formats | TOWERS | TOKENS)
     checkpoint = str(ROAD_SCENES if args.pictures else CHECKPOINT)
     limits = ["--max-batch", "64", "--max-input-len", "128", "--max-seq-len", "192"]
     if args.pictures:
@@ -100,22 +133,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tt-edge-") as scratch:
         folder = Path(scratch)
         (training, data), bundles = write_questions(args, folder), []
-        for name in ("fp16", *formats):
-            bundle = str(folder / f"{name}.ttedge")
-            quant = [] if name == "fp16" else ["--quant", name]
-            if quant and training is not None:
+        for name, options in {"fp16": (), **formats}.items():
+            bundle, quant = str(folder / f"{len(bundles)}.ttedge"), list(options)
+            if quant and name not in TOKENS and training is not None:
                 quant += ["--calib-data", str(training), "--calib-samples", str(args.calibration)]
             call("tt_edge", "compile", checkpoint, "-o", bundle, *limits, *quant, quiet=True)
             bundles.append(bundle)
         asked = ("--data", str(data), "--model", checkpoint, "--runtime", "reference")
         rows = json.loads(call("tt_edge", "eval", *bundles, *asked, "--json", quiet=True))
-    from tt_edge.cli.eval import render
-
-    print(render(rows, args.count, ["evaluated by the reference session"]))
+        print(render(Questions(data), rows))
     exact = [100 * row["network"]["exact"] for row in rows]
     missed = [name for name, value in zip(formats, exact[1:], strict=True) if exact[0] - value > BARS[name]]
     if args.pictures:
-        missed += [row["format"] for row, value in zip(rows, exact, strict=True) if value < 90]
+        whole = [(row, value) for row, value in zip(rows, exact, strict=True) if row["format"] not in TOKENS]
+        missed += [row["format"] for row, value in whole if value < 90]
     if args.check and missed:
         print(f"below their bars: {', '.join(missed)}", file=sys.stderr)
         return 1

@@ -198,7 +198,7 @@ def _against_hf(args: argparse.Namespace, llm: LLM, plan: Plan) -> Measured:
     if plan.image_tokens:
         assert llm.vision is not None
         vlm = PyTorchVLM(source, precision)
-        ids = random_prompt(llm, plan.isl, plan.image_tokens, plan.seed)
+        ids = random_prompt(llm, plan.isl, plan.image_tokens, plan.seed, whole=True)
         picture = random_picture(llm.vision.encoder.session.contract, plan.image_tokens, plan.seed)
         return vlm.measure_images(model_inputs(vlm.model, [ids], [picture]), plan)
     return PyTorchBaseline(source, precision).measure(batch_prompts(llm, plan), plan)

@@ -127,7 +127,8 @@ def _attach(llm: object, file: str, images: list[str]) -> None:
         return
     file = os.path.expanduser(file)
     try:
-        tokens = llm.vision.processor.preprocess(file).tokens
+        processor = llm.vision.processor
+        tokens = processor.preprocess(file).kept(processor.keep)
     except TTEdgeError as error:
         print(safe(f"tt-edge: {error}", sys.stderr), file=sys.stderr)
         return

@@ -66,6 +66,13 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="maximum image tokens of a prompt, and of one tower call (default 1024, or what an image of many tiles has)",
     )
     parser.add_argument(
+        "--keep-image-tokens",
+        type=float,
+        metavar="F",
+        help="give the language part only this part of each image's tokens, those that differ most from their mean: a fraction up "
+        "to 1 (the default), or a number of each frame's or tile's",
+    )
+    parser.add_argument(
         "--vision-attention",
         default="native",
         help="attention in a vision tower: native (the default), TensorRT's attention layer; or plugin, NVIDIA Edge-LLM's "
@@ -127,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         "max_source_len": args.max_source_len,
         "min_image_tokens": args.min_image_tokens,
         "max_image_tokens": args.max_image_tokens,
+        "keep_image_tokens": args.keep_image_tokens,
         "vision_attention": args.vision_attention,
         "platforms": args.target,
     }

@@ -124,6 +124,8 @@ def _row(
     record = None if args.output is None else args.output / "answers.jsonl"
     config = bundle.manifest.config
     format = config.network.precision.value if config.quantization.recipe is None else config.quantization.recipe.name
+    if (keep := config.vision.keep_image_tokens) != 1:
+        format += f", {keep:.0%} of image tokens" if keep < 1 else f", {keep:.0f} image tokens"
     with LLM.load(path, args.runtime, args.require_signature) as llm:
         model = BundleModel(llm, identity_of(bundle))
         items = task.items(model)

@@ -20,6 +20,7 @@ from tt_edge.contract import (
     VisionGeometry,
     engine_input,
 )
+from tt_edge.contract.symbols import FEATURE_ROWS
 from tt_edge.dtypes import DType
 from tt_edge.errors import LoweringError
 from tt_edge.lowering.base import output_values, value
@@ -50,7 +51,7 @@ def read_contract(
         size.node.expr: symbol
         for node, spec in zip(placeholders, inputs, strict=True)
         for size, symbol in zip(value(node).shape, spec.shape, strict=True)
-        if symbol in (BATCH, SEQUENCE)
+        if symbol in (BATCH, SEQUENCE, FEATURE_ROWS.name)
     }
     return IOContract(
         inputs=inputs,

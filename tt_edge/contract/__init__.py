@@ -8,7 +8,7 @@ from tt_edge.contract.contract import (
     IOContract,
     KVPair,
 )
-from tt_edge.contract.geometry import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
+from tt_edge.contract.geometry import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry, kept_tokens
 from tt_edge.contract.inputs import (
     CROSS_KEY,
     CROSS_LENGTHS,
@@ -19,8 +19,11 @@ from tt_edge.contract.inputs import (
     IMAGE_INDICES,
     INPUT_FEATURES,
     INPUTS_EMBEDS,
+    KEPT_PLACES,
+    KEPT_ROWS,
     OFFSETS_OF,
     PAGE_PIXELS,
+    PRUNING_PLAN,
     SOURCE_IDS,
     SOURCE_LENGTHS,
     START,
@@ -57,9 +60,12 @@ __all__ = [
     "IMAGE_TOKENS",
     "INPUTS_EMBEDS",
     "INPUT_FEATURES",
+    "KEPT_PLACES",
+    "KEPT_ROWS",
     "OFFSETS_OF",
     "ONE_PROFILE",
     "PAGE_PIXELS",
+    "PRUNING_PLAN",
     "SEQUENCE",
     "SOURCE_IDS",
     "SOURCE_LENGTHS",
@@ -87,5 +93,6 @@ __all__ = [
     "fed_by",
     "feeds",
     "is_shape_tensor",
+    "kept_tokens",
     "registered",
 ]

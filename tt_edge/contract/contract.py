@@ -172,7 +172,7 @@ class IOContract:
             for symbol, size in zip(spec.shape, shapes[spec.name], strict=True)
             if isinstance(symbol, str)
         }
-        if self.geometry is not None:
+        if self.geometry is not None and not self.geometry.prunes:  # a tower that prunes has an input of as many rows
             sizes[FEATURE_ROWS.name] = sizes[UNITS.name] * self.geometry.tokens_a_unit
         return sizes
 

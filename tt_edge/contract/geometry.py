@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +11,11 @@ from tt_edge.contract.tensor import size
 
 #: What the first dimension of a tower's inputs counts (``VisionGeometry.unit``).
 IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
+
+
+def kept_tokens(keep: float, tokens: int) -> int:
+    """How many of the ``tokens`` of a frame or a tile are kept: ``keep`` is a fraction up to 1, or above it their number."""
+    return min(tokens, int(keep)) if keep > 1 else max(1, math.ceil(keep * tokens - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class VisionGeometry:
     many tokens attend to each other in layers with windows, 0 without; ``position_table_side`` is the side of a square table of
     learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``. ``ragged``: offsets say which
     tokens attend to each other (ViTAttentionPlugin), so that the tokens of all images follow one another without gaps.
+    ``keep``: which part of the image tokens of a frame or a tile is returned, or above 1 how many (``kept_tokens``).
     """
 
     family: str
@@ -32,6 +39,12 @@ class VisionGeometry:
     position_table_side: int = 0
     tile_size: tuple[int, int] | None = None
     ragged: bool = False
+    keep: float = 1.0
+
+    @property
+    def prunes(self) -> bool:
+        """Whether image tokens are dropped."""
+        return self.keep != 1
 
     @property
     def patches_a_unit(self) -> int:
@@ -59,11 +72,13 @@ class VisionGeometry:
         values: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
         tile = values.pop("tile_size")
         for key, value in values.items():
-            wanted = {"family": str, "unit": str, "ragged": bool}.get(key, int)
+            wanted = {"family": str, "unit": str, "ragged": bool, "keep": float}.get(key, int)
             if type(value) is not wanted:
                 raise ValueError(f"{key} is {value!r}")
             if isinstance(value, int) and value < 0:
                 raise ValueError(f"{key} is {value!r}")
+        if not (0 < values["keep"] <= 1 or values["keep"] in range(2, 1 << 24)):
+            raise ValueError(f"keep is {values['keep']!r}")
         if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES):
             raise ValueError(f"unit is {values['unit']!r}")
         size(values["tokens_a_unit"], "tokens_a_unit")

@@ -118,6 +118,12 @@ CU_TILES = "cu_tiles"
 OFFSETS_OF = {"segment_ids": "cu_seqlens", "window_ids": "cu_window_seqlens"}
 
 
+#: Of towers that drop image tokens: for each token its frame or tile, its place among the image tokens of the call, how many of its
+#: frame's or tile's are kept, and its row; int32 ``[units, tokens, 4]``. Then a number for each row that is returned, and what the
+#: tower returns beside the features, the place of each kept token.
+PRUNING_PLAN, KEPT_ROWS, KEPT_PLACES = "pruning_plan", "kept_rows", "kept_places"
+
+
 def _positions(step: Step) -> np.ndarray:
     axes = step.contract.position_axes
     if step.positions is not None:
@@ -239,6 +245,8 @@ REGISTRY: list[EngineInput] = [
     _of_tower("cu_window_seqlens", DType.INT32, s.WINDOW_OFFSETS),
     _of_tower("max_seqlen_carrier", DType.INT32, s.LONGEST),
     _of_tower(CU_TILES, DType.INT32, s.TILE_OFFSETS),
+    _of_tower(PRUNING_PLAN, DType.INT32, s.UNITS, None, None),
+    _of_tower(KEPT_ROWS, DType.INT32, s.FEATURE_ROWS),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tt_edge.compat import StrEnum
 from tt_edge.config.limits import Limits
 from tt_edge.contract import tensor
-from tt_edge.contract.geometry import TILES, VisionGeometry
+from tt_edge.contract.geometry import TILES, VisionGeometry, kept_tokens
 
 #: Minimum, optimum and maximum size.
 Sizes = tuple[int, int, int]
@@ -94,6 +94,9 @@ def _longest(scope: Scope) -> Sizes:
 def _feature_rows(scope: Scope) -> Sizes:
     assert scope.geometry is not None
     least, usual, most = (units * scope.geometry.tokens_a_unit for units in scope.units)
+    if scope.geometry.prunes:
+        most = min(most, scope.limits.max_image_tokens or most)
+        return 1, min(most, kept_tokens(scope.geometry.keep, usual)), most
     return least, usual, most
 
 
@@ -114,7 +117,7 @@ CONTEXTS = Symbol("contexts", lambda s: (0, int(not s.generates), s.limits.max_b
 
 #: Of a vision tower: what ``VisionGeometry.unit`` names.
 UNITS = Symbol("units", lambda s: s.units, of_tower=True)
-#: Image tokens that a tower makes features of.
+#: Image tokens of which a tower returns features.
 FEATURE_ROWS = Symbol("rows", _feature_rows, of_tower=True)
 # Of a ragged tower. A segment, or a window at an edge, may have one token only.
 SEGMENTS = Symbol("segments+1", lambda s: (2, 2, s.units[2] + 1), of_tower=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
-from tt_edge.runtime.multimodal.images.processed import Span
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.scheduling.request import Request
@@ -34,27 +32,14 @@ BACKENDS = {
 }
 
 
-class Picture(SimpleNamespace):
-    """What preprocessing would give: random pixels."""
-
-    note = ""
-
-    @property
-    def digest(self):
-        return str((self.grid, self.seed))
-
-    @property
-    def spans(self):
-        return [] if self.grid is None else [Span(self.grid)]
-
-
 def picture(contract, seed, grid=(1, 4, 6)):
+    """What preprocessing would give: random pixels."""
     geometry, generator = contract.geometry, np.random.default_rng(seed)
     if geometry.tile_size is not None:
         pixels = generator.standard_normal((1, 3, *geometry.tile_size)).astype(np.float32)
-        return Picture(pixels=pixels, grid=None, tokens=geometry.tokens_a_unit, seed=seed)
+        return ProcessedImage(pixels, None, geometry.tokens_a_unit)
     pixels = generator.standard_normal((int(np.prod(grid)), geometry.patch_dim)).astype(np.float32)
-    return Picture(pixels=pixels, grid=grid, tokens=int(np.prod(grid)) // 4, seed=seed)
+    return ProcessedImage(pixels, grid, int(np.prod(grid)) // 4)
 
 
 def prompt(seed, *pictures):

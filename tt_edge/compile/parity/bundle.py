@@ -185,7 +185,8 @@ def _with_pictures(
     if checkpoint is None:
         return report
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
-    processor = replace(vision.processor, max_tokens=None)  # each image fits by itself; all together may not
+    # Each image fits by itself; all together may not. No checkpoint's own processor drops tokens.
+    processor = replace(vision.processor, max_tokens=None, keep=1.0)
     return replace(report, preprocessing=compare_preprocessing(checkpoint, processor, tokenizer, template, pixels))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +16,16 @@ from tt_edge.compile.overflow import overflow_of
 from tt_edge.compile.parity.golden import GoldenMaker
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
+from tt_edge.compile.parity.pruning import pruned_model
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.parity.reference import clean_generation
-from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, ParityReport, RowParity
+from tt_edge.compile.parity.report import (
+    FP32_TOLERANCE,
+    HALF_PRECISION_FACTOR,
+    ParityReport,
+    RowParity,
+    UnprunedAgreement,
+)
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.parity.vision import compare_features
 from tt_edge.config import Precision
@@ -55,7 +64,7 @@ class PyTorchReference:
         return self._answers[key][1]
 
     def _compute(self, prompt: Prompt, new_tokens: int) -> _Answer:
-        with torch.no_grad(), clean_generation(self.model), clean_generation(self.truth):
+        with torch.no_grad(), clean_generation(self.model), clean_generation(self.truth), self._pruned(prompt):
             out = self.model.generate(
                 **cast(model_inputs(self.model, [prompt.ids], prompt.pictures), self.model.dtype),
                 max_new_tokens=new_tokens,
@@ -66,6 +75,25 @@ class PyTorchReference:
             own = chosen_by(self.model, prompt, tokens)
             exact = own if self.truth is self.model else chosen_by(self.truth, prompt, tokens)
         return tokens, own, exact
+
+    @contextmanager
+    def _pruned(self, prompt: Prompt) -> Iterator[None]:
+        """Within the block, both models take the images of ``prompt`` with the tokens that are kept, if some are dropped."""
+        with ExitStack() as stack:
+            for model in {id(each): each for each in (self.model, self.truth)}.values():
+                if prompt.images.kept:
+                    counts = [picture.tokens for picture in prompt.pictures]
+                    stack.enter_context(pruned_model(model, prompt.keep, prompt.images.kept, counts))
+            yield
+
+    def unpruned(self, prompts: Sequence[Prompt], new_tokens: int) -> UnprunedAgreement:
+        """How many of the greedy tokens, of prompts whose images have dropped tokens, the model chooses with all tokens, too."""
+        equal = 0
+        for prompt in prompts:
+            whole = Prompt(list(prompt.whole), prompt.pictures)
+            pairs = zip(self.answer(prompt, new_tokens)[0], self.answer(whole, new_tokens)[0], strict=True)
+            equal += sum(one == other for one, other in pairs)
+        return UnprunedAgreement(prompts[0].keep, equal, new_tokens * len(prompts))
 
 
 def check_parity(
@@ -98,18 +126,22 @@ def check_parity(
         references = [reference.answer(prompt, new_tokens) for prompt in batch]
         tokens = [tokens for tokens, _, _ in references]
         logits = teacher_forced(session, [p.ids for p in batch], [p.images for p in batch], tokens)
-        if maker is not None:
+        if maker is not None and not any(
+            prompt.images.kept for prompt in batch
+        ):  # which tokens are kept is the device's choice
             maker.add_batch(batch, references, pictures)
         rows += [
             compare_row(len(p.ids), out, *answer, len(p.pictures))
             for p, out, answer in zip(batch, logits, references, strict=True)
         ]
     features = compare_features(model, truth, vision.encoder, pictures) if vision is not None and pictures else ()
-    if maker is not None and features:
+    dropping = [prompt for batch in batches for prompt in batch if prompt.images.kept]
+    if maker is not None and features and not dropping:
         maker.add_features(model, truth, pictures)
     own = max(row.reference_error for row in rows)
     tolerance = HALF_PRECISION_FACTOR * own if precision is not Precision.FP32 else FP32_TOLERANCE
-    report = ParityReport(precision.value, tuple(rows), tolerance, features)
+    unpruned = reference.unpruned(dropping, new_tokens) if dropping else None
+    report = ParityReport(precision.value, tuple(rows), tolerance, features, unpruned=unpruned)
     texts = [prompt.ids for batch in batches for prompt in batch if not prompt.pictures]
     if not report.logits_passed and texts:
         longest = max(texts, key=len)
@@ -117,7 +149,7 @@ def check_parity(
         layers = overflow_of(model, model_inputs(model, [longest], ()))
         if layers is None:
             layers = compare_layers_with(model, network, contract, longest, tolerance).render()
-        report = ParityReport(precision.value, report.rows, tolerance, features, layers)
+        report = replace(report, layers=layers)
     return report
 
 

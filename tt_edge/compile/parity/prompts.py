@@ -27,11 +27,16 @@ _TEXT_BETWEEN = 5
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Token ids, and their images: ``pictures`` is PyTorch's input, ``images`` the network's."""
+    """Token ids, and their images: ``pictures`` is PyTorch's input, ``images`` the network's.
+
+    Where only ``keep`` of the image tokens are kept, ``whole`` are the ids with all of them.
+    """
 
     ids: list[int]
     pictures: tuple[ProcessedImage, ...] = ()
     images: PromptImages = NO_IMAGES
+    keep: float = 1.0
+    whole: tuple[int, ...] = ()
 
 
 def text_prompts(contract: IOContract, new_tokens: int, seed: int, excluded: Collection[int] = ()) -> list[Prompt]:
@@ -64,7 +69,7 @@ def picture_prompts(
     found: list[Prompt] = []
     for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
         tokens = sum(picture.tokens for picture in chosen)
-        length = tokens + _TEXT_BETWEEN * (len(chosen) + 1)
+        length = sum(picture.kept(vision.processor.keep) for picture in chosen) + _TEXT_BETWEEN * (len(chosen) + 1)
         if not chosen or (found and (length > room or tokens > contract.max_image_tokens)):
             continue
         if length > room:
@@ -76,10 +81,12 @@ def picture_prompts(
             generator.choice(vocabulary, _TEXT_BETWEEN).tolist() if part or not leading else []
             for part in range(len(chosen) + 1)
         ]
-        ids = list(texts[0])
+        keep, token = vision.processor.keep, vision.processor.token_ids[0]
+        ids, whole = list(texts[0]), list(texts[0])
         for picture, text in zip(chosen, texts[1:], strict=True):
-            ids += [vision.processor.token_ids[0]] * picture.tokens + text
-        found.append(Prompt(ids, tuple(chosen), vision.prompt_images(ids, chosen)))
+            ids += [token] * picture.kept(keep) + text
+            whole += [token] * picture.tokens + text
+        found.append(Prompt(ids, tuple(chosen), vision.prompt_images(ids, chosen), keep, tuple(whole)))
     return found
 
 

@@ -62,12 +62,33 @@ class PreprocessingParity:
 
 
 @dataclass(frozen=True)
+class UnprunedAgreement:
+    """For information: of ``tokens`` greedy tokens of prompts with dropped image tokens, how many are ``equal`` to those of Hugging
+    Face's model with all image tokens."""
+
+    keep: float
+    equal: int
+    tokens: int
+
+    def render(self) -> str:
+        kept = (
+            f"{self.keep:.0%} of the image tokens"
+            if self.keep <= 1
+            else f"{self.keep:.0f} tokens of each frame or tile"
+        )
+        return (
+            f"with {kept}, compared with Hugging Face's model that drops tokens by the same rule; {self.equal} of {self.tokens} "
+            "greedy tokens equal those of the model with all image tokens"
+        )
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """The outcome of a parity check. ``tolerance`` bounds the relative error of every row's logits.
 
     A vision-language model also has ``features`` and ``preprocessing`` (or why the latter was not compared). If the
     checkpoint has a tokenizer, there is ``tokenizer`` and, for a language model, ``settings``. ``yardstick`` says in words
-    what was compared with (``None``: a module that the caller had loaded).
+    what was compared with (``None``: a module that the caller had loaded). ``unpruned`` is of a bundle that drops image tokens.
     """
 
     precision: str
@@ -79,6 +100,7 @@ class ParityReport:
     tokenizer: TokenizerParity | None = None
     settings: SettingsParity | None = None
     yardstick: str | None = None
+    unpruned: UnprunedAgreement | None = None
 
     @property
     def relative_error(self) -> float:
@@ -131,6 +153,8 @@ class ParityReport:
                 f"{row.relative_error:>20.2e}{row.reference_error:>17.2e}"
             )
         verdict = "match" if self.logits_passed else "DO NOT match"
+        if self.unpruned is not None:
+            lines.append(self.unpruned.render())
         lines.append(
             f"Hugging Face generate() and the compiled network {verdict}: largest relative error of the logits "
             f"{self.relative_error:.2e}, {self.tolerance:.2e} allowed in {self.precision}; evaluated by the reference session"
@@ -155,6 +179,7 @@ class ParityReport:
         error = f"largest relative error of the logits {self.relative_error:.2e}"
         detail = f"Hugging Face generate(){pictures} over {self.rows[0].tokens} tokens, {error} in {self.precision}"
         detail += f"; compared with {self.yardstick}" if self.yardstick else ""
+        detail += f"; {self.unpruned.render()}" if self.unpruned is not None else ""
         found = [said("network", self.logits_passed, detail)]
         if self.features:
             error = f"largest relative error of the features {max(f.relative_error for f in self.features):.2e}"

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.parity.pruning import follows_rule
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
-from tt_edge.contract import IMAGE_FEATURES, deepstack_name
+from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, deepstack_name
 from tt_edge.errors import MissingDependencyError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 
@@ -50,18 +51,41 @@ def compare_features(
         encoder.forget()
         got, exact = encoder.encode(given), features_of(truth, given)
         own = exact if truth is model else features_of(model, given)
+        follows = True
+        if (places := got.pop(KEPT_PLACES, None)) is not None:
+            rows_kept, follows = _kept_rows(exact[IMAGE_FEATURES], given, encoder.session.contract.tower.keep, places)
+            exact = {name: table[rows_kept] for name, table in exact.items()}
+            own = {name: table[rows_kept] for name, table in own.items()}
         for name, table in exact.items():
             norm = float(np.linalg.norm(table))
+            error = float(np.linalg.norm(got[name].astype(np.float32) - table)) / norm
             rows.append(
                 FeatureParity(
                     table=name,
                     pictures=len(given),
                     tokens=len(table),
-                    relative_error=float(np.linalg.norm(got[name].astype(np.float32) - table)) / norm,
+                    relative_error=error if follows else float("inf"),
                     reference_error=float(np.linalg.norm(own[name] - table)) / norm,
                 )
             )
     return tuple(rows)
+
+
+def _kept_rows(
+    features: np.ndarray, pictures: Sequence[ProcessedImage], keep: float, places: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """The rows of ``features`` of all images that are kept, by their places in their images; whether the rule keeps them."""
+    counts = [picture.kept(keep) for picture in pictures]
+    firsts = np.cumsum([0, *(picture.tokens for picture in pictures)])[:-1]
+    rows = places + np.repeat(firsts, counts)
+    groups = [tokens for picture in pictures for tokens in picture.groups]
+    follows, first = True, 0
+    for tokens in groups:
+        own = rows[(rows >= first) & (rows < first + tokens)] - first
+        table = torch.from_numpy(features[first : first + tokens])
+        follows &= follows_rule(table, keep, torch.from_numpy(own.astype(np.int64)))
+        first += tokens
+    return rows, follows
 
 
 def compare_preprocessing(

@@ -12,9 +12,10 @@ from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.families import deepstack_levels
+from tt_edge.compile.vision.pruning import PrunedTower, pruning_example
 from tt_edge.compile.vision.tower import GridTower, TileTower, example
 from tt_edge.config import CompileConfig
-from tt_edge.contract import IMAGE_FEATURES, IOContract, VisionGeometry, deepstack_name
+from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, KEPT_ROWS, IOContract, VisionGeometry, deepstack_name
 from tt_edge.lowering.base import LoweringContext, LoweringPass
 from tt_edge.lowering.pipeline import vision_passes
 
@@ -34,7 +35,7 @@ class TowerCompiler(PartCompiler):
         self,
         model: PreTrainedModel,
         config: CompileConfig,
-        tower: GridTower | TileTower,
+        tower: GridTower | TileTower | PrunedTower,
         geometry: VisionGeometry,
         network_name: str = "model-vision",
     ) -> None:
@@ -43,13 +44,14 @@ class TowerCompiler(PartCompiler):
 
     def export(self) -> GraphModule:
         inputs = example(self.geometry, _UNITS, next(self.model.parameters()).dtype)
-        units = torch.export.Dim("units")
+        inputs |= pruning_example(self.geometry, _UNITS)
+        units, kept = torch.export.Dim("units"), torch.export.Dim("kept")
         with self.tower.traceable(), semantic_attention(self.model):
             return trace(
                 self.tower,
                 (),
                 inputs,
-                {name: {0: units} for name in inputs},
+                {name: {0: kept if name == KEPT_ROWS else units} for name in inputs},
                 f"the vision tower of {type(self.model).__name__}",
             )
 
@@ -58,4 +60,5 @@ class TowerCompiler(PartCompiler):
 
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
         tables = [IMAGE_FEATURES, *(deepstack_name(level) for level in range(deepstack_levels(self.model)))]
+        tables += [KEPT_PLACES] if self.geometry.prunes else []
         return read_contract(module, tables, self.config.limits, geometry=self.geometry)

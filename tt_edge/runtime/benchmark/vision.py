@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tt_edge.contract import IOContract
+from tt_edge.contract import IOContract, kept_tokens
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 
@@ -37,8 +37,11 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
     return ProcessedImage(pixels, grid, tokens)
 
 
-def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0) -> list[int]:
-    """``length`` token ids with ``image_tokens`` of an image among them: in front where the model has images there."""
+def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, whole: bool = False) -> list[int]:
+    """``length`` token ids with ``image_tokens`` of an image among them: in front where the model has images there.
+
+    Of a bundle that drops image tokens there are only the kept ones, and the prompt is so much shorter, unless it is ``whole``.
+    """
     assert llm.vision is not None
     if image_tokens >= length:
         raise InvalidInputError(
@@ -47,4 +50,8 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0) -> li
     vocabulary = np.setdiff1d(np.arange(llm.session.contract.vocab_size), llm.vision.processor.token_ids)
     text: list[int] = np.random.default_rng(seed).choice(vocabulary, length - image_tokens).tolist()
     before = 0 if llm.vision.processor.placeholders.leading else len(text) // 2
+    if image_tokens and not whole:
+        geometry = llm.vision.encoder.session.contract.tower
+        group = image_tokens if geometry.tile_size is None else geometry.tokens_a_unit
+        image_tokens = image_tokens // group * kept_tokens(geometry.keep, group)
     return text[:before] + [llm.vision.processor.token_ids[0]] * image_tokens + text[before:]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tt_edge.contract import KEPT_PLACES
 from tt_edge.runtime.multimodal.feature_cache import FeatureCache, Features, Key
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
@@ -31,7 +33,8 @@ class VisionEncoder:
         """Features ``[tokens, hidden]`` by the names of the language network's tables. New images are encoded in one call.
 
         Cached features are reused only where ``cache_salt`` is the same; then the network does not run. Images that cannot be
-        encoded leave nothing in the cache.
+        encoded leave nothing in the cache. Where the network drops image tokens, ``KEPT_PLACES`` is the place of each kept token
+        among those of its image.
         """
         keys = [(cache_salt, image.digest) for image in images]
         found = self.cache.find(keys)
@@ -48,14 +51,20 @@ class VisionEncoder:
 
     def _encoded(self, images: dict[Key, ProcessedImage]) -> dict[Key, Features]:
         inputs, rows = vision_inputs(self.session.contract, list(images.values()))
-        row_bytes = sum(int(spec.dtype.nbytes(int(spec.shape[-1]))) for spec in self.session.contract.outputs)
+        row_bytes = sum(
+            int(spec.dtype.nbytes(math.prod(size for size in spec.shape[1:] if isinstance(size, int))))
+            for spec in self.session.contract.outputs
+        )
         self.cache.make_room(row_bytes * len(rows))
-        out, first = self.session.run(inputs), 0
+        out, first, place = self.session.run(inputs), 0, 0
         found: dict[Key, Features] = {}
         for key, image in images.items():
-            own = rows[first : first + image.tokens]
+            count = image.kept(self.session.contract.tower.keep)
+            own = rows[first : first + count]
             found[key] = {name: array[own] for name, array in out.items()}
-            first += image.tokens
+            if KEPT_PLACES in out:
+                found[key][KEPT_PLACES] -= place
+            first, place = first + count, place + image.tokens
         for key, features in found.items():
             self.cache.add(key, features)
         return found

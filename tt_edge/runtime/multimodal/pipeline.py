@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tt_edge.contract import KEPT_PLACES
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
 from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES, FeatureCache
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -53,9 +54,11 @@ class VisionPipeline:
         self, token_ids: Sequence[int], images: Sequence[ProcessedImage], cache_salt: str = ""
     ) -> PromptImages:
         """Place ``images`` among the tokens of their prompt, and encode those whose features are not cached for the salt."""
+        features = self.encoder.encode(images, cache_salt)
+        kept = features.pop(KEPT_PLACES, None)
         with self._placing:  # it hands out keys
-            placed = self.processor.place(token_ids, images)
-        return dataclasses.replace(placed, features=self.encoder.encode(images, cache_salt))
+            placed = self.processor.place(token_ids, images, kept)
+        return dataclasses.replace(placed, features=features)
 
     def with_exact_images(self) -> VisionPipeline:
         """The same, but images that do not fit are refused, not scaled."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
@@ -62,7 +63,7 @@ class MultimodalProcessor:
     ``token_ids`` are the tokens that stand for a row of features: that of images, then that of videos. ``axes`` is 3 for
     M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others. Of ``max_tokens`` image
     tokens, what the vision network takes in one call, each image of a prompt gets its share: larger images are scaled to
-    fit, or refused without ``scale_to_fit``.
+    fit, or refused without ``scale_to_fit``. Then ``keep`` of each frame's or tile's are in the prompt (``kept_tokens``).
     """
 
     image_processor: ImageProcessor
@@ -71,6 +72,7 @@ class MultimodalProcessor:
     merge_size: int = 1
     max_tokens: int | None = None
     scale_to_fit: bool = True
+    keep: float = 1.0
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
@@ -94,12 +96,13 @@ class MultimodalProcessor:
         ids = {kind: index for kind, index in named.items() if isinstance(index, int)}
         tokens = {kind: tokenizer.backend.id_to_token(ids[kind]) if kind in ids else None for kind in named}
         settings = read_settings(files, model, geometry, tokens)
-        return cls(image_processor_for(settings), tuple(ids.values()), axes, geometry.merge_size, max_tokens)
+        own = image_processor_for(settings)
+        return cls(own, tuple(ids.values()), axes, geometry.merge_size, max_tokens, keep=geometry.keep)
 
     @property
     def placeholders(self) -> Placeholders:
         """How images stand in a prompt."""
-        return self.image_processor.placeholders
+        return replace(self.image_processor.placeholders, keep=self.keep)
 
     def tokenize(
         self, tokenizer: BundleTokenizer, prompt: str, sources: Sequence[ImageSource], *, add_special_tokens: bool
@@ -154,20 +157,27 @@ class MultimodalProcessor:
         [planned] = self.plan([source])
         return self.preprocess(planned)
 
-    def place(self, token_ids: Sequence[int], images: Sequence[ProcessedImage]) -> PromptImages:
+    def place(
+        self, token_ids: Sequence[int], images: Sequence[ProcessedImage], kept_places: NDArray[np.int32] | None = None
+    ) -> PromptImages:
         """Where ``images`` stand among the tokens of their prompt. The result has no features yet.
 
-        Raises ``BundleError`` unless there are as many image tokens as the images have.
+        ``kept_places`` are the places of each image's kept tokens among its own, of all images one after the other, where the
+        vision network drops some. Raises ``BundleError`` unless there are as many image tokens as the images have.
         """
         ids = np.asarray(token_ids)
         is_image = np.isin(ids, self.token_ids)
-        count = sum(image.tokens for image in images)
+        counts = [image.kept(self.keep) for image in images]
+        count = sum(counts)
         if int(is_image.sum()) != count:
             raise BundleError(
                 f"the prompt has {int(is_image.sum())} image tokens for images of {count}; its tokenizer and preprocessing differ"
             )
         keys: list[int] = ids.tolist()
-        image_keys = [key for image in images for key in self._keys.keys(image.identity, image.tokens)]
+        image_keys = [
+            key for image, own in zip(images, counts, strict=True) for key in self._keys.keys(image.identity, own)
+        ]
+        kept = () if kept_places is None else tuple(np.split(kept_places, np.cumsum(counts)[:-1]))
         for place, key in zip(np.flatnonzero(is_image).tolist(), image_keys, strict=True):
             keys[place] = key
         indices = np.full(len(ids), -1, np.int32)
@@ -175,9 +185,9 @@ class MultimodalProcessor:
         positions, delta = None, 0
         if self.axes > 1:
             spans = [span for image in images for span in image.spans]
-            positions, delta = mrope_positions(is_image, spans, self.merge_size)
+            positions, delta = mrope_positions(is_image, spans, self.merge_size, _by_span(images, kept))
         notes = tuple(image.note for image in images if image.note)
-        return PromptImages(indices, keys, {}, positions, delta, notes)
+        return PromptImages(indices, keys, {}, positions, delta, notes, kept)
 
     def _opened(self, source: ImageSource) -> PlannedImage | ProcessedImage:
         if isinstance(source, Video | ProcessedImage):
@@ -209,6 +219,17 @@ class MultimodalProcessor:
             )
         processed: ProcessedImage = process_video([frame.pixels() for frame in frames], video.fps)
         return processed
+
+
+def _by_span(images: Sequence[ProcessedImage], kept: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]] | None:
+    """The places of kept tokens in the span that each is in; ``None`` where all are kept."""
+    if not kept:
+        return None
+    found = []
+    for image, places in zip(images, kept, strict=True):
+        size = image.tokens // len(image.spans)
+        found += [places[places // size == number] - number * size for number in range(len(image.spans))]
+    return found
 
 
 def _share(wanted: Sequence[int], budget: int) -> int:

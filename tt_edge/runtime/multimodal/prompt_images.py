@@ -28,7 +28,8 @@ class PromptImages:
     prompt's beginning is looked for, the id of a text token, and for an image's token a negative number that stands for
     its place in that very image. ``positions`` int64 ``[3, S]`` are those of M-RoPE, ``None`` where a position is a
     token's place; generated tokens follow at their place plus ``delta``. ``features`` are by the names of the network's tables,
-    ``[rows, hidden]``. ``notes`` are for the caller, such as that an image was scaled to fit.
+    ``[rows, hidden]``. ``notes`` are for the caller, such as that an image was scaled to fit. ``kept`` are, of each image some of
+    whose tokens are dropped, the places of those that are kept.
     """
 
     indices: Int32s
@@ -37,6 +38,7 @@ class PromptImages:
     positions: Int64s | None = None
     delta: int = 0
     notes: tuple[str, ...] = ()
+    kept: tuple[Int32s, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import CU_TILES, OFFSETS_OF, TILE_PIXELS, TILES, IOContract, VisionGeometry
+from tt_edge.contract import (
+    CU_TILES,
+    KEPT_ROWS,
+    OFFSETS_OF,
+    PRUNING_PLAN,
+    TILE_PIXELS,
+    TILES,
+    IOContract,
+    VisionGeometry,
+    kept_tokens,
+)
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
 
@@ -22,7 +32,7 @@ Rows = NDArray[np.int64]
 
 
 def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
-    """Inputs of one call for ``images``, and the row of its result for each image token, in their order.
+    """Inputs of one call for ``images``, and the row of its result for each image token that is kept, in their order.
 
     Raises ``CapacityError`` for more than the network takes, before anything is computed.
     """
@@ -44,6 +54,10 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
         inputs = {name: _padded(name, array, more, geometry) for name, array in inputs.items()}
     if geometry.ragged:
         inputs |= _offsets(inputs)
+    if geometry.prunes:
+        inputs[PRUNING_PLAN] = _pruning_plan(geometry, images, rows, contract.min_units if more > 0 else units)
+        rows = np.arange(sum(image.kept(geometry.keep) for image in images))
+        inputs[KEPT_ROWS] = rows
     typed = {t.name: np.ascontiguousarray(inputs[t.name], t.dtype.numpy) for t in contract.inputs}
     return typed, rows
 
@@ -68,6 +82,20 @@ def _offsets(inputs: VisionInputs) -> VisionInputs:
             ids = inputs[name].reshape(-1)
             found[offsets] = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
     return found | {"max_seqlen_carrier": np.zeros(np.diff(found["cu_seqlens"]).max())}
+
+
+def _pruning_plan(
+    geometry: VisionGeometry, images: Sequence[ProcessedImage], rows: Rows, units: int
+) -> NDArray[np.int32]:
+    """For each token ``[units, tokens, 4]``: its frame or tile, its place, how many of its frame's or tile's are kept, its row."""
+    groups = [tokens for image in images for tokens in image.groups]
+    plan = np.full((units * geometry.tokens_a_unit, 4), -1, np.int32)
+    plan[:, 2] = 0  # of padding none is kept
+    plan[:, 3] = np.arange(len(plan))
+    plan[rows, 0] = np.repeat(np.arange(len(groups)), groups)
+    plan[rows, 1] = np.arange(len(rows))
+    plan[rows, 2] = np.repeat([kept_tokens(geometry.keep, tokens) for tokens in groups], groups)
+    return plan.reshape(units, geometry.tokens_a_unit, 4)
 
 
 def _tiles(images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:

@@ -16,7 +16,8 @@ class Placeholders:
 
     ``image`` (``video``) is the token that stands once for it in a prompt, and once a row of features in what the model
     reads; ``start`` and ``end`` are put around those. ``numbered``: prompts have ``<image-1>``, ``<image-2>`` in its place.
-    ``leading``: prompts have nothing, and one image's tokens stand before everything.
+    ``leading``: prompts have nothing, and one image's tokens stand before everything. ``keep``: how many of an image's tokens are
+    kept (``ProcessedImage.kept``).
     """
 
     image: str
@@ -25,6 +26,7 @@ class Placeholders:
     end: str = ""
     numbered: bool = False
     leading: bool = False
+    keep: float = 1.0
 
     def are_in(self, prompt: str) -> bool:
         """Whether ``prompt`` says where its images stand."""
@@ -52,7 +54,7 @@ class Placeholders:
         """
         self.check(prompt, len(images))
         if self.leading:
-            return prompt, sum(image.tokens for image in images), list(images)
+            return prompt, sum(image.kept(self.keep) for image in images), list(images)
         found = self._found(prompt)
         parts, ordered, end = [], [], 0
         for place, match in enumerate(found):
@@ -81,9 +83,10 @@ class Placeholders:
 
     def _written(self, image: ProcessedImage, number: int) -> str:
         token = self.video if image.is_video and self.video else self.image
+        tokens = image.kept(self.keep)
         if image.timestamps:
-            each = token * (image.tokens // len(image.timestamps))
+            each = token * (tokens // len(image.timestamps))
             return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)
         before = f"<image {number}>" if self.numbered else ""
         start, end = ("", "") if image.grid is not None else (self.start, self.end)
-        return f"{before}{start}{token * image.tokens}{end}"
+        return f"{before}{start}{token * tokens}{end}"

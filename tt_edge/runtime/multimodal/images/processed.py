@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.contract import kept_tokens
+
 Grid = tuple[int, int, int]
 
 
@@ -24,9 +26,9 @@ class Span:
 class ProcessedImage:
     """``pixels`` fp32: patches ``[N, patch_dim]`` of a ``grid``, frames, rows and columns of them; or tiles ``[n, 3, H, W]``.
 
-    ``tokens`` is how many image tokens it takes in a prompt. A video has as many ``frames`` as its grid, which are ``interval``
-    positions apart; where the family writes the time before each frame, ``timestamps`` are its seconds. ``note`` says what
-    the caller should know, such as that the image was scaled to fit.
+    ``tokens`` is how many image tokens it has, of which a prompt may have fewer (``kept``). A video has as many ``frames`` as its
+    grid, which are ``interval`` positions apart; where the family writes the time before each frame, ``timestamps`` are its
+    seconds. ``note`` says what the caller should know, such as that the image was scaled to fit.
     """
 
     pixels: NDArray[np.float32]
@@ -42,6 +44,16 @@ class ProcessedImage:
         """SHA-256 of the pixels and their shape, in hex: equal for equal images."""
         shape = repr((self.pixels.shape, self.grid)).encode()
         return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
+
+    @property
+    def groups(self) -> list[int]:
+        """How many tokens each of its frames or tiles has."""
+        count = len(self.pixels) if self.grid is None else self.grid[0]
+        return [self.tokens // count] * count
+
+    def kept(self, keep: float) -> int:
+        """How many tokens it has in a prompt where ``keep`` of each frame's or tile's are kept (``kept_tokens``)."""
+        return sum(kept_tokens(keep, tokens) for tokens in self.groups)
 
     @property
     def identity(self) -> str:

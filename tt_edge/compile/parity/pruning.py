@@ -1,0 +1,130 @@
+"""Hugging Face's model with dropped image tokens: the reference of bundles that keep a part of them.
+
+The rule is written again here, on the features that transformers returns, and the model itself is run with the features of the
+kept tokens at their positions. Where tokens are equally far from the mean up to rounding, the network's choice counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from itertools import accumulate, pairwise
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tt_edge.contract import kept_tokens
+
+#: How much nearer to the mean than the last kept token, in parts of its distance, a token may be that a network keeps instead.
+TIE = 0.02
+
+
+def kept_by_rule(features: Tensor, keep: float) -> Tensor:
+    """Places, in order, of the kept ones among the ``features`` ``[T, hidden]`` of one frame or tile."""
+    return _furthest(_distances(features), keep).sort().values
+
+
+def _distances(features: Tensor) -> Tensor:
+    numbers = features.double()
+    distances: Tensor = torch.linalg.vector_norm(numbers - numbers.mean(0), dim=1)
+    return distances
+
+
+def _furthest(distances: Tensor, keep: float) -> Tensor:
+    return distances.argsort(descending=True, stable=True)[: kept_tokens(keep, len(distances))]
+
+
+def follows_rule(features: Tensor, keep: float, places: Tensor) -> bool:
+    """Whether ``places`` are those that the rule keeps, up to ties."""
+    distances = _distances(features)
+    last = distances[_furthest(distances, keep)[-1]]
+    return len(places) == kept_tokens(keep, len(features)) and bool((distances[places] >= (1 - TIE) * last).all())
+
+
+@contextmanager
+def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], counts: Sequence[int]) -> Iterator[None]:
+    """Within the block, ``model`` takes prompts with the kept tokens of images only, with one prompt's images a call.
+
+    ``places`` are those that the network kept of each image, and ``counts`` how many tokens each image has. Places that the rule
+    does not keep are not used.
+    """
+    inner = model.model if hasattr(getattr(model, "model", None), "get_image_features") else model
+    whole, rope = inner.get_image_features, getattr(inner, "get_rope_index", None)
+    chosen = [torch.from_numpy(np.asarray(own, np.int64)) for own in places]
+    used: list[Tensor] = []  # of each image, what was kept in the last call
+
+    @wraps(whole)  # generate() reads its signature
+    def features(*args: Any, **kwargs: Any) -> Any:
+        out = whole(*args, **kwargs)
+        tables = list(out.pooler_output)
+        groups = [table for each in tables for table in (each if each.ndim == 3 else [each])]
+        own = _by_group(chosen, counts, [len(group) for group in groups])
+        kept = [
+            where if follows_rule(group, keep, where) else kept_by_rule(group, keep)
+            for group, where in zip(groups, own, strict=True)
+        ]
+        used[:] = kept
+        cut = [group[where] for group, where in zip(groups, kept, strict=True)]
+        out.pooler_output = torch.stack(cut) if isinstance(out.pooler_output, Tensor) else tuple(cut)
+        if getattr(out, "deepstack_features", None):
+            out.deepstack_features = [_cut(table, groups, kept) for table in out.deepstack_features]
+        return out
+
+    def positions(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Those of the prompt with all tokens, of which the dropped ones are taken out. One row."""
+        token = model.config.image_token_id
+        ids, keep_mask = _whole(
+            input_ids[0], token, [torch.from_numpy(np.asarray(p, np.int64)) for p in places], counts
+        )
+        kwargs["mm_token_type_ids"] = (ids == token).int()[None]
+        kwargs["attention_mask"] = torch.ones_like(ids)[None]
+        assert rope is not None
+        found, _ = rope(ids[None], *args, **kwargs)
+        found = found[..., keep_mask]
+        return found, found.amax((0, 2))[:, None] + 1 - input_ids.shape[1]
+
+    with patch.object(inner, "get_image_features", features):
+        if rope is None:
+            yield
+        else:
+            with patch.object(inner, "get_rope_index", positions):
+                yield
+
+
+def _by_group(chosen: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
+    """The chosen places of each frame or tile, of the images one after the other."""
+    every = torch.cat([own + first for own, first in zip(chosen, np.cumsum([0, *counts]).tolist(), strict=False)])
+    starts = np.cumsum([0, *sizes]).tolist()
+    return [every[(every >= first) & (every < last)] - first for first, last in pairwise(starts)]
+
+
+def _cut(table: Any, groups: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
+    """The kept rows of a table of all images, or of one for each."""
+    every = torch.cat([where + first for where, first in zip(kept, _starts(groups), strict=True)])
+    return table[every] if isinstance(table, Tensor) else (torch.cat(list(table))[every],)
+
+
+def _starts(groups: Sequence[Tensor]) -> list[int]:
+    return [0, *accumulate(len(group) for group in groups)][:-1]
+
+
+def _whole(ids: Tensor, token: int, places: Sequence[Tensor], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """``ids`` with every image as long as it is, and which of them are there."""
+    found, there, at = [], [], 0
+    images = list(zip(places, counts, strict=True))
+    while at < len(ids):
+        if int(ids[at]) == token and images:
+            own, count = images.pop(0)
+            found.append(torch.full((count,), token))
+            there.append(torch.zeros(count, dtype=torch.bool).index_fill(0, own, True))
+            at += len(own)
+        else:
+            found.append(ids[at : at + 1])
+            there.append(torch.ones(1, dtype=torch.bool))
+            at += 1
+    return torch.cat(found), torch.cat(there)
