@@ -68,7 +68,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
             ],
         ),
         *(_network_sections(facts) if facts["layers"] else [("network", ["not in the bundle: it has engines only"])]),
-        *_vision_sections(facts["vision"]),
+        *_vision_sections(facts["vision"], facts["config"]["vision"]["keep_image_tokens"]),
         *([("platforms", [_verdict(v) for v in facts["platforms"]])] if facts["platforms"] else []),
         (
             "engines",
@@ -126,10 +126,14 @@ def _network_sections(facts: dict[str, Any]) -> list[tuple[str, Iterable[str]]]:
     ]
 
 
-def _vision_sections(vision: dict[str, Any] | None) -> list[tuple[str, Iterable[str]]]:
+def _vision_sections(vision: dict[str, Any] | None, keep: float) -> list[tuple[str, Iterable[str]]]:
     if vision is None:
         return []
     rows = [f"{vision['min_image_tokens']:,} to {vision['max_image_tokens']:,} image tokens in one call"]
+    if keep != 1:
+        rows[0] += (
+            f", of which {keep:.0%} are kept" if keep < 1 else f", of which {keep:.0f} of each frame or tile are kept"
+        )
     for tensor in (*vision["inputs"], *vision["outputs"]):
         shape = _shape(vision["unit"] if dim == "units" else dim for dim in tensor["shape"])
         rows.append(f"{tensor['name']:<20} {tensor['dtype']:<9} {shape}")

@@ -69,7 +69,8 @@ class VisionGeometry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
-        values: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        given = {"keep": 1.0, **data}  # bundles from before it keep all
+        values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
         tile = values.pop("tile_size")
         for key, value in values.items():
             wanted = {"family": str, "unit": str, "ragged": bool, "keep": float}.get(key, int)

@@ -130,6 +130,11 @@ def test_verified(compiled):
     assert not golden.images, "which of two tokens is kept may depend on the device's rounding"
 
 
+def test_inspect_says_so(compiled, capsys):
+    assert main(["inspect", str(compiled[2].path)]) == 0
+    assert "64 image tokens in one call, of which 50% are kept" in capsys.readouterr().out
+
+
 def test_prompts_have_as_many_placeholders_as_are_kept(compiled):
     family, _, bundle = compiled
     place = PLACEHOLDERS[family]
