@@ -45,6 +45,9 @@ class GenerationConfig(JsonConfig):
     ``forced_bos_token_id`` is chosen where prompt and answer have one token (the start of an encoder-decoder's answer), and one
     of ``forced_eos_token_id`` as the last of ``max_new_tokens``.
 
+    ``no_timestamps_token_id`` makes an answer to speech have timestamps, which are the tokens above this one: in pairs, in
+    order, the first at most ``max_initial_timestamp_index``, and wherever together they are likelier than any word.
+
     ``num_beams`` above 1 is beam search: the answer is the best of that many, by the sum of log-probabilities over the number
     of new tokens to the power of ``length_penalty``. ``early_stopping`` ends it when as many are finished (``True``), when no
     better one is likely (``False``), or none is possible (``"never"``).
@@ -82,6 +85,8 @@ class GenerationConfig(JsonConfig):
     min_length: int = 0
     forced_bos_token_id: int | None = None
     forced_eos_token_id: tuple[int, ...] = ()
+    no_timestamps_token_id: int | None = None
+    max_initial_timestamp_index: int | None = None
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
@@ -104,8 +109,9 @@ class GenerationConfig(JsonConfig):
             _require_integer(name, getattr(self, name), 0, 2**31 - 1)
         if self.seed is not None:
             _require_integer("seed", self.seed, 0, 2**63 - 1)
-        if self.forced_bos_token_id is not None:
-            _require_integer("forced_bos_token_id", self.forced_bos_token_id, 0, 2**31 - 1)
+        for name in ("forced_bos_token_id", "no_timestamps_token_id", "max_initial_timestamp_index"):
+            if getattr(self, name) is not None:
+                _require_integer(name, getattr(self, name), 0, 2**31 - 1)
         self._check_beams()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:

@@ -12,6 +12,7 @@ from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
     from tt_edge.runtime.seq2seq.source import Speech
+    from tt_edge.runtime.seq2seq.transcription import Transcript
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--language", metavar="CODE", help="the language of --audio, such as de (default: it is detected)"
     )
     parser.add_argument("--task", help="with --audio: transcribe (the default) or translate, to English")
+    parser.add_argument(
+        "--timestamps", action="store_true", help="with --audio: segments with times; speech may be of any length"
+    )
     parser.add_argument(
         "--image",
         action="append",
@@ -77,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
         config = llm.config(**given)
+        if args.timestamps:
+            return _show_transcripts([llm.transcribe(each, config, timestamps=True) for each in speech], args)
         placed = llm.vision is not None and not speech and llm.vision.processor.placeholders.are_in(args.prompt[0])
         chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
         prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else speech or args.prompt
@@ -116,6 +122,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_transcripts(transcripts: list[Transcript], args: argparse.Namespace) -> int:
+    """Print what was written down, segment by segment."""
+    if args.json:
+        import dataclasses
+        import json
+
+        rows = [
+            {**dataclasses.asdict(found), "text": found.text, "new_token_ids": found.token_ids} for found in transcripts
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    for number, (file, found) in enumerate(zip(args.audio, transcripts, strict=True), 1):
+        if len(transcripts) > 1:
+            print(safe(f"[{number}] {file}", sys.stdout))
+        for segment in found.segments:
+            print(safe(f"{segment.start:.2f} to {segment.end:.2f} s: {segment.text.strip()}", sys.stdout))
+    return 0
+
+
 def _speech(args: argparse.Namespace) -> list[Speech]:
     """The files of ``--audio``. Raises ``InvalidInputError`` for options that say nothing together."""
     from tt_edge.errors import InvalidInputError
@@ -126,8 +151,8 @@ def _speech(args: argparse.Namespace) -> list[Speech]:
         args.prompt = [""]  # a model that reads pages needs no text
     if bool(args.prompt) == bool(args.audio):
         raise InvalidInputError("give --prompt TEXT, or --audio FILE for a speech model, and not both")
-    if not args.audio and (args.language or args.task):
-        raise InvalidInputError("--language and --task are for --audio; omit them")
+    if not args.audio and (args.language or args.task or args.timestamps):
+        raise InvalidInputError("--language, --task and --timestamps are for --audio; omit them")
     if args.audio and (args.chat or args.system is not None or args.image):
         raise InvalidInputError("--chat, --system and --image are for --prompt; omit them")
     return [Speech(load_audio(file), args.language, args.task) for file in args.audio]

@@ -46,7 +46,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--max-body-mb",
         type=int,
         metavar="N",
-        help="maximum size of a request in MiB (default 1; 32 if the model takes images, which come as data: URLs)",
+        help="maximum size of a request in MiB (default 1; 32 if the model takes images, which come as data: URLs, or speech)",
     )
     parser.add_argument(
         "--max-connections-per-address",

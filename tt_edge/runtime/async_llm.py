@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from tt_edge.compat import Self
 from tt_edge.errors import CapacityError, EngineError, InvalidInputError
@@ -18,6 +20,8 @@ from tt_edge.runtime.llm import LLM, Prompt
 from tt_edge.runtime.multimodal.sources import ImageSource
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Stats
+from tt_edge.runtime.seq2seq.source import Speech
+from tt_edge.runtime.seq2seq.transcription import Transcript, windows
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.chat_template import Message
 from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt
@@ -25,6 +29,17 @@ from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt
 
 class QueueFullError(CapacityError):
     """As many requests are waiting as may; try again later."""
+
+
+def _next_window(
+    step: Callable[[], tuple[EncodedPrompt, GenerationConfig]],
+) -> tuple[EncodedPrompt, GenerationConfig] | Transcript:
+    """The next prompt of a transcription, or what it came to: a ``StopIteration`` cannot leave a future."""
+    try:
+        return step()
+    except StopIteration as end:
+        found: Transcript = end.value
+        return found
 
 
 class CompletionStream:
@@ -131,6 +146,36 @@ class AsyncLLM:
         pool = self._images if has_images else self._texts
         with self.waiting_place():
             return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    async def transcribe(
+        self,
+        features: np.ndarray,
+        speech: Speech,
+        config: GenerationConfig,
+        *,
+        timestamps: bool | None = None,
+        cache_salt: str = "",
+    ) -> Transcript:
+        """As ``LLM.transcribe``, of log-mel ``features`` of ``speech``. A coroutine that is cancelled ends it at the next step.
+
+        Raises ``QueueFullError`` when too many wait.
+        """
+        asked = windows(
+            self.llm.sources,
+            features,
+            speech,
+            self.llm.with_defaults(config),
+            timestamps=timestamps,
+            cache_salt=cache_salt,
+        )
+        step = partial(next, asked)
+        while True:
+            with self.waiting_place():
+                found = await asyncio.get_running_loop().run_in_executor(self._images, _next_window, step)
+            if isinstance(found, Transcript):
+                return found
+            async with self.streams([found])[0] as stream:
+                step = partial(asked.send, await stream.completion())
 
     def check_room(self) -> None:
         """Raise ``QueueFullError`` when too many wait for one more to be taken now."""

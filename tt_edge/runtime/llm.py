@@ -20,18 +20,17 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES
-from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
-from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, images_of
+from tt_edge.runtime.multimodal.sources import ImageSource, images_of
 from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
 from tt_edge.runtime.scheduling.prefix_file import fingerprint, load_prefixes, save_prefixes
-from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
 from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
-from tt_edge.runtime.seq2seq.prompt import DETECT
-from tt_edge.runtime.seq2seq.source import Source, Speech
+from tt_edge.runtime.seq2seq.prompts import SourcePrompts, chat_of_page
+from tt_edge.runtime.seq2seq.source import Speech
+from tt_edge.runtime.seq2seq.transcription import Transcript, answered, windows
 from tt_edge.runtime.text.chat import RenderedChat, render_chat
 from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
@@ -73,6 +72,8 @@ class LLM:
         #: What the checkpoint recommends; used wherever no ``GenerationConfig`` is given.
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
+        if source is not None:
+            self.sources = SourcePrompts(source, tokenizer, self.scheduler)
         self._fingerprint = model_fingerprint
 
     @classmethod
@@ -122,8 +123,11 @@ class LLM:
     def render_chat(self, messages: Sequence[Message], **variables: Any) -> RenderedChat:
         """The prompt of a conversation, up to where the assistant speaks, with its images; ``variables`` are the template's.
 
-        Raises ``BundleError`` without a chat template, and ``InvalidInputError`` for messages that cannot be rendered.
+        A model that reads pages and has no chat template takes one message with an image. Raises ``BundleError`` for other models
+        without a chat template, and ``InvalidInputError`` for messages that cannot be rendered.
         """
+        if self.chat_template is None and self.source is not None and self.source.takes_pages and not variables:
+            return chat_of_page(messages)
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
         if self.vision is None and self.source is None:
@@ -198,6 +202,28 @@ class LLM:
         show = None if on_text is None else lambda _index, text: on_text(text)
         return self.generate([self.render_chat(messages, **variables)], config, show)[0]
 
+    def transcribe(
+        self, speech: Speech, config: GenerationConfig | None = None, *, timestamps: bool | None = None
+    ) -> Transcript:
+        """Write ``speech`` down as Whisper's ``generate()`` does; ``config`` is that of each answer, ``windows`` has the rest.
+
+        Raises ``InvalidInputError`` for a model that takes no speech.
+        """
+        if self.source is None:
+            raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
+        asked = windows(
+            self.sources, self.source.features(speech), speech, self.with_defaults(config), timestamps=timestamps
+        )
+        return answered(asked, self._answer)
+
+    def _answer(self, prompt: EncodedPrompt, config: GenerationConfig) -> Completion:
+        request = self.text_request(prompt, config)
+        if config.num_beams > 1:
+            return self._searched(request, 0, None)
+        for _ in self.run([request]):
+            pass
+        return request.completion()
+
     def stream(
         self,
         prompt: Prompt,
@@ -259,7 +285,7 @@ class LLM:
         if isinstance(prompt, RenderedChat):
             images, add_special_tokens, prompt = prompt.images, prompt.add_special_tokens, prompt.text
         if self.source is not None:
-            return self._with_source(prompt, images, add_special_tokens, cache_salt, start)
+            return self.sources.encode(prompt, images, add_special_tokens, cache_salt, start)
         if isinstance(prompt, Speech):
             raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
         if self.vision is None:
@@ -274,67 +300,12 @@ class LLM:
         found = self.vision.prompt_images(ids, processed, cache_salt)
         return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
-    def _with_source(
-        self,
-        prompt: str | Speech,
-        images: Sequence[ImageSource],
-        add_special_tokens: bool,
-        cache_salt: str,
-        asked_at: float,
-    ) -> EncodedPrompt:
-        """The prompt of an encoder-decoder: its source is the text, or the speech."""
-        assert self.source is not None
-        if images and not self.source.takes_pages:
-            raise InvalidInputError(
-                f"the bundle is of an encoder-decoder that takes {self.source.kind}, and there are {len(images)} images; omit them"
-            )
-        if self.source.takes_pages and isinstance(prompt, str):
-            source, text, start = self._page(prompt, images)
-        elif isinstance(prompt, Speech):
-            source, text = self.source.speech(prompt), ""
-            start = self.source.start.asked(prompt.language, prompt.task)
-        else:
-            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens) if self.source.takes_text else []
-            source, text, start = self.source.text(ids), prompt, self.source.start.default
-        return self._answer_to(source, text, start, cache_salt, asked_at)
-
-    def _page(self, prompt: str, images: Sequence[ImageSource]) -> tuple[Source, str, Sequence[int]]:
-        """A page, encoded; and what its reading begins with: the prompt, such as Donut's ``<s_cord-v2>``, if there is one."""
-        assert self.source is not None
-        (image, *others) = images or (None,)
-        if image is None or others or isinstance(image, SizedImage | Video | ProcessedImage):
-            raise InvalidInputError(
-                f"the model reads one page, and there are {len(images)} images; give one image file"
-            )
-        start = self.tokenizer.encode(prompt, add_special_tokens=False) if prompt else self.source.start.default
-        return self.source.page(image), prompt, start
-
-    def _answer_to(
-        self, source: Source, text: str, start: Sequence[int], cache_salt: str, asked_at: float | None = None
-    ) -> EncodedPrompt:
-        salt = f"{cache_salt} {source.digest}"
-        if DETECT in start:
-            start = [self._language_of(source, start, salt) if token == DETECT else token for token in start]
-        asked_at = time.perf_counter() if asked_at is None else asked_at
-        return EncodedPrompt(text, list(start), asked_at=asked_at, cache_salt=salt, source=source)
-
-    def _language_of(self, source: Source, start: Sequence[int], salt: str) -> int:
-        """The likeliest of the model's language tokens after the first token of an answer."""
-        assert self.source is not None
-        languages = set(self.source.start.languages.values())
-        others = tuple(i for i in range(self.session.contract.vocab_size) if i not in languages)
-        config = GenerationConfig(max_new_tokens=1, suppress_tokens=others)
-        request = Request(list(start[: start.index(DETECT)]), config, cache_salt=salt, source=source)
-        self.scheduler.submit(request)
-        self.scheduler.run([request])
-        return request.tokens[0].id
-
     def encoded_ids(self, token_ids: Sequence[int], cache_salt: str = "") -> EncodedPrompt:
         """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary."""
         check_ids("the prompt", token_ids, self.session.contract.vocab_size)
         if self.source is not None:
             source, text = self.source.text(token_ids), self.tokenizer.decode(token_ids)
-            return self._answer_to(source, text, self.source.start.default, cache_salt)
+            return self.sources.answer_to(source, text, self.source.start.default, cache_salt)
         return EncodedPrompt(self.tokenizer.decode(token_ids), token_ids, cache_salt=cache_salt)
 
     def precompute(self, messages: Sequence[Message]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -19,6 +19,7 @@ from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
 from tt_edge.server.replies import ChatReply, TextReply
 
+_T = TypeVar("_T")
 Reply = ChatReply | TextReply
 
 #: Seconds of silence after which a comment is sent, so that no proxy takes the connection for dead.
@@ -28,28 +29,46 @@ KEEP_ALIVE_S = 15.0
 UNREAD_S = 30.0
 
 
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
 async def whole(
     request: Request, reply: Reply, streams: Sequence[CompletionStream], timeout_s: float, metrics: Metrics
 ) -> Response:
     """One JSON body with all answers. The answers end when the client goes away or ``timeout_s`` have passed."""
-    work = asyncio.ensure_future(asyncio.gather(*(stream.completion() for stream in streams)))
-    work.add_done_callback(_retrieved)
-    gone = asyncio.ensure_future(disconnected(request))
-    both: set[asyncio.Future[Any]] = {work, gone}
     try:
-        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            completions = work.result()
-            _observe(metrics, completions)
-            return JSONResponse(reply.whole(completions))
-        if gone.done():
-            return Response(status_code=499)  # nobody reads it; the logs do
-        raise timed_out(timeout_s)
+        completions = await while_connected(
+            request, asyncio.gather(*(stream.completion() for stream in streams)), timeout_s
+        )
+    except ClientGoneError:
+        return Response(status_code=499)  # nobody reads it; the logs do
     finally:
         for stream in streams:
             stream.cancel()
+    _observe(metrics, completions)
+    return JSONResponse(reply.whole(completions))
+
+
+async def while_connected(request: Request, work: Awaitable[_T], timeout_s: float) -> _T:
+    """The result of ``work``, which is cancelled when the client goes away or ``timeout_s`` have passed.
+
+    Raises ``ClientGoneError`` and ``ApiError``. The body of ``request`` must have been read.
+    """
+    working = asyncio.ensure_future(work)
+    working.add_done_callback(_retrieved)
+    gone = asyncio.ensure_future(disconnected(request))
+    both: set[asyncio.Future[Any]] = {working, gone}
+    try:
+        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if gone.done():
+            raise ClientGoneError
+        raise timed_out(timeout_s)
+    finally:
         gone.cancel()
-        work.cancel()
+        working.cancel()
 
 
 def _retrieved(work: asyncio.Future[Any]) -> None:

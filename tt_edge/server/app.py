@@ -38,6 +38,8 @@ def create_app(model: AsyncLLM, settings: Settings | None = None) -> Starlette:
     routes = [
         Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
         Route("/v1/completions", endpoints.completions, methods=["POST"]),
+        Route("/v1/audio/transcriptions", endpoints.transcriptions, methods=["POST"]),
+        Route("/v1/audio/translations", endpoints.translations, methods=["POST"]),
         Route("/v1/models", endpoints.models),
         Route("/v1/models/{name:path}", endpoints.model),
         Route("/health", endpoints.health),

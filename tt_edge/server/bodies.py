@@ -10,10 +10,11 @@ import gzip
 import io
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,9 +26,10 @@ from tt_edge.server.guard import Client
 from tt_edge.server.turns import Turns
 
 _Body = TypeVar("_Body", bound=BaseModel)
+_T = TypeVar("_T")
 
-#: Most bytes of a body, where the model takes only text and where it takes images.
-TEXT_BODY, IMAGE_BODY = 1 << 20, 32 << 20
+#: Most bytes of a body, where the model takes only text and where it takes images or speech.
+TEXT_BODY, MEDIA_BODY = 1 << 20, 32 << 20
 
 #: Most bytes of bodies that are held at one time, until their images are encoded: sixteen of the largest. Bodies of text never
 #: come to this; how many requests there are is bounded before.
@@ -82,6 +84,30 @@ class BodyReader:
         Raises ``ApiError``: 408 for a body that is too slow, 413 for one too large, 415 for an encoding other than gzip, and 400
         for one that is no ``schema``.
         """
+
+        async def parse(client: Client, content: bytes, compressed: bool) -> tuple[_Body, int]:
+            return await self._parsed(client, content, compressed, schema)
+
+        async with self._read(request, parse) as body:
+            yield body
+
+    @asynccontextmanager
+    async def read_by(self, request: Request, reader: Callable[[bytes], _T]) -> AsyncIterator[_T]:
+        """What ``reader`` makes of the body in the process, which pickles it; it is held and refused as ``received`` has it."""
+
+        async def parse(client: Client, content: bytes, compressed: bool) -> tuple[_T, int]:
+            async with self._turns.of(client.name):
+                run = asyncio.get_running_loop().run_in_executor
+                return await run(self._process, _read_as, content, compressed, reader, self._max_bytes)
+
+        async with self._read(request, parse) as found:
+            yield found
+
+    @asynccontextmanager
+    async def _read(
+        self, request: Request, parse: Callable[[Client, bytes, bool], Awaitable[tuple[_T, int]]]
+    ) -> AsyncIterator[_T]:
+        """What ``parse`` makes of a client's body, which may be compressed, and its bytes when it is not."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip", ""):
             raise ApiError(415, f"content encoding {encoding[:80]!r} is not supported; send gzip, or no encoding")
@@ -93,11 +119,11 @@ class BodyReader:
             await self._collected_in_time(request, held)
             content = b"".join(held.chunks)
             held.chunks.clear()
-            body, size = await self._parsed(Client.of(request), content, "gzip" in encoding, schema)
+            found, size = await parse(Client.of(request), content, "gzip" in encoding)
             del content
             self._held.add(size - held.size)
             held.size = size
-            yield body
+            yield found
         finally:
             self._held.remove(held.size)
 
@@ -137,9 +163,14 @@ def _too_large(limit: int, when: str = "") -> ApiError:
 
 def _parsed_as(content: bytes, compressed: bool, schema: type[_Body], max_bytes: int) -> tuple[_Body, int]:
     """``content`` as a ``schema``, and its bytes when decompressed."""
+    return _read_as(content, compressed, partial(parsed, schema=schema), max_bytes)
+
+
+def _read_as(content: bytes, compressed: bool, reader: Callable[[bytes], _T], max_bytes: int) -> tuple[_T, int]:
+    """What ``reader`` makes of ``content``, and its bytes when decompressed."""
     if compressed:
         content = decompressed(content, max_bytes)
-    return parsed(content, schema), len(content)
+    return reader(content), len(content)
 
 
 def decompressed(content: bytes, max_bytes: int) -> bytes:

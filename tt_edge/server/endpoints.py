@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
@@ -17,15 +17,16 @@ from tt_edge.runtime.async_llm import AsyncLLM, CompletionStream
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers
-from tt_edge.server.bodies import IMAGE_BODY, TEXT_BODY, BodyReader
+from tt_edge.server.bodies import MEDIA_BODY, TEXT_BODY, BodyReader
 from tt_edge.server.errors import ApiError, context_length_exceeded
 from tt_edge.server.guard import Client
-from tt_edge.server.images import MAX_IMAGES, ClientGoneError, ImageEncoder
+from tt_edge.server.images import MAX_IMAGES, ImageEncoder
 from tt_edge.server.isolated import IsolatedExecutor
 from tt_edge.server.metrics import Metrics
 from tt_edge.server.replies import ChatReply, TextReply
 from tt_edge.server.schemas import ChatRequest, CompletionRequest
 from tt_edge.server.settings import Settings
+from tt_edge.server.transcriptions import read_transcription, response_of
 
 
 class Endpoints:
@@ -33,15 +34,16 @@ class Endpoints:
 
     def __init__(self, model: AsyncLLM, settings: Settings) -> None:
         self._model, self.settings = model, settings
-        self._takes_images = model.llm.vision is not None
         contract, source = model.llm.session.contract, model.llm.source
+        self._takes_images = model.llm.vision is not None or (source is not None and source.takes_pages)
+        self._takes_speech = source is not None and source.takes_speech
         self._limit = contract.max_seq_len
         #: Of a prompt, which for an encoder-decoder of texts is its source.
         self._prompt_limit = contract.max_source_len if source is not None and source.takes_text else self._limit
         self._texts = ThreadPoolExecutor(2, "tt-edge-requests")
         self._worker = ThreadPoolExecutor(1, "tt-edge-server-images")
         self.metrics = Metrics(model)
-        max_body = settings.max_body or (IMAGE_BODY if self._takes_images else TEXT_BODY)
+        max_body = settings.max_body or (MEDIA_BODY if self._takes_images or self._takes_speech else TEXT_BODY)
         self._parser = IsolatedExecutor("tt-edge-server-bodies")
         self._decoder = IsolatedExecutor("tt-edge-server-decoder")
         self._bodies = BodyReader(max_body, settings.timeout_s, self._texts, self._parser)
@@ -54,13 +56,13 @@ class Endpoints:
         self._model.check_room()  # before any work: under load, most requests end here
         async with self._bodies.received(request, ChatRequest) as body:
             self._check_name(body.model)
-            if llm.chat_template is None:
+            if llm.chat_template is None and not (llm.source is not None and self._takes_images):
                 raise ApiError(400, f"model {llm.name!r} has no chat template; send a prompt to /v1/completions")
             self._check_count(1, body.n)
             salt = Client.of(request).cache_salt(body.cache_salt)
             try:
                 encoded = await self._encoded(request, body, salt)
-            except ClientGoneError:
+            except answers.ClientGoneError:
                 return Response(status_code=499)  # nobody reads it; the logs do
         new_tokens = body.wanted_tokens or max(1, self._limit - len(encoded.ids))
         self._check_length("messages", len(encoded.ids), new_tokens)
@@ -90,6 +92,35 @@ class Endpoints:
         texts = [prompt.text for prompt in encoded for _ in configs]
         reply = TextReply(llm.name, llm.tokenizer, body.n, body.echo, body.logprobs, prompts=texts)
         return await self._answer(request, body, reply, streams)
+
+    async def transcriptions(self, request: Request) -> Response:
+        """``/v1/audio/transcriptions``."""
+        return await self._written_down(request, "transcribe")
+
+    async def translations(self, request: Request) -> Response:
+        """``/v1/audio/translations``: into English."""
+        return await self._written_down(request, "translate")
+
+    async def _written_down(self, request: Request, task: str) -> Response:
+        llm = self._model.llm
+        if llm.source is None or not self._takes_speech:
+            raise ApiError(400, f"model {llm.name!r} takes no speech; serve a speech model, such as Whisper")
+        self._model.check_room()
+        kind = request.headers.get("content-type", "")
+        reader = partial(read_transcription, content_type=kind, log_mel=llm.source.speech_features(), task=task)
+        async with self._bodies.read_by(request, reader) as asked:
+            self._check_name(asked.model)
+            start = llm.sources.start_of(asked.speech, timestamps=bool(asked.timestamps))
+            changes = {"max_new_tokens": self._limit - len(start), "temperature": asked.temperature, "logprobs": 0}
+            salt = Client.of(request).cache_salt(None)
+            work = self._model.transcribe(
+                asked.features, asked.speech, llm.config(**changes), timestamps=asked.timestamps, cache_salt=salt
+            )
+            try:
+                found = await answers.while_connected(request, work, self.settings.timeout_s)
+            except answers.ClientGoneError:
+                return Response(status_code=499)
+        return response_of(asked, found)
 
     async def models(self, _: Request) -> Response:
         """``/v1/models``: the one there is."""
@@ -201,5 +232,6 @@ class Endpoints:
     @cached_property
     def _card(self) -> dict[str, Any]:
         llm = self._model.llm
-        more = {"max_model_len": self._limit, "input_modalities": ["text", "image"] if self._takes_images else ["text"]}
+        inputs = ["audio"] if self._takes_speech else ["text", "image"] if self._takes_images else ["text"]
+        more = {"max_model_len": self._limit, "input_modalities": inputs}
         return {"id": llm.name, "object": "model", "created": self._started, "owned_by": "tt-edge", **more}

@@ -17,6 +17,10 @@ from tt_edge.server.errors import ApiError
 #: What needs no key: the page, which asks for it, and whether the server lives.
 OPEN_PATHS = frozenset({"/", "/chat.js", "/chat.css", "/health"})
 
+#: Where bodies are forms with a file, and their content type.
+FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+FORM = "multipart/form-data"
+
 #: Headers that must not come twice: which one counts would be a matter of opinion.
 _ONCE = ("authorization", "content-encoding", "content-type", "host")
 
@@ -44,11 +48,12 @@ class Client:
 
 
 class Guard:
-    """Refuses requests without one of the keys, for another host, or whose body is no JSON.
+    """Refuses requests without one of the keys, for another host, or whose body is of another type than the path takes.
 
     A browser lets any web page send requests to this machine. It cannot read the answers, but they would cost time; and
     by DNS rebinding it could read them. Against the first, bodies must be declared as JSON, which browsers ask leave
-    for; against the second, the Host header must be one of ``hosts`` (``None``: any).
+    for, and forms, for which they do not, must not come from another page; against the second, the Host header must be one of
+    ``hosts`` (``None``: any).
     """
 
     def __init__(self, app: ASGIApp, api_keys: Sequence[str], hosts: Collection[str] | None) -> None:
@@ -75,9 +80,13 @@ class Guard:
         if self._hosts is not None and name not in self._hosts:
             raise ApiError(421, f"host {host[:200]!r} is not this server's ({', '.join(sorted(self._hosts))})")
         client = self._authenticated(headers.get("authorization", "").encode(), scope)
-        kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":
-            raise ApiError(415, f"content type {kind[:200]!r} is not application/json; declare the body as that")
+        if scope["method"] == "POST":
+            wanted = FORM if scope["path"] in FORM_PATHS else "application/json"
+            kind = headers.get("content-type", "").split(";")[0].strip().lower()
+            if kind != wanted:
+                raise ApiError(415, f"content type {kind[:200]!r} is not {wanted}; declare the body as that")
+            if wanted == FORM:
+                _check_same_origin(headers)
         return client
 
     def _authenticated(self, given: bytes, scope: Scope) -> Client:
@@ -91,6 +100,15 @@ class Guard:
             )
         address = scope.get("client")
         return Client(str(address[0]) if address else "")
+
+
+def _check_same_origin(headers: Headers) -> None:
+    """Refuse a form that a browser sends for another site's page. Other clients send neither header."""
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none") or (
+        origin is not None and origin.lower().partition("://")[2] != host
+    ):
+        raise ApiError(403, f"the form comes from a page of another site ({str(origin)[:200]}); send it from this one")
 
 
 def _check_framing(headers: Headers) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.runtime.seq2seq.prompts import the_page
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.completion import EncodedPrompt
 from tt_edge.server import answers
@@ -23,10 +24,6 @@ _T = TypeVar("_T")
 
 #: Most images of one request.
 MAX_IMAGES = 32
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class ImageEncoder:
@@ -46,24 +43,16 @@ class ImageEncoder:
         too many wait, before any image is read, and what is wrong with the images or the prompt.
         """
         start = time.perf_counter()
-        work = asyncio.ensure_future(self._encoded(chat, Client.of(request).name, cache_salt))
-        gone = asyncio.ensure_future(answers.disconnected(request))
-        both: set[asyncio.Future[Any]] = {work, gone}
-        try:
-            await asyncio.wait(both, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                encoded = work.result()
-                self._metrics.images(len(chat.images), time.perf_counter() - start)
-                return dataclasses.replace(encoded, asked_at=start)
-            if gone.done():
-                raise ClientGoneError
-            raise answers.timed_out(self._timeout_s)
-        finally:
-            work.cancel()
-            gone.cancel()
+        work = self._encoded(chat, Client.of(request).name, cache_salt)
+        encoded = await answers.while_connected(request, work, self._timeout_s)
+        self._metrics.images(len(chat.images), time.perf_counter() - start)
+        return dataclasses.replace(encoded, asked_at=start)
 
     async def _encoded(self, chat: RenderedChat, client: str, cache_salt: str) -> EncodedPrompt:
         llm = self._model.llm
+        if llm.source is not None:
+            with self._model.waiting_place():
+                return await self._page(chat, client, cache_salt)
         assert llm.vision is not None
         processor = llm.vision.processor
         with self._model.waiting_place():
@@ -72,6 +61,14 @@ class ImageEncoder:
             images = [await self._in_turn(client, self._decoder, processor.preprocess, image) for image in planned]
             ready = dataclasses.replace(chat, images=images)
             return await self._in_turn(client, self._worker, lambda: llm.encode(ready, cache_salt=cache_salt))
+
+    async def _page(self, chat: RenderedChat, client: str, cache_salt: str) -> EncodedPrompt:
+        """The one image of ``chat``, for a model that reads pages."""
+        llm = self._model.llm
+        assert llm.source is not None
+        prepare = llm.source.page_processor().prepare
+        pixels = await self._in_turn(client, self._decoder, prepare, the_page(chat.images))
+        return await self._in_turn(client, self._worker, llm.sources.page, pixels, chat.text, cache_salt)
 
     async def _in_turn(self, client: str, executor: Executor, work: Callable[..., _T], *args: Any) -> _T:
         async with self._turns.of(client):

@@ -11,7 +11,7 @@ class Settings:
     """``timeout_s`` seconds a request, ``max_body`` bytes; ``hosts`` are the names that the server goes by, ``None`` any.
 
     ``api_keys``: clients must send one of them; with several, each client's prompts are computed from the KV cache of its own
-    prompts only. Without ``max_body`` it is 1 MiB, or 32 MiB where the model takes images.
+    prompts only. Without ``max_body`` it is 1 MiB, or 32 MiB where the model takes images or speech.
     """
 
     api_keys: Sequence[str] = ()

@@ -43,7 +43,7 @@ def answers(
 ) -> list[list[int]]:
     """New tokens of each source; more sources than slots wait for one."""
     encoder, decoder = parts
-    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(tuple(start)))
+    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(start[0]))
     session = ReferenceSession(decoder.network, decoder.contract)
     config = GenerationConfig(**settings)  # type: ignore[arg-type]
     encoded = [pipeline.source(source) for source in sources]

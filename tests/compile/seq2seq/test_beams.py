@@ -27,7 +27,7 @@ def test_as_generate(family, form):
     model.generation_config.forced_eos_token_id = None
     start, eos = model.config.decoder_start_token_id, model.config.eos_token_id
     encoder, decoder = compiled(model, max_batch=8, **form)
-    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart((start,)))
+    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(start))
     session = ReferenceSession(decoder.network, decoder.contract)
     lengths = set()
     for settings in SETTINGS:

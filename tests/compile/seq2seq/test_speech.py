@@ -12,6 +12,9 @@ from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
 from tests.runtime.audio.test_load import wav
 from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.cli import main
+from tt_edge.runtime import LLM
+from tt_edge.runtime.audio import Audio
+from tt_edge.runtime.seq2seq.source import Speech
 
 FORMS = {"native": {}, "no cache": {"backend": "sdpa"}, "static_v1": {"backend": "sdpa", "cache": "static_v1"}}
 
@@ -34,13 +37,14 @@ def checkpoint(tmp_path_factory):
     from transformers import WhisperFeatureExtractor
 
     folder = tmp_path_factory.mktemp("whisper") / "checkpoint"
-    model = tiny_seq2seq("whisper")
+    model = tiny_seq2seq("whisper", eos_token_id=39)
     settings = model.generation_config
     settings.lang_to_id, settings.task_to_id = (
-        {"<|en|>": 80, "<|de|>": 81, "<|fr|>": 82},
-        {"transcribe": 84, "translate": 85},
+        {"<|en|>": 40, "<|de|>": 41, "<|fr|>": 42},
+        {"transcribe": 44, "translate": 45},
     )
-    settings.no_timestamps_token_id, settings.is_multilingual, settings.return_timestamps = 86, True, False
+    settings.no_timestamps_token_id, settings.is_multilingual, settings.return_timestamps = 47, True, False
+    settings.prev_sot_token_id, settings.max_initial_timestamp_index = 46, 20
     settings._from_model_config = False
     settings.suppress_tokens, settings.begin_suppress_tokens = [11, 12], [13, 14]
     save_seq2seq(model, folder)
@@ -48,16 +52,21 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def bundle(checkpoint, tmp_path_factory):
+    bundle = tmp_path_factory.mktemp("whisper") / "whisper.ttedge"
+    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "60"]
+    assert main(["compile", str(checkpoint), "-o", str(bundle), *options]) == 0
+    return bundle
+
+
 def sound(frequency: float) -> np.ndarray:
     return 0.5 * np.sin(np.arange(12_000) * frequency)[:, None]
 
 
-def test_a_sound_file_to_text(checkpoint, tmp_path, capsys):
+def test_a_sound_file_to_text(checkpoint, bundle, tmp_path, capsys):
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-    bundle = tmp_path / "whisper.ttedge"
-    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40"]
-    assert main(["compile", str(checkpoint), "-o", str(bundle), *options]) == 0
     assert main(["verify", str(bundle), "--model", str(checkpoint), "--new-tokens", "10"]) == 0
     capsys.readouterr()
     model = WhisperForConditionalGeneration.from_pretrained(checkpoint)
@@ -68,7 +77,7 @@ def test_a_sound_file_to_text(checkpoint, tmp_path, capsys):
         files[-1].write_bytes(wav(2, sound(frequency)))
     for asked, given in (
         ([], {}),
-        (["--language", "de", "--task", "translate"], {"language": "de", "task": "translate"}),
+        (["--language", "German", "--task", "translate"], {"language": "de", "task": "translate"}),
     ):
         arguments = [part for file in files for part in ("--audio", str(file))]
         assert main(["run", str(bundle), *arguments, *asked, "--max-new-tokens", "12", "--json"]) == 0
@@ -76,7 +85,9 @@ def test_a_sound_file_to_text(checkpoint, tmp_path, capsys):
         for frequency, answer in zip((0.05, 0.31), found, strict=True):
             samples = (np.round(sound(frequency) * 2**15) / 2**15).astype(np.float32)[:, 0]
             features = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_features
-            out = model.generate(features, max_new_tokens=12, do_sample=False, num_beams=1, **given)
+            out = model.generate(
+                features, max_new_tokens=12, do_sample=False, num_beams=1, force_unique_generate_call=True, **given
+            )
             ours = answer["new_token_ids"]
             theirs = out[0].tolist()
             assert torch.equal(torch.tensor(theirs[-len(ours) :]), torch.tensor(ours)), (theirs, ours)
@@ -90,3 +101,51 @@ def test_a_sound_file_to_text(checkpoint, tmp_path, capsys):
     ):
         assert main(["run", str(bundle), *arguments])
         assert message in capsys.readouterr().err
+
+
+#: Seconds, and what is asked: one window, and three; in a language, with text before it.
+SPOKEN = [(0.7, {}), (2.6, {}), (2.6, {"language": "german", "prompt": "w30 w31"})]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_timestamps_and_long_speech(checkpoint, bundle, beams):
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(checkpoint)
+    extractor = WhisperFeatureExtractor.from_pretrained(checkpoint)
+    generator, windows = np.random.default_rng(0), set()
+    with LLM.load(bundle, "reference") as llm:
+        config = llm.config(max_new_tokens=20, no_repeat_ngram_size=2, num_beams=beams)
+        for seconds, asked in SPOKEN:
+            samples = (0.3 * generator.standard_normal(int(16_000 * seconds))).astype(np.float32)
+            found = llm.transcribe(Speech(Audio(samples, 16_000), **asked), config, timestamps=True)
+            features = extractor(
+                samples, sampling_rate=16_000, return_tensors="pt", truncation=False,
+                padding="longest" if seconds > 1 else "max_length",
+            ).input_features  # fmt: skip
+            given = {"language": asked.get("language")}
+            if "prompt" in asked:
+                given["prompt_ids"] = torch.tensor([46, 30, 31])
+            out = model.generate(
+                features, return_timestamps=True, return_segments=True, max_new_tokens=20, no_repeat_ngram_size=2,
+                num_beams=beams, do_sample=False, **given,
+            )  # fmt: skip
+            wanted = out["segments"][0]
+            assert [segment.token_ids for segment in found.segments] == [each["tokens"].tolist() for each in wanted]
+            for segment, each in zip(found.segments, wanted, strict=True):
+                assert (segment.start, segment.end) == pytest.approx((float(each["start"]), float(each["end"])))
+                assert not {f"w{i}" for i in range(48, 99)} & set(segment.text.split())
+            windows.add(len({segment.seek for segment in found.segments}))
+    assert max(windows) > 2
+
+
+def test_transcripts_on_the_command_line(bundle, tmp_path, capsys):
+    file = tmp_path / "long.wav"
+    file.write_bytes(wav(2, np.tile(sound(0.05), (2, 1))))
+    assert main(["run", str(bundle), "--audio", str(file), "--timestamps", "--max-new-tokens", "12", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["duration"] == 1.5
+    assert main(["run", str(bundle), "--audio", str(file), "--timestamps", "--max-new-tokens", "12"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    segments = [f"{each['start']:.2f} to {each['end']:.2f} s: {each['text'].strip()}" for each in found["segments"]]
+    assert [line.strip() for line in lines] == [segment.strip() for segment in segments]

@@ -28,7 +28,7 @@ FORMS = {
 def parts(request):
     """A decoder, and the sources of seven texts of unequal lengths: more than there are slots."""
     encoder, decoder = compiled(tiny_seq2seq("t5"), **FORMS[request.param])
-    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart((0,)))
+    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(0))
     return decoder, [pipeline.source(text) for text in texts(9, 1, 48, 17, 2, 30, 5)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.runtime.audio.languages import CODES, NAMES
 from tt_edge.runtime.seq2seq.prompt import DETECT, DecoderStart
 
 WHISPER = {
@@ -33,14 +34,43 @@ def test_default(settings, wanted):
 def test_language_and_task():
     start = DecoderStart.from_settings(WHISPER)
     assert start.asked("de", "translate") == (50, 52, 61, 70)
-    assert start.asked("en") == (50, 51, 60, 70)
+    assert start.asked("en") == start.asked("English") == start.asked("<|en|>") == (50, 51, 60, 70)
     assert start.asked(task="transcribe") == (50, DETECT, 60, 70)
+    assert start.language_of(start.asked("de")) == "german"
     with pytest.raises(InvalidInputError, match="language 'xx' is unknown; choose one of de, en"):
         start.asked("xx")
     with pytest.raises(InvalidInputError, match="task 'sing' is unknown; choose one of transcribe, translate"):
         start.asked("de", "sing")
-    with pytest.raises(InvalidInputError, match="the model knows no languages and tasks"):
-        DecoderStart((2,)).asked("de")
+    asked_by_checkpoint = DecoderStart.from_settings({**WHISPER, "language": "german"})
+    assert asked_by_checkpoint.asked(task="translate") == (50, 52, 61, 70)
+
+
+def test_timestamps():
+    start = DecoderStart.from_settings(WHISPER)
+    assert start.asked("de", timestamps=True) == (50, 52, 60)
+    old = DecoderStart.from_settings({**WHISPER, "forced_decoder_ids": [[1, 51], [2, 61], [3, 70]]})
+    assert old.asked(timestamps=True) == (50, 51, 61)
+    with pytest.raises(InvalidInputError, match="the model has no timestamps"):
+        DecoderStart(2).asked(timestamps=True)
+
+
+def test_english_only():
+    start = DecoderStart.from_settings(
+        {"decoder_start_token_id": 50, "no_timestamps_token_id": 70, "forced_decoder_ids": [[1, 70]]}
+    )
+    assert start.default == start.asked("en") == start.asked("English", "transcribe") == (50, 70)
+    assert start.asked(timestamps=True) == (50,)
+    assert start.language_of(start.default) == "english"
+    with pytest.raises(InvalidInputError, match="language is 'de', and the model knows English only"):
+        start.asked("de")
+    with pytest.raises(InvalidInputError, match="task is 'translate', and the model knows transcribe only"):
+        start.asked(task="translate")
+
+
+def test_languages_are_those_of_transformers():
+    tokenization = pytest.importorskip("transformers.models.whisper.tokenization_whisper")
+    assert CODES == tokenization.TO_LANGUAGE_CODE
+    assert NAMES == tokenization.LANGUAGES
 
 
 @pytest.mark.parametrize(

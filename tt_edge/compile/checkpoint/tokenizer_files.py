@@ -34,7 +34,10 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_
 
 
 #: What an answer to speech begins with: languages, tasks and, in older checkpoints, the token ids themselves.
-_SPEECH_SETTINGS = ("lang_to_id", "task_to_id", "no_timestamps_token_id", "language", "task", "forced_decoder_ids")
+_SPEECH_SETTINGS = (
+    "lang_to_id", "task_to_id", "no_timestamps_token_id", "max_initial_timestamp_index", "prev_sot_token_id", "language", "task",
+    "forced_decoder_ids",
+)  # fmt: skip
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:

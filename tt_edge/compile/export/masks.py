@@ -35,6 +35,13 @@ class Visibility:
         """Models slice a mask to the keys' length; this has no length, so it is returned unchanged."""
         return self
 
+    def _computed(self, *_: Any) -> Any:
+        raise UnsupportedModelError(
+            "the model adds its own attention mask to scores that it computes by itself, which no backend has"
+        )
+
+    __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __rand__ = _computed
+
     def __getattr__(self, name: str) -> Any:
         """Refuse a model that computes with its mask (Doge adds its own to it)."""
         if name.startswith("_"):

@@ -5,12 +5,14 @@ No layer is copied: both modules call the model itself, with a cache that hands 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import EncoderDecoderModel
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -46,6 +48,13 @@ def _caches(cross: Sequence[tuple[Tensor, Tensor]] = ()) -> EncoderDecoderCache:
     return caches
 
 
+@dataclass
+class _Encoded(BaseModelOutput):  # type: ignore[misc]
+    """An encoder's result, also for models whose encoders have experts."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Seq2Seq:
     """The structure of an encoder-decoder ``model``, found by running it once on a short source.
@@ -66,13 +75,13 @@ class Seq2Seq:
         """Raises ``UnsupportedModelError`` for an encoder that takes something else."""
         name = type(model).__name__
         encoder = model.get_encoder()
-        source = _INPUTS.get(encoder.main_input_name)
+        takes = main_input(model)
+        source = _INPUTS.get(takes)
         if source is None:
             raise UnsupportedModelError(
-                f"the encoder of {name} takes {encoder.main_input_name}, and tt-edge compiles those that take "
-                f"{', '.join(_INPUTS)}"
+                f"the encoder of {name} takes {takes}, and tt-edge compiles those that take {', '.join(_INPUTS)}"
             )
-        fixed = None if source == SOURCE_IDS else _fixed_size(encoder.config, source)
+        fixed = None if source == SOURCE_IDS else _fixed_size(name, encoder.config, source)
         given = torch.zeros(1, 2, dtype=torch.int64) if fixed is None else torch.zeros(1, *fixed, dtype=model.dtype)
         with torch.no_grad():
             keys = cross_states(model, given)[::2]
@@ -94,11 +103,23 @@ class Seq2Seq:
         return torch.zeros(batch, *self.fixed_size, dtype=self.model.dtype)
 
 
-def _fixed_size(config: Any, source: str) -> tuple[int, ...]:
+def main_input(model: PreTrainedModel) -> str:
+    """transformers' name of what the encoder takes."""
+    return str(getattr(model.get_encoder(), "main_input_name", "input_ids"))
+
+
+def _fixed_size(name: str, config: Any, source: str) -> tuple[int, ...]:
     if source == INPUT_FEATURES:
-        return int(config.num_mel_bins), 2 * int(
-            config.max_source_positions
-        )  # one of its two convolutions has stride 2
+        if not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
+            raise UnsupportedModelError(
+                f"the encoder of {name} takes features of any length or of another layout than Whisper's, and tt-edge compiles "
+                "those of a fixed number of mel bins and frames"
+            )
+        return int(config.num_mel_bins), 2 * int(config.max_source_positions)  # one of its convolutions has stride 2
+    if not hasattr(config, "image_size"):
+        raise UnsupportedModelError(
+            f"the encoder of {name} takes images of any size, and tt-edge compiles those of one size"
+        )
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return int(config.num_channels), int(height), int(width)
@@ -107,7 +128,7 @@ def _fixed_size(config: Any, source: str) -> tuple[int, ...]:
 def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
     """The encoder's hidden states ``[B, T, H]`` of a source."""
     encoder = model.get_encoder()
-    hidden: Tensor = encoder(**{encoder.main_input_name: source}, **inputs).last_hidden_state
+    hidden: Tensor = encoder(**{main_input(model): source}, **inputs).last_hidden_state
     return hidden
 
 
@@ -121,7 +142,7 @@ def cross_states(model: PreTrainedModel, source: Tensor, **inputs: Any) -> tuple
     token = torch.zeros(source.shape[0], 1, dtype=torch.int64)
     model(
         decoder_input_ids=token,
-        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+        encoder_outputs=_Encoded(last_hidden_state=hidden),
         past_key_values=caches,
         use_cache=True,
     )
@@ -155,6 +176,9 @@ class SourceDecoder(nn.Module):
     def __init__(self, parts: Seq2Seq, positions: Positions) -> None:
         super().__init__()
         self.model, self.positions = parts.model, positions
+        parameters = inspect.signature(self.model.forward).parameters
+        composed = isinstance(self.model, EncoderDecoderModel)  # it passes what begins with decoder_ to its decoder
+        self.gives_positions = "decoder_position_ids" in parameters or composed
         hidden = encode(self.model, parts.example_source(1, 2))
         #: Says only that there is a source: its keys and values are in the cache.
         self.register_buffer("presence", torch.zeros_like(hidden[:, :1]), persistent=False)
@@ -162,10 +186,12 @@ class SourceDecoder(nn.Module):
     def forward(self, input_ids: Tensor, position_ids: Tensor, *cross: Tensor) -> Tensor:
         """``input_ids`` and ``position_ids`` ``[B, S]``, ``cross`` ``[B, H, T, D]``: K, V, layer by layer."""
         caches = _caches(list(zip(cross[::2], cross[1::2], strict=True)))
+        given = {"decoder_position_ids": position_ids} if self.gives_positions else {}
         with self.positions.of_decoder(position_ids):
             out = self.model(
+                **given,
                 decoder_input_ids=input_ids,
-                encoder_outputs=BaseModelOutput(last_hidden_state=self.presence),
+                encoder_outputs=_Encoded(last_hidden_state=self.presence),
                 past_key_values=caches,
                 use_cache=True,
             )

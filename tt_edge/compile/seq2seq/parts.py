@@ -12,9 +12,11 @@ from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.seq2seq.half_precision import unconditional_limits
 from tt_edge.compile.seq2seq.model import Seq2Seq, SourceDecoder, SourceEncoder
+from tt_edge.compile.seq2seq.own_attention import bart_attention
 from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.config import Cache, CompileConfig
 from tt_edge.contract import SOURCE_IDS, IOContract
+from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.base import LoweringContext, LoweringPass
 from tt_edge.lowering.pipeline import encoder_passes, seq2seq_decoder_passes
 
@@ -51,9 +53,9 @@ class EncoderCompiler(_Seq2SeqPart):
         source = self.parts.example_source(_BATCH, _SOURCE)
         dynamic = {0: torch.export.Dim("batch")}
         if self.parts.takes_text:
-            dynamic[1] = torch.export.Dim("source")
+            dynamic[1] = torch.export.Dim("source", max=self.config.limits.max_source_len)
         module = SourceEncoder(self.parts, self.positions())
-        with semantic_attention(self.model), unconditional_limits():
+        with semantic_attention(self.model), bart_attention(self.model), unconditional_limits():
             exported = trace(module, (source,), {}, (dynamic,), self.what())
         if self.parts.takes_text:
             self.check_attention(exported)
@@ -89,7 +91,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
         batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
         tokens = {0: batch, 1: sequence}
         module = SourceDecoder(parts, self.positions())
-        with semantic_attention(self.model), unconditional_limits():
+        with semantic_attention(self.model), bart_attention(self.model), unconditional_limits():
             exported = trace(
                 module,
                 (torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64), positions.contiguous(), *cross),
@@ -101,6 +103,11 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
         inputs = exported.graph.find_nodes(op="placeholder")
         for node, name in zip(inputs, ("input_ids", "position_ids", *names), strict=True):
             node.target = node.name = name
+        if not inputs[1].users and not module.positions.has_bias:
+            raise UnsupportedModelError(
+                f"the decoder of {type(self.model).__name__} counts positions in a way of its own, which tt-edge does not find; "
+                "please report the model type"
+            )
         return exported
 
     def passes(self) -> list[LoweringPass]:

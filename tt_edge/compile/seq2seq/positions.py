@@ -59,6 +59,11 @@ class Positions(nn.Module):
                     self.register_buffer(name, _bias_table(module, length), persistent=False)
                     self._biased.append((module, name))
 
+    @property
+    def has_bias(self) -> bool:
+        """Whether attention has a bias by distance."""
+        return bool(self._biased)
+
     @contextmanager
     def of_encoder(self) -> Iterator[None]:
         """Within the block, positions are those of tokens 0, 1, 2, …"""
@@ -141,8 +146,13 @@ def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: An
 
 def _bias_table(module: Any, length: int) -> Tensor:
     """The bias ``[2 * length - 1, H]`` by distance key - query, from -(length - 1) on."""
-    with torch.no_grad():
-        bias: Tensor = module.compute_bias(1, 2 * length - 1, past_seen_tokens=length - 1)  # [1, H, 1, 2 N - 1]
+    try:
+        with torch.no_grad():
+            bias: Tensor = module.compute_bias(1, 2 * length - 1, past_seen_tokens=length - 1)  # [1, H, 1, 2 N - 1]
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has relative positions of blocks or of a kind of its own, and tt-edge knows T5's"
+        ) from error
     return bias[0, :, 0].transpose(0, 1).contiguous()
 
 

@@ -1,8 +1,9 @@
-"""Reading speech from files. WAV needs nothing; other formats need soundfile (``pip install soundfile``). Torch-free."""
+"""Reading speech from files. WAV needs nothing; other formats need soundfile (the extra ``audio``). Torch-free."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import wave
 from dataclasses import dataclass
@@ -35,18 +36,25 @@ class Audio:
         return len(self.samples) / self.rate
 
 
-def load_audio(file: AudioFile) -> Audio:
+def load_audio(file: AudioFile, max_seconds: float = math.inf) -> Audio:
     """Read a file, or its content. Channels are averaged.
 
-    WAV files of 8, 16, 24 or 32 bits are read by the standard library. Raises ``InvalidInputError`` for what is no sound, and
-    ``MissingDependencyError`` for another format where soundfile is not installed.
+    WAV files of 8, 16, 24 or 32 bits are read by the standard library. Raises ``InvalidInputError`` for what is no sound or is
+    longer than ``max_seconds``, before it is decoded, and ``MissingDependencyError`` for another format where soundfile is not
+    installed.
     """
     content, name = _content(file)
     try:
         with wave.open(io.BytesIO(_plain(content))) as reader:
+            _check_length(reader.getnframes(), reader.getframerate(), max_seconds, name)
             return _pcm(reader, name)
     except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that is longer than the file
-        return _by_soundfile(content, name, error)
+        return _by_soundfile(content, name, error, max_seconds)
+
+
+def _check_length(frames: int, rate: int, max_seconds: float, name: str) -> None:
+    if frames > max_seconds * max(rate, 1):
+        raise InvalidInputError(f"{name} is longer than {max_seconds:g} s; cut it into shorter pieces")
 
 
 def _content(file: AudioFile) -> tuple[bytes, str]:
@@ -93,16 +101,20 @@ def _pcm(reader: wave.Wave_read, name: str) -> Audio:
     return _mono(numbers.reshape(-1, channels), rate, name)
 
 
-def _by_soundfile(content: bytes, name: str, error: Exception) -> Audio:
+def _by_soundfile(content: bytes, name: str, error: Exception, max_seconds: float) -> Audio:
     try:
         import soundfile
     except ImportError:
         raise MissingDependencyError(
             f"{name} is no WAV file of integers ({error}), and other formats are read with the package soundfile, which is not "
-            "installed; pip install soundfile, or give a WAV file"
+            "installed; pip install 'tt-edge[audio]', or give a WAV file"
         ) from error
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as reader:
+            _check_length(reader.frames, reader.samplerate, max_seconds, name)
+            # A header may say less than there is.
+            most = -1 if math.isinf(max_seconds) else int(max_seconds * reader.samplerate)
+            samples, rate = reader.read(most, dtype="float32", always_2d=True), reader.samplerate
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as problem:
         raise InvalidInputError(f"{name} is no sound file that soundfile reads ({problem})") from problem
     return _mono(samples, int(rate), name)

@@ -56,26 +56,33 @@ class LogMel:
 
         Raises ``InvalidInputError`` for speech that is too long or has another sampling rate.
         """
+        if audio.rate == self.rate and audio.seconds > self.seconds:
+            raise InvalidInputError(
+                f"the audio is {np.ceil(10 * audio.seconds) / 10:.1f} s long, and the model takes {self.seconds} s; ask for "
+                "timestamps, or cut it into shorter pieces"
+            )
+        return self.all_features(audio)
+
+    def all_features(self, audio: Audio) -> NDArray[np.float32]:
+        """The same for speech of any length: float32 ``[mels, n]``, of at least ``frames``.
+
+        Raises ``InvalidInputError`` for speech of another sampling rate.
+        """
         if audio.rate != self.rate:
             raise InvalidInputError(
                 f"the audio has {audio.rate} samples per second, and the model takes {self.rate}; convert it, for example with "
                 f"ffmpeg -i IN -ac 1 -ar {self.rate} OUT.wav"
             )
-        if audio.seconds > self.seconds:
-            raise InvalidInputError(
-                f"the audio is {np.ceil(10 * audio.seconds) / 10:.1f} s long, and the model takes {self.seconds} s; cut it into "
-                "shorter pieces"
-            )
-        length = self.seconds * self.rate
+        length = max(self.seconds * self.rate, len(audio.samples))
         samples = np.zeros(length, np.float64)
         samples[: len(audio.samples)] = audio.samples
         padded = np.pad(samples, self.window // 2, mode="reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.window)[:: self.hop][: length // self.hop]
-        power = np.empty((self.window // 2 + 1, len(windows)))
+        log = np.empty((self.mels, len(windows)))
         for first in range(0, len(windows), 512):  # half a minute at once would be 10 MB of products
             part = windows[first : first + 512] * self._hann
-            power[:, first : first + 512] = (np.abs(np.fft.rfft(part)) ** 2).T
-        log = np.log10(np.maximum(self._filters @ power, _FLOOR))
+            power = (np.abs(np.fft.rfft(part)) ** 2).T
+            log[:, first : first + 512] = np.log10(np.maximum(self._filters @ power, _FLOOR))
         log = np.maximum(log, log.max() - _RANGE)
         scaled: NDArray[np.float32] = ((log + 4.0) / 4.0).astype(np.float32)
         return scaled

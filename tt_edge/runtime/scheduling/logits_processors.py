@@ -78,6 +78,10 @@ def processors_for(config: GenerationConfig, prompt_ids: Sequence[int], vocab_si
         # What is forced at the beginning does not count as the first token of the answer.
         skipped = int(config.forced_bos_token_id is not None and len(prompt_ids) == 1)
         found.append(SuppressTokensAtBegin(_inside(config.begin_suppress_tokens, vocab_size), skipped))
+    if config.no_timestamps_token_id is not None:
+        found.append(
+            Timestamps(config.no_timestamps_token_id, config.eos_token_ids, config.max_initial_timestamp_index)
+        )
     return found
 
 
@@ -202,6 +206,40 @@ class SuppressTokensAtBegin(SuppressTokens):
     def __call__(self, scores: Scores, history: TokenHistory) -> None:
         if history.new_tokens == self._skipped:
             super().__call__(scores, history)
+
+
+class Timestamps:
+    """Whisper's rules for timestamps, which are the tokens after ``no_timestamps``.
+
+    An answer begins with one, of at most ``most_initial``. They come in pairs, but for the last, and never decrease. Where all
+    together are likelier than any other token, one is chosen. ``ends`` are end-of-sequence tokens, which come before them.
+    """
+
+    def __init__(self, no_timestamps: int, ends: Sequence[int], most_initial: int | None) -> None:
+        self._none, self._first = no_timestamps, no_timestamps + 1
+        self._end = ends[0] if ends else self._first
+        self._most_initial = most_initial
+
+    def __call__(self, scores: Scores, history: TokenHistory) -> None:
+        scores[self._none] = -np.inf
+        answer = history.ids[history.prompt_length :]
+        times = answer[answer >= self._first]
+        just = len(answer) >= 1 and answer[-1] >= self._first
+        before = len(answer) < 2 or answer[-2] >= self._first
+        if just and before:
+            scores[self._first :] = -np.inf
+        elif just:
+            scores[: self._end] = -np.inf
+        if len(times):  # the second of a pair may be equal to the first, and no other one
+            scores[self._first : times[-1] + int(not just or before)] = -np.inf
+        if not len(answer):
+            scores[: self._first] = -np.inf
+            if self._most_initial is not None:
+                scores[self._first + self._most_initial + 1 :] = -np.inf
+        most = scores[: self._first].max()
+        together = np.logaddexp.reduce(scores[self._first :]) if len(scores) > self._first else -np.inf
+        if together > most:
+            scores[: self._first] = -np.inf
 
 
 def _inside(tokens: Sequence[int], vocab_size: int) -> Ids:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError
+from tt_edge.runtime.multimodal.images.load import ImageFile, pixels_of
 from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import height_and_width, mean_and_std, resampling
 
@@ -69,6 +70,10 @@ class PageProcessor:
             )
         except (TypeError, ValueError, KeyError) as error:
             raise BundleError(f"preprocessor_config.json is malformed ({error}); compile the model again") from error
+
+    def prepare(self, image: ImageFile) -> NDArray[np.float32]:
+        """A file as ``[3, height, width]``. Raises ``InvalidInputError`` for what is no image, and as ``pixels`` does."""
+        return self.pixels(pixels_of(image))
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """An image ``[H, W, 3]`` as ``[3, height, width]``. Raises ``InvalidInputError`` for one that is much longer than wide."""

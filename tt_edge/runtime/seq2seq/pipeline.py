@@ -11,7 +11,7 @@ import numpy as np
 from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SOURCE_LENGTHS
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.audio import LogMel
-from tt_edge.runtime.multimodal.images import ImageFile, pixels_of
+from tt_edge.runtime.multimodal.images import ImageFile
 from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.seq2seq.source import Source, Speech, digest_of
@@ -106,8 +106,21 @@ class SourcePipeline:
         lengths = np.array([len(token_ids)], np.int32)
         return self._encode({SOURCE_IDS: ids, SOURCE_LENGTHS: lengths}, len(token_ids), digest_of(ids))
 
+    @property
+    def frames(self) -> int:
+        """Frames of features of one window of speech."""
+        return self._input.resolve(batch=1)[2]
+
     def speech(self, speech: Speech) -> Source:
         """Encode speech. Raises ``InvalidInputError`` for speech that is too long or has another sampling rate."""
+        return self.source(self.speech_features().features(speech.audio))
+
+    def features(self, speech: Speech) -> np.ndarray:
+        """Log-mel features ``[mels, n]`` of speech of any length, of at least one window."""
+        return self.speech_features().all_features(speech.audio)
+
+    def speech_features(self) -> LogMel:
+        """What computes features of speech. Raises ``InvalidInputError`` for a model that takes none."""
         if not self.takes_speech:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is speech; omit it"
@@ -116,10 +129,14 @@ class SourcePipeline:
             raise BundleError(
                 "the bundle has no preprocessor_config.json, so it takes features only; compile the model again"
             )
-        return self.source(self.log_mel.features(speech.audio))
+        return self.log_mel
 
     def page(self, image: ImageFile) -> Source:
         """Encode a page: a file, or pixels. Raises ``InvalidInputError`` for what is no image."""
+        return self.source(self.page_processor().prepare(image))
+
+    def page_processor(self) -> PageProcessor:
+        """What prepares pages. Raises ``InvalidInputError`` for a model that takes none."""
         if not self.takes_pages:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is an image; omit it"
@@ -128,7 +145,7 @@ class SourcePipeline:
             raise BundleError(
                 "the bundle has no preprocessor_config.json, so it takes pixels only; compile the model again"
             )
-        return self.source(self.pages.pixels(pixels_of(image)))
+        return self.pages
 
     def _encode(self, feeds: Feeds, length: int, digest: str) -> Source:
         names = {spec.name for spec in self.encoder.contract.inputs}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.runtime.audio.languages import CODES, NAMES
 
 #: Stands for the language's token in the beginning of an answer, where the language is to be detected.
 DETECT = -1
@@ -16,15 +17,21 @@ DETECT = -1
 class DecoderStart:
     """The first token ids of every answer, as ``generate()`` gives them to the decoder.
 
-    For Whisper they say language and task: ``languages`` and ``tasks`` are token ids by name, ``no_timestamps`` ends the beginning.
-    ``default`` may have ``DETECT`` in place of a language.
+    For Whisper they say language and task: ``languages`` are token ids by code, ``tasks`` by name, and ``no_timestamps`` ends the
+    beginning of an answer without timestamps. ``language``, ``task`` and ``forced`` (of older checkpoints: the ids after the first
+    one, with ``DETECT`` in place of a language) are what the checkpoint asks for where the caller does not. ``previous`` begins the
+    text that a caller gives for context; ``most_initial`` is the largest timestamp that an answer may begin with.
     """
 
-    default: tuple[int, ...]
+    first: int
     languages: Mapping[str, int] = field(default_factory=dict)
     tasks: Mapping[str, int] = field(default_factory=dict)
     no_timestamps: int | None = None
-    first: int = 0
+    language: str | None = None
+    task: str | None = None
+    forced: tuple[int, ...] = ()
+    previous: int | None = None
+    most_initial: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecoderStart:
@@ -38,56 +45,90 @@ class DecoderStart:
                 "with; add one to the checkpoint's and compile again"
             )
         languages, tasks = (_ids(settings, name) for name in ("lang_to_id", "task_to_id"))
-        languages = {name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()}
-        plain = settings.get("no_timestamps_token_id")
-        start = cls((first,), languages, tasks, plain if _is_id(plain) else None, first)
-        language, task = settings.get("language"), settings.get("task")
-        default = (
-            start.asked(language, task) if language or task else start._unasked(settings.get("forced_decoder_ids"))
+        ids = {
+            name: value if _is_id(value := settings.get(name)) else None
+            for name in ("no_timestamps_token_id", "prev_sot_token_id", "max_initial_timestamp_index")
+        }
+        start = cls(
+            first,
+            {name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()},
+            tasks,
+            ids["no_timestamps_token_id"],
+            settings.get("language"),
+            settings.get("task"),
+            _forced(settings.get("forced_decoder_ids")),
+            ids["prev_sot_token_id"],
+            ids["max_initial_timestamp_index"],
         )
-        return cls(default, languages, tasks, start.no_timestamps, first)
+        start.asked()  # raises for a language that the model does not have
+        return start
 
-    def asked(self, language: str | None = None, task: str | None = None) -> tuple[int, ...]:
-        """The beginning for a language, such as ``de``, and ``transcribe`` (the default) or ``translate``.
+    @property
+    def default(self) -> tuple[int, ...]:
+        """The beginning where the caller asks for nothing."""
+        return self.asked()
+
+    def asked(
+        self, language: str | None = None, task: str | None = None, *, timestamps: bool = False
+    ) -> tuple[int, ...]:
+        """The beginning for a language, such as ``de`` or ``german``, and ``transcribe`` (the default) or ``translate``.
 
         Raises ``InvalidInputError`` for what the model does not know.
         """
-        if language is None and task is None:
-            return self.default
+        if timestamps and self.no_timestamps is None:
+            raise InvalidInputError("the model has no timestamps; omit them")
         if not self.languages:
-            raise InvalidInputError("the model knows no languages and tasks; omit them")
-        if language is not None and language not in self.languages:
-            raise InvalidInputError(
-                f"language {language!r} is unknown; choose one of {', '.join(sorted(self.languages))}"
-            )
-        task = task or "transcribe"
-        if task not in self.tasks:
-            raise InvalidInputError(f"task {task!r} is unknown; choose one of {', '.join(sorted(self.tasks))}")
-        ids = [self.first, DETECT if language is None else self.languages[language], self.tasks[task]]
-        return self._ended(ids)
-
-    def _unasked(self, forced: Any) -> tuple[int, ...]:
-        """The beginning where no language is given: ``forced_decoder_ids`` of older checkpoints, pairs of place and token id."""
+            self._check_english(language, task)
+            language = task = None
+        else:
+            language, task = language or self.language, task or self.task
         ids = [self.first]
-        for place, pair in enumerate(forced if isinstance(forced, list) else (), 1):
-            if (
-                not isinstance(pair, list)
-                or len(pair) != 2
-                or pair[0] != place
-                or not (pair[1] is None or _is_id(pair[1]))
-            ):
-                raise BundleError(
-                    f"generation_config.json has forced_decoder_ids {forced!r}; mend it and compile again"
-                )
-            ids.append(DETECT if pair[1] is None else pair[1])
-        if self.languages and len(ids) == 1:
-            ids.append(DETECT)
-        return self._ended(ids)
-
-    def _ended(self, ids: list[int]) -> tuple[int, ...]:
-        if self.no_timestamps is not None and ids[-1] != self.no_timestamps:
-            ids = [*ids, self.no_timestamps]
+        if language is None and task is None:
+            ids += self.forced or ([DETECT] if self.languages else [])
+        else:
+            task = task or "transcribe"
+            if task not in self.tasks:
+                raise InvalidInputError(f"task {task!r} is unknown; choose one of {', '.join(sorted(self.tasks))}")
+            ids += [DETECT if language is None else self.languages[self.code_of(language)], self.tasks[task]]
+        if timestamps and ids[-1] == self.no_timestamps:
+            ids.pop()
+        elif not timestamps and self.no_timestamps is not None and ids[-1] != self.no_timestamps:
+            ids.append(self.no_timestamps)
         return tuple(ids)
+
+    def code_of(self, language: str) -> str:
+        """The code of a language that is given by code or by its English name.
+
+        Raises ``InvalidInputError`` for one that the model does not know.
+        """
+        name = language.lower().removeprefix("<|").removesuffix("|>") if isinstance(language, str) else ""
+        code = name if name in self.languages else CODES.get(name, name)
+        if code not in self.languages:
+            known = ", ".join(sorted(self.languages))
+            raise InvalidInputError(f"language {language!r} is unknown; choose one of {known}, or its English name")
+        return code
+
+    def language_of(self, start: tuple[int, ...] | list[int]) -> str:
+        """The English name of the language that the beginning ``start`` of an answer says; English where it says none."""
+        code = next((code for code, token in self.languages.items() if token in start), "en")
+        return NAMES.get(code, code)
+
+    def _check_english(self, language: str | None, task: str | None) -> None:
+        """A model without languages writes down English, or is no speech model."""
+        if language is not None and CODES.get(str(language).lower(), str(language).lower()) != "en":
+            raise InvalidInputError(f"language is {language!r}, and the model knows English only; omit it")
+        if task not in (None, "transcribe"):
+            raise InvalidInputError(f"task is {task!r}, and the model knows transcribe only; omit it")
+
+
+def _forced(pairs: Any) -> tuple[int, ...]:
+    """Token ids of ``forced_decoder_ids``, pairs of place and token id; ``DETECT`` for a language that is left open."""
+    ids = []
+    for place, pair in enumerate(pairs if isinstance(pairs, list) else (), 1):
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] != place or not (pair[1] is None or _is_id(pair[1])):
+            raise BundleError(f"generation_config.json has forced_decoder_ids {pairs!r}; mend it and compile again")
+        ids.append(DETECT if pair[1] is None else pair[1])
+    return tuple(ids)
 
 
 def _is_id(value: Any) -> bool:

@@ -26,11 +26,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Speech to write down: ``language`` such as ``de`` (``None``: it is detected), ``task`` ``transcribe`` or ``translate``."""
+    """Speech to write down: ``language`` such as ``de`` or ``german`` (``None``: it is detected), ``task`` ``transcribe`` or
+    ``translate``. ``prompt`` is a text that comes before it, whose spelling and style the answer follows."""
 
     audio: Audio
     language: str | None = None
     task: str | None = None
+    prompt: str = ""
 
 
 def digest_of(array: np.ndarray) -> str:
