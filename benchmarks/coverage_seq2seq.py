@@ -35,7 +35,13 @@ _SMALL: dict[str, Any] = {
 _MORE: dict[str, dict[str, Any]] = {
     "fsmt": {"langs": ["en", "de"]},
     "bigbird_pegasus": {"attention_type": "original_full"},
-    "prophetnet": {"encoder_ffn_dim": 64, "num_encoder_layers": 2, "num_decoder_layers": 2, "ngram": 2},
+    "prophetnet": {
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_encoder_attention_heads": 4,
+        "num_decoder_attention_heads": 4,
+        "ngram": 2,
+    },
     "moonshine": {"pad_head_dim_to_multiple_of": None},
     "speecht5": {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2},
     "t5": {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1},
@@ -96,7 +102,8 @@ def _default(config_class: Any) -> Any:
 def _shrunk(config_class: Any, **more: Any) -> Any:
     """A configuration with every size that it has made small, and those of its parts."""
     default = config_class()
-    settings = {name: value for name, value in _SMALL.items() if hasattr(default, name)}
+    fixed = ("num_hidden_layers",) if config_class.model_type == "prophetnet" else ()
+    settings = {name: value for name, value in _SMALL.items() if hasattr(default, name) and name not in fixed}
     settings |= _MORE.get(config_class.model_type, {})
     for name, part in getattr(config_class, "sub_configs", {}).items():
         if getattr(default, name, None) is not None:

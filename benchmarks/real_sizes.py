@@ -59,7 +59,24 @@ SHAPES: dict[str, tuple[str, str, str, dict]] = {
         "vision_config": {
             "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048,
             "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}, **_QWEN}),
+    "whisper": ("Whisper-small, encoder and decoder", "WhisperConfig", "WhisperForConditionalGeneration", {
+        "d_model": 768, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 12, "decoder_attention_heads": 12,
+        "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072, "vocab_size": 51865, "num_mel_bins": 80,
+        "decoder_start_token_id": 50258}),
+    "flan_t5": ("Flan-T5-base, encoder and decoder", "T5Config", "T5ForConditionalGeneration", {
+        "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12, "vocab_size": 32128,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}),
+    "nougat": ("Nougat-small, encoder and decoder", "VisionEncoderDecoderConfig", "VisionEncoderDecoderModel", {
+        "encoder": {
+            "model_type": "donut-swin", "image_size": [896, 672], "patch_size": 4, "depths": [2, 2, 14, 2],
+            "num_heads": [4, 8, 16, 32], "window_size": 7, "embed_dim": 128, "hidden_size": 1024},
+        "decoder": {
+            "model_type": "mbart", "d_model": 1024, "decoder_layers": 4, "vocab_size": 50000, "max_position_embeddings": 3584,
+            "scale_embedding": True, "add_final_layer_norm": True, "is_decoder": True, "add_cross_attention": True},
+        "decoder_start_token_id": 0, "pad_token_id": 1}),
 }  # fmt: skip
+#: Tokens of the cache where the model has fewer.
+CAPACITIES = {"whisper": 448}
 CAPACITY = 1024
 
 
@@ -91,7 +108,8 @@ def child(family: str) -> None:
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
+    capacity = CAPACITIES.get(family, CAPACITY)
+    config = CompileConfig.of(max_input_len=capacity, max_seq_len=capacity, single_profile=True)
     with tempfile.TemporaryDirectory() as folder:
         report = compile_model(lambda: make_model(family), Path(folder) / "out.ttedge", config, EngineTarget(("sm89",)))
     attention = next(p.matches for p in report.decoder.lowering.passes if p.name == "insert_kv_cache")

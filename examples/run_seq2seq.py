@@ -1,8 +1,11 @@
-"""Translate, summarise or transcribe with an encoder-decoder, and compare with PyTorch.
+"""Translate, summarise, transcribe or read a page with an encoder-decoder, and compare with PyTorch.
 
     python examples/run_seq2seq.py --model google/flan-t5-small --text "translate English to German: The light is red." \\
         [--num_tokens 64] [--num_beams 4] [--precision FP16] [--backend native|sdpa] --enable_pytorch_run
+    python examples/run_seq2seq.py --model facebook/bart-large-cnn --text "A long text …"
     python examples/run_seq2seq.py --model openai/whisper-tiny --audio speech.wav [--language de] [--task translate]
+    python examples/run_seq2seq.py --model facebook/nougat-small --image page.png
+    python examples/run_seq2seq.py --model naver-clova-ix/donut-base-finetuned-cord-v2 --image receipt.jpg --text "<s_cord-v2>"
 
 The output says what ran the networks: TensorRT if engines fit this machine's GPU, otherwise reference evaluation.
 """
@@ -21,6 +24,7 @@ from examples import running
 from tt_edge.config import Backend, Precision
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.audio import load_audio
+from tt_edge.runtime.multimodal.images import pixels_of
 from tt_edge.runtime.seq2seq.source import Speech
 
 if TYPE_CHECKING:
@@ -35,6 +39,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", help="checkpoint folder or hub id; with --from_bundle, only for --enable_pytorch_run")
     add("--text", help=f"the text to answer to (default: {TEXT!r})")
     add("--audio", metavar="FILE", help="for a speech model: a sound file to write down")
+    add(
+        "--image",
+        metavar="FILE",
+        help="for a model that reads pages: an image; the answer begins with --text, if it is given",
+    )
     add("--language", metavar="CODE", help="the language of --audio (default: it is detected)")
     add("--task", choices=["transcribe", "translate"], help="with --audio (default: transcribe)")
     add("--num_tokens", type=int, default=64, metavar="N", help="new tokens (default 64)")
@@ -58,6 +67,8 @@ def check(args: argparse.Namespace) -> None:
         raise InvalidInputError("--enable_pytorch_run needs the checkpoint; give --model beside --from_bundle")
     if args.text is not None and args.audio:
         raise InvalidInputError("give --text or --audio, not both")
+    if args.image and args.audio:
+        raise InvalidInputError("give --image or --audio, not both")
     if args.num_tokens < 1:
         raise InvalidInputError(f"--num_tokens is {args.num_tokens}; give at least 1")
 
@@ -95,16 +106,19 @@ def run(args: argparse.Namespace) -> int:
         with LLM.load(bundle) as llm:
             if llm.source is None:
                 raise InvalidInputError(f"{bundle} is not of an encoder-decoder; see run_llm.py")
-            prompt = (args.text or TEXT) if audio is None else Speech(audio, args.language, args.task)
+            text = (args.text or "") if args.image else (args.text or TEXT)
+            prompt = text if audio is None else Speech(audio, args.language, args.task)
             return compare(args, llm, prompt)
 
 
 def compare(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> int:
     """Answer with the compiled model and, if requested, with PyTorch; print both."""
-    [ours] = llm.generate([prompt], llm.config(max_new_tokens=args.num_tokens, num_beams=args.num_beams))
+    images = [[args.image]] if args.image else None
+    config = llm.config(max_new_tokens=args.num_tokens, num_beams=args.num_beams)
+    [ours] = llm.generate([prompt], config, images=images)
     theirs = None
     if args.enable_pytorch_run:
-        theirs = pytorch_answer(args, llm, prompt)
+        theirs = pytorch_answer(args, prompt, ours.input_ids)
         running.show("PyTorch", llm.tokenizer.decode(theirs), "transformers' generate() on the CPU")
     running.show("TensorRT", ours.text, llm.session.word)
     if theirs is None:
@@ -113,9 +127,10 @@ def compare(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> int:
     return running.show_match(args, theirs, ours.new_token_ids)
 
 
-def pytorch_answer(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> list[int]:
-    """New tokens of ``generate()``, which prepares text or speech itself."""
-    from transformers import AutoFeatureExtractor
+def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[int]) -> list[int]:
+    """New tokens of ``generate()``, which follow ``start``, for a text, speech or a page that transformers prepares."""
+    import torch
+    from transformers import AutoFeatureExtractor, AutoImageProcessor
 
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.reference import load_reference
@@ -123,6 +138,11 @@ def pytorch_answer(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> 
     checkpoint = Checkpoint.open(args.model)
     model = load_reference(checkpoint, Precision(args.precision.lower()))
     search = {"max_new_tokens": args.num_tokens, "num_beams": args.num_beams, "do_sample": False}
+    if args.image:
+        processor = AutoImageProcessor.from_pretrained(checkpoint.folder)
+        pixels = processor(pixels_of(args.image), return_tensors="pt").pixel_values.to(model.dtype)
+        out = model.generate(pixels, decoder_input_ids=torch.tensor([start]), **search)
+        return out[0, len(start) :].tolist()
     if isinstance(prompt, str):
         inputs = checkpoint.tokenizer(prompt, return_tensors="pt")
         out = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, **search)
@@ -131,11 +151,10 @@ def pytorch_answer(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> 
         audio = prompt.audio
         features = extractor(audio.samples, sampling_rate=audio.rate, return_tensors="pt").input_features
         asked = {name: value for name in ("language", "task") if (value := getattr(prompt, name)) is not None}
-        out = model.generate(features.to(model.dtype), **search, **asked)
+        out = model.generate(features.to(model.dtype), force_unique_generate_call=True, **search, **asked)
     tokens: list[int] = out[0].tolist()
-    assert llm.source is not None
-    begun = tokens[0] == llm.source.start.first  # Whisper's generate() returns only what is new
-    return tokens[1:] if begun else tokens
+    begun = tokens[: len(start)] == start  # Whisper's generate() may return only what is new
+    return tokens[len(start) :] if begun else tokens
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCABULARY = 99
 
@@ -49,14 +49,37 @@ SPEECH = {"whisper": ("WhisperConfig", "WhisperForConditionalGeneration", _WHISP
 
 
 def tiny_page_reader(kind: str) -> PreTrainedModel:
-    """A Swin encoder with an mBART decoder: ``donut`` reads wide pages of 32 x 64 pixels, ``nougat`` square ones."""
+    """A Swin encoder with an mBART decoder: ``donut`` reads wide pages of 32 x 64 pixels, ``nougat`` square ones.
+
+    ``trocr`` has a ViT and a decoder of its own, which reads lines of text as 32 x 32 pixels; ``trocr_sinusoidal`` has no learned
+    positions, as its smaller checkpoints.
+    """
     torch.manual_seed(0)
+    if kind.startswith("trocr"):
+        return _tiny_trocr(learned=kind == "trocr")
     wide = kind == "donut"
     encoder = transformers.DonutSwinConfig(
         image_size=[32, 64] if wide else [56, 56], patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4],
         window_size=4 if wide else 7, initializer_range=0.3,
     )  # fmt: skip
     decoder = transformers.MBartConfig(vocab_size=VOCABULARY, **_BART)
+    return _page_reader(encoder, decoder)
+
+
+def _tiny_trocr(*, learned: bool) -> PreTrainedModel:
+    encoder = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        initializer_range=0.3,
+    )  # fmt: skip
+    decoder = transformers.TrOCRConfig(
+        vocab_size=VOCABULARY, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64,
+        max_position_embeddings=96, cross_attention_hidden_size=16, init_std=0.3, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        use_learned_position_embeddings=learned, layernorm_embedding=learned, scale_embedding=not learned,
+    )  # fmt: skip
+    return _page_reader(encoder, decoder)
+
+
+def _page_reader(encoder: PreTrainedConfig, decoder: PreTrainedConfig) -> PreTrainedModel:
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
     model: PreTrainedModel = transformers.VisionEncoderDecoderModel(config).eval()

@@ -183,10 +183,22 @@ class Buffer:
         to, source = (host.ctypes.data, width), (self.address + offset, pitch)
         call("cudaMemcpy2DAsync", *to, *source, width, len(host), kind, stream.handle)
 
+    def copy_runs_within_device(
+        self, source: Buffer, source_pitch: int, width: int, count: int, offset: int, pitch: int, stream: Stream
+    ) -> None:
+        """Queue copies of ``width`` bytes from ``i * source_pitch`` of ``source`` to ``offset + i * pitch``, ``count`` of them."""
+        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        source._require_runs(0, source_pitch, width, count)
+        self._require_runs(offset, pitch, width, count)
+        to, where = (self.address + offset, pitch), (source.address, source_pitch)
+        call("cudaMemcpy2DAsync", *to, *where, width, count, kind, stream.handle)
+
     def _require_inside(self, offset: int, pitch: int, host: np.ndarray) -> None:
+        self._require_runs(offset, pitch, host[0].nbytes, len(host))
+
+    def _require_runs(self, offset: int, pitch: int, width: int, count: int) -> None:
         """Raise ``EngineError`` for a copy beyond the buffer. CUDA does not check this and would access other memory."""
-        width = host[0].nbytes
-        end = offset + (len(host) - 1) * pitch + width
+        end = offset + (count - 1) * pitch + width
         if offset < 0 or width > pitch:
             raise EngineError(
                 f"a copy of pieces of {width:,} bytes begins at byte {offset:,}, {pitch:,} apart; compile the model again"

@@ -34,6 +34,7 @@ def test_both_answers(checkpoint, capsys):
     [
         ([], "nothing to run; give --model or --from_bundle"),
         (["--model", "x", "--text", "a", "--audio", "b"], "give --text or --audio, not both"),
+        (["--model", "x", "--image", "a", "--audio", "b"], "give --image or --audio, not both"),
         (["--from_bundle", "x", "--enable_pytorch_run"], "needs the checkpoint"),
         (["--model", "x", "--num_tokens", "0"], "--num_tokens is 0"),
     ],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Formats by name: what --data is, and the options that the format takes besides --count.
 TASKS = {
-    "questions": ("JSON lines of messages or prompt, and answer", ("max_new_tokens",)),
+    "questions": ("JSON lines of messages, prompt or audio, and answer", ("max_new_tokens",)),
     "mmlu": ("MMLU's folder of CSV files, with dev and test", ("shots", "subjects", "split")),
     "mmmu": ("VLMEvalKit's TSV of MMMU", ("preset", "max_new_tokens", "split")),
     "gsm8k": ("JSON lines of question and answer", ("shots", "fewshot", "max_new_tokens")),
@@ -116,10 +116,10 @@ def _row(
     from tt_edge.evaluation.run import evaluate
     from tt_edge.runtime.llm import LLM
 
-    if bundle.manifest.takes_source:
+    if bundle.manifest.takes_source and task.name != "questions":
         raise InvalidInputError(
-            f"{path} is of an encoder-decoder, and only language models and vision-language models are evaluated; compare it with "
-            f"its checkpoint (tt-edge verify {path} --model CHECKPOINT)"
+            f"{path} is of an encoder-decoder, whose answers do not continue a text; give --task questions, with prompt, images or "
+            "audio, and answer"
         )
     record = None if args.output is None else args.output / "answers.jsonl"
     config = bundle.manifest.config
@@ -148,6 +148,7 @@ def _row(
 def _pytorch(checkpoint: Checkpoint, bundle: Bundle, llm: LLM) -> Model:
     from tt_edge.compile.parity.accuracy import PyTorchModel
     from tt_edge.compile.parity.reference import load_reference
+    from tt_edge.compile.parity.seq2seq_answers import PyTorchSeq2Seq
 
     config = bundle.manifest.config
     model = load_reference(checkpoint, config.network.precision)
@@ -158,7 +159,8 @@ def _pytorch(checkpoint: Checkpoint, bundle: Bundle, llm: LLM) -> Model:
 
         quantize_again(model, config.quantization.recipe, bundle.read_bytes(STATISTICS_FILE))
         quantized = f"{config.quantization.recipe} {bundle.manifest.files[STATISTICS_FILE].sha256}"
-    return PyTorchModel(model, checkpoint, llm, precision=config.network.precision.value, quantized=quantized)
+    kind = PyTorchModel if llm.source is None else PyTorchSeq2Seq
+    return kind(model, checkpoint, llm, precision=config.network.precision.value, quantized=quantized)
 
 
 def _weight_bytes(bundle: Bundle) -> int | None:

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tt_edge.bundle import Bundle
 from tt_edge.errors import CapacityError, InvalidInputError, TTEdgeError
@@ -35,6 +36,8 @@ class BundleModel:
 
     def check(self, items: Sequence[Item]) -> None:
         """Raise ``CapacityError`` for the longest of ``items`` that does not fit, and what encoding raises."""
+        if self.llm.source is not None:
+            return  # the length of an answer's beginning says little; sources are checked as they are encoded
         limit, longest = self.llm.session.contract.max_seq_len, (0, "")
         for item in items:
             if item.ask.images:
@@ -72,6 +75,8 @@ class BundleModel:
 
     def _encoded(self, item: Item) -> EncodedPrompt:
         try:
+            if item.ask.speech is not None:
+                return self.llm.encode(item.ask.speech)
             if item.ask.ids:
                 return self.llm.encoded_ids(item.ask.ids)
             return self.llm.encode(item.ask.prompt_of(self.llm))
@@ -97,7 +102,9 @@ class BundleModel:
 
     def _submitted(self, item: Item) -> tuple[Item, TextRequest]:
         assert item.generate is not None
-        config = GenerationConfig(max_new_tokens=item.generate.max_new_tokens, stop=item.generate.stop)
+        given: dict[str, Any] = {"max_new_tokens": item.generate.max_new_tokens, "stop": item.generate.stop}
+        # Without its forced and suppressed tokens, an encoder-decoder may answer in another language.
+        config = GenerationConfig(**given) if self.llm.source is None else self.llm.config(temperature=0.0, **given)
         request = self.llm.text_request(self._encoded(item), config)
         self.llm.scheduler.check(request.request, item.where)
         self.llm.scheduler.submit(request.request)
@@ -124,7 +131,10 @@ class BundleModel:
         if isinstance(continuation, str):
             continuation = tuple(encode(continuation, add_special_tokens=False)) if continuation else ()
         choices = choice_ids(lambda text: encode(text, add_special_tokens=False), item.ask.prompt, wanted.choices)
-        return Target(prompt.ids, continuation, choices, prompt.images, item.where)
+        ids, forced = list(prompt.ids), self.llm.generation_defaults.forced_bos_token_id
+        if prompt.source is not None and len(ids) == 1 and forced is not None:
+            ids.append(forced)
+        return Target(ids, continuation, choices, prompt.images, prompt.source, item.where)
 
 
 def _any_done(running: Sequence[tuple[Item, TextRequest]]) -> Callable[[], bool]:

@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.multimodal.sources import ImageSource
+from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.chat_template import Message
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A conversation that ends with a question, a plain prompt, or token ids.
+    """A conversation that ends with a question, a plain prompt, token ids, or speech to write down.
 
     ``images`` are in the order of their placeholders.
     """
@@ -23,6 +24,7 @@ class Ask:
     prompt: str = ""
     images: tuple[ImageSource, ...] = ()
     ids: tuple[int, ...] = ()
+    speech: Speech | None = None
 
     def prompt_of(self, llm: LLM) -> RenderedChat:
         """The prompt as ``llm`` is given it, with its images."""

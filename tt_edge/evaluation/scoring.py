@@ -13,6 +13,7 @@ from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
+from tt_edge.runtime.seq2seq.source import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,8 @@ class Target:
     continuation: Sequence[int] = ()
     choices: Sequence[int] = ()
     images: PromptImages = NO_IMAGES
+    #: What an encoder-decoder answers to; the prompt is what its answer begins with.
+    source: Source | None = None
     #: For errors.
     what: str = "the prompt"
 
@@ -67,7 +70,8 @@ class _Slot:
     def take(self, number: int, target: Target) -> None:
         """Start ``target``; what the cache already holds of its prompt is kept, except of prompts with images."""
         self.number, self.target, self.fed = number, target, target.fed
-        shared = 0 if target.images.tokens else common_prefix(self.held, self.fed)
+        fresh = target.images.tokens or target.source is not None
+        shared = 0 if fresh else common_prefix(self.held, self.fed)
         self.held = self.held[: min(shared, len(target.prompt) - 1)]  # the prompt's last token is always fed
         self._logprobs, self._greedy, self._choices = [], True, np.zeros(0)
 
@@ -107,12 +111,9 @@ def score(session: Session, targets: Iterable[Target]) -> Iterator[tuple[int, To
     Long prompts are fed in pieces. Without ``session.has_full_logits``, continuations are fed token by token, which gives the
     same numbers and takes more steps. A target begins where its prompt leaves what its slot holds, so that prompts with a
     common beginning should follow one another. The session is used by nobody else meanwhile, and its slots are changed.
-    Raises ``CapacityError`` for a target that does not fit, and ``InvalidInputError`` for an encoder-decoder.
+    Raises ``CapacityError`` for a target that does not fit, and ``InvalidInputError`` for one of an encoder-decoder without a
+    source.
     """
-    if session.contract.cross:
-        raise InvalidInputError(
-            "the bundle is of an encoder-decoder, and texts are scored only by language models; give one"
-        )
     numbered = enumerate(targets)
     first = list(islice(numbered, session.contract.max_batch))
     if not first:
@@ -124,7 +125,14 @@ def score(session: Session, targets: Iterable[Target]) -> Iterator[tuple[int, To
         while (free := [slot for slot in slots if not slot.busy]) and (pair := next(queue, None)) is not None:
             number, target = pair
             target.check(session.contract.max_seq_len)
-            _best(free, target).take(number, target)
+            if session.contract.cross and target.source is None:
+                raise InvalidInputError(
+                    "the bundle is of an encoder-decoder, and texts are scored only by language models; give one"
+                )
+            slot = _best(free, target)
+            slot.take(number, target)
+            if target.source is not None:
+                session.write_cross(slot.index, target.source.cross, target.source.length)
         for slot in slots:
             if slot.busy and not slot.held and slot.target.images.tokens:
                 session.write_features(slot.index, slot.target.images.features)

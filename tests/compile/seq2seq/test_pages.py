@@ -1,9 +1,10 @@
-"""Pages to text: a Swin encoder with an mBART decoder, as Donut and Nougat are, from an image file on."""
+"""Pages to text, as Donut, Nougat and TrOCR read them, from an image file on."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,27 @@ from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
 from tests.runtime.seq2seq.test_page import page
 from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader
 from tt_edge.cli import main
-from tt_edge.compile.seq2seq.model import Seq2Seq
-from tt_edge.compile.seq2seq.parts import Seq2SeqDecoderCompiler
-from tt_edge.config import CompileConfig
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.compile.files import HostFiles
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
+from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.llm import LLM
+from tt_edge.runtime.seq2seq.page import PageProcessor
+from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+from tt_edge.runtime.seq2seq.prompt import DecoderStart
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 
-@pytest.mark.parametrize(("kind", "form"), [("nougat", {}), ("nougat", {"backend": "sdpa"})])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("nougat", {}),
+        ("nougat", {"backend": "sdpa"}),
+        ("trocr", {}),
+        ("trocr", {"backend": "sdpa", "cache": "static_v1"}),
+        ("trocr_sinusoidal", {}),
+    ],
+)
 def test_pixels_to_tokens(kind, form):
     model = tiny_page_reader(kind)
     model.generation_config.eos_token_id = None
@@ -31,27 +46,6 @@ def test_pixels_to_tokens(kind, form):
     got = answers(parts, [2], sources, **search)
     assert got == [wanted(model, source, "pixel_values", **search) for source in sources]
     assert all(len(set(tokens)) > 4 for tokens in got)
-
-
-def test_a_decoder_with_attention_of_its_own_is_refused_with_the_reason():
-    import transformers
-
-    encoder = transformers.ViTConfig(
-        image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    decoder = transformers.TrOCRConfig(
-        vocab_size=99, d_model=32, decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=64,
-        max_position_embeddings=96, cross_attention_hidden_size=32,
-    )  # fmt: skip
-    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    config.decoder_start_token_id, config.pad_token_id = 2, 1
-    parts = Seq2Seq.of(transformers.VisionEncoderDecoderModel(config).eval())
-    settings = CompileConfig.of(precision="fp32", max_batch=2, max_seq_len=16, max_input_len=16)
-    settings = settings.with_limits(replace(settings.limits, max_source_len=parts.cross_shape[1]))
-    with pytest.raises(
-        UnsupportedModelError, match=r"^TrOCRForCausalLM, the decoder of .*, computes attention by itself"
-    ):
-        Seq2SeqDecoderCompiler(parts, settings).export()
 
 
 def test_an_image_file_to_text(tmp_path, capsys):
@@ -84,3 +78,41 @@ def test_an_image_file_to_text(tmp_path, capsys):
     ):
         assert main(["run", str(bundle), *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_a_page_over_http(tmp_path):
+    """OpenAI's own client sends an image; what the answer begins with is the message's text."""
+    openai = pytest.importorskip("openai")
+    from PIL import Image
+
+    from tests.server.conftest import serving_llm
+
+    model, processor = tiny_page_reader("donut"), PageProcessor((32, 64), (0.5,) * 3, (0.5,) * 3, 2, 2)
+    encoder, decoder = compiled(model)
+    save_seq2seq(model, tmp_path)
+    tokenizer = BundleTokenizer.from_bundle(HostFiles.of_folder(tmp_path))
+    network = ReferenceFeedForward(encoder.network, encoder.contract)
+    pipeline = SourcePipeline(network, DecoderStart(2), pages=processor)
+    session = ReferenceSession(decoder.network, decoder.contract)
+    file = io.BytesIO()
+    Image.fromarray(page(48, 90)).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    with serving_llm(LLM(session, tokenizer, name="tiny", source=pipeline)) as served, served.client() as client:
+        for parts, prompt in (([picture], ""), ([{"type": "text", "text": "w30 w31"}, picture], "w30 w31")):
+            want = served.model.llm.generate([prompt], GenerationConfig(12), images=[[file.getvalue()]])[0]
+            found = client.chat.completions.create(
+                model="tiny", max_tokens=12, messages=[{"role": "user", "content": parts}]
+            )
+            assert found.choices[0].message.content == want.text
+        assert client.models.list().data[0].model_extra["input_modalities"] == ["text", "image"]
+        small = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+        for messages, message in (
+            ([{"role": "user", "content": "w4"}], "the model reads one page, and there are 0 images"),
+            ([{"role": "user", "content": [picture, picture]}], "the model reads one page, and there are 2 images"),
+            ([{"role": "user", "content": [small]}], "the model reads pages in one size; omit detail"),
+            ([{"role": "user", "content": [picture]}] * 2, "there are 2 messages; give one message of the user"),
+            ([{"role": "user", "content": [{**picture, "image_url": {"url": url[:-40]}}]}], "damaged"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=message):
+                client.chat.completions.create(model="tiny", max_tokens=12, messages=messages)

@@ -10,6 +10,7 @@ import torch
 
 from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
 from tests.runtime.audio.test_load import wav
+from tests.speech import speech_model
 from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.cli import main
 from tt_edge.runtime import LLM
@@ -37,16 +38,7 @@ def checkpoint(tmp_path_factory):
     from transformers import WhisperFeatureExtractor
 
     folder = tmp_path_factory.mktemp("whisper") / "checkpoint"
-    model = tiny_seq2seq("whisper", eos_token_id=39)
-    settings = model.generation_config
-    settings.lang_to_id, settings.task_to_id = (
-        {"<|en|>": 40, "<|de|>": 41, "<|fr|>": 42},
-        {"transcribe": 44, "translate": 45},
-    )
-    settings.no_timestamps_token_id, settings.is_multilingual, settings.return_timestamps = 47, True, False
-    settings.prev_sot_token_id, settings.max_initial_timestamp_index = 46, 20
-    settings._from_model_config = False
-    settings.suppress_tokens, settings.begin_suppress_tokens = [11, 12], [13, 14]
+    model = speech_model()
     save_seq2seq(model, folder)
     WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
     return folder

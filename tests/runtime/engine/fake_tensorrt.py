@@ -27,7 +27,9 @@ class FakeCuda:
 
     cudaError_t = SimpleNamespace(cudaSuccess=SUCCESS, cudaErrorMemoryAllocation=2)  # noqa: N815
     cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=9)  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(  # noqa: N815
+        cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
+    )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
     cudaHostAllocDefault = 0  # noqa: N815
@@ -120,11 +122,10 @@ class FakeCuda:
         return self.cudaFree(address)
 
     def cudaMemcpy2DAsync(self, to, to_pitch, source, source_pitch, width, height, kind, stream):  # noqa: N802
-        if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
-            device, pitch = to, to_pitch
-        else:
-            device, pitch = source, source_pitch
-        self._check_inside(device, pitch * (height - 1) + width)
+        if kind != self.cudaMemcpyKind.cudaMemcpyDeviceToHost:
+            self._check_inside(to, to_pitch * (height - 1) + width)
+        if kind != self.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            self._check_inside(source, source_pitch * (height - 1) + width)
         for run in range(height):
             ctypes.memmove(to + run * to_pitch, source + run * source_pitch, width)
         return (SUCCESS,)

@@ -22,7 +22,16 @@ def page(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(180, 140), (70, 260), (64, 48), (33, 35)])
-@pytest.mark.parametrize(("kind", "settings"), [("Donut", {}), ("Donut", {"do_align_long_axis": True}), ("Nougat", {})])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Donut", {}),
+        ("Donut", {"do_align_long_axis": True}),
+        ("Nougat", {}),
+        ("ViT", {}),
+        ("DeiT", {"do_center_crop": False}),
+    ],
+)
 def test_as_transformers(kind, settings, size):
     import transformers
 
@@ -40,7 +49,8 @@ def test_as_transformers(kind, settings, size):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_processor_type": "ViTImageProcessor"}, "type ViTImageProcessor are not prepared here"),
+        ({"image_processor_type": "CLIPImageProcessor"}, "type CLIPImageProcessor are not prepared here"),
+        ({"image_processor_type": "DeiTImageProcessor", "size": 64}, "do_center_crop on"),
         ({"image_processor_type": "DonutImageProcessor"}, "malformed"),
         ({"image_processor_type": "DonutImageProcessor", "size": 64, "do_pad": False}, "do_pad off"),
         (

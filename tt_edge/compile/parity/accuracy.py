@@ -59,14 +59,8 @@ class PyTorchModel:
         quantized: str = "",
     ) -> None:
         self._model, self._llm, self._batch = model, llm, batch
-        self._theirs = _Theirs(model, checkpoint, llm)
-        files = sorted(
-            (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-            for path in checkpoint.folder.iterdir()
-            if path.is_file()
-        )
-        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-        self._key = f"pytorch {digest} {precision} {quantized} {torch.__version__}"
+        self._theirs = TheirTexts(model, checkpoint, llm)
+        self._key = key_of(checkpoint, precision, quantized)
 
     @property
     def key(self) -> str:
@@ -103,7 +97,7 @@ class PyTorchModel:
                     eos_token_id=list(ends) or None,
                 )
             for tokens, row in zip(new[:, group[0].length :].tolist(), group, strict=True):
-                yield row.item, self._theirs.text(_until_end(tokens, ends), asked.stop)
+                yield row.item, self._theirs.text(until_end(tokens, ends), asked.stop)
 
     @torch.inference_mode()
     def _score(self, item: Item) -> Answer:
@@ -131,7 +125,7 @@ class PyTorchModel:
         )
 
 
-class _Theirs:
+class TheirTexts:
     """transformers' tokenizer and processor of a checkpoint."""
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, llm: LLM) -> None:
@@ -185,6 +179,17 @@ class _Theirs:
         return min((text.partition(string)[0] for string in stop), key=len, default=text)
 
 
+def key_of(checkpoint: Checkpoint, precision: str, quantized: str) -> str:
+    """What tells the answers of a checkpoint in PyTorch from others'."""
+    files = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in checkpoint.folder.iterdir()
+        if path.is_file()
+    )
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return f"pytorch {digest} {precision} {quantized} {torch.__version__}"
+
+
 def _equally_long(rows: Sequence[_Row], batch: int) -> Iterator[list[_Row]]:
     """Group rows that can share a batch: those of equal length and limits."""
 
@@ -196,5 +201,6 @@ def _equally_long(rows: Sequence[_Row], batch: int) -> Iterator[list[_Row]]:
         yield from (members[first : first + batch] for first in range(0, len(members), batch))
 
 
-def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """``tokens`` before the first of ``ends``."""
     return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]

@@ -149,7 +149,7 @@ def check_seq2seq(
 def _cross_parity(source: Source, answer: Answer) -> FeatureParity:
     """All keys and values of one source, compared as one vector."""
     exact, own = (np.concatenate([t.ravel() for t in cross]) for cross in (answer.exact_cross, answer.own_cross))
-    got = np.concatenate([t[:, : source.length].astype(np.float32).ravel() for t in source.cross.values()])
+    got = np.concatenate([t[:, : source.length].astype(np.float32).ravel() for t in source.on_host().values()])
     norm = float(np.linalg.norm(exact))
     return FeatureParity(
         table="keys and values",

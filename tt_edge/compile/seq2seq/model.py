@@ -128,6 +128,8 @@ def _fixed_size(name: str, config: Any, source: str) -> tuple[int, ...]:
 def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
     """The encoder's hidden states ``[B, T, H]`` of a source."""
     encoder = model.get_encoder()
+    if isinstance(model, EncoderDecoderModel) and "token_type_ids" in inspect.signature(encoder.forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(source)  # BERT would look them up by position
     hidden: Tensor = encoder(**{main_input(model): source}, **inputs).last_hidden_state
     return hidden
 
@@ -187,6 +189,8 @@ class SourceDecoder(nn.Module):
         """``input_ids`` and ``position_ids`` ``[B, S]``, ``cross`` ``[B, H, T, D]``: K, V, layer by layer."""
         caches = _caches(list(zip(cross[::2], cross[1::2], strict=True)))
         given = {"decoder_position_ids": position_ids} if self.gives_positions else {}
+        if isinstance(self.model, EncoderDecoderModel):
+            given["decoder_token_type_ids"] = torch.zeros_like(input_ids)
         with self.positions.of_decoder(position_ids):
             out = self.model(
                 **given,

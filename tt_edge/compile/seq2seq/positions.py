@@ -107,7 +107,7 @@ class Positions(nn.Module):
 def _width(model: PreTrainedModel) -> int:
     """The width of the hidden states that the decoder takes."""
     decoder = model.get_decoder()
-    config = decoder.config
+    config = getattr(decoder, "config", model.config)
     return int(getattr(config, "cross_attention_hidden_size", None) or config.hidden_size)
 
 
@@ -126,7 +126,7 @@ def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: An
     def found(_module: nn.Module, _args: Any, result: Tensor) -> None:
         raise _FoundError(result)
 
-    pad = getattr(owner.config, "pad_token_id", None)  # a model may not count padding
+    pad = getattr(getattr(owner, "config", None), "pad_token_id", None)  # a model may not count padding
     tokens = torch.full((1, length), 0 if pad != 0 else 1, dtype=torch.int64)
     handle = module.register_forward_hook(found)
     try:

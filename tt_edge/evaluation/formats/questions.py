@@ -1,4 +1,5 @@
-"""Questions of your own: JSON lines of ``messages`` or ``prompt``, and ``answer``, which must be matched letter for letter."""
+"""Questions of your own: JSON lines of ``messages``, ``prompt`` or ``audio``, and ``answer``, which must be matched letter for
+letter."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from tt_edge import strict_json
 from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.formats.task import Task, first
 from tt_edge.evaluation.requests import Answer, Ask, Generate, Item, Score
+from tt_edge.runtime.audio import load_audio
 from tt_edge.runtime.multimodal.sources import SizedImage, Video, images_of_row
+from tt_edge.runtime.seq2seq.source import Speech
 
 #: Answers longer than this count as wrong.
 MAX_ANSWER = 64
@@ -41,9 +44,10 @@ class Questions(Task):
 
 
 def read_questions(path: Path, count: int | None = None) -> list[Item]:
-    """The first ``count`` questions of a JSONL file of ``messages`` or ``prompt``, and ``answer``; ``kind`` makes groups.
+    """The first ``count`` questions of a JSONL file; ``kind`` makes groups.
 
-    Images are ``images``, files relative to the JSONL file's folder, or the messages' own.
+    A line has ``messages``, ``prompt`` or ``audio``, and ``answer``. ``audio`` is a sound file in the JSONL file's folder, with
+    ``language`` and ``task`` as in ``Speech``. Images are ``images``, files in that folder, or the messages' own.
     Raises ``InvalidInputError`` with the line that is of another form.
     """
     items: list[Item] = []
@@ -81,8 +85,11 @@ def _question(line: str, path: Path, number: int) -> Item:
         groups = (("kind", data["kind"]),) if isinstance(data.get("kind"), str) else ()
         if "messages" in data:
             ask = Ask(messages=tuple(dict(message) for message in data["messages"]), images=images)
-        elif isinstance(data["prompt"], str):
-            ask = Ask(prompt=data["prompt"], images=images)
+        elif isinstance(data.get("audio"), str):
+            asked = {name: data[name] for name in ("language", "task") if isinstance(data.get(name), str)}
+            ask = Ask(speech=Speech(load_audio(path.parent / data["audio"]), **asked))
+        elif isinstance(data.get("prompt", "" if images else None), str):
+            ask = Ask(prompt=data.get("prompt", ""), images=images)
         else:
             raise TypeError("prompt is not a string")
         return Item(str(number), where, ask, answer, groups)
@@ -90,5 +97,5 @@ def _question(line: str, path: Path, number: int) -> Item:
         raise InvalidInputError(f"{where}: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInputError(
-            f"{where} is not a question ({type(error).__name__}: {error}); give messages or prompt, and answer"
+            f"{where} is not a question ({type(error).__name__}: {error}); give messages, prompt or audio, and answer"
         ) from error

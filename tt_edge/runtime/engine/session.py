@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tt_edge.compat import Self
 from tt_edge.contract import FedBy, Feeds, IOContract, Step, fed_by, feeds
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
+from tt_edge.runtime.engine.device_arrays import DeviceArray
 from tt_edge.runtime.engine.kv_rows import Bytes, KVPrefix, Region, region
 from tt_edge.runtime.engine.tokens import Tokens
 
@@ -256,7 +257,7 @@ class Session(ABC):
                 )
             self._write_table(table.name, row * limit, np.ascontiguousarray(array, table.dtype.numpy))
 
-    def write_cross(self, row: int, cross: Mapping[str, np.ndarray], length: int) -> None:
+    def write_cross(self, row: int, cross: Mapping[str, np.ndarray | DeviceArray], length: int) -> None:
         """Make ``length`` places of a source, as the encoder part gives them, what the slot ``row`` attends to.
 
         ``cross`` has keys and values ``[H, T, D]`` by name, of which the first ``length`` places are written. They stay on the
@@ -269,9 +270,19 @@ class Session(ABC):
                 "with a larger --max-source-len"
             )
         for spec in self.contract.cross:
-            data = np.ascontiguousarray(cross[spec.name][:, :length], spec.dtype.numpy).view(np.uint8)
+            given = cross[spec.name]
+            if isinstance(given, DeviceArray) and given.dtype == spec.dtype.numpy:
+                self._copy_row(spec.name, self._region(spec.name, row), given, length)
+                continue
+            given = given.numpy() if isinstance(given, DeviceArray) else given
+            data = np.ascontiguousarray(given[:, :length], spec.dtype.numpy).view(np.uint8)
             self._write_row(spec.name, self._region(spec.name, row), data)
         self._cross_lengths[row] = length
+
+    def _copy_row(self, name: str, region: Region, source: DeviceArray, length: int) -> None:
+        """Write the first ``length`` places of ``source``; a session without device memory gets them from there."""
+        data = np.ascontiguousarray(source.numpy()[:, :length]).view(np.uint8)
+        self._write_row(name, region, data)
 
     def _region(self, name: str, row: int) -> Region:
         return region(self.contract.input(name), self.contract, row)

@@ -22,6 +22,7 @@ from tt_edge.contract import (
 )
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
+from tt_edge.runtime.engine.device_arrays import DeviceArray
 from tt_edge.runtime.engine.engine_runner import EngineRunner
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
@@ -183,6 +184,15 @@ class TensorRTSession(Session):
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
         data = np.ascontiguousarray(data)
         self._past_buffer(name, region).copy_runs_from(data, region.offset, region.pitch, self._runner.stream)
+        self._runner.stream.synchronize()
+
+    def _copy_row(self, name: str, region: Region, source: DeviceArray, length: int) -> None:
+        """From the memory that the encoder wrote, on the device."""
+        _, places, size = source.shape
+        step = source.dtype.itemsize * size
+        self._runner.device[name].copy_runs_within_device(
+            source.buffer, places * step, length * step, region.runs, region.offset, region.pitch, self._runner.stream
+        )
         self._runner.stream.synchronize()
 
     def _past_buffer(self, name: str, region: Region) -> cuda.Buffer:

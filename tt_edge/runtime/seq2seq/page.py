@@ -1,4 +1,4 @@
-"""Preparing a page for models that read it: as Donut's and Nougat's image processors do. NumPy and Pillow."""
+"""Preparing a page for models that read it: as Donut's, Nougat's and TrOCR's image processors do. NumPy and Pillow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tt_edge.runtime.multimodal.images.load import ImageFile, pixels_of
 from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import height_and_width, mean_and_std, resampling
 
-#: Of Donut's processor, and of Nougat's.
+#: Of Donut's processor and ViT's, which TrOCR has; and of Nougat's.
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Nougat: what is darker than this, of 255 after stretching, is no margin.
@@ -28,6 +28,7 @@ class PageProcessor:
 
     In this order: ``crop_margin`` cuts the light margin off; ``turn`` turns a page whose long side is not that of ``size``;
     the short side becomes that of ``size``; a page that is larger shrinks, with the filter ``shrink``; and it is centred on black.
+    With ``stretch``, it only becomes ``size``, whatever its proportions.
     """
 
     size: tuple[int, int]
@@ -37,20 +38,23 @@ class PageProcessor:
     shrink: int
     crop_margin: bool = False
     turn: bool = False
+    stretch: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> PageProcessor:
         """Raises ``BundleError`` for settings of another processor, or malformed ones."""
         kind = str(settings.get("image_processor_type", settings.get("feature_extractor_type")))
         is_nougat = kind.startswith("Nougat")
-        if not (is_nougat or kind.startswith("Donut")):
+        is_line = kind.startswith(("ViT", "DeiT"))  # of text, as TrOCR reads them
+        if not (is_nougat or is_line or kind.startswith("Donut")):
             raise BundleError(
-                f"pages for an image processor of type {kind} are not prepared here; there are Donut's and Nougat's"
+                f"pages for an image processor of type {kind} are not prepared here; there are Donut's, Nougat's, ViT's and DeiT's"
             )
-        for name in ("do_resize", "do_thumbnail", "do_pad", "do_rescale", "do_normalize"):
+        needed = ("do_resize", "do_rescale", "do_normalize")
+        for name in needed if is_line else (*needed, "do_thumbnail", "do_pad"):
             if not settings.get(name, True):
                 raise BundleError(f"preprocessor_config.json has {name} off, which is not supported")
-        if settings.get("do_center_crop"):
+        if settings.get("do_center_crop", kind.startswith("DeiT")):
             raise BundleError("preprocessor_config.json has do_center_crop on, which is not supported")
         if is_nougat and settings.get("do_align_long_axis"):  # transformers turns the colours, not the page
             raise BundleError(
@@ -66,7 +70,8 @@ class PageProcessor:
                 resample=filter_,
                 shrink=_BICUBIC if is_nougat else filter_,
                 crop_margin=is_nougat and bool(settings.get("do_crop_margin", True)),
-                turn=bool(settings.get("do_align_long_axis", False)),
+                turn=bool(settings.get("do_align_long_axis", False)) and not is_line,
+                stretch=is_line,
             )
         except (TypeError, ValueError, KeyError) as error:
             raise BundleError(f"preprocessor_config.json is malformed ({error}); compile the model again") from error
@@ -77,6 +82,8 @@ class PageProcessor:
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """An image ``[H, W, 3]`` as ``[3, height, width]``. Raises ``InvalidInputError`` for one that is much longer than wide."""
+        if self.stretch:
+            return normalize(resize(image, *self.size, self.resample), self.mean, self.std)
         if self.crop_margin:
             image = _without_margin(image)
         (height, width), (rows, columns) = self.size, image.shape[:2]

@@ -154,9 +154,7 @@ class SourcePipeline:
                 f"the encoder needs an input {min(names - set(feeds))!r}, which this runtime does not give; update tt-edge"
             )
         with self._turn:
-            out = self.encoder.run({name: feeds[name] for name in names})
-            # The next call may overwrite what this one returned.
-            cross = {spec.name: out[spec.name][0].copy() for spec in self.encoder.contract.outputs}
+            cross = self.encoder.keep({name: feeds[name] for name in names})
         return Source(cross, length, digest)
 
     def close(self) -> None:
