@@ -103,7 +103,11 @@ def _shrunk(config_class: Any, **more: Any) -> Any:
     """A configuration with every size that it has made small, and those of its parts."""
     default = config_class()
     fixed = ("num_hidden_layers",) if config_class.model_type == "prophetnet" else ()
-    settings = {name: value for name, value in _SMALL.items() if hasattr(default, name) and name not in fixed}
+    settings = {
+        name: value
+        for name, value in _SMALL.items()
+        if not isinstance(getattr(default, name, ()), list | tuple | dict) and name not in fixed
+    }
     settings |= _MORE.get(config_class.model_type, {})
     for name, part in getattr(config_class, "sub_configs", {}).items():
         if getattr(default, name, None) is not None:
@@ -173,7 +177,7 @@ def _sources(model: Any) -> list[Any]:
     elif name == "pixel_values":
         size = (3, config.image_size, config.image_size)
     elif name == "flattened_patches":
-        size = (16, 2 + 3 * config.patch_size**2)
+        size = (16, 2 + 3 * getattr(config, "patch_size", 16) ** 2)
     else:
         size = (4000,)
     return [generator.standard_normal(size).astype(np.float32) for _ in range(2)]

@@ -145,6 +145,11 @@ class GenerationConfig(JsonConfig):
             f'early_stopping is {stops!r}; it must be true, false or "never"',
         )
         if self.num_beams > 1:
+            ends = self.forced_eos_token_id
+            require(
+                len(ends) < 2,
+                f"num_beams is {self.num_beams}, and forced_eos_token_id {ends} has several tokens, so that beams tie; give one",
+            )
             for name, is_on in (
                 ("temperature", self.temperature > 0),
                 ("logprobs", self.logprobs is not None),

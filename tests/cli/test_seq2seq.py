@@ -57,7 +57,6 @@ def test_commands_for_language_models(bundle, tmp_path, capsys):
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"prompt": "w4", "answer": "w5"}')
     for command in (
-        ["eval", str(bundle), "--data", str(questions)],
         ["eval", str(bundle), "--task", "perplexity", "--data", str(questions)],
         ["bench", str(bundle)],
     ):
@@ -68,6 +67,36 @@ def test_commands_for_language_models(bundle, tmp_path, capsys):
             next(score(llm.session, [Target([2], [5])]))
         with pytest.raises(InvalidInputError, match="whose tokens have no log-probabilities; omit prompt_logprobs"):
             llm.generate("w4", llm.config(max_new_tokens=4, prompt_logprobs=0))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """Two texts with the model's own answers, and one with another."""
+    model, lines = tiny_seq2seq("bart"), []
+    for ids, answer in (([4, 5, 90, 33], None), ([7], None), ([8, 9], "w4 w5")):
+        out = model.generate(torch.tensor([[*ids, 2]]), max_new_tokens=8, do_sample=False, num_beams=1)
+        own = " ".join(f"w{i}" for i in out[0, 1:].tolist() if i != 2)
+        lines.append(json.dumps({"prompt": " ".join(f"w{i}" for i in ids), "answer": answer or own}))
+    file = tmp_path_factory.mktemp("questions") / "q.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_eval_beside_pytorch(bundle, checkpoint, questions, capsys):
+    options = ["--data", str(questions), "--model", str(checkpoint), "--max-new-tokens", "8", "--json"]
+    assert main(["eval", str(bundle), *options]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    ours, theirs = row["network"], row["pytorch"]
+    assert ours["exact"] == theirs["exact"] == pytest.approx(2 / 3)
+    assert ours["perplexity"] == pytest.approx(theirs["perplexity"], rel=1e-4)
+    model, logprobs = tiny_seq2seq("bart"), []
+    for line in questions.read_text().splitlines():
+        asked = json.loads(line)
+        source, answer = ([int(word[1:]) for word in asked[name].split()] for name in ("prompt", "answer"))
+        with torch.no_grad():
+            logits = model(torch.tensor([[*source, 2]]), decoder_input_ids=torch.tensor([[2, *answer[:-1]]])).logits[0]
+        logprobs += logits.log_softmax(-1)[range(len(answer)), answer].tolist()
+    assert ours["perplexity"] == pytest.approx(float(torch.tensor(logprobs).neg().mean().exp()), rel=1e-4)
 
 
 def test_run(bundle, checkpoint, capsys):
@@ -107,6 +136,7 @@ def test_served(bundle):
             for prompt in (text, ids):
                 made = client.completions.create(model=client.models.list().data[0].id, prompt=prompt, max_tokens=8)
                 assert made.choices[0].text == wanted
+                assert made.usage.prompt_tokens == len(ids)
         name, url = served.model.llm.name, f"{served.url}/v1/completions"
         for changes, code, message in (
             ({"echo": True}, None, "an encoder-decoder's answer does not continue its prompt; omit echo"),

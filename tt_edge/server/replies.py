@@ -25,7 +25,7 @@ def finish_reason(reason: FinishReason) -> str:
 def usage(completions: Sequence[Completion], n: int) -> Json:
     """Counts over all answers, ``n`` of which follow one prompt, which counts once."""
     prompts = completions[::n]
-    prompt_tokens = sum(len(c.input_ids) for c in prompts)
+    prompt_tokens = sum(c.source_tokens or len(c.input_ids) for c in prompts)
     new_tokens = sum(len(c.new_token_ids) for c in completions)
     return {
         "prompt_tokens": prompt_tokens,

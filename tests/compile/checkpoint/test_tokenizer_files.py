@@ -18,7 +18,7 @@ from tests.tiny_models import tiny_model
 from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings, load_tokenizer, tokenizer_files
-from tt_edge.compile.parity.odd_texts import ODD_TEXTS
+from tt_edge.compile.odd_texts import ODD_TEXTS
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.text.tokenizer import BundleTokenizer

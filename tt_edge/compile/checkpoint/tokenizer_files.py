@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tt_edge.checkpoint_generation import not_applied
+from tt_edge.compile.checkpoint.sentencepiece_tokenizers import converted, is_converted_here
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.text.tokenizer_limits import broken_merge
@@ -50,6 +51,8 @@ def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     if not has_tokenizer(checkpoint):
         return
     tokenizer = checkpoint.tokenizer
+    if is_converted_here(tokenizer):
+        tokenizer = converted(tokenizer, checkpoint.source)
     if not getattr(tokenizer, "is_fast", False):
         raise InvalidInputError(
             f"the tokenizer of {checkpoint.source} has no tokenizer.json and cannot be converted to one; "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tt_edge.checkpoint_generation import not_applied
-from tt_edge.compile.parity.odd_texts import ODD_TEXTS
+from tt_edge.compile.odd_texts import ODD_TEXTS
 from tt_edge.compile.parity.reference import greedy
 from tt_edge.errors import TTEdgeError
 from tt_edge.generation_config import GenerationConfig

@@ -30,8 +30,10 @@ class Completion:
     """The continuation of one prompt. ``text`` is without special tokens and without the stop string, which are in
     ``new_token_ids``.
 
-    ``cached_tokens`` of the prompt were reused from the cache. ``tokens`` have log-probabilities if they were asked for, and so
-    have ``prompt_tokens``, the prompt's from its second on. ``notes`` are for the caller, such as that an image was scaled to fit.
+    ``cached_tokens`` of the prompt were reused from the cache. ``source_tokens`` are the places of an encoder-decoder's source
+    (of a text, its tokens); ``input_ids`` are then what the answer began with. ``tokens`` have log-probabilities if they were
+    asked for, and so have ``prompt_tokens``, the prompt's from its second on. ``notes`` are for the caller, such as that an image
+    was scaled to fit.
     """
 
     prompt: str
@@ -41,6 +43,7 @@ class Completion:
     finish_reason: FinishReason
     timing: Timing
     cached_tokens: int = 0
+    source_tokens: int = 0
     stopped_by: str | None = None
     tokens: list[Token] = field(default_factory=list, repr=False)
     prompt_tokens: list[Token] = field(default_factory=list, repr=False)
@@ -48,6 +51,8 @@ class Completion:
 
     def to_dict(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not self.source_tokens:
+            del values["source_tokens"]  # a language model has no source
         lists = {name: values.pop(name) for name in ("tokens", "prompt_tokens")}
         scored = {
             name: [dataclasses.asdict(token) for token in tokens]
@@ -138,6 +143,7 @@ class TextRequest:
             finish_reason=FinishReason.STOP if stopped_at_flush else request.finish_reason,
             timing=request.timing,
             cached_tokens=request.reused,
+            source_tokens=0 if request.source is None else request.source.length,
             stopped_by=self._stream.stopped_by,
             tokens=request.tokens,
             prompt_tokens=request.prompt_tokens,
