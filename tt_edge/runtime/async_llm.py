@@ -150,19 +150,21 @@ class AsyncLLM:
     async def transcribe(
         self,
         features: np.ndarray,
+        seconds: float,
         speech: Speech,
         config: GenerationConfig,
         *,
         timestamps: bool | None = None,
         cache_salt: str = "",
     ) -> Transcript:
-        """As ``LLM.transcribe``, of log-mel ``features`` of ``speech``. A coroutine that is cancelled ends it at the next step.
+        """As ``LLM.transcribe``, of log-mel ``features`` of so many ``seconds``; the samples of ``speech`` are not used.
 
-        Raises ``QueueFullError`` when too many wait.
+        A coroutine that is cancelled ends it at the next step. Raises ``QueueFullError`` when too many wait.
         """
         asked = windows(
             self.llm.sources,
             features,
+            seconds,
             speech,
             self.llm.with_defaults(config),
             timestamps=timestamps,

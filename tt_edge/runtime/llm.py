@@ -211,9 +211,8 @@ class LLM:
         """
         if self.source is None:
             raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
-        asked = windows(
-            self.sources, self.source.features(speech), speech, self.with_defaults(config), timestamps=timestamps
-        )
+        features, config = self.source.features(speech), self.with_defaults(config)
+        asked = windows(self.sources, features, speech.audio.seconds, speech, config, timestamps=timestamps)
         return answered(asked, self._answer)
 
     def _answer(self, prompt: EncodedPrompt, config: GenerationConfig) -> Completion:

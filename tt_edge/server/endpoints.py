@@ -114,7 +114,12 @@ class Endpoints:
             changes = {"max_new_tokens": self._limit - len(start), "temperature": asked.temperature, "logprobs": 0}
             salt = Client.of(request).cache_salt(None)
             work = self._model.transcribe(
-                asked.features, asked.speech, llm.config(**changes), timestamps=asked.timestamps, cache_salt=salt
+                asked.features,
+                asked.seconds,
+                asked.speech,
+                llm.config(**changes),
+                timestamps=asked.timestamps,
+                cache_salt=salt,
             )
             try:
                 found = await answers.while_connected(request, work, self.settings.timeout_s)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tt_edge.runtime.audio import LogMel, load_audio
+from tt_edge.runtime.audio import Audio, LogMel, load_audio
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.seq2seq.transcription import Segment, Transcript
 from tt_edge.server.errors import ApiError
@@ -33,10 +33,11 @@ _FIELDS = ("model", "language", "prompt", "response_format", "temperature")
 
 @dataclass(frozen=True, eq=False)
 class Transcription:
-    """A request: ``speech``, and its log-mel ``features`` ``[mels, n]``."""
+    """A request: ``speech``, without its samples, but with its log-mel ``features`` ``[mels, n]`` and its length in seconds."""
 
     model: str
     features: np.ndarray
+    seconds: float
     speech: Speech
     response_format: str
     temperature: float
@@ -67,8 +68,9 @@ def read_transcription(content: bytes, *, content_type: str, log_mel: LogMel, ta
     return Transcription(
         fields["model"],
         log_mel.all_features(audio),
+        audio.seconds,
         Speech(
-            audio,
+            Audio(audio.samples[:0].copy(), audio.rate),
             fields.get("language") or None,
             task,
             fields.get("prompt", ""),

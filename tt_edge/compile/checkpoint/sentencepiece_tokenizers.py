@@ -84,7 +84,8 @@ def _model(path: str) -> Any:
             f"{path} is read with the packages sentencepiece and protobuf, which are not installed; pip install "
             "'tt-edge[sentencepiece]'"
         ) from error
-    proto = sentencepiece_model_pb2.ModelProto()
+    made: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    proto = made.ModelProto()
     with open(path, "rb") as file:
         proto.ParseFromString(file.read())
     return proto

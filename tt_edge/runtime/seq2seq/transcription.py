@@ -76,13 +76,14 @@ Windows: TypeAlias = Generator[tuple[EncodedPrompt, GenerationConfig], Completio
 def windows(
     prompts: SourcePrompts,
     features: np.ndarray,
+    seconds: float,
     speech: Speech,
     config: GenerationConfig,
     *,
     timestamps: bool | None,
     cache_salt: str = "",
 ) -> Windows:
-    """Write down log-mel ``features`` ``[mels, n]`` of ``speech``: yields prompts and wants their completions.
+    """Write down log-mel ``features`` ``[mels, n]`` of ``speech`` of that length: yields prompts and wants their completions.
 
     Without ``timestamps``, all must fit one window; ``None``: they are used where it does not. ``config`` is that of each window's
     answer. Raises ``InvalidInputError`` for speech that is too long, and for what the model does not have.
@@ -92,7 +93,7 @@ def windows(
     timed = total > frames if timestamps is None else timestamps
     if total > frames and not timed:
         raise InvalidInputError(
-            f"the speech is {speech.audio.seconds:.1f} s long, and the model takes {frames / 100:g} s; ask for timestamps, or cut "
+            f"the speech is {seconds:.1f} s long, and the model takes {frames / 100:g} s; ask for timestamps, or cut "
             "it into shorter pieces"
         )
     start: Sequence[int] = prompts.start_of(speech, timestamps=timed)
@@ -101,7 +102,7 @@ def windows(
         config = dataclasses.replace(
             config, no_timestamps_token_id=known.no_timestamps, max_initial_timestamp_index=known.most_initial
         )
-    found = Transcript("", speech.audio.seconds)
+    found = Transcript("", seconds)
     seek = 0
     while seek < total:
         size = min(frames, total - seek)
