@@ -134,6 +134,18 @@ def clean_generation(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
+def growing_cache(model: PreTrainedModel) -> dict[str, Any]:
+    """For ``generate()`` of an encoder-decoder: a cache of as many layers as the decoder has.
+
+    transformers' own has as many as T5's encoder, and fails where the decoder has more.
+    """
+    if not model.config.is_encoder_decoder:
+        return {}
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+
 @torch.no_grad()
 def greedy(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> tuple[list[int], list[Tensor]]:
     """The new tokens of greedy ``generate()`` with the checkpoint's own settings, and the scores ``[V]`` that chose each."""
@@ -141,6 +153,7 @@ def greedy(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -
     pad = own.pad_token_id if own.pad_token_id is not None else 0  # one row needs no padding
     out = model.generate(
         **inputs,
+        **growing_cache(model),
         max_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,

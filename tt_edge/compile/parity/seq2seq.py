@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.reference import clean_generation, growing_cache
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, FeatureParity, ParityReport
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.seq2seq.model import cross_states
@@ -64,7 +64,12 @@ class Seq2SeqReference:
             self.model.generation_config.decoder_start_token_id = start[0]
             begin = torch.tensor([list(start)])
             out = GenerationMixin.generate(
-                self.model, **inputs, decoder_input_ids=begin, max_new_tokens=new_tokens, use_cache=True
+                self.model,
+                **inputs,
+                **growing_cache(self.model),
+                decoder_input_ids=begin,
+                max_new_tokens=new_tokens,
+                use_cache=True,
             )
             tokens: list[int] = out[0, -new_tokens:].tolist()
             decoder_ids = torch.tensor([[*start, *tokens]])
@@ -79,7 +84,7 @@ class Seq2SeqReference:
         model: PreTrainedModel, inputs: dict[str, Tensor], decoder_ids: Tensor, new_tokens: int
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         given: dict[str, Any] = {k: t.to(model.dtype) if t.is_floating_point() else t for k, t in inputs.items()}
-        logits: Tensor = model(**given, decoder_input_ids=decoder_ids).logits
+        logits: Tensor = model(**given, decoder_input_ids=decoder_ids, use_cache=False).logits
         source = next(t for k, t in given.items() if k != "attention_mask")
         cross = [t[0].float().numpy() for t in cross_states(model, source)]
         return logits[0, -new_tokens - 1 : -1].float().numpy(), cross

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.accuracy import TheirTexts, key_of, until_end
+from tt_edge.compile.parity.reference import growing_cache
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item, Score
 from tt_edge.runtime.llm import LLM
@@ -79,6 +80,7 @@ class PyTorchSeq2Seq:
             self._model,
             **inputs,
             **given,
+            **growing_cache(self._model),
             max_new_tokens=item.generate.max_new_tokens,
             eos_token_id=list(ends) or None,
             do_sample=False,

@@ -37,6 +37,14 @@ class _Seq2SeqPart(PartCompiler):
     def what(self) -> str:
         return f"the {self.name} of {type(self.model).__name__}"
 
+    def explain(self, error: Exception) -> None:
+        """Raise ``UnsupportedModelError`` for a model that the exporter cannot trace at any length."""
+        if "Constraints violated" in str(error) or "data-dependent" in str(error):
+            raise UnsupportedModelError(
+                f"{self.what()} divides its tokens into blocks, or chooses by their number or values what it computes, which no "
+                "backend has"
+            ) from error
+
     def check_attention(self, exported: GraphModule) -> None:
         """Raise ``UnsupportedModelError`` for a model whose tokens see each other outside transformers' attention interface."""
         if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
@@ -56,7 +64,7 @@ class EncoderCompiler(_Seq2SeqPart):
             dynamic[1] = torch.export.Dim("source", max=self.config.limits.max_source_len)
         module = SourceEncoder(self.parts, self.positions())
         with semantic_attention(self.model), bart_attention(self.model), unconditional_limits():
-            exported = trace(module, (source,), {}, (dynamic,), self.what())
+            exported = trace(module, (source,), {}, (dynamic,), self.what(), self.explain)
         if self.parts.takes_text:
             self.check_attention(exported)
         (placeholder,) = exported.graph.find_nodes(op="placeholder")
@@ -98,6 +106,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
                 {},
                 (tokens, tokens, tuple({0: batch} for _ in names)),
                 self.what(),
+                self.explain,
             )
         self.check_attention(exported)
         inputs = exported.graph.find_nodes(op="placeholder")
