@@ -113,3 +113,34 @@ def test_stop_tokens_wait_for_min_new_tokens_and_ignored_ends_do_not():
 def test_settings_that_rule_out_every_token_are_an_error():
     with pytest.raises(InvalidInputError, match="the settings rule out every token after 1 tokens; omit some of"):
         Sampler(GenerationConfig(suppress_tokens=(0, 1, 2)), [1], 3).choose(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("most_initial", [None, 3])
+def test_timestamps_over_growing_answers(most_initial):
+    """Answers that follow the rules: each token is one that is still allowed, words and timestamps alike."""
+    torch = pytest.importorskip("torch")
+    settings = pytest.importorskip("transformers").GenerationConfig(eos_token_id=30)
+    settings.no_timestamps_token_id, settings.max_initial_timestamp_index = 40, most_initial
+    theirs = hf().WhisperTimeStampLogitsProcessor(settings, begin_index=len(PROMPT))
+    config = GenerationConfig(20, (30,), no_timestamps_token_id=40, max_initial_timestamp_index=most_initial)
+    [ours] = processors_for(config, PROMPT, VOCAB)
+    random, seen = np.random.default_rng(2), set()
+    for _ in range(30):
+        history = TokenHistory(PROMPT, 20)
+        for _ in range(20):
+            scores = random.normal(scale=3, size=VOCAB).astype(np.float32)
+            scores[41:] -= 2.0  # so that not each token is a time
+            want = theirs(torch.tensor([history.ids.tolist()]), torch.tensor(scores)[None].clone())[0].numpy()
+            ours(scores, history)
+            np.testing.assert_array_equal(scores, want)
+            allowed = np.flatnonzero(np.isfinite(scores))
+            if not len(allowed):
+                break
+            seen.add(bool((allowed > 40).any()))
+            history.append(int(random.choice(allowed)))
+    assert seen == {True, False}
+
+
+def test_several_forced_ends_tie_in_a_beam_search():
+    with pytest.raises(InvalidInputError, match=r"forced_eos_token_id \(2, 59\) has several tokens, so that beams tie"):
+        GenerationConfig(20, num_beams=2, forced_eos_token_id=EOS)
