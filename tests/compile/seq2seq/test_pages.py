@@ -112,7 +112,7 @@ def test_a_page_over_http(tmp_path):
             ([{"role": "user", "content": [picture, picture]}], "the model reads one page, and there are 2 images"),
             ([{"role": "user", "content": [small]}], "the model reads pages in one size; omit detail"),
             ([{"role": "user", "content": [picture]}] * 2, "there are 2 messages; give one message of the user"),
-            ([{"role": "user", "content": [{**picture, "image_url": {"url": url[:-40]}}]}], "damaged"),
+            ([{"role": "user", "content": [{**picture, "image_url": {"url": url[:-40]}}]}], "truncated"),
         ):
             with pytest.raises(openai.BadRequestError, match=message):
                 client.chat.completions.create(model="tiny", max_tokens=12, messages=messages)

@@ -93,19 +93,19 @@ def _model(path: str) -> Any:
 
 def _built(tokenizer: Any, proto: Any, source: str) -> Tokenizer:
     ids: dict[str, int] = dict(tokenizer.encoder)
-    added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if index >= 0}
+    codes = {ids[code]: code for code in getattr(tokenizer, "supported_language_codes", ())}  # Marian's, such as >>fr<<
+    added = {**codes, **getattr(tokenizer, "id_to_lang_token", {}), **tokenizer.added_tokens_decoder}
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type in (_NORMAL, _USER_DEFINED)}
     if missing := sorted(scores.keys() - ids.keys()):
         raise _no_equal(source, f"vocab.json lacks its piece {missing[0]!r}")
     size = max([*ids.values(), *added]) + 1
     names = {index: name for name, index in ids.items()} | {index: str(token) for index, token in added.items()}
     kind, unknown = proto.trainer_spec.model_type, tokenizer.unk_token
-    shown = [name if (name := names.get(i, f"<{i}>")) in scores else _HIDDEN + name for i in range(size)]
-    unknown_id = ids[unknown]
-    shown[unknown_id] = unknown
+    # Added tokens are found before the model sees a text.
+    shown = [name if (name := names.get(i, f"<{i}>")) in scores or i in added else _HIDDEN + name for i in range(size)]
     if kind == _UNIGRAM:
         least = min(scores.values())
-        model: Any = models.Unigram([(name, scores.get(name, least)) for name in shown], unknown_id, False)
+        model: Any = models.Unigram([(name, scores.get(name, least)) for name in shown], ids[unknown], False)
     elif kind == _BPE:
         vocabulary = {name: index for index, name in enumerate(shown)}
         model = models.BPE(vocabulary, _merges(scores), unk_token=unknown, fuse_unk=True)
@@ -128,9 +128,11 @@ def _built(tokenizer: Any, proto: Any, source: str) -> Tokenizer:
     around = [(names[index], index) for index in dict.fromkeys([*before, *after])]
     template = [*(names[index] for index in before), "$A", *(names[index] for index in after)]
     built.post_processor = processors.TemplateProcessing(" ".join(template), special_tokens=around)
-    # In the order of their ids: the library gives those that the vocabulary lacks the next ones.
-    for _, token in sorted(added.items()):
-        built.add_special_tokens([AddedToken(str(token), normalized=False, special=True)])
+    special = set(tokenizer.all_special_tokens)
+    for token in map(str, added.values()):
+        is_special = token in special
+        add = built.add_special_tokens if is_special else built.add_tokens
+        add([AddedToken(token, normalized=False, special=is_special)])
     return built
 
 
