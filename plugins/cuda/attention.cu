@@ -32,7 +32,7 @@ template <typename Kernel> cudaError_t allow_shared(Kernel *kernel, size_t bytes
 
 struct LaunchDecode {
     const tt_attention_args &args;
-    int splits, cluster_size;
+    int splits;
     cudaStream_t stream;
 
     template <typename KV, int ROWS> cudaError_t launch() const {
@@ -40,7 +40,7 @@ struct LaunchDecode {
         constexpr auto kernel = decode_kernel<Type, KV, TT_HEAD_SIZE, ROWS>;
         if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
         const int groups = decode_groups(args);
-        DependentLaunch launch(dim3(splits, args.kv_heads * groups, args.batch), Shape::kThreads, Shape::shared_bytes(), stream, cluster_size);
+        DependentLaunch launch(dim3(splits, args.kv_heads * groups, args.batch), Shape::kThreads, Shape::shared_bytes(), stream);
         return cudaLaunchKernelEx(&launch.config, kernel, args, splits, groups);
     }
     template <typename KV> cudaError_t run() const {
@@ -59,17 +59,20 @@ struct LaunchPrefill {
         using Shape = Prefill<TT_HEAD_SIZE>;
         constexpr auto kernel = prefill_kernel<Type, KV, TT_HEAD_SIZE>;
         if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
-        const dim3 grid(args.q_heads, (args.q_tokens + Shape::kRows - 1) / Shape::kRows, args.batch);
-        kernel<<<grid, Shape::kThreads, Shape::shared_bytes(), stream>>>(args);
+        int device = 0, processors = 0;
+        if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+        const int64_t blocks = int64_t{args.q_heads} * args.batch * ((args.q_tokens + Shape::kRows - 1) / Shape::kRows);
+        if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+        const int grid = static_cast<int>(blocks), wave = grid <= 2 * processors ? processors : grid;
+        kernel<<<grid, Shape::kThreads, Shape::shared_bytes(), stream>>>(args, wave);
         return cudaGetLastError();
     }
 };
 
 }  // namespace
 
-template <> cudaError_t launch_decode<TT_HEAD_SIZE, TT_TYPE>(const tt_attention_args &args, int splits, int cluster_size,
-                                                                   cudaStream_t stream) {
-    return by_cache(args, LaunchDecode{args, splits, cluster_size, stream});
+template <> cudaError_t launch_decode<TT_HEAD_SIZE, TT_TYPE>(const tt_attention_args &args, int splits, cudaStream_t stream) {
+    return by_cache(args, LaunchDecode{args, splits, stream});
 }
 template <> cudaError_t launch_prefill<TT_HEAD_SIZE, TT_TYPE>(const tt_attention_args &args, cudaStream_t stream) {
     return by_cache(args, LaunchPrefill{args, stream});

@@ -6,13 +6,14 @@
 
 namespace tt_edge {
 
-// The tokens of one slot. `past` are in the cache, `fresh` come with this call; none beyond the capacity.
+// The tokens of one slot. `past` are in the cache, `fresh` come with this call; none beyond the capacity. Lengths are read from the L2
+// cache, so that a kernel that starts early may look at them, as a guess, before it waits for the kernel that changes them.
 struct Tokens {
     int past, fresh;
     __device__ __forceinline__ Tokens(const tt_attention_args &args, int slot) {
-        past = args.past_lengths ? args.past_lengths[slot] + args.past_offset : 0;
+        past = args.past_lengths ? __ldcg(args.past_lengths + slot) + args.past_offset : 0;
         past = min(max(past, 0), args.capacity);
-        fresh = args.query_lengths ? min(max(args.query_lengths[slot], 0), args.q_tokens) : args.q_tokens;
+        fresh = args.query_lengths ? min(max(__ldcg(args.query_lengths + slot), 0), args.q_tokens) : args.q_tokens;
         fresh = min(fresh, args.capacity - past);
     }
     __device__ __forceinline__ int all() const { return past + fresh; }

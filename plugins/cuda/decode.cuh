@@ -9,13 +9,12 @@
 //   keys    lane (g, t) loads token g, elements 32c + 8t .. + 7         (g = lane / 4, t = lane % 4, c = 0 .. D/32)
 //   values  lane (g, t) loads tokens 2t, 2t+1, 2t+8, 2t+9, elements 64e + 8g .. + 7
 //
-// Blocks share a long cache (`splits`). Where there are clusters (sm_90 and later), those of a cluster merge their parts in
-// shared memory; the parts of clusters go through the workspace, and the last block, told by a counter, merges them.
+// Blocks share a long cache (`splits`). Their parts go through the workspace, and the last block, told by a counter, merges them.
 #pragma once
 
 #include "attention.cuh"
-#include "cluster.cuh"
 #include "dependent_launch.cuh"
+#include "parts.cuh"
 
 namespace tt_edge {
 
@@ -25,6 +24,7 @@ template <typename T, typename KV, int D, int ROWS> struct Decode {
     static constexpr int kBytes = sizeof(KV);
     static constexpr int kTile = D * kBytes <= 128 ? 32 : 16;  // tokens, as many as registers hold
     static constexpr int kQueryStride = D + 8;
+    static constexpr int kFewParts = 32;  // of blocks, which one thread for four columns merges soonest
     // Accumulators of a thread: row g, and row g + 8 where there are 16.
     static constexpr int kHalves = ROWS / 8;
     static constexpr int kKeyWords = D / 4 * kBytes / 4;    // of one token's part in a lane
@@ -33,7 +33,7 @@ template <typename T, typename KV, int D, int ROWS> struct Decode {
     using Accumulator = float[2 * kHalves];
 
     static size_t shared_bytes() {
-        return (kWarps * ROWS * (D + 4) + kWarps * ROWS * 2 + ROWS * (D + 4)) * sizeof(float);
+        return (kWarps * ROWS * (D + 4) + kWarps * ROWS * 2) * sizeof(float);
     }
 
     // Of one token, a lane's elements of the key: 8 of every 32, 4 of a last 16.
@@ -79,7 +79,7 @@ template <typename T, typename KV, int D, int ROWS>
 __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     decode_kernel(const __grid_constant__ tt_attention_args args, int splits, int groups) {
     using Shape = Decode<T, KV, D, ROWS>;
-    constexpr int kWarps = Shape::kWarps, kThreads = Shape::kThreads, kHalves = Shape::kHalves, kTile = Shape::kTile;
+    constexpr int kWarps = Shape::kWarps, kThreads = Shape::kThreads, kHalves = Shape::kHalves, kTile = Shape::kTile, kFewParts = Shape::kFewParts;
     extern __shared__ __align__(16) float shared[];
     __shared__ __align__(16) T queries[ROWS][Shape::kQueryStride];
     __shared__ __align__(16) KV fresh[2][D];  // the new token's key and value, as the cache holds them
@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     KV *const keys = cache_of<KV>(args, slot, kv_head, 0), *const values = cache_of<KV>(args, slot, kv_head, 1);
     T *const out = static_cast<T *>(args.out) + (static_cast<int64_t>(slot) * args.q_heads + first_head) * D;
 
+    start_dependents();
     wait_for_previous();
     const Tokens tokens(args, slot);
     if (tokens.fresh == 0) {  // an empty slot
@@ -101,10 +102,20 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     }
     const int length = tokens.all(), first = args.window > 0 ? max(length - args.window, 0) : 0;
     const int first_tile = first / kTile, tiles = (length + kTile - 1) / kTile;
-    // Of all splits, those that have a tile for a warp; whole clusters of them work.
-    const int cluster = cluster_size(), wanted = (tiles - first_tile + kWarps - 1) / kWarps;
-    const int used = min(splits, (wanted + cluster - 1) / cluster * cluster);
+    const int used = min(splits, (tiles - first_tile + kWarps - 1) / kWarps);  // of all splits, those that have a tile for a warp
     if (split >= used) return;
+
+    // Rows of 16 elements: the queries, the new key and the new value. Their loads come before the keys', which would hold them up.
+    const float *const table = rope_row(args, slot, 0, tokens.past);
+    const auto fetch = [&](int item) {
+        const int row = item / (D / 16), index = item % (D / 16);
+        if (row < ROWS) return fetch_pair<T>(query_row<T>(args, slot, 0, first_head + min(row, rows - 1)), index, table, args.rotary_dim);
+        if (row == ROWS) return fetch_pair<T>(key_row<T>(args, slot, 0, kv_head), index, table, args.rotary_dim);
+        return fetch_pair<T>(value_row<T>(args, slot, 0, kv_head), index, nullptr, 0);
+    };
+    constexpr int kItems = (ROWS + 2) * (D / 16);
+    RopeLoad mine;
+    if (threadIdx.x < kItems) mine = fetch(threadIdx.x);
 
     uint32_t k[kTile / 8][Shape::kKeyWords], v[kTile / 4][Shape::kValueWords];
     auto load_keys = [&](int tile) {
@@ -125,34 +136,31 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     const int step = used * kWarps;
     if (tile < tiles) load_keys(tile), load_values(tile);
 
-    // Queries and the new key get their RoPE while the first tile is on its way.
-    const float *table = rope_row(args, slot, 0, tokens.past);
     const bool owner = (tiles - 1 - first_tile) / kWarps % used == split;  // has the tile of the new token
-    for (int item = threadIdx.x; item < (ROWS + 1) * (D / 16); item += kThreads) {
-        const int row = item / (D / 16), index = item % (D / 16);
+    const auto place = [&](int item, const RopeLoad &load) {
+        const int row = item / (D / 16);
+        const RopePair pair = rotate<T>(load);
         if (row < ROWS) {
-            RopePair pair = load_pair<T>(query_row<T>(args, slot, 0, first_head + min(row, rows - 1)), index, table, args.rotary_dim);
-            *reinterpret_cast<uint4 *>(&queries[row][pair.low_at]) = *reinterpret_cast<uint4 *>(pair.low);
-            *reinterpret_cast<uint4 *>(&queries[row][pair.high_at]) = *reinterpret_cast<uint4 *>(pair.high);
+            *reinterpret_cast<uint4 *>(&queries[row][pair.low_at]) = *reinterpret_cast<const uint4 *>(pair.low);
+            *reinterpret_cast<uint4 *>(&queries[row][pair.high_at]) = *reinterpret_cast<const uint4 *>(pair.high);
         } else if (owner) {
-            const RopePair key = load_pair<T>(key_row<T>(args, slot, 0, kv_head), index, table, args.rotary_dim);
-            const RopePair value = load_pair<T>(value_row<T>(args, slot, 0, kv_head), index, nullptr, 0);
-            const int64_t at = static_cast<int64_t>(length - 1) * D;
-            auto store = [&](int which, KV *cache, const uint32_t(&pairs)[4], int element, float scale) {
+            const bool is_key = row == ROWS;
+            KV *const cache = (is_key ? keys : values) + static_cast<int64_t>(length - 1) * D;
+            const auto store = [&](const uint32_t(&pairs)[4], int element) {
                 uint32_t words[4];
-                store_form<T, KV>(words, pairs, 1.f / scale);
+                store_form<T, KV>(words, pairs, 1.f / (is_key ? args.k_scale : args.v_scale));
 #pragma unroll
                 for (int i = 0; i < 2 * static_cast<int>(sizeof(KV)); ++i) {
-                    reinterpret_cast<uint32_t *>(&fresh[which][element])[i] = words[i];
-                    if (group == 0) reinterpret_cast<uint32_t *>(cache + at + element)[i] = words[i];
+                    reinterpret_cast<uint32_t *>(&fresh[is_key ? 0 : 1][element])[i] = words[i];
+                    if (group == 0) reinterpret_cast<uint32_t *>(cache + element)[i] = words[i];
                 }
             };
-            store(0, keys, key.low, key.low_at, args.k_scale);
-            store(0, keys, key.high, key.high_at, args.k_scale);
-            store(1, values, value.low, value.low_at, args.v_scale);
-            store(1, values, value.high, value.high_at, args.v_scale);
+            store(pair.low, pair.low_at);
+            store(pair.high, pair.high_at);
         }
-    }
+    };
+    if (threadIdx.x < kItems) place(threadIdx.x, mine);
+    for (int item = threadIdx.x + kThreads; item < kItems; item += kThreads) place(item, fetch(item));
     __syncthreads();
 
     // The queries' fragments, in the order of the keys' elements.
@@ -178,7 +186,6 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     for (int h = 0; h < kHalves; ++h) highest[h] = -INFINITY, total[h] = 0.f;
     const float scale = args.scale * (sizeof(KV) == 1 ? args.k_scale : 1.f);
 
-    start_dependents();  // not before: this kernel's first loads come first
     for (; tile < tiles; tile += step) {
         if (tile == tiles - 1) {  // the new token is not read from the cache: another block may be writing it
             const int index = (length - 1) % kTile;
@@ -293,80 +300,64 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     __syncthreads();
 
     const float value_scale = sizeof(KV) == 1 ? args.v_scale : 1.f;
-    const auto write = [&](int row, int d, float4 sum, float top, float all) {
-        if (args.sinks) all += exp2(args.sinks[first_head + row] * kLog2e - top);
+    const auto write = [&](int row, int d, const Part &part) {
+        float all = part.all;
+        if (args.sinks) all += exp2(args.sinks[first_head + row] * kLog2e - part.top);
         const float factor = value_scale / all;
+        const float4 sum = part.sum;
         uint2 two = make_uint2(pack<T>(sum.x * factor, sum.y * factor), pack<T>(sum.z * factor, sum.w * factor));
         *reinterpret_cast<uint2 *>(out + row * D + d) = two;
     };
-    // Four columns of a row over `count` parts: `at(i)` is a part's row of D sums, its maximum and its total.
-    const auto merge = [&](int count, auto at, int d, float4 &sum, float &top, float &all) {
-        top = -INFINITY, all = 0.f, sum = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (int i = 0; i < count; ++i) top = fmaxf(top, at(i)[D]);
-#pragma unroll 4
-        for (int i = 0; i < count; ++i) {
-            const float *const row = at(i);
-            const float4 part = *reinterpret_cast<const float4 *>(row + d);
-            const float factor = exp2(row[D] - top);
-            all += factor * row[D + 1];
-            sum.x += factor * part.x, sum.y += factor * part.y, sum.z += factor * part.z, sum.w += factor * part.w;
-        }
-    };
-    float *const block_part = limits + kWarps * ROWS * 2;  // [row][D sums, maximum, total, 2 unused]
+    // The parts of blocks are [row][D sums, highest, total, 2 unused].
+    const int unit = slot * gridDim.y + blockIdx.y;
+    float *const parts = static_cast<float *>(args.workspace) + static_cast<int64_t>(unit) * splits * ROWS * kStride;
     for (int item = threadIdx.x; item < rows * (D / 4); item += kThreads) {
         const int row = item / (D / 4), d = item % (D / 4) * 4;
         float top = -INFINITY, all = 0.f;
 #pragma unroll
         for (int w = 0; w < kWarps; ++w) top = fmaxf(top, limits[(w * ROWS + row) * 2]);
-        const float base = top == -INFINITY ? 0.f : top;  // a block without a tile, in a cluster that has some
         float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
         for (int w = 0; w < kWarps; ++w) {
-            const float factor = exp2(limits[(w * ROWS + row) * 2] - base);
+            const float factor = exp2(limits[(w * ROWS + row) * 2] - top);
             const float4 part = *reinterpret_cast<const float4 *>(shared + (w * ROWS + row) * kStride + d);
             all += factor * limits[(w * ROWS + row) * 2 + 1];
             sum.x += factor * part.x, sum.y += factor * part.y, sum.z += factor * part.z, sum.w += factor * part.w;
         }
         if (used == 1) {
-            write(row, d, sum, top, all);
+            write(row, d, Part{sum, top, all});
         } else {
-            *reinterpret_cast<float4 *>(block_part + row * kStride + d) = sum;
-            if (d == 0) *reinterpret_cast<float2 *>(block_part + row * kStride + D) = make_float2(top, all);
+            float *const part = parts + (split * ROWS + row) * kStride;
+            __stcg(reinterpret_cast<float4 *>(part + d), sum);
+            if (d == 0) __stcg(reinterpret_cast<float2 *>(part + D), make_float2(top, all));
         }
     }
     if (used == 1) return;
-
-    // The blocks of a cluster, each for a share of the columns.
-    const int unit = slot * gridDim.y + blockIdx.y, clusters = used / cluster;
-    float *const parts = static_cast<float *>(args.workspace) + static_cast<int64_t>(unit) * splits * ROWS * kStride;
-    const auto part_of = [&](int index, int row) { return parts + (index * ROWS + row) * kStride; };
-    cluster_barrier();
-    for (int item = threadIdx.x + split % cluster * kThreads; item < rows * (D / 4); item += kThreads * cluster) {
-        const int row = item / (D / 4), d = item % (D / 4) * 4;
-        float4 sum;
-        float top, all;
-        merge(cluster, [&](int i) { return of_block(block_part, i) + row * kStride; }, d, sum, top, all);
-        if (clusters == 1) {
-            write(row, d, sum, top, all);
-        } else {
-            __stcg(reinterpret_cast<float4 *>(part_of(split / cluster, row) + d), sum);
-            if (d == 0) __stcg(reinterpret_cast<float2 *>(part_of(split / cluster, row) + D), make_float2(top, all));
-        }
-    }
-    cluster_barrier();  // no block's shared memory goes while another reads it
-    if (clusters == 1) return;
 
     __syncthreads();
     if (threadIdx.x == 0) is_last = count(args.counters + unit, used - 1) == used - 1;
     __syncthreads();
     if (!is_last) return;
-    for (int item = threadIdx.x; item < rows * (D / 4); item += kThreads) {
-        const int row = item / (D / 4), d = item % (D / 4) * 4;
-        float4 sum;
-        float top, all;
-        merge(clusters, [&](int i) { return static_cast<const float *>(part_of(i, row)); }, d, sum, top, all);
-        write(row, d, sum, top, all);
+    const int columns = rows * (D / 4);
+    if (used <= kFewParts || 2 * columns > kThreads) {
+        for (int item = threadIdx.x; item < columns; item += kThreads) {
+            const int row = item / (D / 4), d = item % (D / 4) * 4;
+            write(row, d, merge<16, D>(used, [&](int i) { return static_cast<const float *>(parts + (i * ROWS + row) * kStride); }, d));
+        }
+        return;
     }
+    // Many parts: as many threads for four columns as there are, each for a share of them; the first puts their results together.
+    const int sharers = kThreads / columns, sharer = threadIdx.x / columns, item = threadIdx.x % columns;
+    const int row = item / (D / 4), d = item % (D / 4) * 4, share = (used - sharer + sharers - 1) / sharers;
+    Part *const shares = reinterpret_cast<Part *>(shared) + item;  // [sharer][item]
+    if (sharer < sharers)
+        shares[sharer * columns] =
+            merge<16, D>(share, [&](int i) { return static_cast<const float *>(parts + ((sharer + i * sharers) * ROWS + row) * kStride); }, d);
+    __syncthreads();
+    if (sharer > 0) return;
+    Part all = shares[0];
+    for (int i = 1; i < sharers; ++i) all = sum(all, shares[i * columns]);
+    write(row, d, all);
 }
 
 }  // namespace tt_edge

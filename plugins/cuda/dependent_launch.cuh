@@ -21,24 +21,19 @@ __device__ __forceinline__ void wait_for_previous() {
 // Brings the line of `address` to the L2 cache, where it stays coherent.
 __device__ __forceinline__ void prefetch(const void *address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
-// A launch with this attribute, and clusters of `cluster` blocks in x.
+// A launch with this attribute.
 struct DependentLaunch {
-    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchAttribute early = {};
     cudaLaunchConfig_t config = {};
 
-    DependentLaunch(dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, int cluster = 1) {
+    DependentLaunch(dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream) {
         config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared_bytes, config.stream = stream;
-        config.attrs = attributes;
         int device = 0, major = 0;
         if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
         if (major < 9) return;
-        cudaLaunchAttribute &early = attributes[config.numAttrs++];
         early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
         early.val.programmaticStreamSerializationAllowed = 1;
-        if (cluster == 1) return;
-        cudaLaunchAttribute &clusters = attributes[config.numAttrs++];
-        clusters.id = cudaLaunchAttributeClusterDimension;
-        clusters.val.clusterDim.x = cluster, clusters.val.clusterDim.y = clusters.val.clusterDim.z = 1;
+        config.attrs = &early, config.numAttrs = 1;
     }
     DependentLaunch(DependentLaunch const &) = delete;
 };

@@ -63,34 +63,21 @@ const char *check_attention(const tt_attention_args &a) {
     return nullptr;
 }
 
-// How decode shares the cache among blocks: parts, and how many blocks merge theirs in shared memory.
-struct Split {
-    int splits, cluster;
-};
-
-// As many parts as fill the multiprocessors, none smaller than 128 tokens; whole clusters of them where there are clusters.
-Split decode_split(const tt_attention_args &args) {
-    int device = 0, processors = 1, major = 0;
-    if (cudaGetDevice(&device) == cudaSuccess) {
-        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    }
+// Into how many parts decode divides the cache of each head: as many as fill the multiprocessors, none smaller than 128 tokens.
+int decode_splits(const tt_attention_args &args) {
+    if (args.splits > 0) return args.splits < kMaxSplits ? args.splits : kMaxSplits;
+    int device = 0, processors = 1;
+    if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     const int tokens = args.window > 0 && args.window < args.capacity ? args.window : args.capacity;
     const int units = args.batch * args.kv_heads * decode_groups(args), most = (tokens + 127) / 128;
-    int splits = args.splits > 0 ? args.splits : units > 0 ? (processors < kMaxSplits ? processors : kMaxSplits) / units : 1;
-    if (args.splits <= 0 && splits > most) splits = most;
-    if (splits < 1) splits = 1;
-    if (splits > kMaxSplits) splits = kMaxSplits;
-    if (major < 9) return {splits, 1};
-    if (args.splits <= 0) splits = splits >= kMaxCluster ? splits / kMaxCluster * kMaxCluster : splits > 1 ? splits / 2 * 2 : 1;
-    int cluster = splits & -splits;  // the largest power of two that divides it
-    return {splits, cluster < kMaxCluster ? cluster : kMaxCluster};
+    int splits = units > 0 ? (processors < kMaxSplits ? processors : kMaxSplits) / units : 1;
+    if (splits > 16) splits -= splits % 16;  // they are merged 16 at a time
+    return splits < 1 ? 1 : splits < most ? splits : most;
 }
 
 template <int D, int TYPE> const char *attention(const tt_attention_args &args, cudaStream_t stream) {
     if (args.q_tokens == 1 && !args.tree_mask) {
-        const Split split = decode_split(args);
-        return launched(launch_decode<D, TYPE>(args, split.splits, split.cluster, stream));
+        return launched(launch_decode<D, TYPE>(args, decode_splits(args), stream));
     }
     if (cudaError_t error = launch_kv_update(args, stream)) return launched(error);
     return launched(launch_prefill<D, TYPE>(args, stream));
@@ -125,7 +112,7 @@ size_t tt_attention_counters(const tt_attention_args *args) {
 size_t tt_attention_workspace(const tt_attention_args *args) {
     const size_t units = tt_attention_counters(args);
     if (units == 0 || args->splits == 1) return 0;
-    // Whatever GPU it is for: units * splits is at most this, see decode_split().
+    // Whatever GPU it is for: units * splits is at most this, see decode_splits().
     const size_t chosen = units > kMaxSplits ? units : kMaxSplits, given = units * (args->splits < kMaxSplits ? args->splits : kMaxSplits);
     return (args->splits > 0 ? given : chosen) * decode_rows(*args) * (args->head_size + 4) * sizeof(float);
 }
@@ -182,7 +169,7 @@ const char *tt_gemv(const void *x, const void *w, void *y, int32_t m, int32_t n,
     if (k < 8 || k % 8 != 0) return fault("k is %d, no multiple of 8", k);
     if (!x || !w || !y || !aligned(x, 0, 0) || !aligned(w, 0, 0)) return fault("x, w or y is NULL, or x or w is not aligned to 16 bytes");
     if (m == 0) return nullptr;
-    if (m == 1) {
+    if (m == 1 && int64_t{n} * k < kLargeGemv) {
         tt_row_args args = {};
         args.x = x, args.w = w, args.y = y, args.n = n, args.k = k, args.type = type;
         return launched(launch_row(args, static_cast<cudaStream_t>(stream)));

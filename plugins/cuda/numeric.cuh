@@ -188,29 +188,47 @@ struct RopePair {
     int low_at, high_at;  // where they stand in the row
 };
 
-// Pair `index` (of head_size / 16) of the row at `row`, rotated by the table's row `table` (NULL: not rotated). The first
+// The same with its angles, before it is rotated: loads that others may follow while these are on their way.
+struct RopeLoad {
+    RopePair pair;
+    float cosine[8], sine[8];
+    bool rotated;
+};
+
+// Pair `index` (of head_size / 16) of the row at `row`, to be rotated by the table's row `table` (NULL: not rotated). The first
 // rotary_dim / 16 pairs are element i and element i + rotary_dim / 2; the rest of the row is passed through.
 template <typename T>
-__device__ __forceinline__ RopePair load_pair(const T *row, int index, const float *table, int rotary_dim) {
-    RopePair pair;
-    const bool rotated = table != nullptr && index < rotary_dim / 16;
-    pair.low_at = rotated ? index * 8 : index * 16;
-    pair.high_at = rotated ? index * 8 + rotary_dim / 2 : index * 16 + 8;
-    load_stream<16>(pair.low, row + pair.low_at, true);
-    load_stream<16>(pair.high, row + pair.high_at, true);
-    if (!rotated) return pair;
-    float cosine[8], sine[8];
-    load_stream<16>(reinterpret_cast<uint32_t *>(cosine), table + index * 8, true);
-    load_stream<16>(reinterpret_cast<uint32_t *>(cosine) + 4, table + index * 8 + 4, true);
-    load_stream<16>(reinterpret_cast<uint32_t *>(sine), table + index * 8 + rotary_dim / 2, true);
-    load_stream<16>(reinterpret_cast<uint32_t *>(sine) + 4, table + index * 8 + rotary_dim / 2 + 4, true);
+__device__ __forceinline__ RopeLoad fetch_pair(const T *row, int index, const float *table, int rotary_dim) {
+    RopeLoad load;
+    load.rotated = table != nullptr && index < rotary_dim / 16;
+    load.pair.low_at = load.rotated ? index * 8 : index * 16;
+    load.pair.high_at = load.rotated ? index * 8 + rotary_dim / 2 : index * 16 + 8;
+    load_stream<16>(load.pair.low, row + load.pair.low_at, true);
+    load_stream<16>(load.pair.high, row + load.pair.high_at, true);
+    const float *const angles = table + index * 8;
+    load_stream<16>(reinterpret_cast<uint32_t *>(load.cosine), angles, load.rotated);
+    load_stream<16>(reinterpret_cast<uint32_t *>(load.cosine) + 4, angles + 4, load.rotated);
+    load_stream<16>(reinterpret_cast<uint32_t *>(load.sine), angles + rotary_dim / 2, load.rotated);
+    load_stream<16>(reinterpret_cast<uint32_t *>(load.sine) + 4, angles + rotary_dim / 2 + 4, load.rotated);
+    return load;
+}
+
+template <typename T> __device__ __forceinline__ RopePair rotate(const RopeLoad &load) {
+    RopePair pair = load.pair;
+    if (!load.rotated) return pair;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        float2 a = unpack<T>(pair.low[i]), b = unpack<T>(pair.high[i]);
-        pair.low[i] = pack<T>(a.x * cosine[2 * i] - b.x * sine[2 * i], a.y * cosine[2 * i + 1] - b.y * sine[2 * i + 1]);
-        pair.high[i] = pack<T>(b.x * cosine[2 * i] + a.x * sine[2 * i], b.y * cosine[2 * i + 1] + a.y * sine[2 * i + 1]);
+        const float2 a = unpack<T>(pair.low[i]), b = unpack<T>(pair.high[i]);
+        const float *const c = load.cosine + 2 * i, *const s = load.sine + 2 * i;
+        pair.low[i] = pack<T>(a.x * c[0] - b.x * s[0], a.y * c[1] - b.y * s[1]);
+        pair.high[i] = pack<T>(b.x * c[0] + a.x * s[0], b.y * c[1] + a.y * s[1]);
     }
     return pair;
+}
+
+template <typename T>
+__device__ __forceinline__ RopePair load_pair(const T *row, int index, const float *table, int rotary_dim) {
+    return rotate<T>(fetch_pair<T>(row, index, table, rotary_dim));
 }
 
 }  // namespace tt_edge

@@ -21,13 +21,13 @@ template <int D> struct Prefill {
 __device__ __forceinline__ uint32_t shared_address(const void *pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void *row) {
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
-__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const void *row) {
+__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void wait_all() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
@@ -63,16 +63,22 @@ __device__ __forceinline__ void copy_tile(T *to, const KV *from, int first, int 
     commit();
 }
 
+// The base of a row that has seen nothing: finite, so that differences are no NaN.
+constexpr float kLowest = -1e30f;
+
 template <typename T, typename KV, int D>
 __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
-    prefill_kernel(const __grid_constant__ tt_attention_args args) {
+    prefill_kernel(const __grid_constant__ tt_attention_args args, int wave) {
     using Shape = Prefill<D>;
     constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kTiles = Shape::kTiles, kStride = Shape::kStride;
     extern __shared__ __align__(16) uint8_t memory[];
     T *const queries = reinterpret_cast<T *>(memory), *const keys = queries + kRows * kStride, *const values = keys + kColumns * kStride;
 
-    // The blocks with the most keys start first: the last queries of a causal mask.
-    const int head = blockIdx.x, slot = blockIdx.z, first_row = (gridDim.y - 1 - blockIdx.y) * kRows;
+    // The blocks with the most keys start first: the last queries of a causal mask. Where all blocks run at once, two on a multiprocessor,
+    // those after the first `wave` are in the opposite order, so that the longest share theirs with the shortest.
+    const int blocks = gridDim.x, column = static_cast<int>(blockIdx.x), rank = column < wave ? column : blocks - 1 - (column - wave);
+    const int units = args.q_heads * args.batch, unit = rank % units, head = unit % args.q_heads, slot = unit / args.q_heads;
+    const int first_row = (blocks / units - 1 - rank / units) * kRows;
     const int kv_head = head / (args.q_heads / args.kv_heads);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const Tokens tokens(args, slot);
@@ -103,10 +109,10 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
     }
     if (rows <= 0) return;
 
-    float sums[kTiles][D / 8][4], highest[kTiles][2], total[kTiles][2];
+    float sums[kTiles][D / 8][4], base[kTiles][2], total[kTiles][2];  // base: the highest score, as it is in exponents
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) {
-        highest[m][0] = highest[m][1] = -INFINITY, total[m][0] = total[m][1] = 0.f;
+        base[m][0] = base[m][1] = kLowest, total[m][0] = total[m][1] = 0.f;
 #pragma unroll
         for (int i = 0; i < D / 8; ++i) sums[m][i][0] = sums[m][i][1] = sums[m][i][2] = sums[m][i][3] = 0.f;
     }
@@ -114,9 +120,9 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
     // Scores are kept as they come, and this factor is part of the exponential's argument; with a softcap they are scaled before.
     const float factor = args.softcap > 0.f ? kLog2e : key_scale * kLog2e;
     const int warp_row = warp * kTiles * 16;
-    const T *const query_matrix = queries + (warp_row + lane % 16) * kStride + lane / 16 * 8;
-    const T *const key_matrix = keys + (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8;
-    const T *const value_matrix = values + lane % 16 * kStride + lane / 16 * 8;
+    const uint32_t query_matrix = shared_address(queries + (warp_row + lane % 16) * kStride + lane / 16 * 8);
+    const uint32_t key_matrix = shared_address(keys + (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8);
+    const uint32_t value_matrix = shared_address(values + lane % 16 * kStride + lane / 16 * 8);
 
     for (int start = first; start < length; start += kColumns) {
         wait_all();
@@ -128,11 +134,11 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
         for (int s = 0; s < D / 16; ++s) {
             uint32_t q[kTiles][4];
 #pragma unroll
-            for (int m = 0; m < kTiles; ++m) load_matrices(q[m], query_matrix + m * 16 * kStride + s * 16);
+            for (int m = 0; m < kTiles; ++m) load_matrices(q[m], query_matrix + (m * 16 * kStride + s * 16) * 2);
 #pragma unroll
             for (int n = 0; n < kColumns / 16; ++n) {
                 uint32_t k[4];
-                load_matrices(k, key_matrix + n * 16 * kStride + s * 16);
+                load_matrices(k, key_matrix + (n * 16 * kStride + s * 16) * 2);
 #pragma unroll
                 for (int m = 0; m < kTiles; ++m) {
                     mma<T>(scores[m][2 * n], q[m][0], q[m][1], q[m][2], q[m][3], k[0], k[1]);
@@ -154,11 +160,14 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
         const bool masked = start + kColumns > new_from + 1 || start + kColumns > length ||
                             (args.window > 0 && start < past + first_row + kRows - args.window);
         if (masked) {
+            int own_row = first_row + warp_row + g;  // of the new tokens
+            // What follows from it is computed here: held over all tiles it would take registers that D = 128 does not have.
+            if constexpr (D >= 128) asm volatile("" : "+r"(own_row));
 #pragma unroll
             for (int m = 0; m < kTiles; ++m)
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    const int row = first_row + warp_row + m * 16 + g + 8 * h;  // of the new tokens
+                    const int row = own_row + m * 16 + 8 * h;
                     const bool is_token = row < tokens.fresh;
                     int position = past + row;
                     if (args.positions && args.tree_mask && is_token) position = args.positions[slot * args.q_tokens + row];
@@ -183,23 +192,23 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
         __syncthreads();  // the values are here, and these keys are no longer needed
         if (start + kColumns < length) copy_tile<T, KV, D>(keys, cached_keys, start + kColumns, length);
 
-        float base[kTiles][2];
 #pragma unroll
         for (int m = 0; m < kTiles; ++m)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                float top = highest[m][h];
+                float top = -INFINITY;
 #pragma unroll
                 for (int n = 0; n < kColumns / 8; ++n)
                     top = fmaxf(top, fmaxf(scores[m][n][2 * h], scores[m][n][2 * h + 1]));
                 top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
                 top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-                base[m][h] = top == -INFINITY ? 0.f : top * factor;  // a row that sees nothing yet
-                const float change = exp2(highest[m][h] * factor - base[m][h]);
-                highest[m][h] = top;
+                top = fmaxf(top * factor, base[m][h]);
+                const float change = exp2(base[m][h] - top);
+                base[m][h] = top;
                 total[m][h] *= change;
+                if (D < 128 || __any_sync(~0u, change != 1.f))  // seldom needed; for small heads the test costs more than it saves
 #pragma unroll
-                for (int i = 0; i < D / 8; ++i) sums[m][i][2 * h] *= change, sums[m][i][2 * h + 1] *= change;
+                    for (int i = 0; i < D / 8; ++i) sums[m][i][2 * h] *= change, sums[m][i][2 * h + 1] *= change;
             }
         // Exponentials of 16 columns at a time, just before their product.
 #pragma unroll
@@ -218,7 +227,7 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
 #pragma unroll
             for (int n = 0; n < D / 16; ++n) {
                 uint32_t v[4];
-                load_transposed(v, value_matrix + s * 16 * kStride + n * 16);
+                load_transposed(v, value_matrix + (s * 16 * kStride + n * 16) * 2);
 #pragma unroll
                 for (int m = 0; m < kTiles; ++m) {
                     mma<T>(sums[m][2 * n], p[m][0], p[m][1], p[m][2], p[m][3], v[0], v[1]);
@@ -237,7 +246,7 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
             float all = total[m][h];
             all += __shfl_xor_sync(~0u, all, 1);
             all += __shfl_xor_sync(~0u, all, 2);
-            if (args.sinks) all += exp2(args.sinks[head] * kLog2e - (highest[m][h] == -INFINITY ? 0.f : highest[m][h] * factor));
+            if (args.sinks) all += exp2(args.sinks[head] * kLog2e - base[m][h]);
             const bool is_token = warp_row + m * 16 + g + 8 * h < rows;  // padding's output is zero
             const float inverse = is_token && all > 0.f ? value_scale / all : 0.f;
             T *const row = queries + (warp_row + m * 16 + g + 8 * h) * kStride;

@@ -37,7 +37,7 @@ def int4_weight(n: int, k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("m", [1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 100])
-@pytest.mark.parametrize(("n", "k"), [(4, 128), (100, 384), (896, 4864), (4096, 1152)])
+@pytest.mark.parametrize(("n", "k"), [(4, 128), (100, 384), (896, 4864), (4096, 1152), (68, 4096)])
 def test_int4(kernels: Kernels, n: int, k: int, m: int, dtype: torch.dtype) -> None:
     weight, scales, matrix = int4_weight(n, k, dtype)
     x = torch.randn(m, k, device="cuda").to(dtype)
@@ -91,7 +91,7 @@ def test_int4_dequantize(kernels: Kernels, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("m", [1, 2, 4, 8])
-@pytest.mark.parametrize(("n", "k"), [(1, 8), (17, 200), (896, 4864), (4096, 1000)])
+@pytest.mark.parametrize(("n", "k"), [(1, 8), (17, 200), (896, 4864), (4096, 1000), (4100, 2056)])
 def test_gemv(kernels: Kernels, n: int, k: int, m: int, dtype: torch.dtype) -> None:
     weight, x = (torch.randn(rows, k, device="cuda").to(dtype) for rows in (n, m))
     expected = x.double() @ weight.double().T
