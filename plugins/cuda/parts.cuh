@@ -17,7 +17,7 @@ __device__ __forceinline__ Part sum(const Part &a, const Part &b) {
             f * a.all + g * b.all};
 }
 
-// The sum of `count` parts, at least one: `at(i)` is a part's row of D sums, its highest score and its total. BATCH of them are on their way together.
+// The sum of `count` parts: `at(i)` is a part's row of D sums, its highest score and its total. BATCH of them are on their way together.
 template <int BATCH, int D, typename At> __device__ __forceinline__ Part merge(int count, At at, int d) {
     Part merged = {make_float4(0.f, 0.f, 0.f, 0.f), -INFINITY, 0.f};
     for (int from = 0; from < count; from += BATCH) {

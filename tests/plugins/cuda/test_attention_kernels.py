@@ -39,6 +39,9 @@ DECODE_CASES = [
         for length in (1, 2, 15, 16, 17, 127, 128, 129, 1023, 8191, 32768)
     ),
     *(DECODE.with_(past=(5000,), splits=splits, heads=(8, 2)) for splits in (1, 2, 3, 7, 64, 256)),
+    *(
+        DECODE.with_(past=(9000,), splits=splits, heads=heads) for splits, heads in ((40, (2, 2)), (100, (4, 1)))
+    ),  # many
     DECODE.with_(heads=(40, 1), past=(333,)),  # more queries a key head than a tile has rows
     DECODE.with_(heads=(71, 1), past=(333,), head_size=64),
     DECODE.with_(past=(0, 5, 1999, 300), fresh=(1, 1, 1, 1), head_size=128),
