@@ -29,7 +29,10 @@ def test_as_whispers_extractor(mels, seconds):
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (Audio(sound(0.1), 44_100), r"has 44100 samples per second, and the model takes 16000; convert it"),
+        (
+            Audio(sound(0.1), 44_101),
+            r"has 44101 samples per second, which is not converted here to the model's 16000; convert it",
+        ),
         (Audio(sound(30.1), 16_000), r"is 30\.1 s long, and the model takes 30 s; ask for timestamps, or cut it"),
         (
             Audio(np.zeros(480_001, np.float32), 16_000),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.audio.load import Audio
+from tt_edge.runtime.audio.resample import resample
 
 #: Slaney's mel scale: linear below 1,000 Hz, which is 15 mel, and logarithmic above, 27 mel for a factor of 6.4.
 _LINEAR_HZ, _LINEAR_MEL, _STEP = 1000.0, 15.0, 27.0 / np.log(6.4)
@@ -54,9 +55,9 @@ class LogMel:
     def features(self, audio: Audio) -> NDArray[np.float32]:
         """float32 ``[mels, frames]``; shorter speech is followed by silence.
 
-        Raises ``InvalidInputError`` for speech that is too long or has another sampling rate.
+        Raises ``InvalidInputError`` for speech that is too long, and as ``resample`` does.
         """
-        if audio.rate == self.rate and audio.seconds > self.seconds:
+        if audio.seconds > self.seconds:
             raise InvalidInputError(
                 f"the audio is {np.ceil(10 * audio.seconds) / 10:.1f} s long, and the model takes {self.seconds} s; ask for "
                 "timestamps, or cut it into shorter pieces"
@@ -64,18 +65,14 @@ class LogMel:
         return self.all_features(audio)
 
     def all_features(self, audio: Audio) -> NDArray[np.float32]:
-        """The same for speech of any length: float32 ``[mels, n]``, of at least ``frames``.
+        """The same for speech of any length: float32 ``[mels, n]``, of at least ``frames``. Other sampling rates are converted.
 
-        Raises ``InvalidInputError`` for speech of another sampling rate.
+        Raises as ``resample`` does.
         """
-        if audio.rate != self.rate:
-            raise InvalidInputError(
-                f"the audio has {audio.rate} samples per second, and the model takes {self.rate}; convert it, for example with "
-                f"ffmpeg -i IN -ac 1 -ar {self.rate} OUT.wav"
-            )
-        length = max(self.seconds * self.rate, len(audio.samples))
+        given = resample(audio, self.rate)
+        length = max(self.seconds * self.rate, len(given))
         samples = np.zeros(length, np.float64)
-        samples[: len(audio.samples)] = audio.samples
+        samples[: len(given)] = given
         padded = np.pad(samples, self.window // 2, mode="reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.window)[:: self.hop][: length // self.hop]
         log = np.empty((self.mels, len(windows)))

@@ -112,7 +112,7 @@ class SourcePipeline:
         return self._input.resolve(batch=1)[2]
 
     def speech(self, speech: Speech) -> Source:
-        """Encode speech. Raises ``InvalidInputError`` for speech that is too long or has another sampling rate."""
+        """Encode speech. Raises ``InvalidInputError`` for speech that is too long."""
         return self.source(self.speech_features().features(speech.audio))
 
     def features(self, speech: Speech) -> np.ndarray:
