@@ -62,6 +62,7 @@ def test_conversations_and_a_rate(tt_edge, pristine):
         (["--requests", 3], "--arrivals, --requests and --burst are for requests at a rate; give --rate too", 2),
         (["--rate", 1, "--image-tokens", 4], "--image-tokens is for requests that start together; omit --rate", 2),
         (["--endpoint", "chat"], "--endpoint is for --server; omit it", 2),
+        (["--timeout", "5"], "--timeout is for --server; omit it", 2),
         (["--image-tokens", 4, "--batch", 2, "--against", "hf"], "one prompt with an image at a time; omit --batch", 2),
         (["--model", "x"], "--model is for --against hf or --server", 2),
         (["--server", "http://localhost:1"], "give a bundle or --server, one of the two", 2),

@@ -218,6 +218,8 @@ def test_images():
         (["--image-size", "0x9", "--endpoint", "chat"], "--image-size is '0x9'"),
         (["--image-tokens", "8"], "a server is sent image files: give --image-size"),
         (["--against", "hf"], "--against is for a bundle; omit it"),
+        (["--runtime", "reference"], "--runtime reference is for a bundle, and a server has its own; omit it"),
+        (["--require-signature", "k.pem"], "--require-signature is for a bundle; omit it"),
         (["--timeout", "0"], "--timeout is 0; give seconds above 0"),
         (["--timeout", "inf"], "--timeout is inf"),
         (["--api-key", "a\nb"], "the API key has characters that HTTP does not send"),

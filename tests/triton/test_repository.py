@@ -12,11 +12,17 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from tests.bundle.making import write_bundle
+from tests.bundle.making import CONFIG, IDENTITY, write_bundle
+from tests.decoders import compiled
 from tests.runtime.llms import make_llm
+from tt_edge.bundle import BundleWriter
+from tt_edge.bundle.manifest import DECODER, ENCODER, part_file
 from tt_edge.cli import main
+from tt_edge.contract import BATCH, SEQUENCE, IOContract, TensorSpec
+from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.network.storage import write_network
 from tt_edge.runtime.llm import LLM
 from tt_edge.triton.repository import write_repository
 
@@ -52,6 +58,26 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "file").write_bytes(b"")
     assert main(["triton", str(tmp_path / "b.ttedge"), "-o", str(tmp_path / "file")]) == 2
     assert "file cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"), [("source_ids", False), ("input_features", True), ("page_pixels", True)]
+)
+def test_encoder_decoders_of_texts_only(tmp_path, capsys, given, refused):
+    path = tmp_path / "b.ttedge"
+    network, contract = compiled()
+    encoder = IOContract(
+        inputs=(TensorSpec(given, DType.INT64, (BATCH, SEQUENCE)),),
+        outputs=(TensorSpec("source_states", DType.FLOAT32, (BATCH, SEQUENCE, 8)),),
+        limits=contract.limits,
+    )
+    with BundleWriter(path) as writer:
+        for part in (DECODER, ENCODER):
+            write_network(network, lambda name, part=part: writer.open(part_file(part, name)))
+        writer.commit(IDENTITY, CONFIG, {DECODER: contract, ENCODER: encoder})
+    assert (main(["triton", str(path), "-o", str(tmp_path / "r")]) == 2) == refused
+    assert (tmp_path / "r").exists() != refused
+    assert ("of speech or pages, and the Triton model takes only text" in capsys.readouterr().err) == refused
 
 
 class Sender:

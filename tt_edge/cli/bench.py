@@ -26,6 +26,8 @@ RUNS = 5
 REQUESTS, BURST = 32, 4
 #: Of --agentic, if not given.
 TURNS, PREFIX, TURN_TOKENS = 6, 1024, 64
+#: Of --server, if not given.
+TIMEOUT_S = 600.0
 _KEY = "TT_EDGE_API_KEY"
 
 
@@ -46,7 +48,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=1, metavar="N", help="runs that do not count (default 1)")
     parser.add_argument("--runs", type=int, metavar="N", help=f"runs that count (default {RUNS})")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts, lengths and arrivals (default 0)")
-    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument("--runtime", help="auto (the default), tensorrt or reference")
     parser.add_argument("--against", choices=["hf"], help="also measure transformers in PyTorch on the same prompts")
     parser.add_argument("--model", metavar="M", help="with --against: the checkpoint; with --server: the model's name")
     parser.add_argument(
@@ -86,7 +88,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--api-key", metavar="KEY", help=f"or set {_KEY}, which other users of the machine do not see")
     server.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds without an answer (default 600)"
+        "--timeout", type=float, metavar="S", help=f"seconds without an answer (default {TIMEOUT_S:.0f})"
     )
     add_require_signature(parser)
 
@@ -171,13 +173,13 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
         raise InvalidInputError("--against hf runs the prompts of one batch; omit --rate and --agentic")
     if args.against and args.image_tokens and args.batch not in (None, 1):
         raise InvalidInputError("--against hf measures one prompt with an image at a time; omit --batch")
-    for name in ("endpoint", "image_size", "api_key"):
+    for name in ("endpoint", "image_size", "api_key", "timeout"):
         if getattr(args, name) is not None:
             raise InvalidInputError(f"--{name.replace('_', '-')} is for --server; omit it")
     if args.model is not None and not args.against:
         raise InvalidInputError("--model is for --against hf or --server; omit it, or give one of these")
     _plan(args, 2**20, 1)  # invalid options are refused before anything is loaded
-    with LLM.load(args.bundle, args.runtime, args.require_signature) as llm:
+    with LLM.load(args.bundle, args.runtime or "auto", args.require_signature) as llm:
         limits = llm.session.contract
         plan = _plan(args, limits.max_seq_len, limits.max_batch)
         measured = [measure(llm, plan)]
@@ -211,11 +213,16 @@ def _of_server(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
 
     if args.against:
         raise InvalidInputError("--against is for a bundle; omit it, and run tt-edge bench once for each server")
-    if not 0 < args.timeout <= 1e6:
-        raise InvalidInputError(f"--timeout is {args.timeout:g}; give seconds above 0, up to a million")
+    if args.runtime is not None:
+        raise InvalidInputError(f"--runtime {args.runtime} is for a bundle, and a server has its own; omit it")
+    if args.require_signature is not None:
+        raise InvalidInputError("--require-signature is for a bundle; omit it, and give it to tt-edge serve")
+    timeout = _given(args.timeout, TIMEOUT_S)
+    if not 0 < timeout <= 1e6:
+        raise InvalidInputError(f"--timeout is {timeout:g}; give seconds above 0, up to a million")
     plan, chat = _plan(args, 2**20, MAX_CONCURRENT), args.endpoint == "chat"
     key = args.api_key or os.environ.get(_KEY, "").strip()
-    client = OpenAIClient(args.server, args.model, key, chat=chat, timeout=args.timeout)
+    client = OpenAIClient(args.server, args.model, key, chat=chat, timeout=timeout)
     size = None if args.image_size is None else _image_size(args.image_size)
     return plan, [ServerBenchmark(client, plan, chat=chat, image_size=size).measure()]
 

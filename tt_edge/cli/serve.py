@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,6 @@ from tt_edge.cli.options import add_image_cache, add_require_signature, image_ca
 
 #: Addresses that only this machine reaches.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_KEY = "TT_EDGE_API_KEY"
 #: Seconds that a thread which computes in Python keeps the event loop waiting, each time that the loop has something to do.
 _SWITCH_S = 0.0005
 
@@ -32,7 +30,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help=f"file with the keys of the clients, one per line; each client must send one (or set {_KEY} for one key); with "
+        help="file with the keys of the clients, one per line; each client must send one (or set TT_EDGE_API_KEY for one key); with "
         "several keys, clients do not share KV cache contents",
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without a key")
@@ -84,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
         from tt_edge.server import Settings, create_app
         from tt_edge.server.connections import ConnectionLimits, limited
+        from tt_edge.server.keys import KEY_VARIABLE, api_keys
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f'{error.name} is not installed, which `tt-edge serve` needs; pip install "tt-edge[serve]"'
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     keys = api_keys(args.api_key_file)
     if args.host not in _LOOPBACK and not keys and not args.insecure:
         raise InvalidInputError(
-            f"--host {args.host} without a key lets the whole network in; set {_KEY} or --api-key-file, or add --insecure"
+            f"--host {args.host} without a key lets the whole network in; set {KEY_VARIABLE} or --api-key-file, or add --insecure"
         )
     if args.max_waiting < 0 or not args.timeout > 0 or not 0 <= args.port < 65536:
         raise InvalidInputError(
@@ -143,26 +142,3 @@ def run(args: argparse.Namespace) -> int:
             gc.freeze()  # a collection of what was imported and loaded would stop every thread for 0.1 s
             uvicorn.Server(config).run(sockets=[socket])
     return 0
-
-
-def api_keys(file: Path | None) -> tuple[str, ...]:
-    """The keys in ``file``, one a line, or that of the environment; none where neither is given.
-
-    Raises ``InvalidInputError`` for a file that holds no key, or a line that is none.
-    """
-    from tt_edge.errors import InvalidInputError
-
-    if file is None:
-        key = os.environ.get(_KEY)
-        return (key,) if key else ()
-    try:
-        lines = [line.strip() for line in file.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"--api-key-file {file} cannot be read ({error}); give a text file") from None
-    keys = dict.fromkeys(line for line in lines if line)
-    if not keys:
-        raise InvalidInputError(f"--api-key-file {file} does not hold a key; write one a line into it")
-    for number, key in enumerate(lines, 1):
-        if not key.isascii() or any(c.isspace() for c in key):
-            raise InvalidInputError(f"--api-key-file {file}: line {number} is no key; write one without spaces")
-    return tuple(keys)

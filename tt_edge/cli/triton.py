@@ -20,16 +20,15 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and write the repository."""
-    from tt_edge.bundle import Bundle
     from tt_edge.errors import InvalidInputError
-    from tt_edge.triton.repository import write_repository
+    from tt_edge.triton.repository import check_bundle, write_repository
 
     if args.max_waiting < 0 or args.runtime not in ("auto", "tensorrt", "reference"):
         raise InvalidInputError(
             f"--max-waiting {args.max_waiting} or --runtime {args.runtime} is out of range; give 0 or more, and auto, "
             "tensorrt or reference"
         )
-    Bundle.open(args.bundle)
+    check_bundle(args.bundle)
     name = args.name or args.bundle.resolve().name.removesuffix(".ttedge")
     try:
         model = write_repository(

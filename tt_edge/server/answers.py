@@ -164,15 +164,14 @@ async def _merged(
     deadline, left = time.monotonic() + timeout_s, len(streams)
     try:
         while left:
-            piece = asyncio.ensure_future(queue.get())
-            await asyncio.wait({piece}, timeout=max(0.0, min(KEEP_ALIVE_S, deadline - time.monotonic())))
-            if not piece.done():
-                piece.cancel()
+            try:
+                wait_s = max(0.0, min(KEEP_ALIVE_S, deadline - time.monotonic()))
+                index, found = await asyncio.wait_for(queue.get(), wait_s)
+            except asyncio.TimeoutError:
                 if time.monotonic() >= deadline:
-                    raise timed_out(timeout_s)
+                    raise timed_out(timeout_s) from None
                 yield -1, None
                 continue
-            index, found = piece.result()
             if isinstance(found, Exception):
                 raise found
             left -= isinstance(found, Completion)

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 from tt_edge.atomic import replace_file
+from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import ENCODER
+from tt_edge.contract import SOURCE_IDS
 from tt_edge.errors import InvalidInputError
 
 #: Inputs and output have the names of Triton's vLLM backend, so that its clients and the generate endpoint work.
@@ -35,6 +38,16 @@ from tt_edge.triton.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
+
+
+def check_bundle(path: Path) -> None:
+    """Raise ``InvalidInputError`` for a bundle whose requests Triton could not take: its model's only input is a text."""
+    manifest = Bundle.open(path).manifest
+    if manifest.takes_source and all(spec.name != SOURCE_IDS for spec in manifest.part(ENCODER).inputs):
+        raise InvalidInputError(
+            f"{path} is of an encoder-decoder of speech or pages, and the Triton model takes only text; use LLM.load in a "
+            f"program, or tt-edge run {path}"
+        )
 
 
 def write_repository(bundle: Path, folder: Path, *, name: str, runtime: str = "auto", max_waiting: int = 64) -> Path:
