@@ -28,6 +28,7 @@ LAYERS = [
     ["bundle", "roofline"],
     ["runtime"],
     ["server", "doctor", "evaluation", "triton"],
+    ["ray"],
     ["proof"],
     ["report"],
     # Of the host, with PyTorch.

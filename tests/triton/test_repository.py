@@ -60,9 +60,7 @@ def test_the_command(tmp_path, capsys):
     assert "file cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("given", "refused"), [("source_ids", False), ("input_features", True), ("page_pixels", True)]
-)
+@pytest.mark.parametrize(("given", "refused"), [("source_ids", False), ("input_features", True), ("page_pixels", True)])
 def test_encoder_decoders_of_texts_only(tmp_path, capsys, given, refused):
     path = tmp_path / "b.ttedge"
     network, contract = compiled()

@@ -5,8 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tt_edge.cli.options import add_require_signature
+
+if TYPE_CHECKING:
+    from tt_edge.bundle import Bundle, EngineRecord
+    from tt_edge.network.build_options import BuildOptions
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +45,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="OUTPUT",
         help="then write a bundle to ship: the engines and the tokenizer, not the network that they were built from",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="build ahead of time, a target on each machine of a Ray cluster, which has the bundle at the same path (a shared "
+        "folder): HOST:PORT, auto, or local (started for this)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --engines-only bundle")
     parser.add_argument("--json", action="store_true", help="print the engines' records as JSON")
     add_require_signature(parser)
@@ -49,14 +61,11 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from tt_edge import tensorrt_api
     from tt_edge.bundle import Bundle
-    from tt_edge.bundle.engines import add_engine
     from tt_edge.bundle.manifest import DECODER
     from tt_edge.bundle.shipping import ship_engines
     from tt_edge.config import EngineTarget, Layout
     from tt_edge.errors import InvalidInputError
-    from tt_edge.network.build import check_target
     from tt_edge.network.build_options import BuildOptions
 
     targets = EngineTarget.parse(args.engine).targets
@@ -68,23 +77,11 @@ def run(args: argparse.Namespace) -> int:
         version_compatible=args.version_compatible,
         strip_weights=args.strip_weights,
     )
-    bundle, tensorrt = Bundle.open(args.bundle, args.require_signature), tensorrt_api.load()
+    bundle = Bundle.open(args.bundle, args.require_signature)
     if bundle.manifest.config.network.layout is Layout.EDGE_LLM and len(targets) > 1:
         raise InvalidInputError("the edge-llm layout has room for one engine; give one --engine target")
-    if bundle.manifest.config.needs_plugins:
-        from tt_edge.plugins.edgellm.library import load_for_building
-
-        load_for_building(tensorrt, bundle.manifest.config, args.plugin_path)
-    for target in targets:  # a bad one is seen before the first is built
-        check_target(tensorrt, target)
-    options, notes = options.fitting(tensorrt)
-    for note in notes:
-        print(f"tt-edge: {note}", file=sys.stderr)
-    records = [
-        add_engine(bundle, target, show=not args.json, options=options, part=part)
-        for target in targets
-        for part in bundle.manifest.parts
-    ]
+    build = _on_a_cluster if args.ray is not None else _here
+    records = build(args, bundle, targets, options)
     if args.engines_only is not None:
         ship_engines(Bundle.open(args.bundle), args.engines_only, overwrite=args.overwrite)
     if args.json:
@@ -107,3 +104,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 _KINDS = {"version-compatible": "version_compatible", "without weights": "stripped"}
+
+
+def _here(
+    args: argparse.Namespace, bundle: Bundle, targets: Sequence[str | None], options: BuildOptions
+) -> list[EngineRecord]:
+    from tt_edge import tensorrt_api
+    from tt_edge.bundle.engines import add_engine
+    from tt_edge.network.build import check_target
+
+    tensorrt = tensorrt_api.load()
+    if bundle.manifest.config.needs_plugins:
+        from tt_edge.plugins.edgellm.library import load_for_building
+
+        load_for_building(tensorrt, bundle.manifest.config, args.plugin_path)
+    for target in targets:  # a bad one is seen before the first is built
+        check_target(tensorrt, target)
+    options, notes = options.fitting(tensorrt)
+    for note in notes:
+        print(f"tt-edge: {note}", file=sys.stderr)
+    return [
+        add_engine(bundle, target, show=not args.json, options=options, part=part)
+        for target in targets
+        for part in bundle.manifest.parts
+    ]
+
+
+def _on_a_cluster(
+    args: argparse.Namespace, bundle: Bundle, targets: Sequence[str | None], options: BuildOptions
+) -> list[EngineRecord]:
+    from tt_edge.errors import InvalidInputError
+    from tt_edge.ray.building import build_engines
+    from tt_edge.ray.cluster import connected
+
+    named = [target for target in targets if target is not None]
+    if len(named) < len(targets):
+        raise InvalidInputError("--ray builds for named GPUs, and --engine has local; give such as sm89,sm120")
+    if bundle.manifest.config.needs_plugins:
+        raise InvalidInputError(
+            f"{args.bundle} needs plugins, whose engines are built where they run; omit --ray, and build there"
+        )
+    with connected(args.ray) as cluster:
+        return list(build_engines(cluster, bundle, named, options, args.require_signature))

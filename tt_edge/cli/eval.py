@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from tt_edge.cli.options import add_require_signature
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
     from tt_edge.compile.checkpoint import Checkpoint
+    from tt_edge.evaluation.bundle_model import BundleModel
     from tt_edge.evaluation.formats.task import Task
     from tt_edge.evaluation.requests import Model
+    from tt_edge.ray.cluster import Cluster
     from tt_edge.runtime.llm import LLM
 
 #: Formats by name: what --data is, and the options that the format takes besides --count.
@@ -38,6 +41,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="record answers there, continue from them, and write reports there"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="answer on the machines of a Ray cluster, which have the bundles at the same paths: HOST:PORT, auto, or local "
+        "(started for this); --model answers here",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--shots", type=int, metavar="N", help="mmlu, gsm8k: examples in the prompt (default: 5)")
@@ -76,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
         from tt_edge.compile.checkpoint import Checkpoint
 
         checkpoint = Checkpoint.open(args.model)
-    rows = [_row(args, task, path, bundle, checkpoint) for path, bundle in zip(args.bundle, bundles, strict=True)]
+    with _cluster(args) as cluster:
+        rows = [
+            _row(args, task, path, bundle, checkpoint, cluster)
+            for path, bundle in zip(args.bundle, bundles, strict=True)
+        ]
     if args.output is not None:
         write_reports(args.output, task, rows)
     print(as_json(rows) if args.json else safe(render(task, rows), sys.stdout))
@@ -108,8 +121,21 @@ def _task(args: argparse.Namespace) -> Task:
     return found
 
 
+def _cluster(args: argparse.Namespace) -> AbstractContextManager[Cluster | None]:
+    if args.ray is None:
+        return nullcontext()
+    from tt_edge.ray.cluster import connected
+
+    return connected(args.ray)
+
+
 def _row(
-    args: argparse.Namespace, task: Task, path: str, bundle: Bundle, checkpoint: Checkpoint | None
+    args: argparse.Namespace,
+    task: Task,
+    path: str,
+    bundle: Bundle,
+    checkpoint: Checkpoint | None,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     from tt_edge.errors import InvalidInputError
     from tt_edge.evaluation.bundle_model import BundleModel, identity_of
@@ -126,9 +152,12 @@ def _row(
     format = config.network.precision.value if config.quantization.recipe is None else config.quantization.recipe.name
     if (keep := config.vision.keep_image_tokens) != 1:
         format += f", {keep:.0%} of image tokens" if keep < 1 else f", {keep:.0f} image tokens"
-    with LLM.load(path, args.runtime, args.require_signature) as llm:
-        model = BundleModel(llm, identity_of(bundle))
-        items = task.items(model)
+    # Beside a cluster, it only encodes prompts here, and may need an engine's machine for more.
+    here = "reference" if cluster is not None and _weight_bytes(bundle) is not None else args.runtime
+    with LLM.load(path, here, args.require_signature) as llm:
+        local = BundleModel(llm, identity_of(bundle))
+        items = task.items(local)
+        model: Model = local if cluster is None else _remote(args, path, cluster, local)
         network = evaluate(task, model, items, record, path)
         pytorch = None
         if checkpoint is not None:
@@ -143,6 +172,13 @@ def _row(
             "network": network,
             "pytorch": pytorch,
         }
+
+
+def _remote(args: argparse.Namespace, path: str, cluster: Cluster, local: BundleModel) -> Model:
+    from tt_edge.ray.evaluation import Loading, RayModel
+
+    key = args.require_signature and str(Path(args.require_signature).resolve())
+    return RayModel(cluster, local, Loading(str(Path(path).resolve()), args.runtime, key, local.identity))
 
 
 def _pytorch(checkpoint: Checkpoint, bundle: Bundle, llm: LLM) -> Model:

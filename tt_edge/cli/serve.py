@@ -30,8 +30,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help="file with the keys of the clients, one per line; each client must send one (or set TT_EDGE_API_KEY for one key); with "
-        "several keys, clients do not share KV cache contents",
+        help="file with the keys of the clients, one per line; each client must send one (or set TT_EDGE_API_KEY for one key); "
+        "with several keys, clients do not share KV cache contents",
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without a key")
     parser.add_argument(
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             log_level="warning",
             http=limited(limits),
+            loop="asyncio",  # what its figures were measured with, whatever else is installed
             ws="none",
             timeout_graceful_shutdown=5,
         )

@@ -18,13 +18,16 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.text.completion import EncodedPrompt, TextRequest
 
+#: Items of a group for each batch slot: generated and scored; at least, and at most, for others.
+_BOTH, _LEAST, _MOST = 8, 16, 64
+
 
 class BundleModel:
     """``llm`` answers items: greedily, and with log-probabilities. ``identity`` is ``identity_of`` its bundle."""
 
     def __init__(self, llm: LLM, identity: str) -> None:
         self.llm = llm
-        self._identity = identity
+        self.identity = identity
 
     @property
     def word(self) -> str:
@@ -32,7 +35,7 @@ class BundleModel:
 
     @property
     def key(self) -> str:
-        return f"{self._identity} {self.word}"
+        return f"{self.identity} {self.word}"
 
     def check(self, items: Sequence[Item]) -> None:
         """Raise ``CapacityError`` for the longest of ``items`` that does not fit, and what encoding raises."""
@@ -52,19 +55,38 @@ class BundleModel:
                 f"--max-seq-len {longest[0]} or more"
             )
 
+    def groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """``items`` in groups of consecutive ones. The answers to a group do not depend on what else is asked: they are the same
+        to the last bit in another process, on a machine of the same kind. (A token's logits may depend on what is
+        in the batch with it.)
+
+        Groups of items that are both generated and scored are small, so that answers come all the time. Others go on while
+        items are of the same ``Item.groups``, as subjects of MMLU, whose prompts begin alike.
+        """
+        items = sorted(items, key=lambda item: item.kind)
+        first, batch = 0, self.llm.session.contract.max_batch
+        for at in range(1, len(items) + 1):
+            last, size = items[at - 1], at - first
+            if at < len(items) and items[at].kind == last.kind:
+                alike = bool(last.groups) and items[at].groups == last.groups
+                if size < batch * (_BOTH if last.kind == (True, True) else _MOST if alike else _LEAST):
+                    continue
+            yield items[first:at]
+            first = at
+
     def answers(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer]]:
-        """Items that are only generated or only scored run together. Those of both alternate in small groups, so that answers
-        come all the time."""
-        both = [item for item in items if item.generate is not None and item.score is not None]
-        for item, text in self._generated([item for item in items if item.score is None]):
-            yield item, Answer(text)
-        yield from self._scored([item for item in items if item.generate is None])
-        size = 8 * self.llm.session.contract.max_batch
-        for first in range(0, len(both), size):
-            group = both[first : first + size]
-            texts = {item.id: text for item, text in self._generated(group)}
-            for item, answer in self._scored(group):
-                yield item, replace(answer, text=texts[item.id])
+        """Group by group."""
+        for group in self.groups(items):
+            self.llm.scheduler.forget()
+            generates, scores = group[0].kind
+            texts = {}
+            for item, text in self._generated(group) if generates else ():
+                if scores:
+                    texts[item.id] = text
+                else:
+                    yield item, Answer(text)
+            for item, answer in self._scored(group) if scores else ():
+                yield item, replace(answer, text=texts.get(item.id))
 
     def prompt_ids(self, item: Item) -> list[int]:
         """Token ids of a prompt without images."""

@@ -68,6 +68,11 @@ class Item:
     #: The options of a multiple-choice question, by letter.
     options: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether an answer is generated, and whether log-probabilities are asked for."""
+        return self.generate is not None, self.score is not None
+
 
 @dataclass(frozen=True)
 class Answer:

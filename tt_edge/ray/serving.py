@@ -8,10 +8,10 @@ Ray Serve's own settings (autoscaling, GPUs, addresses) are in its configuration
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from starlette.applications import Starlette
 
 from tt_edge.errors import EngineError
@@ -22,6 +22,7 @@ from tt_edge.server.keys import api_keys
 
 #: Requests beyond those that wait or run, so that the server itself answers 429 and not Ray Serve 503.
 _SPARE_REQUESTS = 1024
+_BY_SESSION = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 
 
 class Arguments(BaseModel):
@@ -35,6 +36,8 @@ class Arguments(BaseModel):
     replicas: int = Field(1, ge=1)
     #: Of each replica.
     gpus: float = Field(0, ge=0)
+    #: Requests with the same header ``x-session-id`` go to the same replica, whose KV cache has the conversation so far.
+    session_affinity: bool = False
     max_waiting: int = Field(64, ge=0)
     timeout_s: float = Field(600, gt=0)
     api_key_file: Path | None = None
@@ -48,6 +51,9 @@ def application(arguments: Arguments) -> serve.Application:
         ray_actor_options={"num_cpus": 1, "num_gpus": arguments.gpus},
         max_ongoing_requests=arguments.max_waiting + _SPARE_REQUESTS,
         graceful_shutdown_timeout_s=arguments.timeout_s,
+        request_router_config=RequestRouterConfig(request_router_class=_BY_SESSION)
+        if arguments.session_affinity
+        else RequestRouterConfig(),
     )
     return deployment.bind(arguments)
 

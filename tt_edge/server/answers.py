@@ -17,6 +17,7 @@ from tt_edge.runtime.async_llm import CompletionStream
 from tt_edge.runtime.text.completion import Completion, Delta
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
+from tt_edge.server.pacing import Pacer
 from tt_edge.server.replies import ChatReply, TextReply
 
 _T = TypeVar("_T")
@@ -153,12 +154,17 @@ async def _merged(
     queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]] = asyncio.Queue()
 
     async def pump(index: int, stream: CompletionStream) -> None:
+        pacer: Pacer[Delta] = Pacer(lambda delta: queue.put_nowait((index, delta)))
         try:
             async for delta in stream:
-                queue.put_nowait((index, delta))
+                pacer.add(delta)
+            pacer.flush()
             queue.put_nowait((index, await stream.completion()))
         except TTEdgeError as error:
+            pacer.flush()
             queue.put_nowait((index, error))
+        finally:
+            pacer.close()
 
     tasks = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
     deadline, left = time.monotonic() + timeout_s, len(streams)

@@ -79,14 +79,15 @@ def test_a_prompt_comes_in_pieces_and_the_others_decode_between_them():
     run.step()
     long = request(PROMPT, 2)
     run.submit(long)
-    for _ in range(5):
+    for _ in range(9):
         run.step()
     shapes = [feeds["input_ids"].shape for feeds in run.session.calls[1:]]
-    assert shapes == [(1, 4), (1, 1)] * 4 + [
+    # Every second step has no piece, so that the other slot's tokens come in time on average.
+    assert shapes == [(1, 4), (1, 1), (1, 1)] * 4 + [
         (1, 4),
         (2, 1),
     ]  # the last piece gives a token, and its slot decodes at once
-    assert (len(decoding.tokens), len(long.tokens)) == (6, 2)
+    assert (len(decoding.tokens), len(long.tokens)) == (10, 2)
     run.run([decoding, long])
     assert ids_of(decoding) == continuation([1], 12)
     assert ids_of(long) == continuation(PROMPT, 2)
@@ -102,7 +103,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one():
     run.submit(long)
     run.step()
     run.submit(short)
-    for _ in range(2):
+    for _ in range(4):  # nothing, long, nothing, short: every second step has a piece
         run.step()
     assert (len(short.tokens), len(long.tokens)) == (2, 0)
     run.run([decoding, long, short])

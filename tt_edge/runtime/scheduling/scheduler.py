@@ -43,9 +43,10 @@ class Scheduler:
 
     ``step`` runs the network at most twice: on a piece of a prompt, and on the last token of all slots that decode. (Rows of
     one run are as wide as the widest, so a prompt beside decoding slots would be mostly padding.) Prompts take turns, so a
-    short one does not wait for the end of a long one, and pieces have at most ``prefill_tokens`` tokens while other slots
-    decode, so these do not wait long for their next token. A new request takes the free slot whose cache begins with most of
-    its prompt, token by token, and computes only the rest; a longer prefix is copied from another slot, or from ``prefixes``.
+    short one does not wait for the end of a long one. While other slots decode, pieces have at most ``prefill_tokens`` tokens,
+    and every second step has none, so that these slots do not wait long for their next tokens. A new request takes the free
+    slot whose cache begins with most of its prompt, token by token, and computes only the rest; a longer prefix is copied
+    from another slot, or from ``prefixes``.
 
     Thread-safe: requests may be submitted from any thread at any time, and several threads may step; they take turns,
     and each step advances the requests of all.
@@ -66,6 +67,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._turn = threading.RLock()
         self._closed = False
+        self._had_piece = False  # in the step before
         self._slots = BatchSlots(session, slots or session.contract.max_batch, self.prefixes)
 
     @property
@@ -163,8 +165,11 @@ class Scheduler:
                 self._waiting.append(self._inbox.popleft())
             self._drop_cancelled()
             self._admit()
-            longest = self.session.contract.max_input_len
-            self._run(prefill_run(self._slots.busy, longest, self.prefill_tokens))
+            piece = None
+            if not self._had_piece or decode_run(self._slots.busy) is None:
+                piece = prefill_run(self._slots.busy, self.session.contract.max_input_len, self.prefill_tokens)
+            self._had_piece = piece is not None
+            self._run(piece)
             self._run(decode_run(self._slots.busy))
             return None
 

@@ -1,0 +1,168 @@
+"""The server on Ray Serve: what clients see of it, on two nodes, of which one is lost under load."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.llm import LLM
+
+openai = pytest.importorskip("openai")
+pytestmark = pytest.mark.xdist_group("ray")
+ROOT = Path(__file__).parents[2]
+SLOTS, WAITING, REPLICAS = 2, 2, 2
+#: Long enough that a client is in the middle of it when something happens.
+TOKENS = 400
+
+
+@pytest.fixture(scope="module")
+def url(nodes, bundle):
+    """A replica on each node."""
+    import ray
+    from ray import serve
+
+    from tt_edge.ray.serving import Arguments, application
+
+    nodes.add()
+    ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+    port = 18_000 + time.monotonic_ns() % 10_000
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    arguments = Arguments(bundle=str(bundle), runtime="reference", replicas=REPLICAS, max_waiting=WAITING, session_affinity=True)
+    serve.run(application(arguments), logging_config={"log_level": "WARNING"})
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest.fixture
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def llm(bundle):
+    with LLM.load(bundle, "reference") as llm:
+        yield llm
+
+
+def test_whole_and_streamed(client, llm):
+    """As one process answers, piece by piece."""
+    expected = llm.generate("the light", GenerationConfig(max_new_tokens=TOKENS, ignore_eos=True)).text
+    asked = {
+        "model": "tiny",
+        "prompt": "the light",
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+    }
+    assert client.completions.create(**asked).choices[0].text == expected
+    times, text = [], ""
+    for event in client.completions.create(**asked, stream=True):
+        times.append(time.monotonic())
+        text += event.choices[0].text
+    assert text == expected
+    assert times[len(times) // 2] - times[0] > 0.1 * (times[-1] - times[0]) > 0, "not all at the end"
+
+
+def test_a_conversation_stays_where_its_cache_is(client):
+    for number in range(6):  # by chance, one of 64 times
+        text, cached = f"car {number} " * 8, []
+        for _ in range(2):
+            answer = client.completions.create(
+                model="tiny", prompt=text, max_tokens=4, extra_headers={"x-session-id": f"session {number}"}
+            )
+            cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+            text += answer.choices[0].text
+        assert cached[1] > 16, number
+
+
+def test_a_client_that_goes_away_frees_its_slot(client, url):
+    def ask(_):
+        stream = client.completions.create(model="tiny", prompt="a car", max_tokens=TOKENS, stream=True)
+        next(iter(stream))
+        stream.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))  # more than all slots and all that may wait, were they not free again
+    deadline = time.monotonic() + 10
+    while client.completions.create(model="tiny", prompt="a", max_tokens=1).choices[0].finish_reason != "length":
+        assert time.monotonic() < deadline
+
+
+def test_too_many_get_429(client):
+    def ask(number):
+        try:
+            client.completions.create(
+                model="tiny", prompt=f"car {number}", max_tokens=TOKENS, extra_body={"ignore_eos": True}
+            )
+        except openai.RateLimitError as error:
+            return error.response.headers["retry-after"], error.body["code"]
+        return "answered"
+
+    with ThreadPoolExecutor(20) as pool:
+        found = Counter(pool.map(ask, range(20)))
+    assert set(found) == {"answered", ("1", "overloaded")}
+    assert found["answered"] >= SLOTS + WAITING
+
+
+def test_a_lost_machine(nodes, client, llm):
+    """Its requests break; each is answered when its client asks again, as one process answers."""
+    prompts = [f"car {number} of the road" for number in range(12)]
+    config = GenerationConfig(max_new_tokens=TOKENS, ignore_eos=True)
+    expected = [llm.generate(prompt, config).text for prompt in prompts]
+    broken, begun = [], threading.Event()
+
+    def ask(prompt):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                text = ""
+                for event in client.completions.create(
+                    model="tiny", prompt=prompt, max_tokens=TOKENS, temperature=0, stream=True,
+                    extra_body={"ignore_eos": True},
+                ):  # fmt: skip
+                    if event.choices:
+                        text += event.choices[0].text
+                        done = event.choices[0].finish_reason
+                    begun.set()
+                if done:
+                    return text
+                broken.append("ended early")
+            except openai.RateLimitError:
+                time.sleep(0.1)
+            except (openai.APIError, OSError) as error:
+                broken.append(repr(error))
+                time.sleep(0.1)
+            except Exception as error:  # of the HTTP client: the stream broke off
+                broken.append(repr(error))
+        return None
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = pool.map(ask, prompts)
+        assert begun.wait(30)
+        time.sleep(0.3)
+        nodes.lose()
+        assert list(answers) == expected
+    assert broken, "some were on that machine"
+
+
+def test_the_example_is_of_ray_serves_form():
+    from ray.serve.schema import ServeDeploySchema
+
+    from tt_edge.ray.serving import Arguments, Server
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "examples" / "ray_serve.yaml").read_text()))
+    (app,) = config.applications
+    assert app.import_path == "tt_edge.ray.serving:application"
+    Arguments.model_validate(app.args)
+    assert [deployment.name for deployment in app.deployments] == [Server.name]
+    assert json.dumps(app.args)
