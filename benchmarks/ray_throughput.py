@@ -2,9 +2,9 @@
 
     python benchmarks/ray_throughput.py BUNDLE QUESTIONS.jsonl [--workers 1 2] [--count N] [--check]
 
-Each row is a cluster that is started for it, with as many CPUs as workers, and whole runs: opening the bundle is part of both. The
-first column leaves out what a run of one group takes, which is Ray's start and that of its processes. The reference session computes, with one
-thread a worker. --check fails if the numbers of a row differ from those without Ray in any bit.
+Each row is a cluster that is started for it, with as many CPUs as workers. Seconds are of whole runs. Questions a second leave out
+what a run of one question takes: Ray's start, and opening the bundle. The reference session computes, with one thread a worker.
+--check fails if the numbers of a row differ from those without Ray in any bit.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import os
 import sys
 import time
 
-for _library in ("OMP", "OPENBLAS", "MKL"):
+for _library in ("OMP", "OPENBLAS", "MKL"):  # before NumPy is loaded
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
-from tt_edge.cli import main as tt_edge
+from tt_edge.cli import main as tt_edge  # noqa: E402
 
 
 def evaluate(*options: str) -> tuple[float, str]:
@@ -62,7 +62,9 @@ def main() -> int:
             cluster.shutdown()
         same &= found == expected
         equal = "equal" if found == expected else "DIFFERENT"
-        print(f"| {workers} worker{'s' * (workers > 1)} | {(total - 1) / (seconds - first):.1f} | {seconds:.1f} | {equal} |")
+        print(
+            f"| {workers} worker{'s' * (workers > 1)} | {(total - 1) / (seconds - first):.1f} | {seconds:.1f} | {equal} |"
+        )
     return 0 if same or not args.check else 1
 
 

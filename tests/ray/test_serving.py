@@ -35,7 +35,9 @@ def url(nodes, bundle):
     ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
     port = 18_000 + time.monotonic_ns() % 10_000
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    arguments = Arguments(bundle=str(bundle), runtime="reference", replicas=REPLICAS, max_waiting=WAITING, session_affinity=True)
+    arguments = Arguments(
+        bundle=str(bundle), runtime="reference", replicas=REPLICAS, max_waiting=WAITING, session_affinity=True
+    )
     serve.run(application(arguments), logging_config={"log_level": "WARNING"})
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
