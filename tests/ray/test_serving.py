@@ -157,6 +157,23 @@ def test_a_lost_machine(nodes, client, llm):
     assert broken, "some were on that machine"
 
 
+def test_a_replica_that_is_stopped_answers_first(client, llm):
+    """The last test of the application: it is deleted while it streams."""
+    from ray import serve
+
+    expected = llm.generate("the end", GenerationConfig(max_new_tokens=TOKENS, ignore_eos=True)).text
+    stream = client.completions.create(
+        model="tiny", prompt="the end", max_tokens=TOKENS, temperature=0, stream=True, extra_body={"ignore_eos": True}
+    )
+    text = next(iter(stream)).choices[0].text
+    with ThreadPoolExecutor(1) as pool:
+        deleted = pool.submit(serve.delete, "default")
+        text += "".join(event.choices[0].text for event in stream)
+        deleted.result()
+    assert text == expected
+    assert serve.status().applications == {}
+
+
 def test_the_example_is_of_ray_serves_form():
     from ray.serve.schema import ServeDeploySchema
 
