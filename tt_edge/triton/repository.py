@@ -45,8 +45,8 @@ def check_bundle(path: Path) -> None:
     manifest = Bundle.open(path).manifest
     if manifest.takes_source and all(spec.name != SOURCE_IDS for spec in manifest.part(ENCODER).inputs):
         raise InvalidInputError(
-            f"{path} is of an encoder-decoder of speech or pages, and the Triton model takes only text; use LLM.load in a "
-            f"program, or tt-edge run {path}"
+            f"{path} is of an encoder-decoder of speech or pages, and the Triton model takes only text; serve it with "
+            f"tt-edge serve {path}"
         )
 
 
