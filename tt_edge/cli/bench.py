@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tt_edge.cli.options import add_require_signature, check_output
 from tt_edge.cli.terminal import safe
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tt_edge.runtime.benchmark.workload import Plan
     from tt_edge.runtime.llm import LLM
 
+T = TypeVar("T")
 #: Of each prompt, and to generate, if not given and the bundle's limits allow it.
 TOKENS = 128
 #: Runs that count, if not given.
@@ -160,7 +161,7 @@ def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
     return Plan(isl, osl, **given)
 
 
-def _given(value: int | None, default: int) -> int:
+def _given(value: T | None, default: T) -> T:
     return default if value is None else value
 
 

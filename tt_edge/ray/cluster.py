@@ -43,7 +43,8 @@ class Cluster:
         task = self.ray.remote(function).options(
             num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD"
         )
-        left, running = iter(calls), []
+        left = iter(calls)
+        running: list[Any] = []
         try:
             while True:
                 running += [

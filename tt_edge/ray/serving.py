@@ -8,6 +8,7 @@ Ray Serve's own settings (autoscaling, GPUs, addresses) are in its configuration
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -46,7 +47,8 @@ class Arguments(BaseModel):
 
 def application(arguments: Arguments) -> serve.Application:
     """One deployment, ``Server``, that answers at all routes of ``tt_edge.server``."""
-    deployment = Server.options(
+    server: Any = Server  # which the decorators make a deployment
+    deployment = server.options(
         num_replicas=arguments.replicas,
         ray_actor_options={"num_cpus": 1, "num_gpus": arguments.gpus},
         max_ongoing_requests=arguments.max_waiting + _SPARE_REQUESTS,
