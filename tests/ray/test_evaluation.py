@@ -15,9 +15,9 @@ WORDS = ["the", "light", "ahead", "is", "red", "what", "should", "a", "car", "do
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """96 questions: six groups of both generated and scored answers."""
+    """64 questions: four groups of both generated and scored answers."""
     file = tmp_path_factory.mktemp("data") / "questions.jsonl"
-    rows = [{"prompt": " ".join(WORDS[: 3 + n % 8]) + f" {n}", "answer": WORDS[n % 11]} for n in range(96)]
+    rows = [{"prompt": " ".join(WORDS[: 3 + n % 8]) + f" {n}", "answer": WORDS[n % 11]} for n in range(64)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -54,16 +54,16 @@ def test_a_lost_machine_costs_its_shard(nodes, bundle, data, tmp_path, capsys, m
     monkeypatch.setattr(Record, "add", lose)
     assert main(["eval", *options, str(tmp_path / "cluster"), "--ray", nodes.address]) == 0
     assert json.loads(capsys.readouterr().out) == local
-    assert len(added) == len(answers(tmp_path / "cluster")) == 96, "every item was recorded once"
+    assert len(added) == len(answers(tmp_path / "cluster")) == 64, "every item was recorded once"
     assert answers(tmp_path / "cluster") == answers(tmp_path / "here")
 
     # A run that ended early goes on where it was, wherever its first part ran.
     record = tmp_path / "cluster" / "answers.jsonl"
-    record.write_text("".join(record.read_text().splitlines(keepends=True)[:80]))
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:48]))
     assert main(["eval", *options, str(tmp_path / "cluster"), "--ray", nodes.address]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out) == local
-    assert "80 of 96 answers are recorded already" in output.err
+    assert "48 of 64 answers are recorded already" in output.err
 
 
 def test_refused(nodes, bundle, data, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 ROOT = Path(__file__).parents[2]
 SLOTS, WAITING, REPLICAS = 2, 2, 2
 #: Long enough that a client is in the middle of it when something happens.
-TOKENS = 400
+TOKENS = 240
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_too_many_get_429(client):
 
 def test_a_lost_machine(nodes, client, llm):
     """Its requests break; each is answered when its client asks again, as one process answers."""
-    prompts = [f"car {number} of the road" for number in range(12)]
+    prompts = [f"car {number} of the road" for number in range(10)]
     expected = [one_process_answers(llm, prompt) for prompt in prompts]
     broken, begun = [], threading.Event()
 
