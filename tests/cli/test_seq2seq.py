@@ -58,7 +58,8 @@ def test_commands_for_language_models(bundle, tmp_path, capsys):
     questions.write_text('{"prompt": "w4", "answer": "w5"}')
     for command in (
         ["eval", str(bundle), "--task", "perplexity", "--data", str(questions)],
-        ["bench", str(bundle)],
+        ["bench", str(bundle), "--rate", "2"],
+        ["bench", str(bundle), "--against", "hf"],
     ):
         assert main(command) == 2
         assert "encoder-decoder" in capsys.readouterr().err
@@ -67,6 +68,24 @@ def test_commands_for_language_models(bundle, tmp_path, capsys):
             next(score(llm.session, [Target([2], [5])]))
         with pytest.raises(InvalidInputError, match="whose tokens have no log-probabilities; omit prompt_logprobs"):
             llm.generate("w4", llm.config(max_new_tokens=4, prompt_logprobs=0))
+
+
+def test_bench(bundle, capsys):
+    options = ["--isl", "20", "--osl", "6", "--batch", "2", "--runs", "2", "--json"]
+    assert main(["bench", str(bundle), *options]) == 0
+    (measured,) = json.loads(capsys.readouterr().out)["measured"]
+    assert (measured["requests"], measured["input_tokens"], measured["output_tokens"]) == (4, 80, 24)
+    assert measured["ms"]["vision"]["mean"] > 0
+    for options, message in (
+        (
+            ["--isl", "33"],
+            "--isl make 33, more than the 32 of the compiled model; lower it, or compile with a larger --max-s",
+        ),
+        (["--osl", "40"], "--osl and 1 tokens before make 41, more than the 40"),
+        (["--batch", "3"], "--batch make 3, more than the 2"),
+    ):
+        assert main(["bench", str(bundle), *options])
+        assert message in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

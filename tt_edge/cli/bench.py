@@ -125,8 +125,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
-    """The options as a plan, with defaults that fit ``room`` tokens of a sequence and, with --rate, fill ``slots``."""
+def _plan(args: argparse.Namespace, room: int, slots: int, source_room: int | None = None) -> Plan:
+    """The options as a plan, with defaults that fit ``room`` tokens of a sequence and, with --rate, fill ``slots``.
+
+    The input of an encoder-decoder is apart from its answer: it has ``source_room``.
+    """
     from tt_edge.errors import InvalidInputError
     from tt_edge.runtime.benchmark.workload import Arrivals, Lengths, Plan
 
@@ -156,6 +159,10 @@ def _plan(args: argparse.Namespace, room: int, slots: int) -> Plan:
         if prefix is None:
             prefix = max(0, min(PREFIX, room - turns * (isl + osl)))
         return Plan(_given(args.isl, isl), _given(args.osl, osl), prefix=prefix, turns=turns, **given)
+    if source_room is not None:
+        return Plan(
+            _given(args.isl, min(TOKENS, source_room)), _given(args.osl, max(2, min(TOKENS, room - 4))), **given
+        )
     isl = _given(args.isl, max(1, min(TOKENS, room // 2)))
     osl = _given(args.osl, max(2, min(TOKENS, room - isl)))
     return Plan(isl, osl, **given)
@@ -182,7 +189,15 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
     _plan(args, 2**20, 1)  # invalid options are refused before anything is loaded
     with LLM.load(args.bundle, args.runtime or "auto", args.require_signature) as llm:
         limits = llm.session.contract
-        plan = _plan(args, limits.max_seq_len, limits.max_batch)
+        if llm.source is not None and args.against:
+            raise InvalidInputError(
+                "--against hf is for language models, and the bundle is of an encoder-decoder; omit it"
+            )
+        if llm.source is not None and not llm.source.takes_text and args.isl is not None:
+            raise InvalidInputError(f"the model's sources, {llm.source.kind}, have one size; omit --isl")
+        if llm.source is not None and not llm.source.takes_text:
+            args.isl = limits.max_source_len
+        plan = _plan(args, limits.max_seq_len, limits.max_batch, limits.max_source_len if llm.source else None)
         measured = [measure(llm, plan)]
         if args.against:
             measured.append(_against_hf(args, llm, plan))

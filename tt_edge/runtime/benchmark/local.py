@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.benchmark.energy import EnergyMeter
 from tt_edge.runtime.benchmark.memory import PeakMemory
@@ -25,6 +25,7 @@ from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.seq2seq.source import Source
 
 #: One run of a benchmark.
 Run: TypeAlias = Callable[[], list[RequestTimes]]
@@ -39,11 +40,15 @@ class _Timed:
     images: PromptImages = NO_IMAGES
     vision_s: float = 0.0
     turn: int = 1
+    source: Source | None = None
     times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         config = GenerationConfig(max_new_tokens=self.new_tokens, ignore_eos=True)
-        self.request = Request(list(self.ids), config, self._note, images=self.images)
+        salt = "" if self.source is None else self.source.digest
+        self.request = Request(
+            list(self.ids), config, self._note, images=self.images, cache_salt=salt, source=self.source
+        )
 
     def _note(self, _: Token) -> None:
         self.times.append(time.perf_counter())
@@ -53,7 +58,7 @@ class _Timed:
         return RequestTimes(
             started=request.asked_at - self.vision_s,
             chunks=tuple(self.times),
-            input_tokens=len(self.ids),
+            input_tokens=len(self.ids) if self.source is None else self.source.length,
             output_tokens=len(request.tokens),
             computed_from=request.admitted_at,
             reused_tokens=request.reused,
@@ -68,11 +73,8 @@ def measure(llm: LLM, plan: Plan) -> Measured:
     Raises ``CapacityError`` for sequences that do not fit, before anything runs.
     """
     limits = llm.session.contract
-    if limits.cross:
-        raise InvalidInputError(
-            "the bundle is of an encoder-decoder, whose answers have a source, and only decoders are measured; for a model of "
-            "texts, run tt-edge serve, and measure it with --server"
-        )
+    if llm.source is not None:
+        return measure_sources(llm, plan)
     if plan.rate is None:
         plan.check_fits(limits.max_seq_len, limits.max_batch)
     else:
@@ -112,6 +114,50 @@ def measure_images(llm: LLM, ids: Sequence[int], images: Sequence[ProcessedImage
 
     def run() -> list[RequestTimes]:
         return _together(llm.session, [_with_images(llm, ids, images, plan.osl) for _ in range(plan.batch)])
+
+    return _of_session(llm.session, run, plan.warmup, plan.runs)
+
+
+def measure_sources(llm: LLM, plan: Plan) -> Measured:
+    """Answer random sources, in ``plan.batch`` slots together; they are encoded one by one before, which counts as vision does.
+
+    A text has ``plan.isl`` tokens, other sources their one size; a language is not detected. Raises ``CapacityError`` for what
+    does not fit, and ``InvalidInputError`` for a plan of other requests than batches.
+    """
+    pipeline, limits = llm.source, llm.session.contract
+    assert pipeline is not None
+    if plan.rate is not None or plan.turns > 1 or plan.image_tokens:
+        raise InvalidInputError(
+            "the bundle is of an encoder-decoder, of which only batches are measured; omit --rate, --agentic and --image-tokens"
+        )
+    start = [max(token, 0) for token in pipeline.start.default]
+    for what, needed, most, option in (
+        ("--isl", plan.isl, limits.max_source_len, "source-len"),
+        (f"--osl and {len(start)} tokens before", plan.osl + len(start), limits.max_seq_len, "seq-len"),
+        ("--batch", plan.batch, limits.max_batch, "batch"),
+    ):
+        if needed > most:
+            raise CapacityError(
+                f"{what} make {needed}, more than the {most} of the compiled model; lower it, or compile with a larger "
+                f"--max-{option}"
+            )
+    random = np.random.default_rng(plan.seed)
+    shape = (plan.isl,) if pipeline.takes_text else pipeline.encoder.contract.inputs[0].resolve(batch=1)[1:]
+
+    def content() -> np.ndarray:
+        if pipeline.takes_text:
+            return random.integers(0, limits.vocab_size, shape)
+        return random.standard_normal(shape, np.float32)
+
+    contents = [content() for _ in range(plan.batch)]
+
+    def timed(given: np.ndarray) -> _Timed:
+        begun = time.perf_counter()
+        source = pipeline.source(given)
+        return _Timed(start, plan.osl, vision_s=time.perf_counter() - begun, source=source)
+
+    def run() -> list[RequestTimes]:
+        return _together(llm.session, [timed(given) for given in contents])
 
     return _of_session(llm.session, run, plan.warmup, plan.runs)
 
