@@ -1,6 +1,7 @@
 """The cost of compiling: tt-edge against stock torch_tensorrt, torch.onnx.export + TensorRT's parser, and the floor.
 
-    python benchmarks/compile_cost.py [--size qwen2.5-0.5b] [--routes tt-edge stock …] [--repeat 1] [--json FILE]
+    python benchmarks/compile_cost.py [--size qwen2.5-0.5b] [--routes tt-edge stock …] [--repeat 1] [--check] [--json FILE]
+    python benchmarks/compile_cost.py --depths 24 48 80
 
 Every route makes the same model (random fp16 weights) and builds an engine for SM89 ahead of time, each in a separate
 process, one after another. The time is that of the whole process: imports, making the model, compiling and, for tt-edge,
@@ -35,14 +36,18 @@ SIZES = {
     "tiny": dict(zip(_FIELDS, (128, 256, 2, 4, 2, 512), strict=True)),
     "qwen2.5-0.5b": dict(zip(_FIELDS, (896, 4864, 24, 14, 2, 151936), strict=True)),
     "qwen2.5-1.5b": dict(zip(_FIELDS, (1536, 8960, 28, 12, 2, 151936), strict=True)),
+    "qwen2.5-3b": dict(zip(_FIELDS, (2048, 11008, 36, 16, 2, 151936), strict=True)),
 }
 CAPACITY = 1024
+#: What --check holds: a route, another one, and the part of the other one's time that it may take.
+BARS = (("tt-edge", "stock", 0.45), ("tt-edge-1", "floor", 1.2))
 ROUTES = {
     "tt-edge": "tt-edge, context and generation profiles, KV cache",
     "tt-edge-1": "tt-edge, one profile, KV cache",
     "stock": "torch_tensorrt's own lowering, one profile, no KV cache",
     "onnx": "torch.onnx.export and TensorRT's parser, one profile, no KV cache",
     "floor": "the network API by hand, one profile, KV cache",
+    "floor-2": "the network API by hand, two profiles, KV cache",
 }
 
 
@@ -109,6 +114,7 @@ def _build(builder, network, config, trt) -> int:
 
 def run_stock(size: str) -> dict:
     import torch
+    import torch._inductor.fx_passes.reinplace  # as torch_tensorrt imports it; tt-edge leaves it out
 
     from tt_edge.compile.gpuless import torch_tensorrt_on_this_host
 
@@ -161,10 +167,34 @@ def run_onnx(size: str) -> dict:
         return {"layers": network.num_layers, "engine_mb": _build(builder, network, config, trt)}
 
 
-def run_floor(size: str) -> dict:
+def run_floor(size: str, profiles: int) -> dict:
     from floor_network import build_floor
 
-    return build_floor(SIZES[size], CAPACITY)
+    return build_floor(SIZES[size], CAPACITY, profiles)
+
+
+def depths(size: str, layers: list[int]) -> None:
+    """Seconds of each stage without an engine for several numbers of layers, in one process, and their slope.
+
+    The width is that of ``tiny``, because weights are not what is measured; the first compile warms up.
+    """
+    from tt_edge.compile.pipeline import compile_model
+    from tt_edge.config import CompileConfig, EngineTarget
+
+    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY)
+    names = ("export", "lower", "convert")
+    rows = []
+    for count in (layers[0], *layers):
+        SIZES[size]["num_hidden_layers"] = count
+        with tempfile.TemporaryDirectory() as folder:
+            report = compile_model(lambda: make_model(size), Path(folder) / "out.ttedge", config, EngineTarget())
+        rows.append((count, *(report.seconds[name] for name in names)))
+    print(f"{'layers':<8}" + "".join(f"{name:>9}" for name in names) + f"{'total':>9}")
+    for count, *seconds in rows[1:]:
+        print(f"{count:<8}" + "".join(f"{value:>9.2f}" for value in (*seconds, sum(seconds))))
+    (first, *least), (last, *most) = rows[1], rows[-1]
+    slopes = [(b - a) / (last - first) for a, b in zip(least, most, strict=True)]
+    print("a layer " + "".join(f"{value:>9.3f}" for value in (*slopes, sum(slopes))))
 
 
 def child(route: str, size: str) -> None:
@@ -174,7 +204,8 @@ def child(route: str, size: str) -> None:
         "tt-edge-1": lambda: run_tt_edge(size, True),
         "stock": lambda: run_stock(size),
         "onnx": lambda: run_onnx(size),
-        "floor": lambda: run_floor(size),
+        "floor": lambda: run_floor(size, 1),
+        "floor-2": lambda: run_floor(size, 2),
     }[route]
     result = run()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -199,11 +230,16 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="qwen2.5-0.5b")
     parser.add_argument("--routes", nargs="+", choices=ROUTES, default=[r for r in ROUTES if r != "onnx"])
     parser.add_argument("--repeat", type=int, default=1, help="runs of each route, interleaved; the fastest counts")
+    parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="stages for these numbers of layers instead")
+    parser.add_argument("--check", action="store_true", help="fail where a ratio exceeds its bar")
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.add_argument("--child", choices=ROUTES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(args.child, args.size)
+        return
+    if args.depths:
+        depths("tiny", args.depths)
         return
     runs = [measure(route, args.size) for _ in range(args.repeat) for route in args.routes]
     best = [min((r for r in runs if r["route"] == route), key=lambda r: r["seconds"]) for route in args.routes]
@@ -228,8 +264,18 @@ def main() -> None:
     for r in best:
         if stages := r.get("stages"):
             print(f"{r['route']} stages, seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in stages.items()))
+    missed = [bar for bar in BARS if _exceeds(by_route, *bar)] if args.check else []
+    for route, other, most in missed:
+        print(f"{route} takes more than {most} of {other}'s time")
     if args.json:
         Path(args.json).write_text(json.dumps(runs, indent=2) + "\n")
+    if missed:
+        raise SystemExit(1)
+
+
+def _exceeds(by_route: dict, route: str, other: str, most: float) -> bool:
+    """Whether ``route`` took more than ``most`` of the time of ``other``, if both ran."""
+    return {route, other} <= by_route.keys() and by_route[route]["seconds"] > most * by_route[other]["seconds"]
 
 
 if __name__ == "__main__":

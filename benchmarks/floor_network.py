@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 
-def build_floor(shape: dict[str, int], capacity: int) -> dict[str, int]:
-    """Build an SM89 engine of the given shape with one profile; returns its layer count and size in MB."""
+def build_floor(shape: dict[str, int], capacity: int, profiles: int = 1) -> dict[str, int]:
+    """Build an SM89 engine of the given shape; returns its layer count and size in MB.
+
+    With two ``profiles``, the second one is for up to 4 tokens, as tt-edge's generation profile is.
+    """
     import tensorrt_rtx as trt
 
     floor = _Floor(trt, shape, capacity)
@@ -20,7 +23,7 @@ def build_floor(shape: dict[str, int], capacity: int) -> dict[str, int]:
     floor.n.mark_output(logits)
     for present in floor.presents:
         floor.n.mark_output(present)
-    engine = floor.builder.build_serialized_network(floor.n, floor.config())
+    engine = floor.builder.build_serialized_network(floor.n, floor.config(profiles))
     return {"layers": floor.n.num_layers, "engine_mb": engine.nbytes >> 20}
 
 
@@ -111,17 +114,18 @@ class _Floor:
         head = self.n.add_constant((1, *table.shape), self.trt.Weights(self.keep[2])).get_output(0)
         return self.linear(self.norm(x), table.shape[0], weight=head)
 
-    def config(self) -> Any:
-        profile = self.builder.create_optimization_profile()
-        for i in range(self.n.num_inputs):
-            name, dims = self.n.get_input(i).name, tuple(self.n.get_input(i).shape)
-            if len(dims) == 2:
-                profile.set_shape(name, (1, 1), (1, 128), (1, self.capacity))
-            else:
-                fixed = (1, *dims[1:])
-                profile.set_shape(name, fixed, fixed, fixed)
+    def config(self, profiles: int) -> Any:
         config = self.builder.create_builder_config()
-        config.add_optimization_profile(profile)
+        for tokens in ((1, 128, self.capacity), (1, 1, 4))[:profiles]:
+            profile = self.builder.create_optimization_profile()
+            for i in range(self.n.num_inputs):
+                name, dims = self.n.get_input(i).name, tuple(self.n.get_input(i).shape)
+                if len(dims) == 2:
+                    profile.set_shape(name, *((1, count) for count in tokens))
+                else:
+                    fixed = (1, *dims[1:])
+                    profile.set_shape(name, fixed, fixed, fixed)
+            config.add_optimization_profile(profile)
         config.num_compute_capabilities = 1
         config.set_compute_capability(self.trt.ComputeCapability.SM89, 0)
         return config

@@ -47,6 +47,11 @@ class CheckedFile:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def descriptor(self) -> int:
+        """The open descriptor; it belongs to this object."""
+        return self._descriptor
+
     @classmethod
     def open(cls, path: Path) -> CheckedFile:
         """Open a file that the user named; links are followed. Raises ``OSError``."""

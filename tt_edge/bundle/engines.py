@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
 from tt_edge import tensorrt_api
+from tt_edge.bundle.engine_cache import EngineCache, KeptEngine, cache_key
 from tt_edge.bundle.manifest import DECODER, EngineRecord, Evidence, Word
 from tt_edge.bundle.reader import Bundle
 from tt_edge.bundle.update import NewEngine
@@ -14,7 +16,7 @@ from tt_edge.config import Layout
 from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.build import check_target
-from tt_edge.network.build_io import ProgressBars
+from tt_edge.network.build_io import ProgressBars, Writable
 from tt_edge.network.build_legal import build_legal
 from tt_edge.network.build_options import BuildOptions, least_profile_batch
 from tt_edge.network.ir import Network
@@ -49,12 +51,40 @@ def build_record(
     options: BuildOptions | None = None,
     layout: Layout = Layout.TT_EDGE,
     part: str = DECODER,
+    cache: EngineCache | None = None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``. Returns its record, and the number of layers of its network definition.
 
-    ``target`` is such as ``sm89``, or ``None`` for the local GPU. Raises what ``build_engine`` raises.
+    ``target`` is such as ``sm89``, or ``None`` for the local GPU. With a ``cache``, an engine that it has is copied; the
+    record is then that of the build. The build is cancelled (``KeyboardInterrupt``) when ``goes_on`` returns False.
+    Raises what ``build_engine`` raises.
     """
     tensorrt = tensorrt_api.load()
+    settings = (layout.value, part)
+    key = cache and cache_key(tensorrt, network, contract, target, options or BuildOptions(), settings)
+    if cache is None or key is None:
+        return _build(tensorrt, network, contract, target, destination, show, options, layout, part, goes_on)
+    if (found := cache.fetch(key, destination)) is not None:
+        return found
+    with KeptEngine(cache, key, destination) as file:
+        record, layers = _build(tensorrt, network, contract, target, file, show, options, layout, part, goes_on)
+        file.keep(record, layers)
+    return record, layers
+
+
+def _build(
+    tensorrt: tensorrt_api.TensorRT,
+    network: Network,
+    contract: IOContract,
+    target: str | None,
+    destination: Writable,
+    show: bool,
+    options: BuildOptions | None,
+    layout: Layout,
+    part: str,
+    goes_on: Callable[[], bool],
+) -> tuple[EngineRecord, int]:
     capability = check_target(tensorrt, target)
     bars = ProgressBars(f"build {'' if part == DECODER else f'{part} '}{capability}") if show else None
     try:
@@ -65,7 +95,7 @@ def build_record(
             lambda own: profiles_for(own, tensorrt, capability),
             target,
             destination,
-            progress=bars,
+            progress=lambda *step: goes_on() and (bars is None or bars(*step)),
             options=options,
         )
     finally:
@@ -108,6 +138,7 @@ def add_engine(
     show: bool = True,
     options: BuildOptions | None = None,
     part: str = DECODER,
+    cache: EngineCache | None = None,
 ) -> EngineRecord:
     """Build a network of the bundle for ``target`` with the TensorRT that is installed, and add the engine to the bundle.
 
@@ -130,5 +161,6 @@ def add_engine(
             options=options,
             layout=layout,
             part=part,
+            cache=cache,
         )
         return engine.commit(record, build_evidence(record))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tt_edge.bundle.consistency import check_contract, check_network
+from tt_edge.bundle.hash_ahead import HashingAhead
 from tt_edge.bundle.keys import check_signature, required_keys
 from tt_edge.bundle.manifest import DECODER, MAX_MANIFEST, Manifest, part_file
 from tt_edge.bundle.names import MANIFEST_FILE, SIGNATURE_FILE
@@ -37,6 +38,7 @@ class Bundle:
         self.folder, self.path = folder, folder.path
         self.manifest, self.manifest_bytes, self._files = manifest, manifest_bytes, files
         self._intact: set[str] = set()
+        self._ahead = HashingAhead({})
 
     @classmethod
     def open(cls, path: Path | str, require_signature: Path | str | None = None) -> Bundle:
@@ -82,12 +84,22 @@ class Bundle:
         """Whether a signature file exists; it is not checked."""
         return self.folder.exists(SIGNATURE_FILE)
 
+    def hash_ahead(self, *names: str) -> None:
+        """Begin to hash large listed files in a process of its own; ``check_content`` waits for it.
+
+        Every file is still checked before it is used: this only begins earlier. Names that are not listed are ignored.
+        """
+        self._ahead = HashingAhead({n: self._files[n] for n in names if n in self._files and n not in self._intact})
+
     def check_content(self, *names: str) -> None:
         """Hash listed files against the manifest, several at once; files that were hashed before are skipped."""
         files = {name: self._file(name) for name in names if name not in self._intact}
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1, "tt-edge-hash") as pool:
-            for name, found in zip(files, pool.map(_sha256, files.values()), strict=True):
+            for name, found in zip(files, pool.map(self._sha256, files), strict=True):
                 self._compare(name, found)
+
+    def _sha256(self, name: str) -> str:
+        return self._ahead.sha256(name) or _sha256(self._files[name])
 
     def _compare(self, name: str, found: str) -> None:
         listed = self.manifest.files[name].sha256

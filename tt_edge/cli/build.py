@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tt_edge.cli.options import add_require_signature
+from tt_edge.cli.options import add_cache_dir, add_require_signature
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle, EngineRecord
@@ -27,6 +27,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timing-cache", metavar="FILE", help="keep timings of kernels here, so that the next build is faster"
     )
+    add_cache_dir(parser)
     parser.add_argument(
         "--version-compatible",
         action="store_true",
@@ -110,9 +111,11 @@ def _here(
     args: argparse.Namespace, bundle: Bundle, targets: Sequence[str | None], options: BuildOptions
 ) -> list[EngineRecord]:
     from tt_edge import tensorrt_api
+    from tt_edge.bundle.engine_cache import EngineCache
     from tt_edge.bundle.engines import add_engine
     from tt_edge.network.build import check_target
 
+    cache = EngineCache.of(args.cache_dir)
     tensorrt = tensorrt_api.load()
     if bundle.manifest.config.needs_plugins:
         from tt_edge.plugins.edgellm.library import load_for_building
@@ -124,7 +127,7 @@ def _here(
     for note in notes:
         print(f"tt-edge: {note}", file=sys.stderr)
     return [
-        add_engine(bundle, target, show=not args.json, options=options, part=part)
+        add_engine(bundle, target, show=not args.json, options=options, part=part, cache=cache)
         for target in targets
         for part in bundle.manifest.parts
     ]
@@ -137,6 +140,8 @@ def _on_a_cluster(
     from tt_edge.ray.building import build_engines
     from tt_edge.ray.cluster import connected
 
+    if args.cache_dir is not None:
+        raise InvalidInputError("--cache-dir is a folder of this machine, and --ray builds on others; omit one of them")
     named = [target for target in targets if target is not None]
     if len(named) < len(targets):
         raise InvalidInputError("--ray builds for named GPUs, and --engine has local; give such as sm89,sm120")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from tt_edge.cli.options import add_quantization
+from tt_edge.cli.options import add_cache_dir, add_quantization
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +106,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write the graph of each part, before and after every lowering pass that changed it, to this empty folder",
     )
+    add_cache_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     """Compile; prints a report."""
     from pathlib import Path
 
+    from tt_edge.bundle.engine_cache import EngineCache
     from tt_edge.config import CompileConfig, EngineTarget, Limits
     from tt_edge.config.quantization import QuantConfig
 
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         "vision_attention": args.vision_attention,
         "platforms": args.target,
     }
-    target = EngineTarget.parse(args.engine, args.target)
+    target, cache = EngineTarget.parse(args.engine, args.target), EngineCache.of(args.cache_dir)
     if args.max_seq_len is not None and args.max_input_len is None:
         settings["max_input_len"] = min(Limits.max_input_len, args.max_seq_len)
     config = CompileConfig.of(**{key: value for key, value in settings.items() if value is not None})
@@ -167,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         plugin_path=args.plugin_path,
         dump_graphs=None if args.dump_graphs is None else Path(args.dump_graphs),
         calibration=calibration,
+        engine_cache=cache,
     )
     if args.json:
         import json

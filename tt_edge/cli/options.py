@@ -116,3 +116,13 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calib-length", type=int, default=256, metavar="N", help="tokens per sample (default 256)")
     group.add_argument("--calib-device", metavar="DEVICE", help="cpu or cuda (default: a GPU if there is one)")
     group.add_argument("--calib-cache", metavar="FOLDER", help="keep calibration results there for the next compile")
+
+
+def add_cache_dir(parser: argparse.ArgumentParser) -> None:
+    """``--cache-dir``."""
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="keep engines built for named GPUs here, and copy one that was built before from the same network "
+        "(default: TT_EDGE_BUILD_CACHE, or no cache)",
+    )

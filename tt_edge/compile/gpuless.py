@@ -33,6 +33,9 @@ _ANSWERS: dict[str, Any] = {
 _NO_DEVICE_NOTICE = b"Unable to read CUDA capable devices"
 
 
+_REINPLACE = "torch._inductor.fx_passes.reinplace"
+
+
 @contextmanager
 def torch_tensorrt_on_this_host() -> Iterator[ModuleType]:
     """Yield the ``torch_tensorrt`` module, usable for building networks whether or not there is a GPU.
@@ -45,7 +48,7 @@ def torch_tensorrt_on_this_host() -> Iterator[ModuleType]:
             for name, answer in _ANSWERS.items():
                 stack.enter_context(patch.object(torch.cuda, name, lambda *_, _answer=answer, **__: _answer))
         stack.enter_context(_quiet())
-        with _without_line(_NO_DEVICE_NOTICE), _without_modelopt():
+        with _without_line(_NO_DEVICE_NOTICE), _without_modelopt(), _without_inductor():
             import torch_tensorrt
 
         yield torch_tensorrt
@@ -66,6 +69,23 @@ def _without_modelopt() -> Iterator[None]:
         yield
     finally:
         del sys.modules["modelopt"]
+
+
+@contextmanager
+def _without_inductor() -> Iterator[None]:
+    """Keep most of Inductor, the compiler of ``torch.compile``, out of torch_tensorrt's import, which would take twice as long.
+
+    torch_tensorrt imports the module below only so that another one, which it needs, can be imported on older PyTorch; it
+    uses nothing of it. An import of it afterwards, as by ``torch.compile``, gets the real one.
+    """
+    if _REINPLACE in sys.modules:
+        yield
+        return
+    sys.modules[_REINPLACE] = ModuleType(_REINPLACE)
+    try:
+        yield
+    finally:
+        del sys.modules[_REINPLACE]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from tt_edge.bundle.engine_cache import EngineCache
     from tt_edge.compile.quantize.data import CalibrationData
 
 
@@ -31,6 +32,7 @@ def compile_checkpoint(
     dump_graphs: Path | None = None,
     tokenizer: str | None = None,
     calibration: CalibrationData | None = None,
+    engine_cache: EngineCache | None = None,
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
@@ -48,6 +50,7 @@ def compile_checkpoint(
         progress=progress,
         plugin_path=plugin_path,
         dump_graphs=dump_graphs,
+        engine_cache=engine_cache,
     ).run()
 
 

@@ -17,7 +17,7 @@ from tt_edge.bundle.manifest import DECODER, ENCODER, VISION
 from tt_edge.compat import Self
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.engine.choose import open_part
+from tt_edge.runtime.engine.choose import files_to_run, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
@@ -93,6 +93,7 @@ class LLM:
         from tt_edge.bundle import Bundle
 
         bundle = Bundle.open(path, require_signature)
+        bundle.hash_ahead(*files_to_run(bundle, runtime))  # while the tokenizer is read, which takes as long
         tokenizer = BundleTokenizer.from_bundle(bundle)
         template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
         name = Path(path).resolve().name.removesuffix(".ttedge")

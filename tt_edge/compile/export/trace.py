@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
+from tt_edge.compile.export.repeat import RepeatedLayers, RepetitionError, check_writes, mutates
 from tt_edge.errors import UnsupportedModelError
 
 
@@ -30,9 +32,8 @@ def trace(
     # Stack traces would take a tenth of the time, and are not used here.
     with torch.no_grad(), _without_stack_traces():
         try:
-            program = torch.export.export(
-                module, tuple(arguments), kwargs=dict(named), dynamic_shapes=dynamic_shapes, strict=False
-            )
+            export = partial(_export, module, tuple(arguments), dict(named), dynamic_shapes)
+            exported = _with_repeated_layers(module, export) or export()
         except UnsupportedModelError:
             raise
         except Exception as error:
@@ -43,17 +44,43 @@ def trace(
             raise UnsupportedModelError(
                 f"{what} cannot be traced by torch.export: {reason}; run with --debug for where"
             ) from error
-        if any(_mutates(node) for node in program.graph.nodes):
-            # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
-            program = program.run_decompositions({})
-    exported = program.module(check_guards=False)
     # A plain GraphModule over the same parameters, without the exporter's checks of its inputs: passes add inputs.
     return GraphModule(exported, exported.graph)
 
 
-def _mutates(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+def _export(
+    module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], dynamic_shapes: Any
+) -> GraphModule:
+    program = torch.export.export(module, arguments, kwargs=named, dynamic_shapes=dynamic_shapes, strict=False)
+    if any(mutates(node) for node in program.graph.nodes):
+        check_writes(program.graph)
+        # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
+        program = program.run_decompositions({})
+    exported: GraphModule = program.module(check_guards=False)
+    return exported
+
+
+def _with_repeated_layers(module: nn.Module, export: Callable[[], GraphModule]) -> GraphModule | None:
+    """The graph of ``export`` with equal layers traced once; ``None`` if there are none, or they turn out not to be equal."""
+    layers = RepeatedLayers(module)
+    if not layers.layers:
+        return None
+    try:
+        with layers.marking():
+            exported = export()
+        layers.expand(exported)
+    except Exception as error:
+        if _caused_by_repetition(error):
+            return None
+        raise
+    return exported
+
+
+def _caused_by_repetition(error: BaseException | None) -> bool:
+    """Whether a ``RepetitionError`` led to ``error``: the exporter raises errors of its own from those of a module."""
+    while error is not None and not isinstance(error, RepetitionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _without_stack_traces() -> AbstractContextManager[object]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 
 from tt_edge import cuda
-from tt_edge.bundle.manifest import DECODER, VISION
+from tt_edge.bundle.manifest import DECODER, VISION, part_file
 from tt_edge.compat import StrEnum
 from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form
+from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE
 from tt_edge.plugins.edgellm import contracts, vit_contract
 from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.tensorrt_api import Flavour, installed, load
@@ -154,6 +155,18 @@ def open_part(
 
     kind = ReferenceSession if _has_steps(contract) else ReferenceFeedForward
     return kind(bundle.network(part), contract)
+
+
+def files_to_run(bundle: Bundle, runtime: str = "auto") -> list[str]:
+    """The large files that ``open_part`` will need for all parts, as far as that is known without looking at the machine."""
+    files = []
+    for part in bundle.manifest.parts:
+        engines = bundle.manifest.engines_of(part) if runtime != Runtime.REFERENCE else ()
+        if len(engines) == 1 and not engines[0].stripped:
+            files.append(engines[0].file)
+        elif not engines and runtime != Runtime.TENSORRT:
+            files += [part_file(part, name) for name in (NETWORK_FILE, WEIGHTS_FILE)]
+    return files
 
 
 def _has_steps(contract: IOContract) -> bool:
