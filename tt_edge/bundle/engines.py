@@ -61,8 +61,9 @@ def build_record(
     Raises what ``build_engine`` raises.
     """
     tensorrt = tensorrt_api.load()
-    settings = (layout.value, part)
-    key = cache and cache_key(tensorrt, network, contract, target, options or BuildOptions(), settings)
+    key, settings = None, (layout.value, part)
+    if cache is not None:
+        key = cache_key(tensorrt, network, contract, target, options or BuildOptions(), settings)
     if cache is None or key is None:
         return _build(tensorrt, network, contract, target, destination, show, options, layout, part, goes_on)
     if (found := cache.fetch(key, destination)) is not None:
