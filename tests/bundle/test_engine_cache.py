@@ -33,7 +33,7 @@ def builds(monkeypatch):
     """Builds that write ``ENGINE`` in pieces, and their targets."""
     targets = []
 
-    def build(tensorrt, network, contract, target, destination, show, options, layout, part, goes_on):
+    def build(tensorrt, network, contract, target, destination, show, options, layout, part):
         targets.append(target)
         for piece in (ENGINE[:100], memoryview(ENGINE)[100:]):
             destination.write(piece)

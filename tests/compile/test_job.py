@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import gc
-import threading
-import time
 import weakref
 
 import pytest
 import torch
 
 from tests.tiny_models import tiny_model
-from tt_edge import tensorrt_api
-from tt_edge.bundle import Bundle, EngineRecord
-from tt_edge.bundle.engines import engine_file
-from tt_edge.compile import job, memory
+from tt_edge.bundle import Bundle
 from tt_edge.compile.job import CompileJob
 from tt_edge.compile.origin import MemoryOrigin
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.config import CompileConfig, EngineTarget
-from tt_edge.errors import EngineError, InvalidInputError
+from tt_edge.errors import InvalidInputError
 
 CONFIG = CompileConfig.of(precision="fp32", max_input_len=16, max_seq_len=32)
 
@@ -89,59 +84,3 @@ def test_the_stages_are_methods_and_nothing_is_read_back(tmp_path, monkeypatch):
     assert Bundle.open(tmp_path / "out.ttedge").verify() == []
     assert list(report.parts) == ["decoder"]
     assert report.model.name == "small"
-
-
-TARGETS = EngineTarget(("sm89", "sm120"))
-
-
-def record(target):
-    tensorrt = tensorrt_api.load()
-    return EngineRecord(
-        engine_file(tensorrt, target), str(tensorrt.flavour), tensorrt.version, tensorrt.platform, target, 6, 1.0
-    )
-
-
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_engines_of_several_targets(tmp_path, monkeypatch, at_once):
-    """At once, if memory allows; in the order of the targets, whichever is built first."""
-    together = threading.Barrier(at_once, timeout=60)
-
-    def build(network, contract, target, destination, **_):
-        together.wait()
-        destination.write(b"engine")
-        return record(target), 5
-
-    monkeypatch.setattr(job, "build_record", build)
-    monkeypatch.setattr(job, "builds_at_once", lambda weight_bytes, targets: at_once)
-    compile_model(small, tmp_path / "out.ttedge", CONFIG, TARGETS)
-    bundle = Bundle.open(tmp_path / "out.ttedge")
-    assert [engine.compute_capability for engine in bundle.manifest.engines] == ["sm89", "sm120"]
-    assert bundle.verify() == []
-
-
-def test_an_engine_that_fails_ends_the_others(tmp_path, monkeypatch):
-    def build(network, contract, target, destination, *, goes_on, **_):
-        if target == "sm120":
-            raise EngineError("refused")
-        while goes_on():
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(job, "build_record", build)
-    monkeypatch.setattr(job, "builds_at_once", lambda weight_bytes, targets: 2)
-    with pytest.raises(EngineError, match="refused"):
-        compile_model(small, tmp_path / "out.ttedge", CONFIG, EngineTarget(("sm120", "sm89")))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_as_many_builds_at_once_as_memory_holds(monkeypatch):
-    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: range(4))
-    monkeypatch.setattr(memory, "available_bytes", lambda: 10 << 30)
-    assert memory.builds_at_once(1 << 30, targets=2) == 2
-    assert memory.builds_at_once(1 << 30, targets=9) == 4
-    assert memory.builds_at_once(2 << 30, targets=9) == 2
-    assert memory.builds_at_once(20 << 30, targets=9) == 1
-
-
-def test_the_memory_that_is_available():
-    assert memory.available_bytes() > 100 << 20

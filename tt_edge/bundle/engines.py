@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -52,24 +51,22 @@ def build_record(
     layout: Layout = Layout.TT_EDGE,
     part: str = DECODER,
     cache: EngineCache | None = None,
-    goes_on: Callable[[], bool] = lambda: True,
 ) -> tuple[EngineRecord, int]:
     """Build one engine into ``destination``. Returns its record, and the number of layers of its network definition.
 
     ``target`` is such as ``sm89``, or ``None`` for the local GPU. With a ``cache``, an engine that it has is copied; the
-    record is then that of the build. The build is cancelled (``KeyboardInterrupt``) when ``goes_on`` returns False.
-    Raises what ``build_engine`` raises.
+    record is then that of the build. Raises what ``build_engine`` raises.
     """
     tensorrt = tensorrt_api.load()
     key, settings = None, (layout.value, part)
     if cache is not None:
         key = cache_key(tensorrt, network, contract, target, options or BuildOptions(), settings)
     if cache is None or key is None:
-        return _build(tensorrt, network, contract, target, destination, show, options, layout, part, goes_on)
+        return _build(tensorrt, network, contract, target, destination, show, options, layout, part)
     if (found := cache.fetch(key, destination)) is not None:
         return found
     with KeptEngine(cache, key, destination) as file:
-        record, layers = _build(tensorrt, network, contract, target, file, show, options, layout, part, goes_on)
+        record, layers = _build(tensorrt, network, contract, target, file, show, options, layout, part)
         file.keep(record, layers)
     return record, layers
 
@@ -84,7 +81,6 @@ def _build(
     options: BuildOptions | None,
     layout: Layout,
     part: str,
-    goes_on: Callable[[], bool],
 ) -> tuple[EngineRecord, int]:
     capability = check_target(tensorrt, target)
     bars = ProgressBars(f"build {'' if part == DECODER else f'{part} '}{capability}") if show else None
@@ -96,7 +92,7 @@ def _build(
             lambda own: profiles_for(own, tensorrt, capability),
             target,
             destination,
-            progress=lambda *step: goes_on() and (bars is None or bars(*step)),
+            progress=bars,
             options=options,
         )
     finally:

@@ -13,19 +13,18 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tt_edge import tensorrt_api
 from tt_edge.bundle.engines import build_evidence, build_record, engine_file
 from tt_edge.bundle.manifest import DECODER, EngineRecord, Evidence, ModelIdentity, Word, part_file
 from tt_edge.bundle.writer import BundleWriter
 from tt_edge.compile.files import HostFiles
-from tt_edge.compile.memory import builds_at_once, release_memory
+from tt_edge.compile.memory import release_memory
 from tt_edge.compile.origin import Origin
 from tt_edge.compile.part_sets import PartSet, part_set_of
 from tt_edge.compile.report import CompileReport, PartReport
@@ -223,56 +222,34 @@ class CompileJob:
             writing = pool.submit(
                 write_network, part.network, lambda name: self._writer.open(part_file(part.name, name))
             )
-            if self.target.targets:
+            for target in self.target.targets:
                 with self.stages.stage("build"):
-                    engine_layers = self._build_engines(part)
+                    engine_layers = self._build_engine(part, target)
             with self.stages.stage("write"):
                 writing.result()
         self._parts[part.name] = PartReport.of(part, engine_layers)
 
-    def _build_engines(self, part: CompiledPart) -> int:
-        """Build an engine for each target, several at once where memory allows; layers of the last network definition.
+    def _build_engine(self, part: CompiledPart, target: str | None) -> int:
+        """Build one engine; the number of layers of its network definition.
 
-        TensorRT's builder works on one core, without Python's lock.
+        One after the other: two builds in one process for different GPUs fail (TensorRT-RTX 1.6.1 keeps the target in
+        memory of the process).
         """
-        tensorrt, layout, targets = tensorrt_api.load(), self.config.network.layout, self.target.targets
-        names = [engine_file(tensorrt, check_target(tensorrt, target), layout, part.name) for target in targets]
-        files = [self._writer.open(name) for name in names]
-        at_once = builds_at_once(sum(weight.nbytes for weight in part.network.weights.values()), len(targets))
-        if at_once == 1:  # in this thread, which gets Ctrl-C
-            built = [self._build_engine(part, *each) for each in zip(targets, files, strict=True)]
-        else:
-            stop = Event()
-            with ThreadPoolExecutor(at_once, "tt-edge-build") as pool:
-                building = [
-                    pool.submit(self._build_engine, part, *each, goes_on=lambda: not stop.is_set())
-                    for each in zip(targets, files, strict=True)
-                ]
-                try:
-                    built = [each.result() for each in building]
-                except BaseException:  # the others end at their next step
-                    stop.set()
-                    for each in building:
-                        each.cancel()
-                    raise
-        self._engines += [record for record, _ in built]
-        return built[-1][1]
-
-    def _build_engine(
-        self, part: CompiledPart, target: str | None, file: BinaryIO, goes_on: Callable[[], bool] = lambda: True
-    ) -> tuple[EngineRecord, int]:
-        with file:
-            return build_record(
+        tensorrt, layout = tensorrt_api.load(), self.config.network.layout
+        file = engine_file(tensorrt, check_target(tensorrt, target), layout, part.name)
+        with self._writer.open(file) as destination:
+            record, layers = build_record(
                 part.network,
                 part.contract,
                 target,
-                file,
+                destination,
                 show=self.stages.show,
-                layout=self.config.network.layout,
+                layout=layout,
                 part=part.name,
                 cache=self._engine_cache,
-                goes_on=goes_on,
             )
+        self._engines.append(record)
+        return layers
 
     def finish(self) -> CompileReport:
         """Record the evidence in the manifest, and move the bundle to its place."""
