@@ -30,8 +30,8 @@ from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.scheduling.plan import PREFILL_TOKENS
 from tt_edge.runtime.scheduling.request import Request
-from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.server.pacing import Pacer
 
 LOADS = [(4, 0.5), (8, 1.0), (8, 2.0)]  # slots, requests per second

@@ -24,6 +24,7 @@ from tt_edge.lowering.decoder.insert_kv_cache import InsertKVCache
 from tt_edge.lowering.decoder.insert_static_cache import InsertStaticCache
 from tt_edge.lowering.decoder.move_logits_to_last_token import MoveLogitsToLastToken
 from tt_edge.lowering.decoder.replace_ids_with_embeddings import ReplaceIdsWithEmbeddings
+from tt_edge.lowering.decoder.select_top_logits import SelectTopLogits
 from tt_edge.lowering.decoder.tabulate_rotary import TabulateRotary
 from tt_edge.lowering.dump import GraphDump
 from tt_edge.lowering.plugin.insert_attention_plugin import InsertAttentionPlugin
@@ -49,6 +50,7 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         FoldConstants(),
         FuseRmsNorm(),
         MoveLogitsToLastToken(),
+        *_selecting(config),
         *attention[config.attention.backend],
         *([InsertInt4Plugin()] if config.quantization.int4_gemm is Int4Gemm.PLUGIN else []),
         *([ReplaceIdsWithEmbeddings()] if config.network.layout is Layout.EDGE_LLM else []),
@@ -80,10 +82,16 @@ def seq2seq_decoder_passes(config: CompileConfig, *, fixed: bool) -> list[Loweri
         FoldConstants(),
         FuseRmsNorm(),
         MoveLogitsToLastToken(),
+        *_selecting(config),
         InsertCrossAttention(fixed=fixed),
         InsertKVCache() if native else InsertStaticCache(),
         *_tidying(),
     ]
+
+
+def _selecting(config: CompileConfig) -> list[LoweringPass]:
+    count = config.network.top_logits
+    return [] if count is None else [SelectTopLogits(count)]
 
 
 def _tidying() -> list[LoweringPass]:

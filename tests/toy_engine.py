@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,10 @@ from tt_edge.contract import (
     IMAGE_FEATURES,
     IMAGE_INDICES,
     IMAGE_TOKENS,
+    LOG_SUM_EXP,
+    TOP_IDS,
+    TOP_LOGITS,
+    TOP_OUTPUTS,
     TWO_PROFILES,
     IOContract,
     KVPair,
@@ -30,11 +35,12 @@ from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
 # A "model" whose next token follows from all tokens so far, which it keeps in its cache; an image's token is what the table
-# of features has for it. One thread a row; every element of the logits is written.
+# of features has for it. One block of threads a row; every element of the logits is written: 0 for the next token, and
+# SLOPE less for each of those after it. With "count", that many of the largest are written too, and the log-sum-exp.
 KERNEL = rb"""
 extern "C" __global__ void toy(
     const long long* ids, const int* write_indices, float* cache, float* logits, const int* image_indices, const float* features,
-    int width, int capacity, int depth, int vocab, int hidden
+    float* top, int* chosen, float* total, int width, int capacity, int depth, int vocab, int hidden, int whole, int count
 ) {
     int row = blockIdx.x;
     for (int step = 0; step < width; ++step) {
@@ -44,8 +50,16 @@ extern "C" __global__ void toy(
             cache[(row * capacity + place) * depth] = image >= 0 ? features[image * hidden] : (float)ids[row * width + step];
         __syncthreads();
         for (int i = 0; i <= place; ++i) hash = (hash * 31 + (int)cache[(row * capacity + i) * depth] + 1) % 1009;
+        int next = hash % vocab;
+        if (!whole && step < width - 1) continue;
+        float* out = logits + (whole ? row * width + step : row) * vocab;
         for (int token = threadIdx.x; token < vocab; token += blockDim.x)
-            logits[(row * width + step) * vocab + token] = token == hash % vocab ? 1.0f : 0.0f;
+            out[token] = -0.125f * (token >= next ? token - next : token + vocab - next);
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            top[row * count + i] = -0.125f * i;
+            chosen[row * count + i] = (next + i) % vocab;
+        }
+        if (count && threadIdx.x == 0) total[row] = logf((1.0f - expf(-0.125f * vocab)) / (1.0f - expf(-0.125f)));
     }
 }
 """
@@ -80,8 +94,17 @@ def continuation(prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def contract(vocabulary: int, *, images: bool = False) -> IOContract:
+def contract(
+    vocabulary: int, *, images: bool = False, last: bool = False, top: int = 0, layers: int = 1, batch: int = 3
+) -> IOContract:
+    """``last``: logits of the last column; ``top``: and that many of the largest. Only the first of ``layers`` is used."""
     cache = ("batch", 1, CAPACITY, DEPTH)
+    pairs = [(f"past_key_{i}", f"present_key_{i}") for i in range(layers)]
+    largest = (
+        TensorSpec(TOP_LOGITS, DType.FLOAT32, ("batch", top)),
+        TensorSpec(TOP_IDS, DType.INT32, ("batch", top)),
+        TensorSpec(LOG_SUM_EXP, DType.FLOAT32, ("batch",)),
+    )
     tables = (
         TensorSpec(IMAGE_INDICES, DType.INT32, ("batch", "sequence")),
         TensorSpec(IMAGE_FEATURES, DType.FLOAT32, (3 * IMAGE_TOKENS_A_ROW, HIDDEN)),
@@ -92,15 +115,16 @@ def contract(vocabulary: int, *, images: bool = False) -> IOContract:
             TensorSpec("input_ids", DType.INT64, ("batch", "sequence")),
             TensorSpec("position_ids", DType.INT64, ("batch", "sequence")),
             TensorSpec("write_indices", DType.INT32, ("batch",)),
-            TensorSpec("past_key_0", DType.FLOAT32, cache),
+            *(TensorSpec(past, DType.FLOAT32, cache) for past, _ in pairs),
         ),
         outputs=(
-            TensorSpec("logits", DType.FLOAT32, ("batch", "sequence", vocabulary)),
-            TensorSpec("present_key_0", DType.FLOAT32, cache),
+            TensorSpec("logits", DType.FLOAT32, ("batch", vocabulary) if last else ("batch", "sequence", vocabulary)),
+            *(largest if top else ()),
+            *(TensorSpec(present, DType.FLOAT32, cache) for _, present in pairs),
         ),
-        limits=Limits(max_batch=3, max_input_len=16, max_seq_len=CAPACITY),
+        limits=Limits(max_batch=batch, max_input_len=16, max_seq_len=CAPACITY),
         phases=TWO_PROFILES,
-        kv_cache=(KVPair("past_key_0", "present_key_0"),),
+        kv_cache=tuple(KVPair(past, present) for past, present in pairs),
     )
 
 
@@ -123,7 +147,7 @@ def checked(result):
 
 
 def compile_kernel(
-    source: bytes = KERNEL, name: bytes = b"toy", pointers: int = 6, numbers: int = 5
+    source: bytes = KERNEL, name: bytes = b"toy", pointers: int = 9, numbers: int = 7
 ) -> Callable[..., None]:
     """A kernel for the GPU that is here: ``launch(rows, stream, *arguments)``, of which ``pointers`` are addresses."""
     driver, nvrtc = (pytest.importorskip(f"cuda.bindings.{module}") for module in ("driver", "nvrtc"))
@@ -148,10 +172,13 @@ class ToyContext(fake_tensorrt.FakeContext):
 
     def execute_async_v3(self, stream):
         rows, width = self.shapes["input_ids"]
-        names = ("input_ids", "write_indices", "past_key_0", "logits", IMAGE_INDICES, IMAGE_FEATURES)
+        names = ("input_ids", "write_indices", "past_key_0", "logits", IMAGE_INDICES, IMAGE_FEATURES, *TOP_OUTPUTS)
         addresses = [self.addresses.get(name, 0) for name in names]
         assert self.addresses["past_key_0"] == self.addresses["present_key_0"]
-        self.engine.launch(rows, stream, *addresses, width, CAPACITY, DEPTH, self.engine.contract.vocab_size, HIDDEN)
+        made_for = self.engine.contract
+        whole = len(made_for.output("logits").shape) == 3
+        sizes = (width, CAPACITY, DEPTH, made_for.vocab_size, HIDDEN, whole, made_for.top_count)
+        self.engine.launch(rows, stream, *addresses, *sizes)
         return True
 
 
@@ -165,7 +192,8 @@ class ToyVisionContext(fake_tensorrt.FakeContext):
 class ToyEngine(fake_tensorrt.FakeEngine):
     def __init__(self, launch: Callable[..., None], made_for: IOContract) -> None:
         self.contract, self.launch, self.missing = made_for, launch, set()
-        self.names = [spec.name for spec in (*made_for.inputs, *made_for.outputs)]
+        self.specs = {spec.name: spec for spec in (*made_for.inputs, *made_for.outputs)}
+        self.names = list(self.specs)
 
     def create_execution_context(self, strategy):
         return ToyContext(self) if self.contract.geometry is None else ToyVisionContext(self)
@@ -176,8 +204,8 @@ class _Package(TensorRT):
     log = None
 
 
-def open_session(launch: Callable[..., None], vocabulary: int = VOCABULARY, *, images: bool = False) -> TensorRTSession:
-    made_for = contract(vocabulary, images=images)
+def open_session(launch: Callable[..., None], vocabulary: int = VOCABULARY, **options: Any) -> TensorRTSession:
+    made_for = contract(vocabulary, **options)
     with _engine_file() as file:
         return TensorRTSession(file, made_for, _package(ToyEngine(launch, made_for)))
 

@@ -135,9 +135,9 @@ class HostBuffer:
         memory = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
         self._bytes = np.frombuffer(memoryview(memory), np.uint8)
 
-    def view(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The first bytes as an array."""
-        part: np.ndarray = self._bytes[: math.prod(shape) * dtype.itemsize]
+    def view(self, shape: tuple[int, ...], dtype: np.dtype, offset: int = 0) -> np.ndarray:
+        """The bytes from ``offset`` on as an array."""
+        part: np.ndarray = self._bytes[offset : offset + math.prod(shape) * dtype.itemsize]
         return part.view(dtype).reshape(shape)
 
     def close(self) -> None:
@@ -157,17 +157,17 @@ class Buffer:
     def fill_zero(self, stream: Stream) -> None:
         call("cudaMemsetAsync", self.address, 0, self.nbytes, stream.handle)
 
-    def copy_from(self, host: np.ndarray, stream: Stream) -> None:
-        """Queue a copy of the C-contiguous ``host`` to the start of the buffer. Raises ``EngineError`` if it is larger."""
-        self._require_size(host.nbytes)
+    def copy_from(self, host: np.ndarray, stream: Stream, offset: int = 0) -> None:
+        """Queue a copy of the C-contiguous ``host`` to ``offset`` bytes into the buffer. Raises ``EngineError`` beyond its end."""
+        self._require_size(offset + host.nbytes)
         kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        call("cudaMemcpyAsync", self.address, host.ctypes.data, host.nbytes, kind, stream.handle)
+        call("cudaMemcpyAsync", self.address + offset, host.ctypes.data, host.nbytes, kind, stream.handle)
 
-    def copy_to(self, host: np.ndarray, stream: Stream) -> None:
-        """Queue a copy of the start of the buffer to the C-contiguous ``host``. Raises ``EngineError`` if it is larger."""
-        self._require_size(host.nbytes)
+    def copy_to(self, host: np.ndarray, stream: Stream, offset: int = 0) -> None:
+        """Queue a copy of what is ``offset`` bytes into the buffer to the C-contiguous ``host``. Raises as ``copy_from``."""
+        self._require_size(offset + host.nbytes)
         kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
-        call("cudaMemcpyAsync", host.ctypes.data, self.address, host.nbytes, kind, stream.handle)
+        call("cudaMemcpyAsync", host.ctypes.data, self.address + offset, host.nbytes, kind, stream.handle)
 
     def copy_runs_from(self, host: np.ndarray, offset: int, pitch: int, stream: Stream) -> None:
         """Queue a copy of each ``host[i]``, C-contiguous, to ``offset + i * pitch`` bytes into the buffer."""

@@ -30,7 +30,7 @@ class DType(StrEnum):
     @property
     def numpy(self) -> np.dtype:
         """The NumPy type of one unpacked element (4-bit types occupy one byte each once unpacked)."""
-        return np.dtype(getattr(ml_dtypes, self.value, None) or self.value)
+        return _NUMPY[self]
 
     @property
     def bits(self) -> int:
@@ -52,3 +52,6 @@ class DType(StrEnum):
         """The ``DType`` of a NumPy array or dtype. Raises ``ValueError`` for a type that TensorRT lacks."""
         dtype = array_or_dtype.dtype if isinstance(array_or_dtype, np.ndarray) else np.dtype(array_or_dtype)
         return cls(dtype.name)
+
+
+_NUMPY = {dtype: np.dtype(getattr(ml_dtypes, dtype.value, None) or dtype.value) for dtype in DType}

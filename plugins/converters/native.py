@@ -262,6 +262,23 @@ def gather_last_token(network: Any, x: Any, last_token_indices: Any, *, name: st
     return named(layer, name)
 
 
+@converter(_ops.top_logits.default)
+def top_logits(network: Any, logits: Any, count: int, *, name: str) -> list[Any]:
+    """One ``ITopKLayer``; and maximum, difference, exponential, sum and logarithm, which TensorRT's compiler fuses."""
+    operation, axis = trt.ElementWiseOperation, 1 << 1
+    layer = network.add_topk(logits, trt.TopKOperation.MAX, count, axis)
+    layer.name = name
+    peak = named(network.add_reduce(logits, trt.ReduceOperation.MAX, axis, True), f"{name}_peak")
+    below = named(network.add_elementwise(logits, peak, operation.SUB), f"{name}_below")
+    weights = named(network.add_unary(below, trt.UnaryOperation.EXP), f"{name}_weights")
+    total = named(network.add_reduce(weights, trt.ReduceOperation.SUM, axis, True), f"{name}_total")
+    logarithm = named(network.add_unary(total, trt.UnaryOperation.LOG), f"{name}_log")
+    log_sum = named(network.add_elementwise(logarithm, peak, operation.SUM), f"{name}_log_sum")
+    row = network.add_shuffle(log_sum)
+    row.reshape_dims = (-1,)
+    return [layer.get_output(0), layer.get_output(1), named(row, f"{name}_log_sum_exp")]
+
+
 @converter(_ops.shuffle.default)
 def shuffle(
     network: Any, x: Any, first: Sequence[int], dims: Sequence[int], second: Sequence[int], *, name: str

@@ -231,6 +231,23 @@ def _(x: Tensor, last_token_indices: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[2])
 
 
+@torch.library.custom_op("tt_edge::top_logits", mutates_args=())
+def top_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` largest of float32 ``logits`` ``[B, V]``, largest first, and the log-sum-exp over all of them.
+
+    Returns values ``[B, count]`` float32, token ids ``[B, count]`` int32, and ``[B]`` float32, which is NaN or infinite where a
+    logit is. Of equal logits the lower id comes first; TensorRT does not say which.
+    """
+    values, ids = torch.sort(logits, stable=True, dim=-1, descending=True)
+    return values[:, :count].contiguous(), ids[:, :count].int().contiguous(), torch.logsumexp(logits, -1)
+
+
+@top_logits.register_fake
+def _(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    values = logits.new_empty(logits.shape[0], count)
+    return values, torch.empty_like(values, dtype=torch.int32), logits.new_empty(logits.shape[0])
+
+
 @torch.library.custom_op("tt_edge::shuffle", mutates_args=())
 def shuffle(x: Tensor, first: Sequence[int], dims: Sequence[int], second: Sequence[int]) -> Tensor:
     """``IShuffleLayer``: permute by ``first``, reshape to ``dims``, permute by ``second``.

@@ -125,6 +125,11 @@ BAD_OPTIONS = [
     (("--engine", ""), "engine target '' is empty", 2),
     (("--precision", "fp64"), "precision 'fp64' is unknown; choose one of fp16, bf16, fp32", 2),
     (("--backend", "magic"), "backend 'magic' is unknown; choose one of native", 2),
+    (("--logits", "top-k=0"), "top_logits is 0; it must be an integer of at least 1", 2),
+    (("--logits", "top-k=3840"), "top_logits is 3840; TensorRT selects at most 3839", 2),
+    (("--logits", "top-k=64", "--full-logits"), "give --logits top-k=K or --full-logits", 2),
+    (("--logits", "top-k"), "--logits 'top-k' is none of last, all and top-k=K; give e.g. --logits top-k=64", 2),
+    (("--logits", "top-k=9", "--layout", "edge-llm", "--backend", "plugin"), "omit --logits", 2),
     (("--max-batch", 0), "max_batch is 0; it must be an integer of at least 1", 2),
     (("--max-seq-len", 0), "max_seq_len is 0; it must be an integer of at least 1", 2),
     (

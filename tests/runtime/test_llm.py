@@ -13,7 +13,7 @@ from tt_edge.errors import BundleError, EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.runtime.scheduling.generation import generate
-from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.text.conversation import Conversation
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 

@@ -12,7 +12,7 @@ from tests.runtime.text.template_shapes import TEMPLATES
 from tests.server.conftest import MODEL, serving
 from tests.server.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.text.chat_template import ChatTemplate
 from tt_edge.server.replies import ChatReply
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from tt_edge.contract import BATCH, IOContract, TensorSpec
+from tt_edge.contract import BATCH, LOG_SUM_EXP, TOP_IDS, TOP_LOGITS, TOP_OUTPUTS, IOContract, TensorSpec
+from tt_edge.dtypes import DType
 from tt_edge.errors import BundleError
 from tt_edge.network.ir import Network, Tensor
 from tt_edge.network.validate import MAX_SIZE
@@ -39,6 +40,26 @@ def check_contract(part: str, contract: IOContract) -> None:
     for spec in contract.outputs:
         if spec.name == "logits" and not (spec.shape and isinstance(spec.shape[-1], int)):
             _refuse(part, f"its logits are {_text(spec)}")
+    _check_top_logits(part, contract)
+
+
+def _check_top_logits(part: str, contract: IOContract) -> None:
+    """Check that the largest logits have their ids and log-sum-exp, of one size: the runtime copies them as one block."""
+    outputs = {spec.name: spec for spec in contract.outputs if spec.name in TOP_OUTPUTS}
+    if not outputs:
+        return
+    count = outputs[TOP_LOGITS].shape[-1:] if TOP_LOGITS in outputs else ()
+    wanted = {
+        TOP_LOGITS: (DType.FLOAT32, (BATCH, *count)),
+        TOP_IDS: (DType.INT32, (BATCH, *count)),
+        LOG_SUM_EXP: (DType.FLOAT32, (BATCH,)),
+    }
+    found = {name: (spec.dtype, spec.shape) for name, spec in outputs.items()}
+    logits = next((spec for spec in contract.outputs if spec.name == "logits"), None)
+    sizes = [spec.shape[-1] for spec in (logits, outputs.get(TOP_LOGITS)) if spec is not None and spec.shape]
+    are_sizes = len(sizes) == 2 and all(isinstance(size, int) for size in sizes)
+    if found != wanted or not are_sizes or not 2 <= sizes[1] <= sizes[0]:  # type: ignore[operator]
+        _refuse(part, f"its largest logits are {', '.join(map(_text, outputs.values()))}")
 
 
 def _check_cache(part: str, contract: IOContract) -> None:

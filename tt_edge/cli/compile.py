@@ -4,6 +4,7 @@ engines for the GPUs that --engine names. No GPU is needed to build engines for 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from tt_edge.cli.options import add_cache_dir, add_quantization
 
@@ -79,6 +80,13 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "ViTAttentionPlugin, fp16",
     )
     parser.add_argument(
+        "--logits",
+        default="last",
+        metavar="WHICH",
+        help="last (the default): of the last token; all: of every token, as --full-logits; top-k=K: of the last token, and the K "
+        "likeliest tokens selected in the network, so that a step copies K numbers and not the whole vocabulary's",
+    )
+    parser.add_argument(
         "--full-logits", action="store_true", help="output the logits of every token, not only of the last"
     )
     parser.add_argument(
@@ -111,6 +119,17 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+def _logits(text: str) -> dict[str, Any]:
+    """The settings that ``--logits`` stands for."""
+    from tt_edge.errors import InvalidInputError
+
+    named: dict[str, dict[str, Any]] = {"last": {}, "all": {"full_logits": True}}
+    name, _, count = text.partition("=")
+    if text not in named and (name != "top-k" or not count.isascii() or not count.isdecimal()):
+        raise InvalidInputError(f"--logits {text!r} is none of last, all and top-k=K; give e.g. --logits top-k=64")
+    return named[text] if text in named else {"top_logits": int(count)}
+
+
 def run(args: argparse.Namespace) -> int:
     """Compile; prints a report."""
     from pathlib import Path
@@ -127,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "max_batch": args.max_batch,
         "full_logits": args.full_logits,
+        **_logits(args.logits),
         "single_profile": args.single_profile,
         "max_seq_len": args.max_seq_len,
         "max_input_len": args.max_input_len,

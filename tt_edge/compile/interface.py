@@ -7,11 +7,13 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from tt_edge.config import CompileConfig
 from tt_edge.config.limits import Limits
 from tt_edge.contract import (
     BATCH,
     ONE_PROFILE,
     SEQUENCE,
+    TOP_OUTPUTS,
     TWO_PROFILES,
     Dim,
     IOContract,
@@ -64,6 +66,11 @@ def read_contract(
         kv_in_place=kv_in_place,
         geometry=geometry,
     )
+
+
+def top_outputs(config: CompileConfig) -> tuple[str, ...]:
+    """The outputs that ``SelectTopLogits`` adds, in order."""
+    return () if config.network.top_logits is None else TOP_OUTPUTS
 
 
 def input_spec(node: Node) -> TensorSpec:

@@ -5,14 +5,17 @@ The compiler writes it, the bundle's manifest stores it, and every session follo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tt_edge.config.limits import Limits
 from tt_edge.contract.geometry import VisionGeometry
 from tt_edge.contract.inputs import FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
+from tt_edge.contract.step import Step
 from tt_edge.contract.symbols import FEATURE_ROWS, UNITS, Phase, Scope
 from tt_edge.contract.tensor import Shape, ShapeRange, TensorSpec
 from tt_edge.errors import BundleError, InvalidInputError
@@ -23,6 +26,11 @@ CONTEXT_PROFILE, GENERATION_PROFILE = 0, 1
 #: The phases of a part with one optimization profile, and with one for each.
 ONE_PROFILE: tuple[Phase, ...] = (Phase.CONTEXT,)
 TWO_PROFILES: tuple[Phase, ...] = (Phase.CONTEXT, Phase.GENERATION)
+
+
+#: Outputs of a network that selects the largest logits: their values and token ids ``[batch, count]``, largest first, and the
+#: log-sum-exp of the whole vocabulary's ``[batch]``.
+TOP_LOGITS, TOP_IDS, LOG_SUM_EXP = TOP_OUTPUTS = ("top_logits", "top_ids", "log_sum_exp")
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,23 @@ class IOContract:
     def inputs_fed_by(self, source: FedBy) -> tuple[TensorSpec, ...]:
         return tuple(spec for spec in self.inputs if fed_by(spec.name) is source)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """For a decoder: the number of logits per token."""
         size = self.output("logits").shape[-1]
+        assert isinstance(size, int)
+        return size
+
+    @cached_property
+    def step_inputs(self) -> tuple[tuple[str, Callable[[Step], np.ndarray], np.dtype], ...]:
+        """The inputs that are fed in every step: name, what computes the content, and its type."""
+        entries = ((spec, engine_input(spec.name)) for spec in self.inputs)
+        return tuple((s.name, e.feed, s.dtype.numpy) for s, e in entries if e is not None and e.feed is not None)
+
+    @cached_property
+    def top_count(self) -> int:
+        """For a decoder: how many of the largest logits the network selects, 0 if it does not."""
+        size = next((spec.shape[-1] for spec in self.outputs if spec.name == TOP_LOGITS), 0)
         assert isinstance(size, int)
         return size
 
@@ -136,13 +157,13 @@ class IOContract:
     def max_units(self) -> int:
         return self._scope(Phase.CONTEXT).units[2]
 
-    @property
+    @cached_property
     def position_axes(self) -> int:
         """The number of coordinates of a token's position: 3 with M-RoPE (temporal, height, width), otherwise 1."""
         positions = next((t for t in self.inputs if t.name == "position_ids"), None)
         return int(positions.shape[0]) if positions is not None and len(positions.shape) == 3 else 1
 
-    @property
+    @cached_property
     def in_lockstep(self) -> bool:
         """Whether all slots of one call must have the same number of tokens in the cache."""
         return any(is_shape_tensor(spec.name) for spec in self.inputs)

@@ -128,7 +128,9 @@ def _positions(step: Step) -> np.ndarray:
     axes = step.contract.position_axes
     if step.positions is not None:
         return step.positions if axes > 1 else step.positions[0]
-    places = step.past[:, None] + np.arange(step.width)
+    places = step.past[:, None]
+    if step.width > 1:
+        places = places + np.arange(step.width)
     return np.broadcast_to(places, (axes, *places.shape)) if axes > 1 else places
 
 
@@ -277,12 +279,7 @@ def fed_by(name: str) -> FedBy | None:
 
 def feeds(step: Step) -> Feeds:
     """An array for every input of the contract that is fed by the step."""
-    arrays = {}
-    for spec in step.contract.inputs:
-        entry = engine_input(spec.name)
-        if entry is not None and entry.feed is not None:
-            arrays[spec.name] = np.ascontiguousarray(entry.feed(step), spec.dtype.numpy)
-    return arrays
+    return {name: np.ascontiguousarray(feed(step), dtype) for name, feed, dtype in step.contract.step_inputs}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tt_edge.runtime.scheduling.request import FinishReason
-from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.text.completion import Completion
 from tt_edge.runtime.text.detokenizer import IncrementalDecoder
 from tt_edge.runtime.text.tokenizer import BundleTokenizer

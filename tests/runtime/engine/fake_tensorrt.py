@@ -193,7 +193,8 @@ class FakeContext:
         contract = self.engine.contract
         feeds = {s.name: self._array(s.name, shapes[s.name], s.dtype.numpy) for s in contract.inputs}
         outputs = self.engine.evaluator.run(feeds)
-        for name in ["logits"] if contract.kv_cache and contract.kv_in_place else outputs:
+        updated = {pair.present for pair in contract.kv_cache if contract.kv_in_place}
+        for name in outputs.keys() - updated:
             self._array(name, outputs[name].shape, outputs[name].dtype)[...] = outputs[name]
         self.engine.executed.append(self.profile)
 

@@ -118,7 +118,7 @@ def test_a_step_copies_no_source(parts, fake):
 def test_slots_of_unaligned_sources_are_called_together(parts, fake, monkeypatch):
     """Where a slot's part of a source has no address that TensorRT takes, every call begins at the first slot."""
     decoder, sources = parts
-    monkeypatch.setattr("tt_edge.runtime.engine.tensorrt_session._ALIGNMENT", 1 << 20)
+    monkeypatch.setattr("tt_edge.runtime.engine.tensorrt_session.ALIGNMENT", 1 << 20)
     configs = [GenerationConfig(length) for length in (12, 3, 20, 7, 9, 1, 14)]
     starts = [[0]] * len(sources)
     want = generate(ReferenceSession(decoder.network, decoder.contract), starts, configs, sources=sources)

@@ -17,7 +17,7 @@ from tt_edge.bundle.manifest import DECODER
 from tt_edge.compile.export.features import check_features
 from tt_edge.compile.export.semantics import constant_rope, own_attention, semantic_attention, semantic_rotary
 from tt_edge.compile.export.trace import trace
-from tt_edge.compile.interface import read_contract
+from tt_edge.compile.interface import read_contract, top_outputs
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.families import family_of
@@ -76,7 +76,7 @@ class DecoderCompiler(PartCompiler):
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
         return read_contract(
             module,
-            ["logits", *(present for _, present in context.kv_cache)],
+            ["logits", *top_outputs(self.config), *(present for _, present in context.kv_cache)],
             self.config.limits,
             kv_cache=context.kv_cache,
             kv_in_place=self.config.attention.cache is Cache.IN_PLACE,

@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 from tt_edge.bundle.manifest import DECODER, ENCODER
 from tt_edge.compile.export.semantics import own_attention, semantic_attention
 from tt_edge.compile.export.trace import trace
-from tt_edge.compile.interface import read_contract
+from tt_edge.compile.interface import read_contract, top_outputs
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.seq2seq.half_precision import unconditional_limits
 from tt_edge.compile.seq2seq.model import Seq2Seq, SourceDecoder, SourceEncoder
@@ -125,7 +125,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
         return read_contract(
             module,
-            ["logits", *(present for _, present in context.kv_cache)],
+            ["logits", *top_outputs(self.config), *(present for _, present in context.kv_cache)],
             self.config.limits,
             kv_cache=context.kv_cache,
             kv_in_place=self.config.attention.cache is Cache.IN_PLACE,

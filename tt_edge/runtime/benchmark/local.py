@@ -23,8 +23,8 @@ from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import Request
-from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.seq2seq.source import Source
 
 #: One run of a benchmark.

@@ -88,12 +88,14 @@ class TensorRTFeedForward(FeedForward):
         """Run the engine with its ``outputs`` there, and copy ``results`` to the host."""
         runner = self._runner
         (context,) = runner.contexts
-        staged = runner.stage(feeds)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        staged = runner.staging(0, shapes)
         for name, array in feeds.items():
+            staged[name][...] = array
             runner.set_shape(context, name, array.shape)
         for spec in self.contract.outputs:
             runner.bind(context, spec.name, outputs[spec.name].address)
-        runner.queue(context, staged, results, "the call")
+        runner.queue(0, staged, results, "the call")
         runner.stream.synchronize()
 
     def close(self) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tt_edge.contract import BATCH, Feeds, IOContract
+from tt_edge.contract import BATCH, TOP_OUTPUTS, Feeds, IOContract
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.engine.top_logits import RowLogits, TopBatch
 
 
 class ReferenceSession(Session):
@@ -18,6 +21,7 @@ class ReferenceSession(Session):
         super().__init__(contract)
         self._evaluator = ReferenceEvaluator(network)
         self._cache: Feeds = {}
+        self._outputs: Feeds = {}
         batch = contract.max_batch
         self._cross = {t.name: np.zeros(t.resolve(batch=batch), t.dtype.numpy) for t in contract.cross}
         self._tables = {t.name: np.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
@@ -40,11 +44,18 @@ class ReferenceSession(Session):
         return {**feeds, **caches, **cross, **self._tables}
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
-        out = self._evaluator.run(self.inputs(feeds, rows))
+        out = self._outputs = self._evaluator.run(self.inputs(feeds, rows))
         if not self.contract.kv_in_place:
             for pair in self.contract.kv_cache:
                 self._cache[pair.past][rows] = out[pair.present]
         return out["logits"]
+
+    def _execute_rows(self, feeds: Feeds, rows: slice) -> Sequence[RowLogits]:
+        logits = self._execute(feeds, rows)
+        if not self.contract.top_count:
+            return list(logits)
+        values, ids, totals = (self._outputs[name] for name in TOP_OUTPUTS)
+        return TopBatch(values, ids, totals.tolist(), self.contract.vocab_size, logits.__getitem__).rows()
 
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
         self._tables[name][first : first + len(rows)] = rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 
 import numpy as np
@@ -14,7 +15,8 @@ from tt_edge.contract import FedBy, Feeds, IOContract, Step, fed_by, feeds
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.runtime.engine.device_arrays import DeviceArray
 from tt_edge.runtime.engine.kv_rows import Bytes, KVPrefix, Region, region
-from tt_edge.runtime.engine.tokens import Tokens
+from tt_edge.runtime.engine.tokens import Given, Tokens
+from tt_edge.runtime.engine.top_logits import RowLogits
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -112,28 +114,58 @@ class Session(ABC):
         Raises ``InvalidInputError`` for wrong shapes and ``CapacityError`` beyond the contract's limits, before anything
         runs.
         """
-        input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
-        self._check(input_ids, lengths, first)
         if every_token and not self.has_full_logits:
             raise InvalidInputError(
                 "the compiled model outputs the logits of the last token only; compile with --full-logits"
             )
+        input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
+        self._check(input_ids, lengths, first, positions, image_indices)
         slots = slice(first, first + len(input_ids))
-        tokens = self._tokens(input_ids, slots, positions, image_indices)
-        if not self.contract.kv_cache:
-            logits = self._whole_sequences(tokens, lengths, slots, every_token)
-        elif len(groups := self._groups(slots)) == 1:
-            logits = self._step(slots, tokens, lengths, every_token=every_token)
+        groups = self._groups(slots) if self.contract.kv_cache else []
+        if len(groups) == 1:
+            logits = self._step(slots, Given(input_ids, positions, image_indices), lengths, every_token=every_token)
         else:
-            places = input_ids.shape if every_token else lengths.shape
-            logits = np.zeros((*places, self.contract.vocab_size), np.float32)
-            for group in groups:
-                rows = slice(group.start - first, group.stop - first)
-                if width := int(lengths[rows].max()):
-                    part = logits[rows, :width] if every_token else logits[rows]
-                    part[...] = self._step(group, tokens.at(rows, width), lengths[rows], every_token=every_token)
+            tokens = self._with_positions(Given(input_ids, positions, image_indices), slots)
+            logits = self._in_groups(groups, tokens, lengths, slots, every_token)
         self._past[slots] += lengths.astype(np.int32)
         return logits.astype(np.float32, copy=False)
+
+    def forward_rows(
+        self,
+        input_ids: Ids,
+        lengths: NDArray[np.integer],
+        positions: NDArray[np.int64] | None = None,
+        image_indices: NDArray[np.int32] | None = None,
+        *,
+        first: int = 0,
+    ) -> Sequence[RowLogits]:
+        """As ``forward``, but one entry for each slot: where the network selects the largest logits, only these are copied.
+
+        What is not copied can still be had, until the next call (``TopLogits.whole``).
+        """
+        input_ids, lengths = np.asarray(input_ids), np.asarray(lengths)
+        slots = slice(first, first + len(input_ids))
+        if not self.contract.top_count or not self.contract.kv_cache or len(self._groups(slots)) != 1:
+            return list(self.forward(input_ids, lengths, positions, image_indices, first=first))
+        self._check(input_ids, lengths, first, positions, image_indices)
+        rows = self._execute_rows(self._feeds(slots, Given(input_ids, positions, image_indices), lengths), slots)
+        self._past[slots] += lengths.astype(np.int32)
+        return rows
+
+    def _in_groups(
+        self, groups: Sequence[slice], tokens: Tokens, lengths: NDArray[np.integer], slots: slice, every_token: bool
+    ) -> Logits:
+        """A call that takes a step of the network for each of ``groups``; without a cache, one of whole sequences."""
+        if not groups:
+            return self._whole_sequences(tokens, lengths, slots, every_token)
+        places = tokens.ids.shape if every_token else lengths.shape
+        logits = np.zeros((*places, self.contract.vocab_size), np.float32)
+        for group in groups:
+            rows = slice(group.start - slots.start, group.stop - slots.start)
+            if width := int(lengths[rows].max()):
+                part = logits[rows, :width] if every_token else logits[rows]
+                part[...] = self._step(group, tokens.at(rows, width), lengths[rows], every_token=every_token)
+        return logits
 
     def _groups(self, slots: slice) -> list[slice]:
         """The parts of ``slots`` that one step of the network each can serve."""
@@ -147,53 +179,40 @@ class Session(ABC):
         """Which of two cache buffers holds the slot's past; slots of one step must agree."""
         return 0
 
-    def _tokens(
-        self,
-        ids: Ids,
-        slots: slice,
-        positions: NDArray[np.int64] | None,
-        image_indices: NDArray[np.int32] | None,
-    ) -> Tokens:
-        """The tokens of a call, with default positions and indices if none were given."""
-        axes, past = self.contract.position_axes, self._past[slots]
+    def _with_positions(self, tokens: Given, slots: slice) -> Tokens:
+        """``tokens`` with default positions and image indices if none were given."""
+        shape, positions, indices = tokens.ids.shape, tokens.positions, tokens.image_indices
         if positions is None:
-            positions = np.broadcast_to(past[:, None] + np.arange(ids.shape[1]), (axes, *ids.shape))
-        elif positions.shape != (axes, *ids.shape) or (image_indices is not None and image_indices.shape != ids.shape):
-            raise InvalidInputError(
-                f"positions {positions.shape} do not fit input_ids {ids.shape}; pass {[axes, *ids.shape]}"
-            )
-        elif positions.min() < 0 or positions.max() >= self.contract.max_seq_len:
-            raise CapacityError(
-                f"positions {positions.min()} to {positions.max()} exceed the compiled model's, 0 to "
-                f"{self.contract.max_seq_len - 1}; shorten the prompt or compile with a larger --max-seq-len"
-            )
-        if image_indices is None:
-            image_indices = np.full(ids.shape, -1, np.int32)
-        return Tokens(ids, positions, image_indices)
+            places = self._past[slots, None] + np.arange(shape[1])
+            positions = np.broadcast_to(places, (self.contract.position_axes, *shape))
+        if indices is None:
+            indices = np.full(shape, -1, np.int32)
+        return Tokens(tokens.ids, positions, indices)
+
+    def _feeds(
+        self, rows: slice, tokens: Tokens | Given, lengths: NDArray[np.integer], past: np.ndarray | None = None
+    ) -> Feeds:
+        """The network's inputs for a step of the slots ``rows``."""
+        past = self._past[rows].copy() if past is None else past
+        cross = self._cross_lengths[rows]
+        return feeds(
+            Step(self.contract, tokens.ids, lengths, past, tokens.positions, tokens.image_indices, rows.start, cross)
+        )
 
     def _step(
         self,
         rows: slice,
-        tokens: Tokens,
+        tokens: Tokens | Given,
         lengths: NDArray[np.integer],
         past: np.ndarray | None = None,
         *,
         every_token: bool = False,
     ) -> Logits:
         """Run the network once on the slots ``rows``; returns their last tokens' logits, ``[B, V]``, or all, ``[B, S, V]``."""
-        past = self._past[rows].copy() if past is None else past
-        step = Step(
-            self.contract,
-            tokens.ids,
-            lengths,
-            past,
-            tokens.positions,
-            tokens.image_indices,
-            rows.start,
-            self._cross_lengths[rows],
-        )
-        logits = self._execute(feeds(step), rows)
+        logits = self._execute(self._feeds(rows, tokens, lengths, past), rows)
         if self.has_full_logits and not every_token:  # [B, S, V]
+            if logits.shape[1] == 1:
+                return logits[:, 0]
             logits = logits[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return logits
 
@@ -214,7 +233,7 @@ class Session(ABC):
             new[row, :length] = logits[row, total - length : total]
         return new
 
-    @property
+    @cached_property
     def starts_anywhere(self) -> bool:
         """Whether a call may begin at a slot other than 0."""
         return True
@@ -307,6 +326,10 @@ class Session(ABC):
         Returns the contract's ``logits`` of these slots, ``[B, V]`` or ``[B, S, V]``; the next call may overwrite them.
         """
 
+    def _execute_rows(self, feeds: Feeds, rows: slice) -> Sequence[RowLogits]:
+        """As ``_execute``, for a network that selects the largest logits: an entry for each slot."""
+        return list(self._execute(feeds, rows))
+
     @abstractmethod
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
         """A copy of the first ``length`` tokens of a slot in the cache ``name``: ``[runs, length, token_bytes]``."""
@@ -319,7 +342,15 @@ class Session(ABC):
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
         """Replace ``rows`` of a feature table, starting at row ``first``."""
 
-    def _check(self, input_ids: np.ndarray, lengths: np.ndarray, first: int) -> None:
+    def _check(
+        self,
+        input_ids: np.ndarray,
+        lengths: np.ndarray,
+        first: int,
+        positions: np.ndarray | None,
+        image_indices: np.ndarray | None,
+    ) -> None:
+        # In plain Python: for the few slots of a step this takes a fraction of NumPy's time.
         contract, slots = self.contract, len(self._past)
         if not slots:
             raise InvalidInputError("the session has no slots; call reset(batch) first")
@@ -332,17 +363,15 @@ class Session(ABC):
                 f"input_ids {input_ids.shape} and lengths {lengths.shape} do not fit {slots - first} slots; "
                 f"pass [B, S] and [B] with B up to {slots - first}, or reset the session"
             )
-        width = input_ids.shape[1]
-        if not width or (lengths < 0).any() or (lengths > width).any():
-            raise InvalidInputError(
-                f"lengths {lengths.tolist()} do not fit input_ids of width {width}; give 0 to width"
-            )
+        width, counts = input_ids.shape[1], lengths.tolist()
+        if not width or min(counts) < 0 or max(counts) > width:
+            raise InvalidInputError(f"lengths {counts} do not fit input_ids of width {width}; give 0 to width")
         if width > contract.max_input_len:
             raise CapacityError(
                 f"{width} new tokens per slot exceed max_input_len {contract.max_input_len}; "
                 "feed them in chunks or compile with a larger --max-input-len"
             )
-        for slot, (past, length) in enumerate(zip(self._past[first:].tolist(), lengths.tolist(), strict=False), first):
+        for slot, (past, length) in enumerate(zip(self._past[first:].tolist(), counts, strict=False), first):
             if past + length > contract.max_seq_len:
                 raise CapacityError(
                     f"slot {slot} would hold {past + length} tokens, more than max_seq_len {contract.max_seq_len}; "
@@ -353,3 +382,15 @@ class Session(ABC):
                     f"slot {slot} has {contract.max_seq_len - past} free places and {width} ids with padding; "
                     "feed fewer tokens per call or compile with a larger --max-seq-len"
                 )
+        if positions is None:
+            return
+        shape = (contract.position_axes, *input_ids.shape)
+        if positions.shape != shape or (image_indices is not None and image_indices.shape != input_ids.shape):
+            raise InvalidInputError(
+                f"positions {positions.shape} do not fit input_ids {input_ids.shape}; pass {list(shape)}"
+            )
+        if positions.min() < 0 or positions.max() >= contract.max_seq_len:
+            raise CapacityError(
+                f"positions {positions.min()} to {positions.max()} exceed the compiled model's, 0 to "
+                f"{contract.max_seq_len - 1}; shorten the prompt or compile with a larger --max-seq-len"
+            )

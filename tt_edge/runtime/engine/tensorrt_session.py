@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,25 @@ from tt_edge.contract import (
     CONTEXT_PROFILE,
     GENERATION_PROFILE,
     GENERATION_TOKENS,
+    LOG_SUM_EXP,
+    TOP_IDS,
+    TOP_LOGITS,
+    TOP_OUTPUTS,
     Feeds,
     IOContract,
     Shape,
 )
 from tt_edge.errors import EngineError
 from tt_edge.folder import CheckedFile
+from tt_edge.runtime.engine.block import ALIGNMENT
 from tt_edge.runtime.engine.device_arrays import DeviceArray
 from tt_edge.runtime.engine.engine_runner import EngineRunner
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.engine.top_logits import RowLogits, TopBatch
 from tt_edge.tensorrt_api import Flavour, TensorRT
 
 _LOGGER = logging.getLogger("tt_edge.tensorrt")
-
-#: Bytes. TensorRT does not say how tensors must be aligned; what ``cudaMalloc`` guarantees is enough.
-_ALIGNMENT = 256
 
 _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
@@ -39,12 +43,14 @@ _NAMES = {Flavour.STANDARD: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 class TensorRTSession(Session):
     """Executes an engine file on the current GPU.
 
-    Everything that a step needs is allocated once (``EngineRunner``). If the contract says that the cache is updated in
-    place, each cache input and its output are bound to one address; otherwise to two, which change places for the slots of a step
-    after it. A step of slots from the n-th on is bound to the cache at the n-th slot's offset. The host waits for the stream
-    once per step, for the logits. When a decode step repeats the slots and shapes of the previous decode steps, it is captured
-    in a CUDA graph, including copies, which is launched as a whole from then on: one graph, or one for each order of two cache
-    buffers that change places. Graphs need a cache whose length is not read by the host (``IOContract.in_lockstep``).
+    Everything that a step needs is allocated once (``EngineRunner``). Of a network that selects the largest logits, a step
+    copies only these, and all logits stay on the device, where ``TopLogits.whole`` finds them. If the contract says that the
+    cache is updated in place, each cache input and its output are bound to one address; otherwise to two, which change places
+    for the slots of a step after it. A step of slots from the n-th on is bound to the cache at the n-th slot's offset. The host
+    waits for the stream once per step, for the logits. When a decode step repeats the slots and shapes of the previous decode
+    steps, it is captured in a CUDA graph, including copies, which is launched as a whole from then on: one graph, or one for
+    each order of two cache buffers that change places. Graphs need a cache whose length is not read by the host
+    (``IOContract.in_lockstep``).
 
     docs/laptop_to_thor.md says what has been executed where.
     """
@@ -61,7 +67,7 @@ class TensorRTSession(Session):
         super().__init__(contract)
         self._swapped = np.zeros(contract.max_batch, np.bool_)  # of each slot: its past is in the second buffer
         self._runner = EngineRunner(engine_file, contract, tensorrt, weights=weights, holds_host_code=holds_host_code)
-        self._profiles = [_Profile(context) for context in self._runner.contexts]
+        self._profiles = [_Profile(index, context) for index, context in enumerate(self._runner.contexts)]
 
     @property
     def word(self) -> str:
@@ -92,12 +98,12 @@ class TensorRTSession(Session):
     def _buffer_of(self, slot: int) -> int:
         return int(self._swapped[slot])
 
-    @property
+    @cached_property
     def starts_anywhere(self) -> bool:
         """Whether every slot's part of a cache that is updated in place, and of sources, has an address that TensorRT takes."""
         bound = [pair.past for pair in self.contract.kv_cache if self.contract.kv_in_place]
         bound += [spec.name for spec in self.contract.cross]
-        return all(self._slot_bytes(name) % _ALIGNMENT == 0 for name in bound)
+        return all(self._slot_bytes(name) % ALIGNMENT == 0 for name in bound)
 
     def _slot_bytes(self, name: str) -> int:
         """Bytes from one slot's part of the tensor to the next one's; 0 for a pool of pages, which has no such parts."""
@@ -105,48 +111,79 @@ class TensorRTSession(Session):
         return spec.dtype.nbytes(math.prod(spec.resolve(batch=1))) if spec.shape[0] == BATCH else 0
 
     def _execute(self, feeds: Feeds, rows: slice) -> np.ndarray:
+        profile = self._run(feeds, rows)
+        logits = profile.results.get("logits")
+        return logits if logits is not None else self._whole(profile.batch)
+
+    def _execute_rows(self, feeds: Feeds, rows: slice) -> Sequence[RowLogits]:
+        results = self._run(feeds, rows).results
+        if TOP_LOGITS not in results:
+            return list(results["logits"])
+        values, ids, totals = results[TOP_LOGITS], results[TOP_IDS], results[LOG_SUM_EXP].tolist()
+        return TopBatch(values, ids, totals, self.contract.vocab_size, self._whole_row).rows()
+
+    def _whole(self, batch: int) -> np.ndarray:
+        """The last step's logits of the whole vocabulary, where a step copies only the largest."""
+        logits = self._runner.result("logits", batch=batch)
+        self._runner.device["logits"].copy_to(logits, self._runner.stream)
+        self._runner.stream.synchronize()
+        return logits
+
+    def _whole_row(self, row: int) -> np.ndarray:
+        logits: np.ndarray = self._runner.result("logits", batch=row + 1)[row]
+        self._runner.device["logits"].copy_to(logits, self._runner.stream, row * logits.nbytes)
+        self._runner.stream.synchronize()
+        return logits
+
+    def _run(self, feeds: Feeds, rows: slice) -> _Profile:
+        """Run the network; returns the profile, which has the results."""
         batch, width = feeds["input_ids"].shape
         generation = width <= GENERATION_TOKENS and len(self._profiles) > 1
         profile = self._profiles[GENERATION_PROFILE if generation else CONTEXT_PROFILE]
-        runner = self._runner
-        staged = runner.stage(feeds)
-        logits = runner.result("logits", batch=batch, sequence=width)
+        runner, first = self._runner, rows.start
+        swapped = bool(self._swapped[first])
         shapes = {name: array.shape for name, array in feeds.items()}
-        slots, swapped = (shapes, rows.start), bool(self._swapped[rows.start])
-        if profile.slots != slots:
+        if profile.slots != (shapes, first):
             profile.drop_graphs()
             profile.slots = None
             self._set_shapes(profile, shapes, batch)
-            profile.slots = slots
-
-        def queue() -> None:
-            runner.queue(profile.context, staged, {"logits": logits}, f"{batch} rows of {width} tokens")
+            profile.staged = runner.staging(profile.index, shapes)
+            names = TOP_OUTPUTS if self.contract.top_count else ("logits",)
+            profile.results = {name: runner.result(name, batch=batch, sequence=width) for name in names}
+            profile.slots, profile.batch = (shapes, first), batch
+        staged = profile.staged
+        for name, array in feeds.items():
+            staged[name][...] = array
 
         if generation and swapped in profile.prepared and not self.contract.in_lockstep:
-            self._launch(profile, (rows.start, swapped), queue)
+            self._launch(profile, (first, swapped))
         else:
-            self._bind(profile, (rows.start, swapped))
-            queue()
+            self._bind(profile, (first, swapped))
+            self._queue(profile)
             profile.prepared.add(swapped)
         runner.stream.synchronize()
         if not self.contract.kv_in_place:
             self._swapped[rows] ^= True
-        return logits
+        return profile
 
-    def _launch(self, profile: _Profile, place: tuple[int, bool], queue: Callable[[], None]) -> None:
+    def _queue(self, profile: _Profile) -> None:
+        what = f"{profile.batch} rows of {profile.staged['input_ids'].shape[1]} tokens"
+        self._runner.queue(profile.index, profile.staged, profile.results, what)
+
+    def _launch(self, profile: _Profile, place: tuple[int, bool]) -> None:
         _, swapped = place
         if swapped not in profile.graphs:
             self._bind(profile, place)
             if profile.capturable:
                 try:
-                    profile.graphs[swapped] = self._runner.stream.capture(queue)
+                    profile.graphs[swapped] = self._runner.stream.capture(partial(self._queue, profile))
                 except EngineError as error:
                     profile.capturable = False
                     _LOGGER.info("decode steps are not captured in a CUDA graph: %s", error)
         if swapped in profile.graphs:
             profile.graphs[swapped].launch(self._runner.stream)
         else:
-            queue()
+            self._queue(profile)
 
     def _set_shapes(self, profile: _Profile, shapes: dict[str, Shape], batch: int) -> None:
         for spec in self.contract.inputs:
@@ -207,6 +244,7 @@ class TensorRTSession(Session):
 class _Profile:
     """An optimization profile's execution context, its bindings, and the graphs of steps with these bindings."""
 
+    index: int
     context: Any
     #: Of the last step: shapes of the inputs, and the first slot.
     slots: tuple[dict[str, Shape], int] | None = None
@@ -218,6 +256,10 @@ class _Profile:
     #: Graphs of a step of ``slots``, by whether buffers are swapped.
     graphs: dict[bool, cuda.Graph] = field(default_factory=dict)
     capturable: bool = True
+    #: Page-locked memory of the inputs and outputs of steps of ``slots``, and their batch.
+    staged: Feeds = field(default_factory=dict)
+    results: Feeds = field(default_factory=dict)
+    batch: int = 0
 
     def drop_graphs(self) -> None:
         """Release the graphs of other shapes or slots."""

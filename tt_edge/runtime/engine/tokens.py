@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Given(NamedTuple):
+    """Tokens as a caller gives them; ``None``: default positions, no images."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64] | None
+    image_indices: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True, eq=False)

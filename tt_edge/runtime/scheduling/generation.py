@@ -11,8 +11,8 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.scheduling.admission import check_prompt
 from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
-from tt_edge.runtime.scheduling.sampling import Token
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.seq2seq.source import Source
 
 #: One for all prompts, or one for each.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tt_edge.compat import StrEnum
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
-from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.seq2seq.source import Source
 
 #: Called with each new token as soon as it is known; ``True`` ends the request with ``FinishReason.STOP``.

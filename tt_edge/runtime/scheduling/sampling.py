@@ -1,35 +1,18 @@
-"""From the logits of one request to its next token. NumPy only.
-
-After the logits processors come the steps of sampling: each function here equals the Hugging Face logits warper of that name
-on the same scores, which it changes in place; -inf marks what cannot be drawn.
-"""
+"""From the logits of one request to its next token: logits processors, the steps of sampling, and the draw. NumPy only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.engine.top_logits import RowLogits, Scores, TopLogits
+from tt_edge.runtime.scheduling import top_choice
 from tt_edge.runtime.scheduling.logits_processors import TokenHistory, processors_for
-
-Scores = NDArray[np.float32]
-
-#: How many of the likeliest tokens top-p looks at before it sorts the whole vocabulary. Sorting 151,936 scores takes
-#: 15 ms on one core of a server, partitioning them 1; the likeliest 1,024 hold the mass in all but flat distributions.
-TOP_P_CANDIDATES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One chosen token. ``logprob`` and ``top``, pairs of id and log-probability, are given when they were asked for."""
-
-    id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+from tt_edge.runtime.scheduling.token import Token
+from tt_edge.runtime.scheduling.warpers import draw, min_p, temperature, top_k, top_p
 
 
 class Sampler:
@@ -41,12 +24,18 @@ class Sampler:
         self._history = TokenHistory(prompt_ids, config.max_new_tokens)
         self._processors = processors_for(config, prompt_ids, vocab_size)
 
-    def choose(self, logits: Scores) -> Token:
-        """The next token after ``logits`` ``[V]`` float32, which are left as they are.
+    def choose(self, logits: RowLogits) -> Token:
+        """The next token after ``logits``, float32 ``[V]`` or the largest of them, which are left as they are.
 
-        Raises ``EngineError`` for NaN or infinite logits, which an overflow in half precision causes, and
-        ``InvalidInputError`` where the settings rule out every token.
+        The token is the same for both. Raises ``EngineError`` for NaN or infinite logits, which an overflow in half precision
+        causes, and ``InvalidInputError`` where the settings rule out every token.
         """
+        if isinstance(logits, TopLogits):
+            token = None if self._processors else top_choice.choose(logits, self._config, self._random)
+            if token is not None:
+                self._history.append(token.id)
+                return token
+            logits = logits.whole()
         best = check_finite(logits)
         choice = self._choose(logits) if self._processors or self._random is not None else best
         self._history.append(choice)
@@ -88,54 +77,6 @@ def check_finite(logits: Scores) -> int:
     return best
 
 
-def temperature(scores: Scores, value: float) -> None:
-    """Divide by ``value``, any positive number: near 0 only the likeliest token keeps a chance, and those equal to it."""
-    with np.errstate(all="ignore"):
-        scaled = scores / np.float32(value)
-        if not np.isfinite(scaled.max()):  # beyond float32: relative to the likeliest, whose score becomes 0
-            scaled = ((scores.astype(np.float64) - float(scores.max())) / value).astype(np.float32)
-    scores[:] = scaled
-
-
-def top_k(scores: Scores, k: int) -> None:
-    """Keep the ``k`` largest scores, and what equals the last of them."""
-    if k < len(scores):
-        scores[scores < np.partition(scores, len(scores) - k)[-k]] = -np.inf
-
-
-def top_p(scores: Scores, p: float) -> None:
-    """Keep the fewest tokens whose probabilities, largest first, add up to ``p``; always one."""
-    weights = _weights(scores)
-    total = weights.sum()
-    candidates = np.arange(len(scores))
-    if len(scores) > TOP_P_CANDIDATES:
-        best = np.flatnonzero(scores >= np.partition(scores, -TOP_P_CANDIDATES)[-TOP_P_CANDIDATES])
-        if weights[best].sum() >= p * total:
-            candidates = best
-    order = candidates[np.argsort(scores[candidates], kind="stable")]  # ascending, as Hugging Face sorts
-    above = total - weights[order].sum() + np.cumsum(weights[order])  # mass of each and all less likely ones
-    above[-1] = np.inf  # the likeliest stays, whatever p
-    keep = order[above > (1 - p) * total]
-    kept = scores[keep]
-    scores[:] = -np.inf
-    scores[keep] = kept
-
-
-def min_p(scores: Scores, p: float) -> None:
-    """Keep the tokens at least ``p`` times as likely as the likeliest (arXiv:2407.01082)."""
-    weights = _weights(scores)  # the likeliest token's is 1
-    scores[weights < p] = -np.inf
-
-
-def draw(scores: Scores, uniform: float) -> int:
-    """The token at ``uniform``, in [0, 1), of the distribution softmax(``scores``)."""
-    cumulative = np.cumsum(_weights(scores))
-    index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    if index == len(scores):  # the product was rounded up to the total
-        index = int(np.flatnonzero(scores > -np.inf)[-1])
-    return index
-
-
 def with_logprobs(choice: int, logits: Scores, count: int) -> Token:
     """``choice`` with its log-probability and those of the ``count`` likeliest tokens, likeliest first."""
     peak = logits.max()
@@ -145,9 +86,3 @@ def with_logprobs(choice: int, logits: Scores, count: int) -> Token:
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
     top = tuple((int(token), float(logits[token]) - log_total) for token in ids)
     return Token(choice, float(logits[choice]) - log_total, top)
-
-
-def _weights(scores: Scores) -> NDArray[np.float64]:
-    """Probabilities times a constant: 1 for the likeliest."""
-    weights: NDArray[np.float64] = np.exp(scores - scores.max(), dtype=np.float64)
-    return weights

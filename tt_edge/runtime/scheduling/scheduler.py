@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.engine.top_logits import RowLogits, TopLogits
 from tt_edge.runtime.scheduling.admission import check_prompt
 from tt_edge.runtime.scheduling.beams import beam_search
 from tt_edge.runtime.scheduling.plan import PREFILL_TOKENS, Run, decode_run, prefill_run
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache
 from tt_edge.runtime.scheduling.request import FinishReason, Request
-from tt_edge.runtime.scheduling.sampling import Sampler, Scores, Token, check_finite, with_logprobs
+from tt_edge.runtime.scheduling.sampling import Sampler, check_finite, with_logprobs
 from tt_edge.runtime.scheduling.slots import BatchSlots, Slot
+from tt_edge.runtime.scheduling.token import Token
 
 _log = logging.getLogger(__name__)
 _CLOSED = "the model is closed; load it again"
@@ -183,7 +185,7 @@ class Scheduler:
             else:
                 self._choose(slot, logits)
 
-    def _feed(self, run: Run) -> list[Scores]:
+    def _feed(self, run: Run) -> list[RowLogits]:
         logits = self._slots.feed(run)
         self.stats.steps, self.stats.computed_tokens = self._slots.steps, self._slots.computed_tokens
         return logits
@@ -266,11 +268,12 @@ class Scheduler:
             self.stats.prompt_tokens += len(request.prompt_ids)
             self.stats.reused_tokens += len(slot.keys)
 
-    def _score(self, slot: Slot, logits: Scores) -> None:
+    def _score(self, slot: Slot, row: RowLogits) -> None:
         """Take the log-probability of the next token of a slot's prompt, where it is asked for."""
         request = slot.request
         if request is None or not request.scores_prompt or request.config.prompt_logprobs is None:
             return None
+        logits = row.whole() if isinstance(row, TopLogits) else row
         try:
             check_finite(logits)
         except EngineError as error:
@@ -280,7 +283,7 @@ class Scheduler:
             _end(slot, FinishReason.LENGTH)
         return None
 
-    def _choose(self, slot: Slot, logits: Scores) -> None:
+    def _choose(self, slot: Slot, logits: RowLogits) -> None:
         """Choose the next token of a slot and end its request where it ends. What fails here is that request's own."""
         request, sampler = slot.request, slot.sampler
         assert request is not None

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tt_edge.runtime.engine.session import Session
+from tt_edge.runtime.engine.top_logits import RowLogits
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
 from tt_edge.runtime.scheduling.plan import Run
 from tt_edge.runtime.scheduling.prefix_cache import PrefixCache, common_prefix
 from tt_edge.runtime.scheduling.request import Request
-from tt_edge.runtime.scheduling.sampling import Sampler, Scores
+from tt_edge.runtime.scheduling.sampling import Sampler
 
 #: Fewer tokens than this are computed again rather than copied from another slot or from the host.
 WORTH_COPYING = 16
@@ -113,8 +114,8 @@ class BatchSlots:
         if source is not None:
             self.session.write_cross(slot.index, source.cross, source.length)
 
-    def feed(self, run: Run) -> list[Scores]:
-        """Run the network once on pending tokens of the slots of ``run``; returns the logits ``[V]`` of each.
+    def feed(self, run: Run) -> list[RowLogits]:
+        """Run the network once on pending tokens of the slots of ``run``; returns the logits of each.
 
         The rows of the step are all slots from the first of ``run`` to the last. Slots between them that are not of ``run``
         add nothing, and their rows are padding. A slot with more pending tokens than the width keeps the rest. Padding goes
@@ -138,7 +139,7 @@ class BatchSlots:
         if contract.takes_images:
             placed = [(slot.index, len(slot.keys), len(pieces[slot.index]), slot.images) for slot in run.slots]
             positions, indices = place_images(contract, ids.shape, placed, first)
-        logits = self.session.forward(ids, lengths, positions, indices, first=first)
+        logits = self.session.forward_rows(ids, lengths, positions, indices, first=first)
         self.steps += 1
         self.computed_tokens += ids.size
         for slot in run.slots:

@@ -11,7 +11,7 @@ from typing import Any
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages
 from tt_edge.runtime.scheduling.request import FinishReason, Request, Timing
-from tt_edge.runtime.scheduling.sampling import Token
+from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.seq2seq.source import Source
 from tt_edge.runtime.text.detokenizer import Detokenizer
 from tt_edge.runtime.text.tokenizer import BundleTokenizer

@@ -1,0 +1,158 @@
+"""From the largest logits of a token to the next token, the same as from the whole vocabulary's. NumPy only.
+
+The smallest of the largest logits bounds what is not among them, and the log-sum-exp says how much probability that has. Where
+this proves that all that the settings keep is there, the token is chosen; where it does not, the caller takes all logits.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+
+import numpy as np
+
+from tt_edge.errors import EngineError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.engine.top_logits import Scaled, TopLogits
+from tt_edge.runtime.scheduling.token import Token
+
+#: Relative error of the log-sum-exp's probability: a float32, summed up on the device in some order.
+_ROUNDING = 1e-5
+#: Quotients by the temperature beyond this may not fit float32.
+_LARGEST = 1e38
+#: So many of the largest logits are looked at first; few are kept in most distributions.
+_WIDTHS = (32, 256)
+
+
+def choose(top: TopLogits, config: GenerationConfig, random: np.random.Generator | None) -> Token | None:
+    """The next token, greedy without ``random``; ``None`` where the largest logits do not decide it.
+
+    A number is taken from ``random`` only with a token. Raises ``EngineError`` for NaN or infinite logits, and for a token id
+    outside the vocabulary.
+    """
+    batch, row = top.batch, top.row
+    if not math.isfinite(batch.log_sum_exp[row]):
+        raise EngineError(f"the logits hold {batch.log_sum_exp[row]}; compile with --precision bf16 or fp32")
+    if config.logprobs is not None and config.logprobs > batch.count:
+        return None
+    choice = _greedy(top) if random is None else _drawn(top, config, random)
+    if choice is None:
+        return None
+    if not 0 <= choice < batch.vocab_size:
+        raise EngineError(
+            f"the engine chose the token {choice}, and the vocabulary has {batch.vocab_size:,}; build the engine again"
+        )
+    return Token(choice) if config.logprobs is None else _with_logprobs(choice, top, config.logprobs)
+
+
+def _greedy(top: TopLogits) -> int | None:
+    """The likeliest token, of equal ones that with the lowest id; ``None`` where tokens that are not there may equal it."""
+    choice = top.batch.likeliest[top.row]
+    if choice is not None:
+        return choice
+    values = top.values
+    if values[-1] == values[0] and top.batch.count < top.batch.vocab_size:
+        return None
+    return int(top.ids[values == values[0]].min())
+
+
+def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator) -> int | None:
+    batch, limit = top.batch, _LARGEST * config.temperature
+    best, last = batch.range[top.row]
+    if not -limit < last <= best < limit:
+        return None  # a temperature near 0, which takes more care
+    top_k = config.top_k if config.top_k < batch.vocab_size else 0
+    kept = None
+    for width in (*(width for width in _WIDTHS if top_k < width < batch.count), batch.count):
+        kept = _kept(top, config, top_k, width)
+        if kept is not None:
+            break
+    else:
+        return None
+    # Plain Python: NumPy takes longer for so few numbers.
+    ids, weights = kept
+    count = len(weights)
+    if top_k > 0 and config.top_p < 1:
+        masses = list(itertools.accumulate(weights))
+        count = min(bisect.bisect_left(masses, config.top_p * masses[-1]) + 1, count)
+        if count < len(ids) and weights[count] == weights[count - 1]:
+            ids = _of_equals(ids, weights, count)
+    if config.min_p > 0:
+        count = min(count, sum(weight >= config.min_p for weight in weights))
+    # By id, as in the whole vocabulary, so that one random number draws one token.
+    order = sorted(range(count), key=ids.__getitem__)
+    masses = list(itertools.accumulate(map(weights.__getitem__, order)))
+    place = bisect.bisect_right(masses, random.random() * masses[-1])
+    return ids[order[min(place, count - 1)]]
+
+
+def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> tuple[list[int], list[float]] | None:
+    """The tokens that the first of top-k, top-p and min-p in use keeps, with their weights, likeliest first.
+
+    Of the first ``width`` of the largest logits; ``None`` where others may be kept too, and where all are.
+    """
+    scaled = top.batch.scaled(config.temperature, width)
+    weights = scaled.weights[top.row]
+    if top_k > 0:
+        count = top_k
+        while count < width and weights[count] == weights[top_k - 1]:
+            count += 1
+    elif config.top_p < 1:
+        masses = scaled.masses[top.row]
+        low, high = (config.top_p * total for total in _total(top, scaled, config.temperature))
+        count = bisect.bisect_left(masses, low) + 1
+        if count > width or masses[count - 1] < high:
+            return None
+    elif config.min_p > 0:
+        count = sum(weight >= config.min_p for weight in weights)
+    else:
+        return None
+    if count >= width:
+        return None
+    ids = top.ids[:count].tolist()
+    if weights[count] == weights[count - 1]:  # top-p keeps some of equal tokens, so all of them must be known
+        below = scaled.below[top.row].tolist()
+        if below[-1] == below[count]:
+            return None
+        ids = _of_equals(top.ids[:width].tolist(), below, count)
+    return ids, weights[:count]
+
+
+def _of_equals(ids: list[int], scores: list[float], count: int) -> list[int]:
+    """The ``count`` tokens that top-p keeps where others equal the last of them: those with the highest ids stay (Hugging Face)."""
+    border = scores[count - 1]
+    first = scores.index(border)
+    equal = sorted((token for token, score in zip(ids, scores, strict=True) if score == border), reverse=True)
+    return ids[:first] + equal[: count - first]
+
+
+def _total(top: TopLogits, scaled: Scaled, temperature: float) -> tuple[float, float]:
+    """Bounds of the weight of all tokens, where the likeliest token's is 1.
+
+    At temperature 1 the log-sum-exp says it. At another one a weight w becomes w ** (1 / temperature). The sum of these powers
+    over the tokens that are not in ``scaled`` is then bounded by what makes it largest: few tokens, each as likely as the
+    last of ``scaled`` (a temperature below 1), or equal ones (above).
+    """
+    batch, row = top.batch, top.row
+    total = math.exp(min(batch.log_sum_exp[row] - batch.range[row][0], 700.0))
+    slack = _ROUNDING * total
+    if temperature == 1:
+        return total - slack, total + slack
+    width = len(scaled.masses[row])
+    own = batch.scaled(1.0, width)
+    seen, count = scaled.masses[row][-1], batch.vocab_size - width
+    mass = max(total - own.masses[row][-1], 0.0) + slack
+    power, largest = 1 / temperature, own.weights[row][-1]
+    if not count:
+        return seen, seen
+    if power > 1:
+        return seen, seen + mass * largest ** (power - 1)
+    return seen, seen + min(count * (mass / count) ** power, count * largest**power)
+
+
+def _with_logprobs(choice: int, top: TopLogits, count: int) -> Token:
+    """``choice`` with its log-probability and those of the ``count`` likeliest tokens, likeliest first."""
+    values = (top.values.astype(np.float64) - top.log_sum_exp).tolist()
+    ids = top.ids.tolist()
+    return Token(choice, values[ids.index(choice)], tuple(zip(ids[:count], values[:count], strict=True)))
