@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.llm import LLM
 
@@ -31,15 +31,15 @@ def url(nodes, bundle):
     import ray
     from ray import serve
 
-    from tt_edge.ray.serving import Arguments, application
+    from tt_edge.ray.serving import application
 
     nodes.add()
     ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
     port = 18_000 + time.monotonic_ns() % 10_000
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    arguments = Arguments(
-        bundle=str(bundle), runtime="reference", replicas=REPLICAS, max_waiting=WAITING, session_affinity=True
-    )
+    # Texts, as `serve run` gives them.
+    arguments = {"bundle": str(bundle), "runtime": "reference", "replicas": str(REPLICAS), "max_waiting": str(WAITING)}
+    arguments["session_affinity"] = "true"
     serve.run(application(arguments), logging_config={"log_level": "WARNING"})
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
@@ -189,11 +189,26 @@ def test_a_replica_that_is_stopped_answers_first(client, llm):
 def test_the_example_is_of_ray_serves_form():
     from ray.serve.schema import ServeDeploySchema
 
-    from tt_edge.ray.serving import Arguments, Server
+    from tt_edge.ray.serving import Server, application
 
     config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "examples" / "ray_serve.yaml").read_text()))
     (app,) = config.applications
     assert app.import_path == "tt_edge.ray.serving:application"
-    Arguments.model_validate(app.args)
+    assert application(app.args)
     assert [deployment.name for deployment in app.deployments] == [Server.name]
-    assert json.dumps(app.args)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bundle": "b", "replicas": "none"}, "replicas is 'none': "),
+        ({"bundle": "b", "slots": "4"}, r"slots is '4': Extra inputs .*; the arguments are bundle, runtime, "),
+        ({}, r"bundle is \{\}: Field required"),
+    ],
+)
+def test_wrong_arguments(given, message):
+    from tt_edge.ray.serving import application
+
+    with pytest.raises(InvalidInputError, match=f"^{message}") as caught:
+        application(given)
+    assert "\n" not in str(caught.value)

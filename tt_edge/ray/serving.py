@@ -7,15 +7,16 @@ Ray Serve's own settings (autoscaling, GPUs, addresses) are in its configuration
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from starlette.applications import Starlette
 
-from tt_edge.errors import EngineError
+from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.runtime.llm import LLM
 from tt_edge.server import Settings, create_app
@@ -45,8 +46,19 @@ class Arguments(BaseModel):
     require_signature: str | None = None
 
 
-def application(arguments: Arguments) -> serve.Application:
-    """One deployment, ``Server``, that answers at all routes of ``tt_edge.server``."""
+def application(given: Mapping[str, Any]) -> serve.Application:
+    """One deployment, ``Server``, that answers at all routes of ``tt_edge.server``.
+
+    ``given`` are ``Arguments``, as texts where they come from ``serve run``. Raises ``InvalidInputError`` for what is wrong.
+    """
+    try:
+        arguments = Arguments.model_validate(given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = ".".join(map(str, wrong["loc"]))
+        raise InvalidInputError(
+            f"{name} is {wrong['input']!r}: {wrong['msg']}; the arguments are {', '.join(Arguments.model_fields)}"
+        ) from None
     server: Any = Server  # which the decorators make a deployment
     deployment = server.options(
         num_replicas=arguments.replicas,
