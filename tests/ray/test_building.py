@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from examples.driving_qa.evaluate import CHECKPOINT
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 
@@ -14,12 +15,22 @@ pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.xdist_group("ray")
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A network that TensorRT builds, which the other tests' is not."""
+    out = tmp_path_factory.mktemp("compiled") / "driving.ttedge"
+    limits = ["--max-input-len", "32", "--max-seq-len", "64", "--single-profile"]
+    assert main(["compile", str(CHECKPOINT), "-o", str(out), *limits, "--json"]) == 0
+    return out
+
+
 @pytest.fixture
-def copy(bundle, tmp_path):
-    return shutil.copytree(bundle, tmp_path / "copy.ttedge")
+def copy(compiled, tmp_path):
+    return shutil.copytree(compiled, tmp_path / "copy.ttedge")
 
 
 def test_engines_of_two_targets(nodes, copy, capsys):
+    nodes.add()
     assert main(["build", str(copy), "--engine", "sm86,sm120", "--ray", nodes.address, "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert {record["compute_capability"] for record in records} == {"sm86", "sm120"}
