@@ -60,7 +60,7 @@ def candidates() -> dict[str, str]:
         auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     ):
         for name, class_name in dict(mapping).items():
-            if name not in CONFIG_MAPPING:
+            if name not in CONFIG_MAPPING or found.get(name) == class_name:
                 continue
             if name in _COMPOSED or getattr(_default(CONFIG_MAPPING[name]), "is_encoder_decoder", False):
                 found[name if name not in found else f"{name}:{class_name}"] = class_name

@@ -71,7 +71,7 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
     ``max_seq_len`` where it exceeds the decoder's. Raises ``InvalidInputError`` for limits beyond the model's.
     """
     name, model = type(parts.model).__name__, parts.model
-    most = _setting(model.get_decoder().config, _TARGET_LIMITS)
+    most = _setting(getattr(model.get_decoder(), "config", model.config), _TARGET_LIMITS)
     if most is not None and limits.max_seq_len > most:
         if not fit:
             raise InvalidInputError(
@@ -85,7 +85,7 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
         if given not in (None, places):
             raise InvalidInputError(f"{name}'s sources have {places} places, always; omit --max-source-len")
         return replace(limits, max_source_len=places)
-    longest = _setting(model.get_encoder().config, _SOURCE_LIMITS)
+    longest = _setting(getattr(model.get_encoder(), "config", model.config), _SOURCE_LIMITS)
     if given is not None and longest is not None and given > longest:
         raise InvalidInputError(
             f"max_source_len {given} exceeds the {longest} tokens that {name}'s encoder was made for; compile with "
