@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import ClassVar
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
@@ -199,6 +203,43 @@ class OfReordered(Model):
         return x
 
 
+class ByModule(Layer):
+    """Takes a tensor from elsewhere, another one for each layer."""
+
+    elsewhere: ClassVar[dict[nn.Module, torch.Tensor]] = {}
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.elsewhere[self] = torch.full((4,), float(index))
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states, self.elsewhere[self])
+
+
+class Shifted(Layer):
+    def shift_of(self, hidden):
+        return hidden
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states, self.shift_of(hidden_states))
+
+
+class OfPatches(Model):
+    """Replaces a method of each layer in its forward, as ``tt_edge.compile.seq2seq.positions`` does."""
+
+    layer = Shifted
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(torch.randn(4) for _ in self.layers)
+
+    def forward(self, x):
+        with ExitStack() as stack:
+            for layer, table in zip(self.layers, self.tables, strict=True):
+                stack.enter_context(patch.object(layer, "shift_of", lambda hidden, table=table: hidden + table))
+            return super().forward(x)
+
+
 def tie(model):
     model.layers[2].linear.weight = model.layers[1].linear.weight
 
@@ -219,6 +260,7 @@ CASES = {
     "work between the layers": (Loop(lambda i, layer, x: layer(x) * (i + 1)), 1),
     "a layer that runs twice": (Loop(lambda i, layer, x: layer(layer(x))), 1),
     "a layer that runs twice, in two ways": (Loop(lambda i, layer, x: layer(layer(x, add=2.0), add=3.0)), 2),
+    "methods that the model replaces": (OfPatches(), 4),
     "hidden states that are not the first argument": (OfReordered(), 1),
     "hidden states by name": (Loop(lambda i, layer, x: layer(hidden_states=x)), 1),
 }
@@ -231,7 +273,9 @@ def test_the_result_is_the_models(case, traced):
     assert len(traced) == kinds
 
 
-@pytest.mark.parametrize("model", [*map(of_layer, (ByIndex, ListedIndex, Keeping, Writing, Tied)), OfWrites()])
+@pytest.mark.parametrize(
+    "model", [*map(of_layer, (ByIndex, ListedIndex, Keeping, Writing, Tied, ByModule)), OfWrites()]
+)
 def test_layers_that_may_differ_are_traced_whole(model):
     graph = assert_equal(model)
     assert not graph.find_nodes(op="call_function", target=torch.ops.tt_edge.layer_mark.default)

@@ -7,7 +7,8 @@ first one's nodes with its own weights. Two layers are of one kind only if all o
 * their modules are equal but for the values of parameters and buffers, and for ``layer_idx``;
 * they are called with the same arguments (the same tensors, equal settings), but for the hidden states, whose shape,
   strides and type are equal;
-* the first one did not look at its ``layer_idx`` while it was traced.
+* the first one did not look at its ``layer_idx`` while it was traced, and its nodes use no tensor that is neither its weight
+  nor an argument: that could be another one for another layer.
 
 What is not known to be equal is traced. ``RepetitionError`` says that the whole module has to be traced.
 """
@@ -29,6 +30,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
 from tt_edge.compile.export.masks import Visibility
@@ -45,13 +47,16 @@ class RepetitionError(Exception):
 
 
 @torch.library.custom_op("tt_edge::layer_mark", mutates_args=())
-def layer_mark(hidden: Tensor, role: str, number: int) -> Tensor:
-    """Marks in a traced graph: where the traced call ``number`` begins or ends, or instead of copy ``number`` (``again``)."""
+def layer_mark(hidden: Tensor, role: str, number: int, arguments: Sequence[Tensor]) -> Tensor:
+    """Marks in a traced graph: where the traced call ``number`` begins or ends, or instead of copy ``number`` (``again``).
+
+    ``arguments`` are the call's other tensors, where it begins.
+    """
     return hidden.clone()
 
 
 @layer_mark.register_fake
-def _(hidden: Tensor, role: str, number: int) -> Tensor:
+def _(hidden: Tensor, role: str, number: int, arguments: Sequence[Tensor]) -> Tensor:
     return torch.empty_like(hidden)
 
 
@@ -74,11 +79,11 @@ _Unusable = type("_Unusable", (), {f"__{use}__": _unusable for use in _USES})
 
 @dataclass
 class _Layer:
-    """A module of a list. ``path`` is its name in the traced module; ``kind`` is equal for modules that are equal."""
+    """A module of the list ``owner``. ``path`` is its name in the traced module."""
 
     module: nn.Module
     path: str
-    kind: Any
+    owner: str
 
     def tensors(self) -> list[Tensor]:
         """Its parameters and buffers, in the order of their names."""
@@ -121,9 +126,10 @@ class RepeatedLayers:
             # The exporter calls a proxy of the module, which has the module's own state.
             layer = None if self._is_inside else self._by_state.get(id(module.__dict__))
             call = None if layer is None else _Call.of(args, kwargs)
-            if layer is None or call is None:
+            kind = None if layer is None else _kind(layer.module)  # now: the model may have changed it in its forward
+            if layer is None or call is None or kind is None:
                 return original(module, *args, **kwargs)
-            firsts = self._firsts.setdefault(layer.kind, [])
+            firsts = self._firsts.setdefault((layer.owner, kind), [])
             first = next((first for first in firsts if call.equals(first.call)), None)
             if first is None:
                 first = _Traced(layer, next(self._calls), call)
@@ -132,7 +138,7 @@ class RepeatedLayers:
             if first.result is None:
                 return original(module, *args, **kwargs)
             self._copies.append((first, layer))
-            return first.result(torch.ops.tt_edge.layer_mark(call.hidden, "again", len(self._copies) - 1))
+            return first.result(torch.ops.tt_edge.layer_mark(call.hidden, "again", len(self._copies) - 1, []))
 
         return forward
 
@@ -143,7 +149,7 @@ class RepeatedLayers:
             for part in first.layer.module.modules():
                 if _INDEX in part.__dict__:
                     stack.enter_context(patch.dict(part.__dict__, {_INDEX: _Unusable()}))
-            hidden = torch.ops.tt_edge.layer_mark(call.hidden, "begin", number)
+            hidden = torch.ops.tt_edge.layer_mark(call.hidden, "begin", number, call.tensors())
             args, kwargs = call.arguments_with(hidden)
             stack.enter_context(patch.object(self, "_is_inside", True))
             returned = original(module, *args, **kwargs)
@@ -156,7 +162,7 @@ class RepeatedLayers:
         ):
             return returned  # it returns more than hidden states: each layer is traced
         first.result = (lambda new: (new, *rest)) if is_tuple else (lambda new: new)
-        return first.result(torch.ops.tt_edge.layer_mark(made, "end", number))
+        return first.result(torch.ops.tt_edge.layer_mark(made, "end", number, []))
 
     def expand(self, module: GraphModule) -> None:
         """Replace the marks in the graph by copies of the layers that were traced.
@@ -169,7 +175,7 @@ class RepeatedLayers:
         bodies = _bodies(module.graph, marks)
         weights = {_storage(_tensor(module, node)): node for node in module.graph.find_nodes(op="get_attr")}
         for mark in marks:
-            _, role, number = mark.args
+            _, role, number, _ = mark.args
             if role == "again":
                 first, layer = self._copies[number]
                 own: dict[Node | None, Node | None] = {}
@@ -206,6 +212,10 @@ class _Call:
         if self.is_named:
             return (), {"hidden_states": hidden, **self.kwargs}
         return (hidden, *self.args), self.kwargs
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the other arguments."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
     def equals(self, other: _Call) -> bool:
         return (
@@ -250,7 +260,7 @@ def _layers_of(module: nn.Module) -> list[_Layer]:
         equal = Counter(kinds)
         for i, (layer, kind) in enumerate(zip(part, kinds, strict=True)):
             if kind is not None and equal[kind] > 1:
-                found.append(_Layer(layer, f"{path}.{i}", (path, kind)))
+                found.append(_Layer(layer, f"{path}.{i}", path))
     return found
 
 
@@ -333,6 +343,10 @@ def _copy(
 ) -> None:
     """Put a copy of ``body`` in the place of ``mark``, with other ``weights`` and another path of the layer."""
     begin, nodes, end = body
+    own = {begin, *nodes, *begin.args[3], *weights}  # type: ignore[misc]
+    for node in nodes:
+        if strange := [n for n in node.all_input_nodes if n not in own and isinstance(n.meta.get("val"), Tensor)]:
+            raise RepetitionError(f"a layer uses {strange[0]}, which is neither its weight nor an argument")
     copies: dict[Node, Node] = {begin: mark.args[0]}  # type: ignore[dict-item]
 
     def copied(node: Node) -> Node:
@@ -345,6 +359,8 @@ def _copy(
 
     with graph.inserting_before(mark):
         for node in nodes:
+            if isinstance(node.meta.get("val"), torch.SymInt) and copies.keys().isdisjoint(node.all_input_nodes):
+                continue  # a size, which the exporter computes once
             copy = copies[node] = graph.node_copy(node, copied)
             copy.meta["nn_module_stack"] = {
                 key.replace(*paths): (path.replace(*paths, 1) if path.startswith(paths[0]) else path, kind)
