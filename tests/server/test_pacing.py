@@ -36,10 +36,15 @@ def test_even_pieces_stay_even():
     assert between[8:-HELD] == pytest.approx(0.02)
 
 
+def test_pieces_of_a_slow_model_are_not_held():
+    arrivals = np.arange(20) * 1.5
+    assert sent_at(arrivals) == pytest.approx(arrivals)
+
+
 def test_what_is_closed_sends_no_more():
     clock, sent = Clock(), []
     pacer = Pacer(sent.append, clock)
-    for number, when in enumerate([0.0, 0.1, 0.2]):
+    for number, when in enumerate([0.0, 0.05, 0.1]):
         clock.run_until(when)
         pacer.add(number)
     pacer.close()

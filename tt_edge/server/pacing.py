@@ -29,6 +29,8 @@ class Loop(Protocol):
 HELD = 3
 #: Time between two pieces while some are held, by the median of their last ``_WINDOW`` intervals.
 _STRETCH, _WINDOW = 1.5, 16
+#: Most seconds between two pieces while some are held: a slower model's are passed on as they come.
+_LONGEST_S = 0.1
 
 
 class Pacer(Generic[T]):
@@ -82,4 +84,5 @@ class Pacer(Generic[T]):
 
     def _pass_on(self) -> None:
         self._send(self._held.popleft())
-        self._due = self._loop.time() + (_STRETCH * median(self._intervals) if self._intervals else 0.0)
+        usual = median(self._intervals) if self._intervals else 0.0
+        self._due = self._loop.time() + min(_STRETCH * usual, _LONGEST_S)
