@@ -3,9 +3,10 @@ same GPU, random weights from a seed.
 
     tt-edge plugin build && python benchmarks/lowered_decode.py --shape Qwen2.5-0.5B Llama-3.2-1B
 
-The graph is the one that `tt-edge compile --backend plugin --plugin-contract tt-edge` converts to TensorRT layers, as it is and
-through torch.compile, replayed in a CUDA graph with its caches updated in place. TensorRT is not involved. The floor of a step is
-the time to read every weight and the cache once, at the bandwidth of a large copy.
+Two graphs are replayed in a CUDA graph with their caches updated in place, each as it is and through torch.compile. "As converted"
+is the one that `tt-edge compile --backend plugin --plugin-contract tt-edge` converts to TensorRT layers. "Joined" is the same after
+two passes that stand for what TensorRT's builder fuses; it has the kernel `tt_row_product`, which no engine has. TensorRT is not
+involved. The floor of a step is the time to read every weight and the cache once, at the bandwidth of a large copy.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from tt_edge.plugins.ops.quantization import dequantize_weight
 PROMPT, NEW, CAPACITY = 64, 128, 256
 
 
-def lowered(model: PreTrainedModel, quant: QuantConfig | None) -> GraphModule:
-    """What the plugin backend converts, with its caches in place."""
+def lowered(model: PreTrainedModel, quant: QuantConfig | None) -> dict[str, GraphModule]:
+    """What the plugin backend converts, with its caches in place, and the same with its products joined. They share weights."""
     config = CompileConfig.of(
         backend="plugin",
         plugin_contract="tt-edge",
@@ -54,7 +55,8 @@ def lowered(model: PreTrainedModel, quant: QuantConfig | None) -> GraphModule:
     compiler = DecoderCompiler(model, config)
     module = compiler.export()
     lower(module, compiler.passes(), LoweringContext(config, compiler.decoder_layers))
-    return run_in_place(module)
+    converted = GraphModule(module, copy.deepcopy(module.graph))
+    return {"as converted": run_in_place(converted, join=False), "joined": run_in_place(module)}
 
 
 @dataclass
@@ -285,7 +287,8 @@ def rows(shape: str, quant: str | None, bandwidth: float, args: argparse.Namespa
     recipe = QuantConfig(quant) if quant else None
     if recipe:
         model, plain = quantized_and_plain(model, recipe)
-    module = lowered(model, recipe).cuda()
+    modules = {name: graph.cuda() for name, graph in lowered(model, recipe).items()}
+    module = modules["as converted"]
     plain = plain.cuda()
     prompt = torch.randint(0, plain.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(1)).cuda()
     case = f"{shape} {quant or 'fp16'}"
@@ -309,10 +312,14 @@ def rows(shape: str, quant: str | None, bandwidth: float, args: argparse.Namespa
         exact_model = copy.deepcopy(plain).float()  # the lowered graph shares the weights of `plain`
         exact = exact_model(sequence[:, :-1]).logits[0, PROMPT:]
     del exact_model
-    step = Step(module)
-    forms: dict[str, Callable[..., Tensor]] = {"lowered graph": step}
+    forms: dict[str, Callable[..., Tensor]] = {}
     options = {"coordinate_descent_tuning": True, "combo_kernels": args.combo}
-    forms["lowered graph, torch.compile"] = torch.compile(step, options=options, fullgraph=True, dynamic=False)
+    for name, graph in modules.items():
+        step = Step(graph)
+        forms[f"lowered graph {name}"] = step
+        forms[f"lowered graph {name}, torch.compile"] = torch.compile(
+            step, options=options, fullgraph=True, dynamic=False
+        )
     for what, form in forms.items():
         start = time.perf_counter()
         with torch.no_grad():

@@ -14,16 +14,22 @@ from tt_edge.config.quantization import QuantConfig
 PROMPT = torch.arange(3, 13)[None]
 
 
-@pytest.mark.parametrize("quant", [None, QuantConfig("int4_wo")], ids=["fp16", "int4"])
-def test_prefill_and_decode_equal_the_model(quant):
+@pytest.mark.parametrize(
+    ("quant", "form"),
+    [(None, "joined"), (None, "as converted"), (QuantConfig("int4_wo"), "joined")],
+    ids=["fp16", "fp16 as converted", "int4"],
+)
+def test_prefill_and_decode_equal_the_model(quant, form):
     """On the CPU, where the operators are PyTorch's math; on a GPU the benchmark checks the same."""
     model = plain = model_of("tiny", "cpu")
     if quant is not None:
         model, plain = quantized_and_plain(model, quant)
-    module = lowered(model, quant)
+    module = lowered(model, quant)[form]
     counts = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_function")
     assert (counts["tt_edge.attention_plugin_in_place.default"], counts["tt_edge.attention_plugin.default"]) == (2, 0)
-    if quant is None:  # queries, keys and values; output and residual; gate and up; down and residual; the head
+    if form == "as converted":
+        assert counts["tt_edge.row_product.default"] == 0
+    elif quant is None:  # queries, keys and values; output and residual; gate and up; down and residual; the head
         assert counts["tt_edge.row_product.default"] == 2 * 4 + 1
         assert counts["tt_edge.linear.default"] == counts["aten.silu.default"] == counts["aten.add.Tensor"] == 0
     else:

@@ -18,7 +18,7 @@ ops = torch.ops.tt_edge
 _PLAIN = ("rms_normalize", "gather_last_token", "shuffle")
 
 
-def run_in_place(module: GraphModule) -> GraphModule:
+def run_in_place(module: GraphModule, join: bool = True) -> GraphModule:
     """Change ``module`` so that it returns only the logits and updates the caches that it is given; returns it.
 
     Before::
@@ -31,8 +31,9 @@ def run_in_place(module: GraphModule) -> GraphModule:
         1. out = tt_edge.attention_plugin_in_place([qkv, …], past_key_values_0, …)
         2. return logits
 
-    The layers around the plugins are what TensorRT's builder fuses. Here, ``join_products`` stands for it, and torch.compile may
-    follow, which needs PyTorch's operators in place of those that stand for layers.
+    The layers around the plugins are what TensorRT's builder fuses. With ``join``, ``join_products`` and ``fuse_neighbours`` stand
+    for it: that graph is not the one that is converted. torch.compile may follow, which needs PyTorch's operators in place of
+    those that stand for layers.
     """
     graph = module.graph
     (output,) = graph.find_nodes(op="output")
@@ -45,8 +46,9 @@ def run_in_place(module: GraphModule) -> GraphModule:
         with graph.inserting_before(node):
             out = graph.call_function(ops.attention_plugin_in_place.default, (rest, cache, version, *settings))
         _use_instead(node, out)
-    join_products(module)
-    fuse_neighbours(module)
+    if join:
+        join_products(module)
+        fuse_neighbours(module)
     for name in _PLAIN:
         for node in graph.find_nodes(op="call_function", target=getattr(ops, name).default):
             node.target = getattr(native, name)._init_fn
