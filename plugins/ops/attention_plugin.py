@@ -6,6 +6,7 @@ On CUDA tensors in 16 bits, with a contiguous cache, tt-edge's kernels compute i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,10 +83,7 @@ def _(
     num_q_heads: int,
     num_kv_heads: int,
     head_size: int,
-    attention_scale: float,
-    sliding_window_size: int = -1,
-    qkv_scales: Sequence[float] | None = None,
-    softcap: float = 0.0,
+    *_settings: Any,
 ) -> tuple[Tensor, Tensor]:
     cache = inputs[GENERATIONS[generation].input_names.index(CACHE)]
     return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size), torch.empty_like(cache)
@@ -133,10 +131,7 @@ def _(
     num_q_heads: int,
     num_kv_heads: int,
     head_size: int,
-    attention_scale: float,
-    sliding_window_size: int = -1,
-    qkv_scales: Sequence[float] | None = None,
-    softcap: float = 0.0,
+    *_settings: Any,
 ) -> Tensor:
     return inputs[0].new_empty(*inputs[0].shape[:-1], num_q_heads, head_size)
 
