@@ -14,7 +14,7 @@ import torch
 from tests.compile.compiling import compiled
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
 from tests.runtime.engine.fake_session import Fake
-from tests.tiny_models import tiny_model
+from tests.tiny_models import tiny_model, untouched_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import check_parity, compare_layers_with, verify_bundle
 from tt_edge.compile.pipeline import compile_model
@@ -81,6 +81,21 @@ def test_what_only_our_own_plugin_has(family, settings, precision):
     result = compiled(source, precision, backend="plugin", plugin_contract="tt-edge", max_batch=2)
     report = check_parity(source, result.network, result.contract, precision, new_tokens=16)
     assert report.passed, report.render()
+
+
+def test_a_whole_model_with_attention_sinks():
+    """Granite SWA is dense, and has GPT-OSS's attention: sinks, and a sliding window in every other layer."""
+    layers = ["full_attention", "sliding_attention"]
+    source = untouched_model("GraniteSWA", hidden_size=256, sliding_window=8, layer_types=layers)
+    for name, parameter in source.named_parameters():
+        if name.endswith("sinks"):
+            parameter.normal_(0.0, 2.0)
+    result = compiled(source, backend="plugin", plugin_contract="tt-edge", max_batch=2)
+    plugins = [layer for layer in result.network.layers if layer.kind == "PLUGIN_V3"]
+    assert [len(layer.inputs) for layer in plugins] == [6, 6]  # the last is the sinks
+    report = check_parity(source, result.network, result.contract, Precision.FP32, new_tokens=24)
+    assert report.passed, report.render()
+    assert sum(row.ties + row.mismatches for row in report.rows) == 0
 
 
 @pytest.mark.parametrize("version", [v for v in VERSIONS if GENERATIONS[v].has_sliding_window])
