@@ -23,7 +23,6 @@ from tt_edge.config import CompileConfig, EngineTarget
 from tt_edge.contract import VisionGeometry, kept_tokens
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime import LLM
-from tt_edge.runtime.engine.choose import Runtime, open_part
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage, Span
 from tt_edge.runtime.multimodal.mrope import mrope_positions
 from tt_edge.runtime.multimodal.vision_inputs import _pruning_plan
@@ -159,7 +158,7 @@ def test_prompts_have_as_many_placeholders_as_are_kept(compiled):
 
 def test_a_contract_with_an_impossible_part_is_refused(compiled):
     _, _, bundle = compiled
-    data = open_part(bundle, VISION, Runtime.REFERENCE).contract.to_dict()
+    data = bundle.manifest.part(VISION).to_dict()
     for keep in (0.0, 1.5, float("nan"), "half"):
         data["geometry"]["keep"] = keep
         with pytest.raises(BundleError, match="keep is"):

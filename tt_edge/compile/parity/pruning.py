@@ -50,13 +50,12 @@ def follows_rule(features: Tensor, keep: float, places: Tensor) -> bool:
 def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], counts: Sequence[int]) -> Iterator[None]:
     """Within the block, ``model`` takes prompts with the kept tokens of images only, with one prompt's images a call.
 
-    ``places`` are those that the network kept of each image, and ``counts`` how many tokens each image has. Places that the rule
-    does not keep are not used.
+    ``places`` are those that the network kept of each image, and ``counts`` how many tokens each image has. Features of a frame or
+    tile for which they do not follow the rule are those that the rule keeps.
     """
     inner = model.model if hasattr(getattr(model, "model", None), "get_image_features") else model
     whole, rope = inner.get_image_features, getattr(inner, "get_rope_index", None)
     chosen = [torch.from_numpy(np.asarray(own, np.int64)) for own in places]
-    used: list[Tensor] = []  # of each image, what was kept in the last call
 
     @wraps(whole)  # generate() reads its signature
     def features(*args: Any, **kwargs: Any) -> Any:
@@ -68,7 +67,6 @@ def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], c
             where if follows_rule(group, keep, where) else kept_by_rule(group, keep)
             for group, where in zip(groups, own, strict=True)
         ]
-        used[:] = kept
         cut = [group[where] for group, where in zip(groups, kept, strict=True)]
         out.pooler_output = torch.stack(cut) if isinstance(out.pooler_output, Tensor) else tuple(cut)
         if getattr(out, "deepstack_features", None):
@@ -78,14 +76,12 @@ def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], c
     def positions(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Those of the prompt with all tokens, of which the dropped ones are taken out. One row."""
         token = model.config.image_token_id
-        ids, keep_mask = _whole(
-            input_ids[0], token, [torch.from_numpy(np.asarray(p, np.int64)) for p in places], counts
-        )
+        ids, there = _whole(input_ids[0], token, chosen, counts)
         kwargs["mm_token_type_ids"] = (ids == token).int()[None]
         kwargs["attention_mask"] = torch.ones_like(ids)[None]
         assert rope is not None
         found, _ = rope(ids[None], *args, **kwargs)
-        found = found[..., keep_mask]
+        found = found[..., there]
         return found, found.amax((0, 2))[:, None] + 1 - input_ids.shape[1]
 
     with patch.object(inner, "get_image_features", features):
@@ -98,19 +94,21 @@ def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], c
 
 def _by_group(chosen: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
     """The chosen places of each frame or tile, of the images one after the other."""
-    every = torch.cat([own + first for own, first in zip(chosen, np.cumsum([0, *counts]).tolist(), strict=False)])
-    starts = np.cumsum([0, *sizes]).tolist()
+    every = torch.cat([own + first for own, first in zip(chosen, _starts(counts), strict=True)])
+    starts = [*_starts(sizes), sum(sizes)]
     return [every[(every >= first) & (every < last)] - first for first, last in pairwise(starts)]
 
 
 def _cut(table: Any, groups: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
     """The kept rows of a table of all images, or of one for each."""
-    every = torch.cat([where + first for where, first in zip(kept, _starts(groups), strict=True)])
+    every = torch.cat(
+        [where + first for where, first in zip(kept, _starts([len(group) for group in groups]), strict=True)]
+    )
     return table[every] if isinstance(table, Tensor) else (torch.cat(list(table))[every],)
 
 
-def _starts(groups: Sequence[Tensor]) -> list[int]:
-    return [0, *accumulate(len(group) for group in groups)][:-1]
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [0, *accumulate(sizes)][:-1]
 
 
 def _whole(ids: Tensor, token: int, places: Sequence[Tensor], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
