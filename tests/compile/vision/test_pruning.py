@@ -172,10 +172,10 @@ def test_one_is_as_without_the_option():
     assert pruned(tower, geometry, 1.0) == (tower, geometry)
 
 
-@pytest.mark.parametrize("keep", ["0", "-0.5", "1.5", "nan", "inf", "2.5"])
-def test_impossible_parts(keep, capsys, tmp_path):
-    assert main(["compile", "none", "-o", str(tmp_path / "out.ttedge"), f"--keep-image-tokens={keep}"]) == 2
-    assert f"--keep-image-tokens is {float(keep)!r}; give a fraction above 0 and up to 1" in capsys.readouterr().err
+def test_impossible_parts(capsys, tmp_path):
+    for keep in ("0", "-0.5", "1.5", "nan", "inf", "2.5"):
+        assert main(["compile", "none", "-o", str(tmp_path / "out.ttedge"), f"--keep-image-tokens={keep}"]) == 2
+        assert f"--keep-image-tokens is {float(keep)!r}; give a fraction above 0 and up to 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
