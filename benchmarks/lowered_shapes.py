@@ -58,6 +58,27 @@ def llama_8b() -> PretrainedConfig:
     )
 
 
+def llama3_8b() -> PretrainedConfig:
+    config = llama_8b()
+    config.max_position_embeddings = 8192
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 500000.0}
+    return config
+
+
+def qwen_7b() -> PretrainedConfig:
+    return Qwen2Config(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=152064,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        tie_word_embeddings=False,
+    )
+
+
 def tiny() -> PretrainedConfig:
     """For a test of this file."""
     return Qwen2Config(
@@ -73,7 +94,9 @@ def tiny() -> PretrainedConfig:
 SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
     "Qwen2.5-0.5B": qwen_05b,
     "Llama-3.2-1B": llama_1b,
+    "Llama-3-8B": llama3_8b,
     "Llama-3.1-8B": llama_8b,
+    "Qwen2.5-7B": qwen_7b,
     "tiny": tiny,
 }
 

@@ -110,6 +110,8 @@ def test_chat(tt_edge, bundle, hugging_face):
             "runtime 'cuda' is unknown; choose one of auto, tensorrt, reference",
             2,
         ),
+        (("--prompt", "a", "--device", "cuda"), "--device cuda is of --runtime reference, and --runtime is auto", 2),
+        (("--prompt", "a", "--device", "tpu"), "--device 'tpu' is unknown; choose one of cpu, cuda", 2),
     ],
 )
 def test_bad_requests(tt_edge, bundle, options, message, status):

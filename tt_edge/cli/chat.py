@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from tt_edge.cli.options import add_image_cache, add_require_signature, add_sampling, image_cache_bytes, sampling_of
+from tt_edge.cli.options import (
+    add_image_cache,
+    add_require_signature,
+    add_runtime,
+    add_sampling,
+    image_cache_bytes,
+    runtime_of,
+    sampling_of,
+)
 from tt_edge.cli.terminal import safe
 
 _HELP = """\
@@ -30,7 +38,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=1024, metavar="N", help="maximum tokens of an answer (default 1024)"
     )
-    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    add_runtime(parser)
     parser.add_argument(
         "--prefix-cache",
         type=Path,
@@ -49,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.runtime.text.conversation import Conversation
 
     cache = image_cache_bytes(args)
-    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
+    with LLM.load(args.bundle, runtime_of(args), args.require_signature, image_cache_bytes=cache) as llm:
         config = llm.config(max_new_tokens=args.max_new_tokens, **sampling_of(args))
         conversation = Conversation(llm, args.system, config)
         llm.render_chat([*conversation.messages, {"role": "user", "content": "?"}])  # an error at once, if any

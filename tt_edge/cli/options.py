@@ -37,6 +37,33 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """What runs the bundle."""
+    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="of --runtime reference: cpu (the default), or cuda, where CuPy (tt-edge[cupy]) and an NVIDIA GPU are",
+    )
+
+
+def runtime_of(args: argparse.Namespace) -> str:
+    """The name of the runtime that was asked for. Raises ``InvalidInputError`` for a device that does not go with it."""
+    from tt_edge.errors import InvalidInputError
+
+    runtime: str = args.runtime
+    if args.device == "cpu":
+        return runtime
+    if args.device != "cuda":
+        raise InvalidInputError(f"--device {args.device!r} is unknown; choose one of cpu, cuda")
+    if runtime != "reference":
+        raise InvalidInputError(
+            f"--device cuda is of --runtime reference, and --runtime is {runtime}; give both, or omit --device: engines always run "
+            "on the GPU"
+        )
+    return "reference-cuda"
+
+
 def add_require_signature(parser: argparse.ArgumentParser) -> None:
     """The option of every command that reads a bundle."""
     parser.add_argument(

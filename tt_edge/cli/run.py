@@ -7,7 +7,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tt_edge.cli.options import add_image_cache, add_require_signature, add_sampling, image_cache_bytes, sampling_of
+from tt_edge.cli.options import (
+    add_image_cache,
+    add_require_signature,
+    add_runtime,
+    add_sampling,
+    image_cache_bytes,
+    runtime_of,
+    sampling_of,
+)
 from tt_edge.cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -48,7 +56,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, metavar="N", help="maximum tokens of an answer (default 64)"
     )
-    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    add_runtime(parser)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message; implies --chat")
     parser.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
@@ -77,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     GenerationConfig(**given)  # an error before anything is loaded
     speech = _speech(args)
     cache = image_cache_bytes(args)
-    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
+    with LLM.load(args.bundle, runtime_of(args), args.require_signature, image_cache_bytes=cache) as llm:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
         config = llm.config(**given)

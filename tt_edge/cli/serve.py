@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from tt_edge.cli.options import add_image_cache, add_require_signature, image_cache_bytes
+from tt_edge.cli.options import add_image_cache, add_require_signature, add_runtime, image_cache_bytes, runtime_of
 
 #: Addresses that only this machine reaches.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,7 +24,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: only this machine)"
     )
     parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
-    parser.add_argument("--runtime", default="auto", help="auto (the default), tensorrt or reference")
+    add_runtime(parser)
     parser.add_argument("--served-model-name", metavar="NAME", help="default: the bundle's name without .ttedge")
     parser.add_argument(
         "--api-key-file",
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     max_body = None if args.max_body_mb is None else args.max_body_mb << 20
     settings = Settings(api_keys=keys, timeout_s=args.timeout, hosts=hosts, max_body=max_body)
     cache = image_cache_bytes(args)
-    with LLM.load(args.bundle, args.runtime, args.require_signature, image_cache_bytes=cache) as llm:
+    with LLM.load(args.bundle, runtime_of(args), args.require_signature, image_cache_bytes=cache) as llm:
         llm.name = args.served_model_name or llm.name
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()

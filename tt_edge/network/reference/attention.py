@@ -9,7 +9,7 @@ import numpy as np
 
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError
-from tt_edge.network.reference.numerics import Converter, widening
+from tt_edge.network.reference.numerics import Converter, namespace, widening
 from tt_edge.network.reference.quantization import fake_quantizer
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
 
@@ -38,13 +38,13 @@ def _normalize_(scores: np.ndarray, sinks: np.ndarray | None = None) -> None:
 
     ``sinks`` ``[Hq]`` are logits that only enlarge the denominator.
     """
-    peak = np.maximum.reduce(scores, -1, keepdims=True)
+    peak = scores.max(-1, keepdims=True)
     if sinks is not None:
         np.maximum(peak, sinks[:, None, None], out=peak)
     np.maximum(peak, _LOWEST, out=peak)  # -inf less -inf would be NaN
     np.subtract(scores, peak, out=scores)
     np.exp(scores, out=scores)
-    total = np.add.reduce(scores, -1, keepdims=True)
+    total = scores.sum(-1, keepdims=True)
     if sinks is not None:
         total += np.exp(sinks[:, None, None] - peak)
     np.maximum(total, _TINY, out=total)
@@ -99,7 +99,8 @@ def attend(
         else:
             scores += mask
     if diagonal is not None and diagonal < keys - 1:
-        hidden = np.arange(keys) > np.arange(diagonal, diagonal + queries)[:, None]
+        xp = namespace(scores)
+        hidden = xp.arange(keys) > xp.arange(diagonal, diagonal + queries)[:, None]
         np.copyto(scores, blocked, where=hidden)
     if softmax:
         _normalize_(scores, sinks)
@@ -174,7 +175,7 @@ def attention(layer: BoundLayer) -> Compute:
         query_lengths: np.ndarray | None = None,
         key_value_lengths: np.ndarray | None = None,
     ) -> np.ndarray:
-        out = np.zeros(query.shape, np.float32)
+        out = np.zeros_like(query, np.float32)
         quantize = None if scale is None or quantize_to is None else fake_quantizer(quantize_to, scale)
         query_rows = _rows(layer, query, packed_query, query_lengths if packed_query else None)
         key_rows = _rows(layer, key, packed_keys, key_value_lengths)

@@ -42,7 +42,7 @@ def rotary_embedding(layer: BoundLayer) -> Compute:
         second = slice(1, rotated, 2) if interleaved else slice(half, rotated)
         wide = read_x(x)
         a, b = wide[..., first], wide[..., second]
-        out = np.empty(x.shape, np.float32) if rotated == x.shape[-1] else wide.copy()
+        out = np.empty_like(wide) if rotated == x.shape[-1] else wide.copy()
         out[..., first] = a * cos - b * sin
         out[..., second] = b * cos + a * sin
         return write(out)

@@ -23,7 +23,8 @@ def _divide_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _floor_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(np.floor(np.divide(a, b)))
+    quotient: np.ndarray = np.floor(np.divide(a, b))
+    return quotient
 
 
 _BINARY: dict[str, Binary] = {
@@ -114,7 +115,8 @@ def _float_function(layer: BoundLayer, function: Function) -> Compute:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(np.reciprocal(np.exp(-x) + np.float32(1)))
+    inverse: np.ndarray = np.reciprocal(np.exp(-x) + np.float32(1))
+    return inverse
 
 
 _SQRT_HALF, _SQRT_2_OVER_PI = np.float32(np.sqrt(0.5)), np.float32(np.sqrt(2 / np.pi))
@@ -168,7 +170,10 @@ def cast(layer: BoundLayer) -> Compute:
         return lambda x: write(read(x))
     if target is DType.BOOL:
         return lambda x: x != 0
-    read, numpy_type = (widening(source) if source.is_floating else np.asarray), target.numpy
+    numpy_type = target.numpy
+    if not source.is_floating:
+        return lambda x: x.astype(numpy_type)
+    read = widening(source)
     return lambda x: read(x).astype(numpy_type)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.network.ir import Layer, Network, Tensor
+from tt_edge.network.reference import device
 from tt_edge.network.reference.constants import ConstantStore
 from tt_edge.network.reference.numerics import stored, stored_weight
 from tt_edge.network.reference.registry import KERNELS, BoundLayer, Compute
@@ -43,14 +45,22 @@ class ReferenceEvaluator:
 
     Layers that depend only on constants are computed here, once. ``constant_bytes`` bounds the memory for that and
     for float32 copies of low-precision weights; what does not fit is recomputed in every run, which is slower.
-    ``fold_constants=False`` computes everything but the constants themselves in every run, where ``observe`` sees it.
+    With ``arrays``, CuPy's module, the model's numbers are on a GPU (``device.py``); the budget is then three quarters of its free
+    memory. ``fold_constants=False`` computes everything but the constants themselves in every run, where ``observe`` sees it.
 
     Raises ``UnsupportedModelError`` for a layer whose kind or attribute has no kernel, and ``BundleError`` for a weight
     whose size does not match its constant.
     """
 
-    def __init__(self, network: Network, *, constant_bytes: int = 4 << 30, fold_constants: bool = True) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, *, constant_bytes: int | None = None, fold_constants: bool = True, arrays: Any = np
+    ) -> None:
+        self.network, self.arrays = network, arrays
+        self._on_device = arrays is not np
+        if self._on_device:
+            device.check(network)
+        if constant_bytes is None:
+            constant_bytes = device.free_memory(arrays) * 3 // 4 if self._on_device else 4 << 30
         self._slots: dict[str, int] = {name: slot for slot, name in enumerate(network.inputs, 1)}
         self._store = ConstantStore(constant_bytes)
         self._steps: list[_Step] = []
@@ -88,13 +98,13 @@ class ReferenceEvaluator:
                 )
         if fold and all(name is None or name in values for name in layer.inputs) and self._reserve(layer):
             # Bound to an empty store: conversions for this single evaluation need not be kept.
-            compute = KERNELS[layer.kind](self._bind(layer, ConstantStore(0)))
+            compute = self._kernel(layer, ConstantStore(0))
             result = compute(*[None if name is None else values[name] for name in layer.inputs])
             for name, value in zip(layer.outputs, _as_tuple(result), strict=True):
-                self._add_value(name, stored(np.asarray(value), self.network.tensors[name].dtype))
+                self._add_value(name, stored(self._array(value), self.network.tensors[name].dtype))
             used = frozenset(range(len(layer.inputs)))
         else:
-            compute = KERNELS[layer.kind](self._bind(layer, self._store))
+            compute = self._kernel(layer, self._store)
             used = self._store.take_claims()
             inputs = tuple(
                 0 if name is None or index in used else self._slots[name] for index, name in enumerate(layer.inputs)
@@ -103,6 +113,14 @@ class ReferenceEvaluator:
             self._steps.append(_Step(layer, compute, inputs, outputs))
         for index in used:
             self._forget(layer.inputs[index])
+
+    def _kernel(self, layer: Layer, store: ConstantStore) -> Compute:
+        compute = KERNELS[layer.kind](self._bind(layer, store))
+        return device.on_device(compute, layer, self.network, self.arrays) if self._on_device else compute
+
+    def _array(self, value: Any) -> Any:
+        """``value``, which may be a scalar of NumPy's, as an array."""
+        return value if isinstance(value, (np.ndarray, self.arrays.ndarray)) else np.asarray(value)
 
     def _bind(self, layer: Layer, store: ConstantStore) -> BoundLayer:
         tensors = self.network.tensors
@@ -122,9 +140,12 @@ class ReferenceEvaluator:
         self._add_value(tensor.name, stored_weight(key, self.network.weights[key], tensor.dtype, tensor.shape))
         self._store.origins[tensor.name] = ("weight", key)
 
-    def _add_value(self, name: str, value: np.ndarray) -> None:
-        value = np.asarray(value).view()  # a plain array, also of a memory map
-        value.flags.writeable = False
+    def _add_value(self, name: str, value: Any) -> None:
+        if self._on_device:
+            value = device.placed(value, self.network.tensors[name].dtype, self.arrays)
+        if isinstance(value, np.ndarray):
+            value = np.asarray(value).view()  # a plain array, also of a memory map
+            value.flags.writeable = False
         self._store.values[name] = value
         self._slots[name] = len(self._slots) + 1
 
@@ -167,7 +188,7 @@ class ReferenceEvaluator:
         """
         values = self._initial.copy()
         for tensor in self._inputs():
-            values[self._slots[tensor.name]] = _checked(tensor, feeds)
+            values[self._slots[tensor.name]] = self._fed(tensor, feeds)
         if len(feeds) != len(self.network.inputs):
             unknown = next(name for name in feeds if name not in self.network.inputs)
             raise InvalidInputError(
@@ -183,15 +204,24 @@ class ReferenceEvaluator:
                     raise _failure(step, values, error) from error
                 if type(result) is tuple:
                     for slot, value in zip(step.outputs, result, strict=True):
-                        values[slot] = np.asarray(value)
+                        values[slot] = self._array(value)
                 else:
-                    values[step.outputs[0]] = result if type(result) is np.ndarray else np.asarray(result)
+                    values[step.outputs[0]] = result if type(result) is np.ndarray else self._array(result)
                 if observe is not None:
                     for name, slot in zip(step.layer.outputs, step.outputs, strict=True):
-                        observe(step.layer, name, stored(values[slot], self.network.tensors[name].dtype))  # type: ignore[arg-type]
+                        seen = stored(values[slot], self.network.tensors[name].dtype)  # type: ignore[arg-type]
+                        observe(step.layer, name, device.to_host(seen))
                 for slot in step.free:
                     values[slot] = None
-        return {name: self._output(name, values[slot], copied) for name, slot, copied in self._outputs}  # type: ignore[arg-type]
+        outputs = {name: self._output(name, values[slot], copied) for name, slot, copied in self._outputs}  # type: ignore[arg-type]
+        if self._on_device:  # a cache that was fed stays where it is
+            fed = {id(array) for array in feeds.values()}
+            outputs = {name: out if id(out) in fed else device.to_host(out) for name, out in outputs.items()}
+        return outputs
+
+    def _fed(self, tensor: Tensor, feeds: Mapping[str, np.ndarray]) -> Any:
+        value = _checked(tensor, feeds, self.arrays)
+        return device.placed(value, tensor.dtype, self.arrays) if self._on_device else value
 
     def _output(self, name: str, value: np.ndarray, copied: bool) -> np.ndarray:
         out = stored(value, self.network.tensors[name].dtype)
@@ -210,15 +240,15 @@ def _as_tuple(result: np.ndarray | tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
     return result if isinstance(result, tuple) else (result,)
 
 
-def _checked(tensor: Tensor, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+def _checked(tensor: Tensor, feeds: Mapping[str, np.ndarray], arrays: Any) -> np.ndarray:
     """The feed for input ``tensor``, of its type, rank and static dimensions."""
     value = feeds.get(tensor.name)
     if value is None:
         raise InvalidInputError(
             f"input {tensor.name!r} is missing; pass a {tensor.dtype.value} array of shape {tensor.shape}"
         )
-    if not isinstance(value, np.ndarray) or value.dtype != tensor.dtype.numpy:
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+    if not isinstance(value, (np.ndarray, arrays.ndarray)) or value.dtype != tensor.dtype.numpy:
+        kind = value.dtype if isinstance(value, (np.ndarray, arrays.ndarray)) else type(value).__name__
         raise InvalidInputError(f"input {tensor.name!r} is {kind}; convert it to a NumPy array of {tensor.dtype.value}")
     if len(value.shape) != len(tensor.shape) or any(
         want not in (-1, have) for want, have in zip(tensor.shape, value.shape, strict=True)

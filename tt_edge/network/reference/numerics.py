@@ -10,7 +10,9 @@ reader converts them again. Only what enters or leaves the evaluator (inputs, th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +23,16 @@ from tt_edge.number_formats import unpack_nibbles
 #: Maps an array to an array of the same shape in another number format.
 Converter = Callable[[np.ndarray], np.ndarray]
 
+
+def namespace(x: Any) -> Any:
+    """The module whose arrays ``x`` is one of: ``numpy`` or ``cupy``."""
+    return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
+
+
 # Types whose values are carried in float32.
 _CARRIED = (DType.FLOAT16, DType.BFLOAT16)
 
-# Below so many elements NumPy's conversion loops beat the whole-array bit operations.
+# Below so many elements NumPy's conversion loops beat the whole-array bit operations. CuPy's always do.
 _SMALL_TO_WIDEN = 8192
 _SMALL_TO_ROUND = 2048
 _HALF_SIGN_AND_DIGITS = np.uint32(0x8FFFE000).view(np.int32)
@@ -47,7 +55,7 @@ def half_to_float32(x: np.ndarray) -> np.ndarray:
     repairs it, subnormals included. The all-ones exponent (infinity, NaN) comes out as 65536 or more, which no finite
     float16 reaches, and sends the array to ``astype``.
     """
-    if x.size < _SMALL_TO_WIDEN:
+    if x.size < _SMALL_TO_WIDEN or not isinstance(x, np.ndarray):
         return x.astype(np.float32)
     bits = x.view(np.int16).astype(np.int32)
     bits <<= 13
@@ -66,7 +74,7 @@ def round_to_half(x: np.ndarray) -> np.ndarray:
     digits that float16 lacks, so the addition rounds them, and the subtraction takes the summand away again. Zero keeps
     its sign. What overflows, infinity and NaN send the array to ``astype``.
     """
-    if x.size < _SMALL_TO_ROUND:
+    if x.size < _SMALL_TO_ROUND or not isinstance(x, np.ndarray):
         return x.astype(np.float16).astype(np.float32)
     bits = x.view(np.int32)
     work = bits & _EXPONENT
@@ -163,13 +171,23 @@ _ERFC_DENOMINATOR = (
 )
 
 
+def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """Its value at ``x``; the first coefficient is that of the highest power."""
+    total = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        total *= x
+        total += coefficient
+    return total
+
+
 def erf(x: np.ndarray) -> np.ndarray:
     """Gauss error function of a float32 array, correct to float32 (Cody's approximations, evaluated in float64)."""
-    wide = np.asarray(x, np.float64)
+    wide = x.astype(np.float64)
     y = np.minimum(np.abs(wide), 4.0)  # from 4 on, erf is 1 in float32
     near = y <= 0.46875
     square = np.where(near, y * y, 0.0)
-    central = wide * np.polyval((*_ERF_NUMERATOR, _ERF_LAST[0]), square)
-    central /= np.polyval((*_ERF_DENOMINATOR, _ERF_LAST[1]), square)
-    tail = np.exp(-y * y) * np.polyval(_ERFC_NUMERATOR, y) / np.polyval(_ERFC_DENOMINATOR, y)
-    return np.where(near, central, np.copysign(1.0 - tail, wide)).astype(np.float32)
+    central = wide * _polynomial((*_ERF_NUMERATOR, _ERF_LAST[0]), square)
+    central /= _polynomial((*_ERF_DENOMINATOR, _ERF_LAST[1]), square)
+    tail = np.exp(-y * y) * _polynomial(_ERFC_NUMERATOR, y) / _polynomial(_ERFC_DENOMINATOR, y)
+    out: np.ndarray = np.where(near, central, np.copysign(1.0 - tail, wide)).astype(np.float32)
+    return out

@@ -22,18 +22,30 @@ def _highest(dtype: np.dtype) -> float | int:
 
 def _mean(x: np.ndarray, axes: tuple[int, ...], keep: bool) -> np.ndarray:
     """Average; of integers the truncated quotient, 0 over an empty volume (NaN for floats)."""
-    total = np.asarray(x.sum(axes, keepdims=keep))
+    total = x.sum(axes, keepdims=keep)
     count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
     if x.dtype.kind == "f":
-        return np.asarray(total / np.float32(count))
-    return np.trunc(total / max(count, 1)).astype(x.dtype)
+        quotient: np.ndarray = total / np.float32(count)
+        return quotient
+    truncated: np.ndarray = np.trunc(total / max(count, 1)).astype(x.dtype)
+    return truncated
+
+
+def _max(x: np.ndarray, axes: tuple[int, ...], keep: bool) -> np.ndarray:
+    more = {} if x.size else {"initial": _lowest(x.dtype)}  # which CuPy does not take
+    return x.max(axes, keepdims=keep, **more)  # type: ignore[no-any-return, call-overload]
+
+
+def _min(x: np.ndarray, axes: tuple[int, ...], keep: bool) -> np.ndarray:
+    more = {} if x.size else {"initial": _highest(x.dtype)}
+    return x.min(axes, keepdims=keep, **more)  # type: ignore[no-any-return, call-overload]
 
 
 _REDUCTIONS: dict[str, Reduction] = {
     "SUM": lambda x, axes, keep: x.sum(axes, x.dtype, keepdims=keep),
     "PROD": lambda x, axes, keep: x.prod(axes, x.dtype, keepdims=keep),
-    "MAX": lambda x, axes, keep: x.max(axes, keepdims=keep, initial=_lowest(x.dtype)),
-    "MIN": lambda x, axes, keep: x.min(axes, keepdims=keep, initial=_highest(x.dtype)),
+    "MAX": _max,
+    "MIN": _min,
     "AVG": _mean,
 }
 

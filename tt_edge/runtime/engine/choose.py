@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 
+import numpy as np
+
 from tt_edge import cuda
 from tt_edge.bundle.manifest import DECODER, VISION, part_file
 from tt_edge.compat import StrEnum
@@ -17,6 +19,7 @@ from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
 from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form
+from tt_edge.network.reference.device import cupy
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE
 from tt_edge.plugins.edgellm import contracts, vit_contract
 from tt_edge.plugins.edgellm.library import load_library
@@ -24,8 +27,6 @@ from tt_edge.tensorrt_api import Flavour, installed, load
 from tt_edge.tensorrt_features import FEATURES
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tt_edge.bundle import Bundle, EngineRecord
     from tt_edge.runtime.engine.feed_forward import FeedForward
     from tt_edge.runtime.engine.session import Session
@@ -42,6 +43,8 @@ class Runtime(StrEnum):
     TENSORRT = "tensorrt"
     #: NumPy, on any machine.
     REFERENCE = "reference"
+    #: The same, with CuPy on a GPU.
+    REFERENCE_CUDA = "reference-cuda"
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,10 @@ def open_part(
     """
     if runtime not in list(Runtime):
         raise InvalidInputError(f"runtime {runtime!r} is unknown; choose one of {', '.join(Runtime)}")
-    contract = bundle.manifest.part(part)
-    if runtime != Runtime.REFERENCE:
+    contract, arrays = bundle.manifest.part(part), np
+    if runtime == Runtime.REFERENCE_CUDA:
+        arrays = cupy()
+    elif runtime != Runtime.REFERENCE:
         machine = machine or Machine.detect()
         engines = bundle.manifest.engines_of(part)
         engine = next((e for e in engines if machine.misfit(e) is None), None)
@@ -154,14 +159,14 @@ def open_part(
     from tt_edge.runtime.engine.reference_session import ReferenceSession
 
     kind = ReferenceSession if _has_steps(contract) else ReferenceFeedForward
-    return kind(bundle.network(part), contract)
+    return kind(bundle.network(part), contract, arrays)
 
 
 def files_to_run(bundle: Bundle, runtime: str = "auto") -> list[str]:
     """The large files that ``open_part`` will need for all parts, as far as that is known without looking at the machine."""
-    files = []
+    files, evaluated = [], runtime in (Runtime.REFERENCE, Runtime.REFERENCE_CUDA)
     for part in bundle.manifest.parts:
-        engines = bundle.manifest.engines_of(part) if runtime != Runtime.REFERENCE else ()
+        engines = bundle.manifest.engines_of(part) if not evaluated else ()
         if len(engines) == 1 and not engines[0].stripped:
             files.append(engines[0].file)
         elif not engines and runtime != Runtime.TENSORRT:

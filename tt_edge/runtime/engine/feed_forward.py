@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,9 @@ class FeedForward(ABC):
 class ReferenceFeedForward(FeedForward):
     """Evaluates the captured network in NumPy."""
 
-    def __init__(self, network: Network, contract: IOContract) -> None:
+    def __init__(self, network: Network, contract: IOContract, arrays: Any = np) -> None:
         super().__init__(contract)
-        self._evaluator = ReferenceEvaluator(network)
+        self._evaluator = ReferenceEvaluator(network, arrays=arrays)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         return self._evaluator.run(feeds)

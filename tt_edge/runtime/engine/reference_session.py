@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tt_edge.contract import BATCH, TOP_OUTPUTS, Feeds, IOContract
 from tt_edge.network.ir import Network
 from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.network.reference.device import to_host
 from tt_edge.runtime.engine.kv_rows import Bytes, Region
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.engine.top_logits import RowLogits, TopBatch
 
 
 class ReferenceSession(Session):
-    """Evaluates ``network`` with TensorRT's semantics. No TensorRT, no GPU."""
+    """Evaluates ``network`` with TensorRT's semantics. No TensorRT, and no GPU unless ``arrays`` is CuPy's module."""
 
-    def __init__(self, network: Network, contract: IOContract) -> None:
+    def __init__(self, network: Network, contract: IOContract, arrays: Any = np) -> None:
         super().__init__(contract)
-        self._evaluator = ReferenceEvaluator(network)
+        self._arrays = arrays
+        self._evaluator = ReferenceEvaluator(network, arrays=arrays)
         self._cache: Feeds = {}
         self._outputs: Feeds = {}
         batch = contract.max_batch
-        self._cross = {t.name: np.zeros(t.resolve(batch=batch), t.dtype.numpy) for t in contract.cross}
-        self._tables = {t.name: np.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
+        self._cross = {t.name: arrays.zeros(t.resolve(batch=batch), t.dtype.numpy) for t in contract.cross}
+        self._tables = {t.name: arrays.zeros(t.resolve(), t.dtype.numpy) for t in contract.feature_tables}
 
     @property
     def word(self) -> str:
-        return "evaluated by the reference session"
+        where = "" if self._arrays is np else ", on a GPU by CuPy"
+        return f"evaluated by the reference session{where}"
 
     def _allocate(self, batch: int) -> None:
         specs = [self.contract.input(pair.past) for pair in self.contract.kv_cache]
         # Zeros instead of empty: NaNs in unwritten places would survive a masked product of 0 x NaN.
-        self._cache = {spec.name: np.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
+        self._cache = {spec.name: self._arrays.zeros(spec.resolve(batch=batch), spec.dtype.numpy) for spec in specs}
 
     def inputs(self, feeds: Feeds, rows: slice) -> Feeds:
         """All inputs of one network step: the feeds, the slots' caches and sources, and the feature tables."""
@@ -47,7 +51,7 @@ class ReferenceSession(Session):
         out = self._outputs = self._evaluator.run(self.inputs(feeds, rows))
         if not self.contract.kv_in_place:
             for pair in self.contract.kv_cache:
-                self._cache[pair.past][rows] = out[pair.present]
+                self._cache[pair.past][rows] = self._arrays.asarray(out[pair.present])
         return out["logits"]
 
     def _execute_rows(self, feeds: Feeds, rows: slice) -> Sequence[RowLogits]:
@@ -58,11 +62,16 @@ class ReferenceSession(Session):
         return TopBatch(values, ids, totals.tolist(), self.contract.vocab_size, logits.__getitem__).rows()
 
     def _write_table(self, name: str, first: int, rows: np.ndarray) -> None:
-        self._tables[name][first : first + len(rows)] = rows
+        self._tables[name][first : first + len(rows)] = self._arrays.asarray(rows)
 
     def _read_row(self, name: str, region: Region, length: int) -> Bytes:
-        return region.view(self._cache[name], length).copy()
+        return region.view(to_host(self._cache[name]), length).copy()
 
     def _write_row(self, name: str, region: Region, data: Bytes) -> None:
         cache = self._cross[name] if name in self._cross else self._cache[name]
-        region.view(cache, data.shape[1])[...] = data
+        if isinstance(cache, np.ndarray):
+            region.view(cache, data.shape[1])[...] = data
+            return
+        host = to_host(cache)
+        region.view(host, data.shape[1])[...] = data
+        cache[...] = self._arrays.asarray(host)

@@ -16,14 +16,12 @@ Scores = NDArray[np.float32]
 class Scaled(NamedTuple):
     """The largest logits of all rows divided by a temperature, ``[B, width]``, likeliest first.
 
-    ``below``: less the likeliest token's, float32. ``weights``: probabilities times a constant, 1 for the likeliest.
-    ``masses``: the sum of a token's weight and those before it. These two are lists of Python's floats, which are faster to
-    use one by one.
+    ``below``: less the likeliest token's, float32. ``weights``: probabilities times a constant, 1 for the likeliest; lists of
+    Python's floats, which are faster to use one by one.
     """
 
     below: NDArray[np.float32]
     weights: list[list[float]]
-    masses: list[list[float]]
 
 
 class TopBatch:
@@ -69,8 +67,8 @@ class TopBatch:
             if temperature != 1:
                 values = values / np.float32(temperature)
             below = values - values[:, :1]
-            weights = np.exp(below, dtype=np.float64)
-            self._scaled[key] = Scaled(below, weights.tolist(), np.cumsum(weights, axis=1).tolist())
+            weights = below.astype(np.float64)
+            self._scaled[key] = Scaled(below, np.exp(weights, out=weights).tolist())
         return self._scaled[key]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tt_edge.errors import EngineError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.engine.top_logits import Scaled, TopLogits
+from tt_edge.runtime.engine.top_logits import TopLogits
 from tt_edge.runtime.scheduling.token import Token
 
 #: Relative error of the log-sum-exp's probability: a float32, summed up on the device in some order.
@@ -22,7 +22,7 @@ _ROUNDING = 1e-5
 #: Quotients by the temperature beyond this may not fit float32.
 _LARGEST = 1e38
 #: So many of the largest logits are looked at first; few are kept in most distributions.
-_WIDTHS = (32, 256)
+_FEW = 32
 
 
 def choose(top: TopLogits, config: GenerationConfig, random: np.random.Generator | None) -> Token | None:
@@ -63,12 +63,11 @@ def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator
     if not -limit < last <= best < limit:
         return None  # a temperature near 0, which takes more care
     top_k = config.top_k if config.top_k < batch.vocab_size else 0
-    kept = None
-    for width in (*(width for width in _WIDTHS if top_k < width < batch.count), batch.count):
-        kept = _kept(top, config, top_k, width)
-        if kept is not None:
-            break
-    else:
+    few = batch.count > _FEW > top_k
+    kept = _kept(top, config, top_k, _FEW) if few else None
+    if kept is None:
+        kept = _kept(top, config, top_k, batch.count)
+    if kept is None:
         return None
     # Plain Python: NumPy takes longer for so few numbers.
     ids, weights = kept
@@ -99,10 +98,10 @@ def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> t
         while count < width and weights[count] == weights[top_k - 1]:
             count += 1
     elif config.top_p < 1:
-        masses = scaled.masses[top.row]
-        low, high = (config.top_p * total for total in _total(top, scaled, config.temperature))
-        count = bisect.bisect_left(masses, low) + 1
-        if count > width or masses[count - 1] < high:
+        masses = list(itertools.accumulate(weights))
+        low, high = _total(top, masses, width, config.temperature)
+        count = bisect.bisect_left(masses, config.top_p * low) + 1
+        if count > width or masses[count - 1] < config.top_p * high:
             return None
     elif config.min_p > 0:
         count = sum(weight >= config.min_p for weight in weights)
@@ -127,23 +126,22 @@ def _of_equals(ids: list[int], scores: list[float], count: int) -> list[int]:
     return ids[:first] + equal[: count - first]
 
 
-def _total(top: TopLogits, scaled: Scaled, temperature: float) -> tuple[float, float]:
+def _total(top: TopLogits, masses: list[float], width: int, temperature: float) -> tuple[float, float]:
     """Bounds of the weight of all tokens, where the likeliest token's is 1.
 
     At temperature 1 the log-sum-exp says it. At another one a weight w becomes w ** (1 / temperature). The sum of these powers
-    over the tokens that are not in ``scaled`` is then bounded by what makes it largest: few tokens, each as likely as the
-    last of ``scaled`` (a temperature below 1), or equal ones (above).
+    over the tokens that are not among the first ``width`` is then bounded by what makes it largest: few tokens, each as likely
+    as the last of these (a temperature below 1), or equal ones (above).
     """
     batch, row = top.batch, top.row
     total = math.exp(min(batch.log_sum_exp[row] - batch.range[row][0], 700.0))
     slack = _ROUNDING * total
     if temperature == 1:
         return total - slack, total + slack
-    width = len(scaled.masses[row])
-    own = batch.scaled(1.0, width)
-    seen, count = scaled.masses[row][-1], batch.vocab_size - width
-    mass = max(total - own.masses[row][-1], 0.0) + slack
-    power, largest = 1 / temperature, own.weights[row][-1]
+    own = batch.scaled(1.0, width).weights[row]
+    seen, count = masses[-1], batch.vocab_size - width
+    mass = max(total - math.fsum(own), 0.0) + slack
+    power, largest = 1 / temperature, own[-1]
     if not count:
         return seen, seen
     if power > 1:
