@@ -42,7 +42,7 @@ class LoweringContext:
     ``decoder_layers`` is the number of attention layers in the model's configuration. ``kv_cache`` collects the placeholder
     and output name of every cache tensor, K then V, layer by layer. ``kv_scales`` are the scales of an FP8 cache, layer by
     layer: for queries, keys and values. ``converters`` are those of the conversion that follows; without them, nothing is
-    decomposed for it.
+    decomposed for it. ``blocks``: some tokens of a prompt see each other in both directions, which an input says.
     """
 
     config: CompileConfig
@@ -50,6 +50,7 @@ class LoweringContext:
     kv_cache: list[tuple[str, str]] = field(default_factory=list)
     kv_scales: Sequence[tuple[float, float, float]] = ()
     converters: Converters | None = None
+    blocks: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,54 @@ def _settings(family: str, width: int) -> dict[str, Any]:
             "select_layer": -2,
             "max_dynamic_tiles": 4,
         }
+    if family in ("llava_next", "llava_onevision", "vipllava"):
+        tower = "siglip_vision_model" if family == "llava_onevision" else "clip_vision_model"
+        own: dict[str, Any] = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56], [84, 28]]}
+        if family == "llava_onevision":
+            own |= {
+                "vision_aspect_ratio": "anyres_max_9",
+                "vision_feature_select_strategy": "full",
+                "video_token_id": VIDEO,
+            }
+        if family == "vipllava":
+            own = {"vision_feature_layers": [-2, 1]}
+        return {
+            "text_config": {**_TEXT, "model_type": "qwen2" if family == "llava_onevision" else "llama"},
+            "vision_config": {
+                **square,
+                "model_type": tower,
+                "image_size": 28,
+                "patch_size": 14,
+                "num_hidden_layers": 3,
+            },
+            "image_token_id": IMAGE,
+            "image_seq_length": 4,
+            **own,
+        }
+    if family in ("idefics3", "smolvlm"):
+        return {
+            "text_config": {**_TEXT, "model_type": "llama"},
+            "vision_config": {**square, "image_size": 28, "patch_size": 7},
+            "image_token_id": IMAGE,
+            "scale_factor": 2,
+            "pad_token_id": 0,
+        }
+    if family in ("gemma3", "paligemma"):
+        text = {**_TEXT, "head_dim": 16}
+        if family == "gemma3":
+            text |= {
+                "layer_types": ["sliding_attention", "full_attention"],
+                "sliding_window": 8,
+                "query_pre_attn_scalar": 16,
+            }
+        more: dict[str, Any] = {"mm_tokens_per_image": 4} if family == "gemma3" else {"projection_dim": 64}
+        return {
+            "text_config": {**text, "model_type": "gemma3_text" if family == "gemma3" else "gemma", "tie_word_embeddings": True},
+            "vision_config": {**square, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 7,
+                              "vision_use_head": False},
+            "image_token_id": IMAGE,
+            **more,
+        }  # fmt: skip
     raise KeyError(family)
 
 
@@ -118,6 +166,16 @@ VLMS = {
     "internvl": ("InternVLConfig", "InternVLForConditionalGeneration"),
     "blip-2": ("Blip2Config", "Blip2ForConditionalGeneration"),
     "eagle2": ("Eagle2Config", "Eagle2ForConditionalGeneration"),
+}
+#: Families that are found in the model, without a record of their parts.
+FOUND = {
+    "llava_next": ("LlavaNextConfig", "LlavaNextForConditionalGeneration"),
+    "llava_onevision": ("LlavaOnevisionConfig", "LlavaOnevisionForConditionalGeneration"),
+    "vipllava": ("VipLlavaConfig", "VipLlavaForConditionalGeneration"),
+    "idefics3": ("Idefics3Config", "Idefics3ForConditionalGeneration"),
+    "smolvlm": ("SmolVLMConfig", "SmolVLMForConditionalGeneration"),
+    "gemma3": ("Gemma3Config", "Gemma3ForConditionalGeneration"),
+    "paligemma": ("PaliGemmaConfig", "PaliGemmaForConditionalGeneration"),
 }
 
 
@@ -135,7 +193,7 @@ def tiny_vlm(
     tower's.
     """
     torch.manual_seed(seed)
-    config_class, model_class = VLMS[family]
+    config_class, model_class = (VLMS | FOUND)[family]
     settings = _settings(family, 2 * tower_head)
     if heads_of_64:
         settings["text_config"] |= {"hidden_size": 256, **({"head_dim": 64} if family == "qwen3_vl" else {})}

@@ -20,6 +20,13 @@ _QWEN_TOKENS = {
     VISION_END: "<|vision_end|>",
 }
 _TILED_TOKENS = {IMAGE: "<IMG_CONTEXT>", VIDEO: "<video>", VISION_START: "<img>", VISION_END: "</img>"}
+_SPLIT_TOKENS = {
+    IMAGE: "<image>",
+    VISION_START: "<fake_token_around_image>",
+    VISION_END: "<global-img>",
+    304: "<end_of_utterance>",
+    **{305 + i: f"<row_{i // 4 + 1}_col_{i % 4 + 1}>" for i in range(15)},
+}
 #: Special tokens by family, and what stands for an image in a chat.
 TOKENS = {
     "qwen2_vl": _QWEN_TOKENS,
@@ -30,10 +37,22 @@ TOKENS = {
     "internvl": _TILED_TOKENS,
     "eagle2": _TILED_TOKENS,
 }
+#: Likewise of families that are found.
+FOUND_TOKENS = {
+    "vipllava": {IMAGE: "<image>"},
+    "llava_next": {IMAGE: "<image>"},
+    "llava_onevision": {IMAGE: "<image>", VIDEO: "<video>"},
+    "idefics3": _SPLIT_TOKENS,
+    "smolvlm": _SPLIT_TOKENS,
+    "gemma3": {IMAGE: "<image_soft_token>", VISION_START: "<start_of_image>", VISION_END: "<end_of_image>"},
+    "paligemma": {IMAGE: "<image>"},
+}
 PLACEHOLDERS = {
     **dict.fromkeys(QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "llava": "<image>",
     "internvl": "<IMG_CONTEXT>",
+    **dict.fromkeys(("vipllava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "paligemma"), "<image>"),
+    "gemma3": "<start_of_image>",
 }
 VOCABULARY = 320
 
@@ -54,15 +73,20 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """Bytes, and the family's special tokens where ``tests.tiny_vlms`` has them; a text begins with ``<s>``."""
     names = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     names += [f"<unused{i}>" for i in range(len(names), VOCABULARY)]
-    for index, name in TOKENS[family].items():
+    for index, name in (TOKENS | FOUND_TOKENS)[family].items():
         names[index] = name
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(name, special=True) for name in ("<pad>", "<s>", "</s>", *TOKENS[family].values())]
+        [AddedToken(name, special=True) for name in ("<pad>", "<s>", "</s>", *(TOKENS | FOUND_TOKENS)[family].values())]
     )
-    extra = {}
+    extra: dict[str, Any] = {}
+    if family == "gemma3":
+        names = {"boi_token": VISION_START, "eoi_token": VISION_END, "image_token": IMAGE}
+        extra = {
+            "extra_special_tokens": {name: (TOKENS | FOUND_TOKENS)[family][index] for name, index in names.items()}
+        }
     if family in ("internvl", "eagle2"):
         extra = {
             "extra_special_tokens": {
@@ -102,6 +126,42 @@ def make_processor(family: str, tokenizer: PreTrainedTokenizerFast):
     if family == "blip-2":
         images = transformers.BlipImageProcessor(size={"height": 28, "width": 28})
         return transformers.Blip2Processor(images, tokenizer, num_query_tokens=5)
+    small = {"height": 28, "width": 28}
+    if family == "vipllava":
+        images = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=small)
+        return transformers.LlavaProcessor(
+            images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+    resolutions = [[28, 56], [56, 28], [56, 56], [84, 28]]
+    if family == "llava_next":
+        images = transformers.LlavaNextImageProcessor(
+            size={"shortest_edge": 28}, crop_size=small, image_grid_pinpoints=resolutions
+        )
+        return transformers.LlavaNextProcessor(
+            images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+    if family == "llava_onevision":
+        images = transformers.LlavaOnevisionImageProcessor(size=small, image_grid_pinpoints=resolutions)
+        return transformers.LlavaOnevisionProcessor(
+            images,
+            tokenizer,
+            transformers.LlavaOnevisionVideoProcessor(size=small),
+            num_image_tokens=4,
+            vision_feature_select_strategy="full",
+        )
+    if family in ("idefics3", "smolvlm"):
+        make = transformers.Idefics3ImageProcessor if family == "idefics3" else transformers.SmolVLMImageProcessor
+        images = make(size={"longest_edge": 84}, max_image_size={"longest_edge": 28})
+        if family == "idefics3":
+            return transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
+        return transformers.SmolVLMProcessor(images, tokenizer, transformers.SmolVLMVideoProcessor(), image_seq_len=4)
+    if family == "gemma3":
+        images = transformers.Gemma3ImageProcessor(size=small)
+        return transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)
+    if family == "paligemma":
+        images = transformers.SiglipImageProcessor(size=small)
+        images.image_seq_length = 16
+        return transformers.PaliGemmaProcessor(images, tokenizer)
     return None
 
 

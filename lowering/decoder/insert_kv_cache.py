@@ -23,6 +23,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
+from tt_edge.lowering.decoder.blocks import visible_until
 from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
@@ -47,6 +48,7 @@ class InsertKVCache(LoweringPass):
     after the valid tokens is overwritten by the next call before any query sees it.
 
     T5's bias becomes numbers that are added to the scores (``CausalBias``), and the attention ``tt_edge.masked_attention``.
+    Where tokens see each other in both directions, every attention has a mask: ``visible_until`` says up to which place.
     A sliding window shorter than the cache becomes a mask, computed in the graph and shared by the layers with that window.
     ``IAttention`` has no softcap: such an attention becomes ``tt_edge.capped_attention``, also with a mask, which is
     converted to plain layers. Sinks are refused.
@@ -65,7 +67,7 @@ class InsertKVCache(LoweringPass):
         tokens = placeholder(graph, "input_ids")
         write_indices = add_placeholder(graph, "write_indices", shape(tokens)[:1], torch.int32)
         capacity = context.config.limits.max_seq_len
-        visibility = _Visibility(tokens, write_indices, capacity)
+        visibility = _Visibility(tokens, write_indices, capacity, visible_until(graph, tokens, context))
         biases = CausalBias(module, tokens, write_indices, None, capacity)
         presents: list[Node] = []
         for index, call in enumerate(attentions):
@@ -93,8 +95,8 @@ class InsertKVCache(LoweringPass):
 class _Visibility:
     """The visibility inputs: lengths for plain causal attention, and one mask for each distinct sliding window."""
 
-    def __init__(self, tokens: Node, write_indices: Node, capacity: int) -> None:
-        self.tokens, self.write_indices, self.capacity = tokens, write_indices, capacity
+    def __init__(self, tokens: Node, write_indices: Node, capacity: int, until: Node | None) -> None:
+        self.tokens, self.write_indices, self.capacity, self.until = tokens, write_indices, capacity, until
         self.lengths: Node | None = None
         self.masks: dict[int, Node] = {}
 
@@ -103,8 +105,8 @@ class _Visibility:
         if call.softcap is not None:
             mask = self.mask(graph, window or self.capacity)
             return emit(graph, ops.capped_attention.default, query, keys, values, mask, call.softcap, like=call.node)
-        if window is not None:
-            mask = self.mask(graph, window)
+        if window is not None or self.until is not None:
+            mask = self.mask(graph, window or self.capacity)
             return emit(graph, ops.masked_attention.default, query, keys, values, mask, like=call.node)
         if self.lengths is None:
             self.lengths = emit(graph, ops.kv_lengths.default, self.write_indices, self.tokens)
@@ -114,7 +116,8 @@ class _Visibility:
         """The mask of the keys that each query sees; a window of the cache's capacity means plain causal attention."""
         if window not in self.masks:
             mask = ops.sliding_window_mask.default
-            self.masks[window] = emit(graph, mask, self.write_indices, self.tokens, self.capacity, window)
+            arguments = (self.write_indices, self.tokens, self.capacity, window)
+            self.masks[window] = emit(graph, mask, *arguments, *([] if self.until is None else [self.until]))
         return self.masks[window]
 
 

@@ -24,6 +24,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
+from tt_edge.lowering.decoder.blocks import visible_until
 from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
@@ -49,7 +50,7 @@ class InsertStaticCache(LoweringPass):
     Graph inputs are, in order: those of the model, ``start_idx``, ``end_idx``, and for each layer ``past_key_i``,
     ``past_value_i``, ``[B, Hkv, max_seq_len, D]``; outputs: the logits, and ``present_key_i``, ``present_value_i`` for
     each layer. Heads are not repeated in the cache. The mask is causal at any ``start_idx``, so it is also right for chunks
-    of a prompt and for later turns.
+    of a prompt and for later turns. Where tokens see each other in both directions, ``visible_until`` says up to which place.
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
@@ -94,6 +95,7 @@ class _Cache:
         self.end: Node | None = None
         if self.version is not Cache.NONE:
             self.start, self.end = (add_placeholder(graph, name, (1,), torch.int64) for name in (START, END))
+        self.until = visible_until(graph, self.tokens, context)
         self.biases = CausalBias(module, self.tokens, self.start, self.end, 0)
 
     def mask(self, call: AttentionCall) -> Node:
@@ -103,7 +105,8 @@ class _Cache:
         window = call.window_within(self.context.config.limits.max_seq_len)
         if window not in self.masks:
             mask = ops.causal_mask.default
-            self.masks[window] = emit(self.graph, mask, self.tokens, self.start, self.end, window or 0)
+            arguments = (self.tokens, self.start, self.end, window or 0)
+            self.masks[window] = emit(self.graph, mask, *arguments, *([] if self.until is None else [self.until]))
         return self.masks[window]
 
     def extend(self, kind: str, index: int, update: Node, origin: Node, presents: list[Node]) -> Node:

@@ -82,7 +82,9 @@ def _sequence_length(network: Any, tokens: Any, name: str) -> Any:
 
 
 @converter(_ops.sliding_window_mask.default)
-def sliding_window_mask(network: Any, write_indices: Any, tokens: Any, capacity: int, window: int, *, name: str) -> Any:
+def sliding_window_mask(
+    network: Any, write_indices: Any, tokens: Any, capacity: int, window: int, until: Any = None, *, name: str
+) -> Any:
     """Comparisons of key positions ``[1, 1, 1, capacity]`` with query positions ``[B, 1, S, 1]``."""
     keys = np.arange(capacity, dtype=np.int32).reshape(1, 1, 1, capacity)
     key_at = named(network.add_constant(keys.shape, trt.Weights(keys.copy())), f"{name}_keys")
@@ -96,8 +98,11 @@ def sliding_window_mask(network: Any, write_indices: Any, tokens: Any, capacity:
     )
     window_tensor = scalar(network, window, trt.int32, 4, f"{name}_window")
     oldest = named(network.add_elementwise(query_at, window_tensor, operation.SUB), f"{name}_oldest")
-    future = named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
-    seen = named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
+    if until is None:
+        future = named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
+        seen = named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
+    else:
+        seen = named(network.add_elementwise(key_at, until, operation.LESS), f"{name}_seen")
     recent = named(network.add_elementwise(key_at, oldest, operation.GREATER), f"{name}_recent")
     return named(network.add_elementwise(seen, recent, operation.AND), name)
 

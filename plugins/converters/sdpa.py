@@ -76,7 +76,9 @@ def _range(network: Any, length: Any, shape: tuple[int, ...], name: str) -> Any:
 
 
 @converter(_ops.causal_mask.default)
-def causal_mask(network: Any, tokens: Any, start: Any, end: Any, window: int = 0, *, name: str) -> Any:
+def causal_mask(
+    network: Any, tokens: Any, start: Any, end: Any, window: int = 0, until: Any = None, *, name: str
+) -> Any:
     """Comparisons of key positions ``[1, 1, 1, T]`` with query positions ``[1, 1, S, 1]``."""
     operation = trt.ElementWiseOperation
     sizes = named(network.add_shape(tokens), f"{name}_shape")
@@ -88,10 +90,15 @@ def causal_mask(network: Any, tokens: Any, start: Any, end: Any, window: int = 0
         first.reshape_dims = (1, 1, 1, 1)
         offset = named(first, f"{name}_start")
         query_at = named(network.add_elementwise(query_at, offset, operation.SUM), f"{name}_at")
-    future = named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
+    seen_name = name if window <= 0 else f"{name}_seen"
+    if until is None:
+        future = named(network.add_elementwise(key_at, query_at, operation.GREATER), f"{name}_future")
+        seen = named(network.add_unary(future, trt.UnaryOperation.NOT), seen_name)
+    else:
+        limit = named(network.add_cast(until, trt.int64), f"{name}_until")
+        seen = named(network.add_elementwise(key_at, limit, operation.LESS), seen_name)
     if window <= 0:
-        return named(network.add_unary(future, trt.UnaryOperation.NOT), name)
-    seen = named(network.add_unary(future, trt.UnaryOperation.NOT), f"{name}_seen")
+        return seen
     oldest = _difference(network, query_at, scalar(network, window, trt.int64, 4, f"{name}_window"), f"{name}_oldest")
     recent = named(network.add_elementwise(key_at, oldest, operation.GREATER), f"{name}_recent")
     return named(network.add_elementwise(seen, recent, operation.AND), name)

@@ -86,15 +86,20 @@ def _(write_indices: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("tt_edge::sliding_window_mask", mutates_args=())
-def sliding_window_mask(write_indices: Tensor, tokens: Tensor, capacity: int, window: int) -> Tensor:
-    """Boolean ``[B, 1, S, capacity]``: query ``i`` of row ``b``, at ``p = write_indices[b] + i``, sees ``p - window < j <= p``."""
+def sliding_window_mask(
+    write_indices: Tensor, tokens: Tensor, capacity: int, window: int, until: Tensor | None = None
+) -> Tensor:
+    """Boolean ``[B, 1, S, capacity]``: query ``i`` of row ``b``, at ``p = write_indices[b] + i``, sees ``p - window < j <= p``.
+
+    With ``until`` ``[B, 1, S, 1]`` int32 it sees ``p - window < j < until`` instead.
+    """
     at = write_indices[:, None, None, None] + torch.arange(tokens.shape[1], device=tokens.device)[:, None]
     keys = torch.arange(capacity, device=tokens.device)
-    return (keys <= at) & (keys > at - window)
+    return (keys <= at if until is None else keys < until) & (keys > at - window)
 
 
 @sliding_window_mask.register_fake
-def _(write_indices: Tensor, tokens: Tensor, capacity: int, window: int) -> Tensor:
+def _(write_indices: Tensor, tokens: Tensor, capacity: int, window: int, until: Tensor | None = None) -> Tensor:
     return tokens.new_empty(write_indices.shape[0], 1, tokens.shape[1], capacity, dtype=torch.bool)
 
 

@@ -50,22 +50,26 @@ def _(cache: Tensor, update: Tensor, start: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("tt_edge::causal_mask", mutates_args=())
-def causal_mask(tokens: Tensor, start: Tensor | None, end: Tensor | None, window: int = 0) -> Tensor:
+def causal_mask(
+    tokens: Tensor, start: Tensor | None, end: Tensor | None, window: int = 0, until: Tensor | None = None
+) -> Tensor:
     """Boolean ``[1, 1, S, T]``: query ``i``, at ``p = start + i``, sees ``j <= p`` and, with a window, ``p - window < j``.
 
     ``S`` is that of ``tokens`` ``[B, S, …]``; ``T`` is ``end``, or ``S`` without a cache (``start`` and ``end`` ``None``).
+    With ``until`` ``[B, 1, S, 1]`` int32, query ``i`` sees ``j < until`` instead, and the result is ``[B, 1, S, T]``.
     """
     queries, first = tokens.shape[1], 0 if start is None else int(start)
     keys = queries if end is None else int(end)
     at = first + torch.arange(queries, device=tokens.device)[:, None]
     key = torch.arange(keys, device=tokens.device)
-    allowed = key <= at
+    allowed = key <= at if until is None else key < until
     if window > 0:
-        allowed &= key > at - window
-    return allowed[None, None]
+        allowed = allowed & (key > at - window)
+    return allowed if allowed.ndim == 4 else allowed[None, None]
 
 
 @causal_mask.register_fake
-def _(tokens: Tensor, start: Tensor | None, end: Tensor | None, window: int = 0) -> Tensor:
+def _(tokens: Tensor, start: Tensor | None, end: Tensor | None, window: int = 0, until: Tensor | None = None) -> Tensor:
     keys = tokens.shape[1] if end is None else get_ctx().new_dynamic_size(min=1)
-    return tokens.new_empty(1, 1, tokens.shape[1], keys, dtype=torch.bool)
+    batch = 1 if until is None else until.shape[0]
+    return tokens.new_empty(batch, 1, tokens.shape[1], keys, dtype=torch.bool)

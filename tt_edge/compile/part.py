@@ -44,6 +44,8 @@ class PartCompiler(ABC):
     name: str
     #: The number of decoder layers, each of which must have exactly one attention; 0: not checked.
     decoder_layers = 0
+    #: Whether some tokens of a prompt see each other in both directions.
+    blocks = False
     #: Scales of an FP8 KV cache, layer by layer.
     kv_scales: Sequence[tuple[float, float, float]] = ()
 
@@ -73,7 +75,11 @@ class PartCompiler(ABC):
             module = self.export()
         with stages.stage("lower"):
             context = LoweringContext(
-                self.config, self.decoder_layers, kv_scales=self.kv_scales, converters=converters()
+                self.config,
+                self.decoder_layers,
+                kv_scales=self.kv_scales,
+                converters=converters(),
+                blocks=self.blocks,
             )
             lowering = lower(module, self.passes(), context, dump)
         with stages.stage("convert"):

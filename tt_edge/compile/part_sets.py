@@ -57,7 +57,7 @@ class VisionLanguageParts(LanguageParts):
     """A vision-language model: a vision tower, and a decoder that takes its features."""
 
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
-        from tt_edge.compile.vision.families import family_of
+        from tt_edge.compile.vision.families import check_options, family_of
         from tt_edge.compile.vision.image_settings import check_image_settings
         from tt_edge.compile.vision.pruning import pruned
         from tt_edge.compile.vision.tower import tower_of
@@ -66,6 +66,7 @@ class VisionLanguageParts(LanguageParts):
         family = family_of(self.model)
         assert family is not None
         limits = within_model(config.limits, self.model, fit=fit)
+        check_options(self.model, family, config.with_limits(limits))
         ragged = config.vision.attention is TowerAttention.PLUGIN
         keep = config.vision.keep_image_tokens
         self._tower = pruned(*tower_of(self.model, family.tower, ragged=ragged), keep)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tt_edge.config.limits import Limits
 from tt_edge.contract.geometry import VisionGeometry
-from tt_edge.contract.inputs import FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
+from tt_edge.contract.inputs import VISIBLE_UNTIL, FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
 from tt_edge.contract.step import Step
 from tt_edge.contract.symbols import FEATURE_ROWS, UNITS, Phase, Scope
 from tt_edge.contract.tensor import Shape, ShapeRange, TensorSpec
@@ -162,6 +162,11 @@ class IOContract:
         """The number of coordinates of a token's position: 3 with M-RoPE (temporal, height, width), otherwise 1."""
         positions = next((t for t in self.inputs if t.name == "position_ids"), None)
         return int(positions.shape[0]) if positions is not None and len(positions.shape) == 3 else 1
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether some tokens of a prompt see each other in both directions, and must be computed in one call."""
+        return any(spec.name == VISIBLE_UNTIL for spec in self.inputs)
 
     @cached_property
     def in_lockstep(self) -> bool:

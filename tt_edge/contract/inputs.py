@@ -85,6 +85,9 @@ START, END = "start_idx", "end_idx"
 #: ``deepstack_features_i``, what it adds at the places of images. ``image_indices`` int32 ``[B, S]`` says which row stands in for
 #: a token's embedding, and -1 that none does.
 IMAGE_FEATURES, IMAGE_INDICES = "image_features", "image_indices"
+#: Of models in which the tokens of a block see each other in both directions: the place up to which each token sees, exclusive,
+#: int32 ``[B, S]``. Blocks are runs of tokens whose image index is not -1; -2 is text in a block.
+VISIBLE_UNTIL, TEXT_IN_BLOCK = "visible_until", -2
 _DEEPSTACK = "deepstack_features_{i}"
 
 
@@ -144,6 +147,18 @@ def _image_indices(step: Step) -> np.ndarray:
     return np.full(step.input_ids.shape, -1) if step.image_indices is None else step.image_indices
 
 
+def _visible_until(step: Step) -> np.ndarray:
+    """Of a token alone its place plus 1; of a token in a block the block's end: a run of tokens whose index is not -1."""
+    places = np.arange(step.width)
+    ends = np.broadcast_to(places + 1, step.input_ids.shape)
+    if step.image_indices is not None:
+        inside = step.image_indices != -1
+        outside = np.where(inside, step.width, places)
+        behind = np.minimum.accumulate(outside[:, ::-1], axis=1)[:, ::-1]
+        ends = np.where(inside, behind, ends)
+    return step.past[:, None] + ends
+
+
 def _page_table(step: Step) -> np.ndarray:
     """Every slot has the pages after those of the previous slot; the numbers of V's pages continue after K's."""
     pages = step.contract.input("kv_page_table").shape[2]
@@ -194,6 +209,7 @@ REGISTRY: list[EngineInput] = [
     EngineInput(END, DType.INT64, (None,), FedBy.STEP, lambda step: step.past[:1] + step.width, _end),
     # Of vision-language models.
     _of_step(IMAGE_INDICES, DType.INT32, _TOKENS, _image_indices),
+    _of_step(VISIBLE_UNTIL, DType.INT32, _TOKENS, _visible_until),
     EngineInput(IMAGE_FEATURES, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
     EngineInput(_DEEPSTACK, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
     # Of encoder-decoders: the encoder's, then the decoder's.

@@ -163,7 +163,12 @@ def _step(session: Session, slots: Sequence[_Slot], busy: Sequence[_Slot]) -> li
     step, lengths = np.zeros((high - low, width), np.int64), np.zeros(high - low, np.int64)
     given = []
     for slot in busy:
-        at, size = len(slot.held), min(slot.width(every), width)
+        at = len(slot.held)
+        size = slot.target.images.whole(at, min(slot.width(every), width))
+        if size > width:
+            raise CapacityError(
+                f"{size} tokens that see each other do not fit the {width} of one call; compile with a larger --max-input-len"
+            )
         step[slot.index - low, :size] = slot.fed[at : at + size]
         lengths[slot.index - low] = size
         given.append((slot.index, at, size, slot.target.images))

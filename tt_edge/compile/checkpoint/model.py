@@ -20,7 +20,7 @@ from tt_edge.compile.vision.eagle2 import (
     eagle2_config_of,
     is_eagle2,
 )
-from tt_edge.compile.vision.families import FAMILIES
+from tt_edge.compile.vision.families import FAMILIES, KNOWN, is_vision_language
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 
@@ -59,7 +59,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     settings = checkpoint.settings
-    if is_eagle2(settings) or settings.get("model_type") in FAMILIES:
+    if is_eagle2(settings) or settings.get("model_type") in (*FAMILIES, *KNOWN):
         check_vision_sizes(checkpoint.source, settings)
     if is_eagle2(settings):
         with explained(checkpoint):
@@ -99,8 +99,8 @@ def class_of(config: PreTrainedConfig) -> Any:
         if type(config) in auto._model_mapping:
             return _get_model_class(config, auto._model_mapping)
     raise UnsupportedModelError(
-        f"model type {config.model_type!r} is neither a causal language model nor an encoder-decoder in "
-        f"transformers, nor one of the vision-language models {', '.join(FAMILIES)}; tt-edge compiles these"
+        f"model type {config.model_type!r} is neither a causal language model nor an encoder-decoder in transformers, nor a "
+        "vision-language model; tt-edge compiles these"
     )
 
 
@@ -148,10 +148,10 @@ def _checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str,
 
 
 def _vision_models(config: Any) -> list[Any]:
-    """transformers' mapping of vision-language models, for one of a type that is compiled."""
+    """transformers' mapping of vision-language models, for one of these."""
     from transformers import AutoModelForImageTextToText
 
-    return [AutoModelForImageTextToText] if config.model_type in FAMILIES else []
+    return [AutoModelForImageTextToText] if is_vision_language(config) else []
 
 
 def _page_models(config: Any) -> list[Any]:

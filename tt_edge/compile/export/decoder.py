@@ -20,7 +20,7 @@ from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract, top_outputs
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.decoder import ImageDecoder
-from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.vision.families import Blocks, family_of
 from tt_edge.config import Cache, CompileConfig
 from tt_edge.contract import IOContract
 from tt_edge.lowering.base import LoweringContext, LoweringPass
@@ -87,6 +87,7 @@ class DecoderCompiler(PartCompiler):
         model, limits = self.model, self.config.limits
         check_features(model.config, type(model).__name__)
         family = family_of(model)
+        self.blocks = family is not None and family.blocks is not Blocks.NONE
         module: _LogitsOnly | ImageDecoder
         traceable: AbstractContextManager[None]
         if family is None:

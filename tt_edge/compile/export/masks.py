@@ -94,7 +94,15 @@ def visible_masks(name: str) -> Iterator[None]:
         with _disable_current_modes():  # real numbers, not the exporter's fake tensors
             return _visibility(**kwargs)
 
+    own = masking_utils._preprocess_mask_arguments
+
+    def preprocess(*args: Any, **kwargs: Any) -> Any:
+        """A mask that is made already is passed on (PaliGemma makes its language model's)."""
+        made = next((each for each in (*args, *kwargs.values()) if isinstance(each, Visibility)), None)
+        return own(*args, **kwargs) if made is None else (True, made, *[None] * 5)
+
     with ExitStack() as stack:
+        stack.enter_context(patch.object(masking_utils, "_preprocess_mask_arguments", preprocess))
         stack.enter_context(patch.dict(masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, {name: mask}))
         # It looks for several documents in one row, in the positions; an engine's row is one sequence.
         stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None))

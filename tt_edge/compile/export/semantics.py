@@ -31,6 +31,7 @@ _HARMLESS = frozenset(
     {
         "cache_position",
         "is_causal",
+        "logits_to_keep",
         "output_attentions",
         "output_hidden_states",
         "output_router_logits",

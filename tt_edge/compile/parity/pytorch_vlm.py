@@ -200,6 +200,10 @@ _USED = {
     "video_grid_thw",
     "second_per_grid_ts",
     "mm_token_type_ids",
+    "token_type_ids",
+    "image_sizes",
+    "batch_num_images",
+    "pixel_attention_mask",
 }
 
 
@@ -236,12 +240,36 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if images:
-        inputs["pixel_values"] = torch.from_numpy(np.concatenate([image.pixels for image in images]))
+        inputs["pixel_values"] = _pixels(model, rows, images)
+        if images[0].size is not None:
+            inputs["image_sizes"] = torch.tensor([image.size for image in images])
+    if model.config.model_type == "gemma3":
+        inputs["token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    if model.config.model_type == "paligemma":
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     if hasattr(getattr(model.config, "vision_config", None), "spatial_merge_size"):
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
         if images:
             inputs["image_grid_thw"] = torch.tensor([image.grid for image in images])
     return inputs
+
+
+def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Tensor:
+    """Pixels as the model takes them: of all images one after another, or of each image, or row, padded with zeros."""
+    tiles = [torch.from_numpy(image.pixels) for image in images]
+    if images[0].size is not None:
+        return torch.nn.utils.rnn.pad_sequence(tiles, batch_first=True)
+    if model.config.model_type in ("idefics3", "smolvlm"):
+        left, grouped = list(zip(tiles, images, strict=True)), []
+        for row in rows if len(rows) > 1 else [()]:
+            count, own = sum(id == model.config.image_token_id for id in row), []
+            while left and (len(rows) == 1 or count > 0):
+                pixels, image = left.pop(0)
+                own.append(pixels)
+                count -= image.tokens
+            grouped.append(torch.cat(own) if own else tiles[0][:0])
+        return torch.nn.utils.rnn.pad_sequence(grouped, batch_first=True)
+    return torch.cat(tiles)
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:

@@ -14,7 +14,7 @@ from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
 from tt_edge.compile.parity.decompress import Decompressor, library_version
 from tt_edge.compile.parity.dequantize import dequantized
 from tt_edge.compile.vision.eagle2 import is_eagle2
-from tt_edge.compile.vision.families import FAMILIES
+from tt_edge.compile.vision.families import is_vision_language
 from tt_edge.config import Precision
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
 
     if (config := _config(checkpoint)).is_encoder_decoder:  # whose model has a class of its own
         return class_of(config)
-    return AutoModelForImageTextToText if checkpoint.settings.get("model_type") in FAMILIES else AutoModelForCausalLM
+    return AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
 
 
 def _config(checkpoint: Checkpoint) -> Any:

@@ -29,12 +29,17 @@ def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> d
     """Hugging Face's features of the images ``pictures``, fp32 ``[tokens, hidden]``, keyed by the names of the language
     network's feature tables."""
     inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
-    taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw", "image_sizes") if name in inputs}
     with torch.no_grad():
         out: Any = model.get_image_features(**taken)
     tables = {IMAGE_FEATURES: out.pooler_output}
     tables |= {deepstack_name(i): table for i, table in enumerate(getattr(out, "deepstack_features", None) or ())}
-    return {name: torch.cat(list(table)).float().numpy() for name, table in tables.items()}
+    return {
+        name: torch.cat([each.flatten(0, -2) for each in table]).float().numpy()
+        if isinstance(table, list | tuple)
+        else table.flatten(0, -2).float().numpy()
+        for name, table in tables.items()
+    }
 
 
 def compare_features(
@@ -109,11 +114,16 @@ def compare_preprocessing(
         parts = [*[{"type": "image"}] * len(images), {"type": "text", "text": "What is this?"}]
         prompt = template.render([{"role": "user", "content": parts}])
     else:
-        prompt = f"{placeholders.image * len(images)} What is this?"
+        prompt = f"{placeholders.in_prompt * len(images)} What is this?"
+    if placeholders.before_text is not None:  # its processor writes what a template would
+        prompt, template = f"{placeholders.in_prompt * len(images)}What is this?", None
     special = template is None or placeholders.leading
     theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
     ids, processed = preprocessor.tokenize(tokenizer, prompt, images, add_special_tokens=special)
     ours, wanted = np.concatenate([image.pixels for image in processed]), theirs["pixel_values"].numpy()
+    if wanted.ndim == 5:  # images side by side, those of fewer tiles padded with zeros
+        wanted = wanted.reshape(-1, *wanted.shape[2:])
+        wanted = wanted[wanted.any(axis=(1, 2, 3))]
     steps = float("inf")
     if ours.size == wanted.size:
         std = np.asarray(getattr(processor.image_processor, "image_std", None) or [1.0] * 3, np.float32)

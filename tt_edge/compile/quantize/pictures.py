@@ -61,7 +61,7 @@ class CalibrationPictures:
             parts = [{"type": "image"}, {"type": "text", "text": text}]
             prompt = self._template.render([{"role": "user", "content": parts}])
         else:
-            prompt = text if placeholders.leading else f"{placeholders.image} {text}"
+            prompt = text if placeholders.leading else f"{placeholders.in_prompt} {text}"
         is_chat = self._template is not None
         return Sample(prompt, (image,), image if isinstance(image, str) else "a built-in image", is_chat)
 

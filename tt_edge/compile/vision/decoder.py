@@ -44,8 +44,14 @@ class ImageDecoder(nn.Module):
         *deepstack_features: Tensor,
     ) -> Tensor:
         """``input_ids`` and ``image_indices`` ``[B, S]``, ``position_ids`` ``[B, S]`` or ``[3, B, S]``, tables ``[N, H]``."""
-        embeds = self.model.get_input_embeddings()(input_ids)
-        embeds = rows_where(image_indices, image_features, embeds)
+        embeddings: Any = self.model.get_input_embeddings()
+        if self._outside(embeddings):
+            input_ids = input_ids.masked_fill(image_indices >= 0, 0)
+        embeds = rows_where(image_indices, image_features, embeddings(input_ids))
+        if self._family.whole:
+            out = self.model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False)
+            whole: Tensor = out.logits
+            return whole
         more: dict[str, Any] = {}
         if deepstack_features:
             more = {"visual_pos_masks": image_indices, "deepstack_visual_embeds": list(deepstack_features)}
@@ -53,6 +59,12 @@ class ImageDecoder(nn.Module):
         hidden = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **more).last_hidden_state
         logits: Tensor = head(hidden)
         return logits
+
+    def _outside(self, embeddings: nn.Module) -> bool:
+        """Whether the image token has no embedding: some vocabularies end before it."""
+        token = getattr(self.model.config, "image_token_id", None)
+        weight: Any = embeddings.weight
+        return isinstance(token, int) and token >= len(weight)
 
     def example(self, batch: int, sequence: int, rows: int) -> dict[str, Tensor]:
         """Inputs to trace with; ``rows`` is the number of rows of the feature tables."""

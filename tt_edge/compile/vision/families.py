@@ -1,16 +1,29 @@
-"""The supported families of vision-language models, and where each has its parts."""
+"""Where the parts of a vision-language model are: found in the model, and one record for what cannot be found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tt_edge.config import Backend, CompileConfig
 from tt_edge.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class Blocks(Enum):
+    """Which tokens of a prompt see each other in both directions. All others see what is before them."""
+
+    NONE = "none"
+    #: The tokens of one image.
+    IMAGE = "image"
+    #: The whole prompt.
+    PROMPT = "prompt"
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,8 @@ class VLMFamily:
 
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
     width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
-    one size, of which an image has at most ``most_tiles``.
+    one size, of which an image has at most ``most_tiles``. ``whole``: logits are computed by the whole model, which may scale
+    them, not by ``decoder`` and ``head`` alone. ``prunes``: some of the image tokens can be dropped.
     """
 
     decoder: str
@@ -27,6 +41,9 @@ class VLMFamily:
     tower: str
     position_axes: int = 1
     most_tiles: int = 1
+    whole: bool = False
+    blocks: Blocks = Blocks.NONE
+    prunes: bool = True
 
     def decoder_of(self, model: PreTrainedModel) -> Any:
         """The module that computes hidden states from ``inputs_embeds``."""
@@ -38,34 +55,121 @@ class VLMFamily:
 
 
 _QWEN = VLMFamily("model.language_model", "lm_head", "grid", position_axes=3)
-_TILED = VLMFamily("model.language_model", "lm_head", "tiles")
 
-#: By ``model_type``.
+#: By ``model_type``: families whose parts are not where ``_found`` looks for them.
 FAMILIES: dict[str, VLMFamily] = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
-    "llava": _TILED,
-    "internvl": replace(_TILED, most_tiles=13),  # twelve, and a thumbnail of the whole image
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles", most_tiles=13),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What a family that is found has beside its parts; the fields are those of ``VLMFamily``."""
+
+    most_tiles: int = 1
+    blocks: Blocks = Blocks.NONE
+    prunes: bool = False
+
+
+#: By ``model_type``: families that are found, and that the tests compare with ``generate()``.
+KNOWN: dict[str, _Facts] = {
+    "llava": _Facts(prunes=True),
+    "vipllava": _Facts(prunes=True),
+    "internvl": _Facts(most_tiles=13, prunes=True),  # twelve, and a thumbnail of the whole image
+    "llava_next": _Facts(most_tiles=5),
+    "llava_onevision": _Facts(most_tiles=10),
+    "idefics3": _Facts(most_tiles=17),
+    "smolvlm": _Facts(most_tiles=17),
+    "gemma3": _Facts(blocks=Blocks.IMAGE),
+    "paligemma": _Facts(blocks=Blocks.PROMPT),
+}
+
+#: Inputs of ``get_image_features`` beside pixels that tt-edge's runtime makes itself, or does not need for whole tiles.
+_SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"})
+
+
+def is_vision_language(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is of a model that answers to images and text."""
+    return getattr(config, "vision_config", None) is not None
+
+
 def family_of(model: PreTrainedModel) -> VLMFamily | None:
     """The family of a vision-language model; ``None`` for a language model.
 
-    Raises ``UnsupportedModelError`` for a vision-language model that is not among ``FAMILIES``.
+    Raises ``UnsupportedModelError``, naming the feature, for a vision-language model whose parts are not found.
     """
     config = model.config
-    if getattr(config, "vision_config", None) is None:
+    if not is_vision_language(config):
         return None
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+    return FAMILIES.get(config.model_type) or _found(model)
+
+
+def _found(model: PreTrainedModel) -> VLMFamily:
+    """The parts of a model by transformers' own names for them."""
+    name, kind = type(model).__name__, model.config.model_type
+    facts = KNOWN.get(kind)
+    if facts is None:
         raise UnsupportedModelError(
-            f"vision-language models of type {config.model_type!r} are not supported; there are {', '.join(FAMILIES)}"
+            f"vision-language models of type {kind!r} are not supported; there are {', '.join((*FAMILIES, *KNOWN))}"
         )
-    return family
+    features = getattr(model, "get_image_features", None)
+    if features is None:
+        raise UnsupportedModelError(
+            f"{name} has no get_image_features, so its language part takes images in another way than as embeddings "
+            "(cross-attention); no backend has this"
+        )
+    parameters = inspect.signature(features).parameters.values()
+    needed = sorted(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    if strange := [each for each in needed if each not in _SERVED]:
+        raise UnsupportedModelError(
+            f"{name}'s vision tower takes {', '.join(strange)}, which tt-edge makes for {', '.join(FAMILIES)} only"
+        )
+    decoder = _path(model, _decoder(model))
+    head = _path(model, model.get_output_embeddings())
+    if not decoder or not head:
+        raise UnsupportedModelError(
+            f"{name}'s language part is not a module of its own with a head, so it cannot be compiled apart"
+        )
+    return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
+
+
+def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConfig) -> None:
+    """Raise ``UnsupportedModelError`` for options that the family's images do not have, or that its blocks exclude."""
+    name = type(model).__name__
+    if config.vision.keep_image_tokens != 1 and not family.prunes:
+        raise UnsupportedModelError(
+            f"{name}'s image tokens have places in lines, rows or blocks, of which none can be dropped; omit --keep-image-tokens"
+        )
+    if family.blocks is Blocks.NONE:
+        return
+    if config.attention.backend is Backend.PLUGIN:
+        raise UnsupportedModelError(
+            f"{name} has tokens that see each other in both directions, which AttentionPlugin does not have; compile with "
+            "--backend native or sdpa"
+        )
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if family.blocks is Blocks.PROMPT and window is not None and window < config.limits.max_seq_len:
+        raise UnsupportedModelError(
+            f"{name}'s prompts see beyond its sliding window of {window} tokens, which no backend has; compile with "
+            f"--max-seq-len {window} or less"
+        )
+
+
+def _decoder(model: Any) -> nn.Module | None:
+    """The module that makes hidden states of ``inputs_embeds``, by the names that transformers' models have for it."""
+    inner = getattr(model, "model", model)
+    found = next((getattr(inner, name) for name in ("language_model", "text_model") if hasattr(inner, name)), None)
+    nested = getattr(found, "model", None)  # a language model with a head of its own
+    return nested if isinstance(nested, nn.Module) else found
+
+
+def _path(model: nn.Module, part: nn.Module | None) -> str:
+    """The name of a submodule; empty if it is none."""
+    return next((name for name, module in model.named_modules() if module is part and part is not None), "")
 
 
 def deepstack_levels(model: PreTrainedModel) -> int:

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.vision.features import features_of
 from tt_edge.contract import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
 
 if TYPE_CHECKING:
@@ -97,33 +98,20 @@ class GridTower(nn.Module):
 
 
 class TileTower(nn.Module):
-    """A tower that takes tiles of one size, with its projection: LLaVA, InternVL, Eagle 2, BLIP-2."""
+    """A tower that takes tiles of one size, with its projection: what ``get_image_features`` runs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self._features = features_of(model)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """``pixel_values`` ``[tiles, 3, H, W]`` to features ``[tiles * tokens, hidden]``."""
-        features = _llava_features(self.model, pixel_values) if self.model.config.model_type == "llava" else None
-        if features is None:
-            features = self.model.get_image_features(pixel_values=pixel_values).pooler_output
-        return (features.flatten(0, 1),)
+        """``pixel_values`` ``[tiles, 3, H, W]`` to features ``[tiles * rows of a tile, hidden]``."""
+        return (self._features(self.model, pixel_values).flatten(0, -2),)
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
         yield
-
-
-def _llava_features(model: Any, pixel_values: Tensor) -> Tensor:
-    """Like ``LlavaModel.get_image_features``, but for all tiles at once."""
-    config, inner = model.config, model.model
-    layer, drop = config.vision_feature_layer, config.vision_feature_select_strategy == "default"
-    hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    chosen = [hidden[index] for index in ([layer] if isinstance(layer, int) else layer)]
-    selected = torch.cat([states[:, 1:] if drop else states for states in chosen], dim=-1)
-    features: Tensor = inner.multi_modal_projector(selected)
-    return features
 
 
 def tower_of(

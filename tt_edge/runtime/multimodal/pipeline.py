@@ -47,7 +47,8 @@ class VisionPipeline:
         """
         axes, vision = bundle.manifest.contract.position_axes, session.contract
         processor = MultimodalProcessor.from_files(bundle, vision.tower, tokenizer, axes, vision.max_image_tokens)
-        processor = dataclasses.replace(processor, scale_to_fit=scale_to_fit)
+        in_blocks = bundle.manifest.contract.has_blocks
+        processor = dataclasses.replace(processor, scale_to_fit=scale_to_fit, in_blocks=in_blocks)
         return cls(processor, VisionEncoder(session, FeatureCache(cache_bytes)))
 
     def prompt_images(

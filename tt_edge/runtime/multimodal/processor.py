@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import VisionGeometry
+from tt_edge.contract import TEXT_IN_BLOCK, VisionGeometry
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import (
     AS_IT_IS,
@@ -64,6 +65,7 @@ class MultimodalProcessor:
     M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others. Of ``max_tokens`` image
     tokens, what the vision network takes in one call, each image of a prompt gets its share: larger images are scaled to
     fit, or refused without ``scale_to_fit``. Then ``keep`` of each frame's or tile's are in the prompt (``kept_tokens``).
+    ``in_blocks`` is that of ``PromptImages``.
     """
 
     image_processor: ImageProcessor
@@ -73,6 +75,7 @@ class MultimodalProcessor:
     max_tokens: int | None = None
     scale_to_fit: bool = True
     keep: float = 1.0
+    in_blocks: bool = False
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
@@ -117,7 +120,8 @@ class MultimodalProcessor:
         self.placeholders.check(prompt, len(sources))
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
-        ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        adds = add_special_tokens and self.placeholders.before_text is None  # what begins the sequence is in its midst
+        ids = tokenizer.encode(text, add_special_tokens=adds)
         return [self.token_ids[0]] * leading + ids, ordered
 
     def plan(self, sources: Sequence[ImageSource]) -> list[PlannedImage | ProcessedImage]:
@@ -181,13 +185,17 @@ class MultimodalProcessor:
         for place, key in zip(np.flatnonzero(is_image).tolist(), image_keys, strict=True):
             keys[place] = key
         indices = np.full(len(ids), -1, np.int32)
+        if self.placeholders.before_text is not None:  # all tokens see each other, so each depends on all
+            content = repr((keys, [image.digest for image in images])).encode()
+            keys = list(self._keys.keys(hashlib.sha256(content).hexdigest(), len(ids)))
+            indices[:] = TEXT_IN_BLOCK
         indices[is_image] = np.arange(count)
         positions, delta = None, 0
         if self.axes > 1:
             spans = [span for image in images for span in image.spans]
             positions, delta = mrope_positions(is_image, spans, self.merge_size, _by_span(images, kept))
         notes = tuple(image.note for image in images if image.note)
-        return PromptImages(indices, keys, {}, positions, delta, notes, kept)
+        return PromptImages(indices, keys, {}, positions, delta, notes, kept, self.in_blocks)
 
     def _opened(self, source: ImageSource) -> PlannedImage | ProcessedImage:
         if isinstance(source, Video | ProcessedImage):

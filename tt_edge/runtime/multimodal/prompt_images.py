@@ -24,12 +24,13 @@ _TOKEN_BITS = 24
 class PromptImages:
     """The images of a prompt of S tokens.
 
-    ``indices`` int32 ``[S]``: a token's row in ``features``, or -1 for text. ``keys``: what tells tokens apart where a
-    prompt's beginning is looked for, the id of a text token, and for an image's token a negative number that stands for
-    its place in that very image. ``positions`` int64 ``[3, S]`` are those of M-RoPE, ``None`` where a position is a
-    token's place; generated tokens follow at their place plus ``delta``. ``features`` are by the names of the network's tables,
-    ``[rows, hidden]``. ``notes`` are for the caller, such as that an image was scaled to fit. ``kept`` are, of each image some of
-    whose tokens are dropped, the places of those that are kept.
+    ``indices`` int32 ``[S]``: a token's row in ``features``, or -1 for text (-2 in a block, whose tokens all see each other).
+    ``keys``: what tells tokens apart where a prompt's beginning is looked for, the id of a text token, and for an image's token
+    a negative number that stands for its place in that very image. ``positions`` int64 ``[3, S]`` are those of M-RoPE, ``None``
+    where a position is a token's place; generated tokens follow at their place plus ``delta``. ``features`` are by the names of
+    the network's tables, ``[rows, hidden]``. ``notes`` are for the caller, such as that an image was scaled to fit.
+    ``in_blocks``: runs of tokens whose index is not -1 see each other, so a call of the network takes all of a run.
+    ``kept`` are, of each image some of whose tokens are dropped, the places of those that are kept.
     """
 
     indices: Int32s
@@ -39,11 +40,38 @@ class PromptImages:
     delta: int = 0
     notes: tuple[str, ...] = ()
     kept: tuple[Int32s, ...] = ()
+    in_blocks: bool = False
 
     @property
     def tokens(self) -> int:
         """How many tokens of the prompt are an image's."""
         return int((self.indices >= 0).sum())
+
+    def whole(self, start: int, count: int) -> int:
+        """How many of the ``count`` tokens from place ``start`` on can be computed in one call without splitting a block.
+
+        At least one block, even where that is more than ``count``.
+        """
+        if not self.in_blocks:
+            return count
+        inside = self.indices != -1
+        end = start + count
+        if not 0 < end < len(inside) or not (inside[end - 1] and inside[end]):
+            return count
+        first = end - 1
+        while first > start and inside[first - 1]:
+            first -= 1
+        if first > start:
+            return first - start
+        return int(np.append(np.flatnonzero(~inside[end:]), len(inside) - end)[0]) + count
+
+    @property
+    def longest_block(self) -> int:
+        """Tokens of the longest block, 0 without."""
+        if not self.in_blocks:
+            return 0
+        edges = np.flatnonzero(np.diff(self.indices != -1, prepend=False, append=False))
+        return int((edges[1::2] - edges[::2]).max(initial=0))
 
     def indices_at(self, start: int, count: int) -> Int32s:
         """Table rows of the ``count`` tokens from place ``start`` on; those behind the prompt are text."""
@@ -84,7 +112,7 @@ def place_images(
     for slot, start, count, images in rows:
         positions[:, slot - first, :count] = images.positions_at(start, count, len(positions))
         own = images.indices_at(start, count)
-        indices[slot - first, :count] = np.where(own >= 0, own + slot * contract.max_image_tokens, -1)
+        indices[slot - first, :count] = np.where(own >= 0, own + slot * contract.max_image_tokens, own)
     return positions, indices
 
 

@@ -43,7 +43,7 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
             "fewer or smaller images, or compile with a larger --max-image-tokens"
         )
     geometry = contract.tower
-    inputs, rows = _tiles(images) if geometry.unit == TILES else _patches(geometry, images)
+    inputs, rows = _tiles(geometry, images) if geometry.unit == TILES else _patches(geometry, images)
     units = len(next(iter(inputs.values())))
     if units > contract.max_units:
         raise CapacityError(
@@ -98,9 +98,13 @@ def _pruning_plan(
     return plan.reshape(units, geometry.tokens_a_unit, 4)
 
 
-def _tiles(images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     pixels = np.concatenate([image.pixels for image in images])
-    return {TILE_PIXELS: pixels}, np.arange(sum(image.tokens for image in images))
+    rows, first = [], 0
+    for image in images:
+        rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows))
+        first += len(image.pixels) * geometry.tokens_a_unit
+    return {TILE_PIXELS: pixels}, np.concatenate(rows)
 
 
 def _patches(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:

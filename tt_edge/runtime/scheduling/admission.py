@@ -66,6 +66,16 @@ def _check_images(what: str, images: PromptImages, config: GenerationConfig, con
             f"{what} has {images.tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give fewer or "
             "smaller images, or compile with a larger --max-image-tokens"
         )
+    if images.longest_block > contract.max_input_len:
+        raise CapacityError(
+            f"{what} has {images.longest_block} tokens that see each other, which one call must take, more than max_input_len "
+            f"{contract.max_input_len}; shorten the prompt, or compile with a larger --max-input-len"
+        )
+    if images.in_blocks and config.prompt_logprobs is not None:
+        raise InvalidInputError(
+            f"{what} has tokens that see those after them, and so no log-probabilities; omit prompt_logprobs (of completions: "
+            "echo)"
+        )
     if images.positions is not None:
         last = max(int(images.positions.max()), images.positions.shape[1] + images.delta + config.max_new_tokens - 2)
         if last >= contract.max_seq_len:

@@ -31,14 +31,14 @@ def prefill_run(busy: Sequence[Slot], max_input_len: int, prefill_tokens: int) -
     """A piece of the prompt that has waited the longest, and of its neighbours' where that takes little padding.
 
     While no slot decodes, nobody waits for the end of the step but other prompts, and the piece may have ``max_input_len``
-    tokens; otherwise ``prefill_tokens``.
+    tokens; otherwise ``prefill_tokens``. Blocks of tokens that see each other are not split: a longer one makes it wider.
     """
     prefilling = {slot.index: slot for slot in busy if len(slot.step) > 1}
     if not prefilling:
         return None
     budget = min(max_input_len, prefill_tokens) if len(prefilling) < len(busy) else max_input_len
     head = min(prefilling.values(), key=lambda slot: slot.fed_at)
-    width = min(len(head.step), budget)
+    width = head.least(min(len(head.step), budget))
     first = last = head.index
     padding = 0
     for step in (1, -1):

@@ -46,6 +46,15 @@ class Slot:
         one_by_one = self.request is not None and self.request.scores_prompt
         return self.pending[:1] if one_by_one else self.pending
 
+    def piece(self, width: int) -> list[int]:
+        """The token ids that a step of ``width`` tokens takes: none of a block that ends behind it, and does not fit."""
+        whole = self.images.whole(len(self.keys), min(len(self.step), width))
+        return self.step[:whole] if whole <= width else []
+
+    def least(self, width: int) -> int:
+        """The width that a step of about ``width`` must have for this slot: more where its next block is longer."""
+        return self.images.whole(len(self.keys), min(len(self.step), width))
+
     def shared(self, keys: Sequence[int], salt: str) -> int:
         """How many of ``keys`` the cache begins with, for a request with ``salt``."""
         return common_prefix(self.keys, keys) if self.salt == salt else 0
@@ -131,7 +140,7 @@ class BatchSlots:
         self._rewind()
         ids = np.zeros((len(fed), width), np.int64)
         lengths = np.zeros(len(fed), np.int32)
-        pieces = {slot.index: slot.step[:width] for slot in run.slots}
+        pieces = {slot.index: slot.piece(width) for slot in run.slots}
         for index, piece in pieces.items():
             ids[index - first, : len(piece)] = piece
             lengths[index - first] = len(piece)
@@ -146,7 +155,7 @@ class BatchSlots:
             piece = pieces[slot.index]
             slot.keys += slot.images.keys_at(len(slot.keys), piece)
             slot.pending = slot.pending[len(piece) :]
-            slot.fed_at = self.steps
+            slot.fed_at = self.steps if piece else slot.fed_at
         return [logits[slot.index - first] for slot in run.slots]
 
     def _rewind(self) -> None:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.multimodal.images.anyres import AnyResProcessor
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
+from tt_edge.runtime.multimodal.images.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.square import SquareProcessor
 from tt_edge.runtime.multimodal.images.tiles import TilingProcessor
@@ -46,7 +48,9 @@ class VisionFamily:
 
     ``image_processor`` makes the preprocessing from a checkpoint's settings. ``around`` are the tokens before and after an
     image's tokens (or the names of the settings in ``tokenizer_config.json`` that hold them, with their defaults).
-    ``numbered`` and ``leading`` are those of ``Placeholders``.
+    ``numbered`` and ``leading`` are those of ``Placeholders``. ``prompts_have_start``: prompts have the token before an image's
+    tokens in the place of the image, and ``apart`` is put before and after. ``one_block``: all tokens of a prompt see each
+    other, and its text begins with the token that begins sequences and ends with a newline.
     """
 
     image_processor: Callable[[CheckpointSettings], ImageProcessor]
@@ -55,6 +59,9 @@ class VisionFamily:
     around_settings: tuple[str, str] | None = None
     numbered: bool = False
     leading: bool = False
+    prompts_have_start: bool = False
+    apart: str = ""
+    one_block: bool = False
 
     def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
         """``image`` and ``video`` are the tokens that stand for them in the tokenizer."""
@@ -65,11 +72,27 @@ class VisionFamily:
             start, end = (
                 str(named.get(key, default)) for key, default in zip(self.around_settings, self.around, strict=True)
             )
-        return Placeholders(image, video if self.takes_videos else None, start, end, self.numbered, self.leading)
+        return Placeholders(
+            image,
+            video if self.takes_videos else None,
+            self.apart + start,
+            end + self.apart,
+            numbered=self.numbered,
+            leading=self.leading,
+            written=start if self.prompts_have_start else None,
+            before_text=_content(tokenizer_config.get("bos_token")) if self.one_block else None,
+        )
+
+
+def _content(token: Any) -> str:
+    """The text of a special token, which settings have as it is or in an object."""
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")
 
 
 _QWEN_VL = VisionFamily(QwenVLProcessor.from_settings, takes_videos=True)
 _SQUARE = VisionFamily(SquareProcessor.from_settings)
+_ANYRES = VisionFamily(AnyResProcessor.from_settings)
+_SPLIT = VisionFamily(RowsAndColumnsProcessor.from_settings)
 _IMG_TAGS, _IMG_SETTINGS = ("<img>", "</img>"), ("start_image_token", "end_image_token")
 
 #: By ``model_type``.
@@ -81,6 +104,19 @@ VISION_FAMILIES: dict[str, VisionFamily] = {
         QwenVLProcessor.from_settings, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")
     ),
     "llava": _SQUARE,
+    "vipllava": _SQUARE,
+    "llava_next": _ANYRES,
+    "llava_onevision": _ANYRES,
+    "idefics3": _SPLIT,
+    "smolvlm": _SPLIT,
+    "gemma3": VisionFamily(
+        SquareProcessor.from_settings,
+        around=("<start_of_image>", "<end_of_image>"),
+        around_settings=("boi_token", "eoi_token"),
+        prompts_have_start=True,
+        apart="\n\n",
+    ),
+    "paligemma": VisionFamily(SquareProcessor.from_settings, one_block=True),
     "blip-2": VisionFamily(SquareProcessor.from_settings, leading=True),
     "internvl": VisionFamily(TilingProcessor.of_internvl, around=_IMG_TAGS, around_settings=_IMG_SETTINGS),
     "eagle2": VisionFamily(TilingProcessor.of_eagle2, around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),

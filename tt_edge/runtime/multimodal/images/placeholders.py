@@ -17,7 +17,9 @@ class Placeholders:
     ``image`` (``video``) is the token that stands once for it in a prompt, and once a row of features in what the model
     reads; ``start`` and ``end`` are put around those. ``numbered``: prompts have ``<image-1>``, ``<image-2>`` in its place.
     ``leading``: prompts have nothing, and one image's tokens stand before everything. ``keep``: how many of an image's tokens are
-    kept (``ProcessedImage.kept``).
+    kept (``ProcessedImage.kept``). ``written`` is what a prompt has for an image where that is not ``image``. ``before_text``,
+    where it is given, is put before the text behind the last image, and a newline after it (PaliGemma); a prompt without images
+    is then refused.
     """
 
     image: str
@@ -27,6 +29,13 @@ class Placeholders:
     numbered: bool = False
     leading: bool = False
     keep: float = 1.0
+    written: str | None = None
+    before_text: str | None = None
+
+    @property
+    def in_prompt(self) -> str:
+        """What a prompt has in the place of an image."""
+        return self.written or self.image
 
     def are_in(self, prompt: str) -> bool:
         """Whether ``prompt`` says where its images stand."""
@@ -38,9 +47,11 @@ class Placeholders:
             if images > 1:
                 raise InvalidInputError(f"this model takes one image a prompt, and there are {images}; give one")
             return
+        if self.before_text is not None and not images:
+            raise InvalidInputError("this model answers to an image, and the prompt has none; give an image")
         found = len(self._found(prompt))
         if found != images:
-            what = "<image-N>" if self.numbered else self.image
+            what = "<image-N>" if self.numbered else self.in_prompt
             raise InvalidInputError(
                 f"the prompt has {found} placeholders {what} for {images} images; give one for each, or a chat, "
                 "whose template places them"
@@ -66,11 +77,12 @@ class Placeholders:
             parts += [prompt[end : match.start()], self._written(image, number + 1)]
             ordered.append(image)
             end = match.end()
-        return "".join([*parts, prompt[end:]]), 0, ordered
+        rest = prompt[end:] if self.before_text is None else f"{self.before_text}{prompt[end:]}\n"
+        return "".join([*parts, rest]), 0, ordered
 
     def _found(self, prompt: str) -> list[re.Match[str]]:
         pattern = (
-            r"<image-(\d+)>" if self.numbered else "|".join(map(re.escape, filter(None, (self.image, self.video))))
+            r"<image-(\d+)>" if self.numbered else "|".join(map(re.escape, filter(None, (self.in_prompt, self.video))))
         )
         return list(re.finditer(pattern, prompt))
 
@@ -83,6 +95,8 @@ class Placeholders:
 
     def _written(self, image: ProcessedImage, number: int) -> str:
         token = self.video if image.is_video and self.video else self.image
+        if image.pieces:
+            return "".join(piece if isinstance(piece, str) else token * piece for piece in image.pieces)
         tokens = image.kept(self.keep)
         if image.timestamps:
             each = token * (tokens // len(image.timestamps))

@@ -29,6 +29,10 @@ class ProcessedImage:
     ``tokens`` is how many image tokens it has, of which a prompt may have fewer (``kept``). A video has as many ``frames`` as its
     grid, which are ``interval`` positions apart; where the family writes the time before each frame, ``timestamps`` are its
     seconds. ``note`` says what the caller should know, such as that the image was scaled to fit.
+
+    ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
+    ``size`` is the image's own height and width, where the model asks for it.
+    ``pieces`` is the text in its place, where that is more than its tokens: text, and in its midst numbers of image tokens.
     """
 
     pixels: NDArray[np.float32]
@@ -38,16 +42,22 @@ class ProcessedImage:
     interval: float = 1.0
     timestamps: tuple[float, ...] = ()
     note: str = ""
+    rows: NDArray[np.int64] | None = None
+    pieces: tuple[str | int, ...] = ()
+    size: tuple[int, int] | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the pixels and their shape, in hex: equal for equal images."""
+        """SHA-256 of the pixels, their shape and the rows used, in hex: equal for equal images."""
         shape = repr((self.pixels.shape, self.grid)).encode()
-        return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
+        rows = b"" if self.rows is None else self.rows.tobytes()
+        return hashlib.sha256(shape + rows + self.pixels.tobytes()).hexdigest()
 
     @property
     def groups(self) -> list[int]:
         """How many tokens each of its frames or tiles has."""
+        if self.rows is not None:  # they are of no tile alone
+            return [self.tokens]
         count = len(self.pixels) if self.grid is None else self.grid[0]
         return [self.tokens // count] * count
 

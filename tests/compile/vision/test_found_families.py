@@ -1,0 +1,99 @@
+"""Families whose parts are found in the model: images to answers, equal to ``generate()`` with the checkpoint's own processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.multimodal.images.sample_images import photo
+from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
+from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime import LLM
+
+NEW = 6
+#: Prompts of more than 48 tokens are computed in pieces.
+LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_seq_len=160, max_image_tokens=64)
+GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
+BLOCKS = ("gemma3", "paligemma")
+
+
+@pytest.fixture(scope="module", params=FOUND_TOKENS)
+def both(request, tmp_path_factory):
+    """The compiled model and the one in PyTorch."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_checkpoint(request.param, folder / "checkpoint")
+    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
+    with LLM.load(folder / "out.ttedge", "reference") as llm:
+        yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32)
+
+
+def images():
+    """Landscape, portrait of odd sides, grey, with alpha."""
+    alpha = np.dstack([photo(41, 41, 2), np.full((41, 41), 90, np.uint8)])
+    grey = Image.fromarray(photo(30, 50, 3)[..., 0])
+    return [Image.fromarray(photo(60, 80)), Image.fromarray(photo(57, 33, 1)), grey, Image.fromarray(alpha)]
+
+
+def check(theirs, llm, prompt, given, completion):
+    inputs = theirs.inputs(llm, prompt, given)
+    assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
+    assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
+
+
+def test_images_to_answers(both):
+    """One image, several in the midst of text, none; together, so that some are computed in pieces beside others."""
+    family, llm, theirs = both
+    wide, tall, grey, alpha = images()
+    image = PLACEHOLDERS[family]
+    asked = [
+        (f"{image}what is it?", [wide]),
+        (
+            f"look: {image} and {image} so" if family not in BLOCKS else f"{image}so",
+            [tall, grey][: 1 if family in BLOCKS else 2],
+        ),
+        (f"{image}who?", [alpha]),
+    ]
+    asked += [("hello", [])] if family != "paligemma" else []
+    completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[given for _, given in asked])
+    for (prompt, given), completion in zip(asked, completions, strict=True):
+        check(theirs, llm, prompt, given, completion)
+
+
+def test_another_question_about_the_same_image(both):
+    """What of the cache is used again, was computed by the same tokens."""
+    family, llm, theirs = both
+    tall = images()[1]
+    for question in ("what colour is it?", "what colour is that?"):
+        prompt = f"{PLACEHOLDERS[family]}{question}"
+        [completion] = llm.generate([prompt], GREEDY, images=[[tall]])
+        check(theirs, llm, prompt, [tall], completion)
+
+
+def test_pixels_are_the_processors(both):
+    family, llm, theirs = both
+    for image in images():
+        prompt = f"{PLACEHOLDERS[family]}what?"
+        _, [ours] = llm.vision.processor.tokenize(llm.tokenizer, prompt, [image], add_special_tokens=True)
+        wanted = theirs.inputs(llm, prompt, [image])["pixel_values"].numpy()
+        std = np.asarray(theirs.processor.image_processor.image_std, np.float32)[:, None, None]
+        steps = np.abs(ours.pixels - wanted.reshape(ours.pixels.shape)) * std * 255
+        assert steps.max() < 2.5
+        assert (steps > 1.5).mean() < 1e-3
+
+
+def test_errors_name_the_next_step(both):
+    family, llm, _ = both
+    image, given = PLACEHOLDERS[family], images()
+    if family == "paligemma":
+        with pytest.raises(InvalidInputError, match="answers to an image, and the prompt has none; give an image"):
+            llm.generate(["what?"], GREEDY)
+        with pytest.raises(CapacityError, match=r"tokens that see each other, .* max_input_len 48; shorten the prompt"):
+            llm.generate([f"{image}{'what? ' * 9}"], GREEDY, images=[given[:1]])
+        return
+    with pytest.raises(InvalidInputError, match=r"the prompt has 0 placeholders .* for 1 images; give one for each"):
+        llm.generate(["what?"], GREEDY, images=[given[:1]])

@@ -1,0 +1,148 @@
+"""Idefics 3 and SmolVLM: tiles in rows and columns, which the prompt names, then the whole image small."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.compat import Self
+from tt_edge.errors import BundleError
+from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
+
+#: The longest side of an image before it is tiled.
+_MOST = 4096
+#: ImageNet's "standard" mean and deviation.
+_HALF = (0.5, 0.5, 0.5)
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RowsAndColumnsProcessor:
+    """As ``Idefics3ImageProcessor`` and ``SmolVLMImageProcessor``.
+
+    An image is scaled until its longer side is ``longest_edge``, then to whole tiles of ``tile`` pixels a side; without
+    ``splits`` it is one tile. ``around`` is the token between tiles, ``whole`` the one before the small image.
+    """
+
+    placeholders: Placeholders
+    tokens_a_tile: int
+    tile: int
+    longest_edge: int | None
+    splits: bool = True
+    mean: tuple[float, ...] = _HALF
+    std: tuple[float, ...] = _HALF
+    resample: int = 1
+    around: str = "<fake_token_around_image>"
+    whole: str = "<global-img>"
+
+    @classmethod
+    def from_settings(cls, settings: CheckpointSettings) -> Self:
+        """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
+        image, geometry = settings.image, settings.geometry
+        with settings.reading():
+            mean, std = mean_and_std(image, _HALF, _HALF)
+            tile = integer((image.get("max_image_size") or {"longest_edge": 364})["longest_edge"], "max_image_size")
+            resizes = image.get("do_resize", True)
+            edge = integer((image.get("size") or {"longest_edge": 4 * 364})["longest_edge"], "size.longest_edge")
+            found = cls(
+                placeholders=settings.placeholders,
+                tokens_a_tile=geometry.tokens_a_unit,
+                tile=tile,
+                longest_edge=edge if resizes else None,
+                splits=bool(image.get("do_image_splitting", True)),
+                mean=mean,
+                std=std,
+                resample=resampling({"resample": 1, **image}),
+            )
+        if (tile, tile) != geometry.tile_size:
+            raise BundleError(
+                f"the image processor makes tiles of {tile} x {tile}, and the vision network takes {geometry.tile_size}; correct "
+                "preprocessor_config.json and compile again"
+            )
+        return found
+
+    def tokens_of(self, size: Size, options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
+        """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where one tile has more.
+
+        Raises ``InvalidInputError`` for an image that is too elongated to be resized.
+        """
+        _, rows, columns = self._sizes(size, options, max_tokens)
+        return self.tokens_a_tile * (rows * columns + 1)
+
+    def process(
+        self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
+    ) -> ProcessedImage:
+        """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
+        first, rows, columns = self._sizes((image.shape[0], image.shape[1]), options, max_tokens)
+        side, tiles = self.tile, []
+        image = resize(image, *first, self.resample)
+        if rows:
+            image = resize(image, rows * side, columns * side, self.resample)
+            tiles = list(image.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3))
+        tiles.append(resize(image, side, side, self.resample))
+        pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
+        return ProcessedImage(pixels, None, len(tiles) * self.tokens_a_tile, pieces=self._pieces(rows, columns))
+
+    def _pieces(self, rows: int, columns: int) -> tuple[str | int, ...]:
+        pieces: list[str | int] = []
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                pieces += [f"{self.around}<row_{row}_col_{column}>", self.tokens_a_tile]
+            pieces.append("\n")
+        before = "\n" if rows else ""
+        return (*pieces, f"{before}{self.around}{self.whole}", self.tokens_a_tile, self.around)
+
+    def _sizes(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[Size, int, int]:
+        """The size of the first scaling, and the rows and columns of tiles; 0 for an image of one tile."""
+        refuse_pixel_settings(options)
+        edge, least = self.longest_edge, self.tile
+        if options.low_detail:
+            edge = least
+        found = self._tiled(size, edge)
+        while max_tokens is not None and found[1] and self.tokens_a_tile * (found[1] * found[2] + 1) > max_tokens:
+            edge = max(least, (max(found[0]) if edge is None else edge) - least)
+            found = self._tiled(size, edge)
+        return found
+
+    def _tiled(self, size: Size, edge: int | None) -> tuple[Size, int, int]:
+        first = size if edge is None else _scaled(size, edge)
+        check_resize(size, first)
+        if not self.splits:
+            return first, 0, 0
+        height, width = first
+        ratio = width / height
+        if width >= height:
+            columns = math.ceil(width / self.tile)
+            rows = math.ceil(int(columns * self.tile / ratio) / self.tile)
+        else:
+            rows = math.ceil(height / self.tile)
+            columns = math.ceil(int(rows * self.tile * ratio) / self.tile)
+        rows, columns = max(rows, 1), max(columns, 1)
+        check_resize(first, (rows * self.tile, columns * self.tile))
+        return (first, rows, columns) if rows * columns > 1 else (first, 0, 0)
+
+
+def _scaled(size: Size, edge: int) -> Size:
+    """``(height, width)`` with the longer side ``edge`` and the shorter side even, and neither above ``_MOST``."""
+    height, width = size
+    ratio = width / height
+    if width >= height:
+        height, width = int(edge / ratio), edge
+        height += height % 2
+    else:
+        height, width = edge, int(edge * ratio)
+        width += width % 2
+    height, width = max(height, 1), max(width, 1)
+    ratio = width / height
+    if width >= height and width > _MOST:
+        height, width = int(_MOST / ratio), _MOST
+    elif height > _MOST:
+        height, width = _MOST, int(_MOST * ratio)
+    return max(height, 1), max(width, 1)
