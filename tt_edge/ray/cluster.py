@@ -91,22 +91,24 @@ class Cluster:
 def connected(address: str) -> Iterator[Cluster]:
     """A connection to the cluster at ``address``: ``HOST:PORT``, ``auto`` (of this machine), or ``local`` (started for this).
 
-    Raises ``MissingDependencyError`` without Ray, and ``InvalidInputError`` if no cluster is there.
+    Raises ``MissingDependencyError`` without Ray, and ``InvalidInputError`` for another address, or if no cluster is there.
     """
+    host, _, port = address.rpartition(":")
+    if address not in ("auto", "local") and not (host and port.isdecimal() and int(port) < 65536):
+        raise InvalidInputError(f"--ray is {address!r}; give HOST:PORT of a cluster, auto, or local")
     try:
         import ray
     except ModuleNotFoundError:
         raise MissingDependencyError('ray is not installed, which --ray needs; pip install "tt-edge[ray]"') from None
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is started here reports to nobody
-    host, _, port = address.rpartition(":")
     try:
-        if host and port.isdecimal():  # Ray itself tries for a minute
+        if host:  # Ray itself tries for a minute
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if address == "local" else None
         )
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InvalidInputError(
             f"there is no Ray cluster at {address} ({one_line(error)}); start one (ray start --head), or give --ray local"
         ) from error
