@@ -69,6 +69,8 @@ def cases(tmp_path_factory):
         for cache in CACHES if family == "qwen2" or ALL else ("static_v2",):
             made = compiled(full, backend="sdpa", cache=cache)
             add(f"{family}/sdpa/{cache}", made.network, made.contract)
+    made = compiled(shared("llama").model, top_logits=8)
+    add("llama/native/top_logits", made.network, made.contract)
     wide = tiny_model("qwen2", dtype=torch.float16, hidden_size=256, num_attention_heads=4)
     for version in PLUGINS:
         made = compiled(wide, Precision.FP16, backend="plugin", plugin_contract=version)

@@ -106,9 +106,10 @@ def test_tokens_equal_generate(tmp_path, family, backend):
         assert [token.id for token in request.tokens] == reference(model, ids, pictures)
 
 
-def test_a_conversation_computes_the_image_once(tmp_path):
+@pytest.mark.parametrize("top_logits", [None, 8])
+def test_a_conversation_computes_the_image_once(tmp_path, top_logits):
     """A second turn finds image and answer in the cache; another image in the same place does not pass for it."""
-    scheduler, pipeline, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1)
+    scheduler, pipeline, bundle = compiled("qwen2_5_vl", tmp_path / "out.ttedge", max_batch=1, top_logits=top_logits)
     vision, model = bundle.manifest.part("vision"), tiny_vlm("qwen2_5_vl")
     one, other = picture(vision, 1, (1, 6, 8)), picture(vision, 2, (1, 6, 8))
     first = prompt(0, one)
