@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from python_multipart import FormParser
@@ -9,6 +10,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 
 from tt_edge.server.errors import ApiError
+
+# It would log a line for each malformed form, as often as a client sends one.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 #: Most fields of a form, and most bytes of one that is no file.
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 << 10
