@@ -135,6 +135,10 @@ def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: An
     except _FoundError as result:
         table: Tensor = result.args[0]
         return table.reshape(-1, table.shape[-1])[-length:].clone()
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"{type(owner).__name__} cannot be called with tokens only, so that tt-edge does not find its positions"
+        ) from error
     except (IndexError, RuntimeError, ValueError) as error:
         raise InvalidInputError(
             f"{type(owner).__name__} has no embeddings for {length} positions; compile with a lower --{option}"
