@@ -1,6 +1,6 @@
 """How many architectures of transformers work that nobody added: each made tiny, compiled, and compared with generate().
 
-    python benchmarks/coverage.py --kind seq2seq [--only bart t5 …] [--json FILE] [--table FILE]
+    python benchmarks/coverage.py --kind seq2seq|vlm [--only bart t5 …] [--json FILE] [--table FILE]
 
 Each model runs in a process of its own. `works` is equal greedy tokens in fp32, `refused` is an error that names the feature,
 `wrong` is other tokens, and `failed` any other end. `not made` models could not be built tiny, or do not generate by themselves.
@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-KINDS = ("seq2seq",)
+KINDS = ("seq2seq", "vlm")
 #: Seconds that one model may take.
 LIMIT_S = 300
 WORDS = ("works", "refused", "wrong", "failed", "not made")

@@ -71,7 +71,9 @@ class PyTorchReference:
             )
             tokens: list[int] = out[0, -new_tokens:].tolist()
             # In one call, a placeholder among the new tokens would stand for an image that is not there.
-            chosen_by = _step_by_step if _placeholders(self.model) & set(tokens) else _in_one_call
+            # So would PaliGemma's new tokens be of the prompt, whose tokens all see each other.
+            apart = self.model.config.model_type == "paligemma" or _placeholders(self.model) & set(tokens)
+            chosen_by = _step_by_step if apart else _in_one_call
             own = chosen_by(self.model, prompt, tokens)
             exact = own if self.truth is self.model else chosen_by(self.truth, prompt, tokens)
         return tokens, own, exact

@@ -245,7 +245,7 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
             inputs["image_sizes"] = torch.tensor([image.size for image in images])
     if model.config.model_type == "gemma3":
         inputs["token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
-    if model.config.model_type == "paligemma":
+    if images and model.config.model_type == "paligemma":
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     if hasattr(getattr(model.config, "vision_config", None), "spatial_merge_size"):
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
