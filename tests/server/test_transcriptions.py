@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import sys
 import urllib.error
 import urllib.request
 
@@ -17,6 +18,9 @@ from tests.server.conftest import serving, serving_llm
 from tests.speech import SECONDS, speech_llm
 from tt_edge.runtime.audio import load_audio
 from tt_edge.runtime.seq2seq.source import Speech
+from tt_edge.server.bodies import HeldBytes
+from tt_edge.server.errors import ApiError
+from tt_edge.server.transcriptions import read_transcription
 
 openai = pytest.importorskip("openai")
 TOKENS = 40
@@ -158,6 +162,8 @@ GOOD = {"model": "tiny", "file": SHORT}
         (form(**GOOD, temperature="hot"), {}, 400, "temperature is 'hot'; it must be a number from 0 to 1"),
         (form(**GOOD, response_format="xml"), {}, 400, "response_format 'xml' is not supported; choose one of json"),
         (form(**GOOD, language="xx"), {}, 400, "language 'xx' is unknown"),
+        (form(**GOOD, prompt="w1 </s>"), {}, 400, "the prompt has the special token </s>; omit it"),
+        (form(model="tiny", file="RIFF"), {}, 400, "file is sent without a filename; send it as a file"),
         (form(**GOOD, prompt="w" * 70_000), {}, 400, "prompt has more than 65536 bytes"),
         (form(**{f"f{i}": "" for i in range(100)}), {}, 400, "more than 64 fields"),
         (form(model="tiny", file=b"RIFF\0\0\0\0WAVE"), {}, 400, "is no"),
@@ -186,6 +192,41 @@ def test_speech_longer_than_the_server_takes(served, monkeypatch):
     # The child process has its own limits: a header alone says how long the speech is.
     code, text = post(f"{served.url}/v1/audio/transcriptions", form(model="tiny", file=wav(1, np.zeros((1801, 1)), 1)))
     assert (code, "is longer than 1800 s; cut it" in text) == (400, True), text
+
+
+def test_another_format_where_nothing_reads_it(llm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ApiError, match="this server reads no other; send one") as caught:
+        read_transcription(
+            form(model="tiny", file=b"fLaC"), content_type=KIND, log_mel=llm.source.speech_features(), task="transcribe"
+        )
+    assert caught.value.status == 415
+
+
+def test_what_has_begun_is_written_down_to_its_end(served, llm, monkeypatch):
+    """Others fill the queue after the first window."""
+    content = recording(2.6 * SECONDS)
+    streams = served.model.streams
+
+    def full_from_then_on(prompts, **settings):
+        found = streams(prompts, **settings)
+        monkeypatch.setattr(served.model, "max_waiting", -100)
+        return found
+
+    monkeypatch.setattr(served.model, "streams", full_from_then_on)
+    code, text = post(f"{served.url}/v1/audio/transcriptions", form(model="tiny", file=content))
+    assert (code, json.loads(text)["text"]) == (200, written_down(llm, content).text.strip())
+    assert post(f"{served.url}/v1/audio/transcriptions", form(**GOOD))[0] == 400, "nothing else is taken"
+
+
+def test_features_of_speech_count_among_the_bytes_that_are_held(served, monkeypatch):
+    """A small file may hold long speech."""
+    counted, add = [], HeldBytes.add
+    monkeypatch.setattr(HeldBytes, "add", lambda held, count: (counted.append((held, count)), add(held, count))[1])
+    code, _ = post(f"{served.url}/v1/audio/transcriptions", form(model="tiny", file=wav(1, np.zeros((10, 1)), 1)))
+    assert code == 200
+    assert sum(count for _, count in counted) == 10 * 100 * 16 * 4  # 16 float32 for each 10 ms
+    assert counted[0][0]._held == 0
 
 
 def test_a_language_model_takes_no_speech(folder):

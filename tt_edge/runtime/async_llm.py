@@ -159,7 +159,8 @@ class AsyncLLM:
     ) -> Transcript:
         """As ``LLM.transcribe``, of log-mel ``features`` of so many ``seconds``; the samples of ``speech`` are not used.
 
-        A coroutine that is cancelled ends it at the next step. Raises ``QueueFullError`` when too many wait.
+        A coroutine that is cancelled ends it at the next step. Raises ``QueueFullError`` when too many wait, before any work: what
+        has begun is written down to its end.
         """
         asked = windows(
             self.llm.sources,
@@ -170,13 +171,14 @@ class AsyncLLM:
             timestamps=timestamps,
             cache_salt=cache_salt,
         )
-        step = partial(next, asked)
+        step, has_begun = partial(next, asked), False
         while True:
-            with self.waiting_place():
+            with self.waiting_place(is_admitted=has_begun):
                 found = await asyncio.get_running_loop().run_in_executor(self._images, _next_window, step)
             if isinstance(found, Transcript):
                 return found
-            async with self.streams([found])[0] as stream:
+            has_begun = True
+            async with self.streams([found], is_admitted=True)[0] as stream:
                 step = partial(asked.send, await stream.completion())
 
     def check_room(self) -> None:
@@ -185,10 +187,10 @@ class AsyncLLM:
             self._check_room(1)
 
     @contextmanager
-    def waiting_place(self) -> Iterator[None]:
-        """Count as one waiting prompt. Raises ``QueueFullError`` when too many wait."""
+    def waiting_place(self, *, is_admitted: bool = False) -> Iterator[None]:
+        """Count as one waiting prompt. Raises ``QueueFullError`` when too many wait, unless the request was admitted before."""
         with self._wake:
-            self._check_room(1)
+            self._check_room(1, is_admitted=is_admitted)
             self._encoding += 1
         try:
             yield
@@ -214,18 +216,22 @@ class AsyncLLM:
             prompt = self.llm.encoded_ids(prompt)
         return self.streams([(prompt, config)])[0]
 
-    def streams(self, prompts: Sequence[tuple[EncodedPrompt, GenerationConfig | None]]) -> list[CompletionStream]:
-        """As ``stream``, for several: all are taken, or none."""
+    def streams(
+        self, prompts: Sequence[tuple[EncodedPrompt, GenerationConfig | None]], *, is_admitted: bool = False
+    ) -> list[CompletionStream]:
+        """As ``stream``, for several: all are taken, or none. Those of a request that was admitted before are always taken."""
         found = [CompletionStream(self.llm, prompt, config) for prompt, config in prompts]
         with self._wake:
-            self._check_room(len(found))
+            self._check_room(len(found), is_admitted=is_admitted)
             self.llm.scheduler.submit(*(each.request for each in found))
             self._wake.notify()
         return found
 
-    def _check_room(self, more: int) -> None:
+    def _check_room(self, more: int, *, is_admitted: bool = False) -> None:
         if not self.is_alive:
             raise EngineError("the model is being shut down; start it again")
+        if is_admitted:
+            return
         slots = self.llm.session.contract.max_batch
         if more > self.max_waiting + slots:
             raise InvalidInputError(

@@ -31,7 +31,8 @@ _T = TypeVar("_T")
 #: Most bytes of a body, where the model takes only text and where it takes images or speech.
 TEXT_BODY, MEDIA_BODY = 1 << 20, 32 << 20
 
-#: Most bytes of bodies that are held at one time, until their images are encoded: sixteen of the largest. Bodies of text never
+#: Most bytes of bodies that are held at one time, until their images are encoded or their speech is written down: sixteen of the
+#: largest. Bodies of text never
 #: come to this; how many requests there are is bounded before.
 MAX_HELD = 512 << 20
 
@@ -92,13 +93,19 @@ class BodyReader:
             yield body
 
     @asynccontextmanager
-    async def read_by(self, request: Request, reader: Callable[[bytes], _T]) -> AsyncIterator[_T]:
-        """What ``reader`` makes of the body in the process, which pickles it; it is held and refused as ``received`` has it."""
+    async def read_by(
+        self, request: Request, reader: Callable[[bytes], _T], nbytes: Callable[[_T], int]
+    ) -> AsyncIterator[_T]:
+        """What ``reader`` makes of the body in the process, which pickles it; it is held and refused as ``received`` has it.
+
+        Of what it makes, ``nbytes`` count, where they are more than the body's.
+        """
 
         async def parse(client: Client, content: bytes, compressed: bool) -> tuple[_T, int]:
             async with self._turns.of(client.name):
                 run = asyncio.get_running_loop().run_in_executor
-                return await run(self._process, _read_as, content, compressed, reader, self._max_bytes)
+                found, size = await run(self._process, _read_as, content, compressed, reader, self._max_bytes)
+            return found, max(size, nbytes(found))
 
         async with self._read(request, parse) as found:
             yield found

@@ -108,9 +108,10 @@ class Endpoints:
         self._model.check_room()
         kind = request.headers.get("content-type", "")
         reader = partial(read_transcription, content_type=kind, log_mel=llm.source.speech_features(), task=task)
-        async with self._bodies.read_by(request, reader) as asked:
+        async with self._bodies.read_by(request, reader, lambda found: found.features.nbytes) as asked:
             self._check_name(asked.model)
-            start = llm.sources.start_of(asked.speech, timestamps=bool(asked.timestamps))
+            begin = partial(llm.sources.start_of, asked.speech, timestamps=bool(asked.timestamps))
+            start = await self._beside(begin)
             changes = {"max_new_tokens": self._limit - len(start), "temperature": asked.temperature, "logprobs": 0}
             salt = Client.of(request).cache_salt(None)
             work = self._model.transcribe(

@@ -31,6 +31,8 @@ class Form:
         name, value = _text(found.field_name, "the name of a field"), found.value or b""
         if sum(map(len, self.fields.values())) >= MAX_FIELDS:
             raise ApiError(400, f"the form has more than {MAX_FIELDS} fields; send fewer")
+        if name == "file":
+            raise ApiError(400, "file is sent without a filename; send it as a file, with one", param=name)
         if len(value) > MAX_FIELD_BYTES:
             raise ApiError(400, f"{name[:80]} has more than {MAX_FIELD_BYTES} bytes; send less", param=name[:80])
         self.fields.setdefault(name, []).append(_text(value, name[:80]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from tt_edge.errors import MissingDependencyError
 from tt_edge.runtime.audio import Audio, LogMel, load_audio
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.seq2seq.transcription import Segment, Transcript
@@ -64,7 +65,12 @@ def read_transcription(content: bytes, *, content_type: str, log_mel: LogMel, ta
             f"response_format {response_format[:80]!r} is not supported; choose one of {', '.join(FORMATS)}",
             param="response_format",
         )
-    audio = load_audio(form.files["file"], max_seconds=MAX_SECONDS)
+    try:
+        audio = load_audio(form.files["file"], max_seconds=MAX_SECONDS)
+    except MissingDependencyError:
+        raise ApiError(
+            415, "the file is no WAV file of integers, and this server reads no other; send one", param="file"
+        ) from None
     return Transcription(
         fields["model"],
         log_mel.all_features(audio),

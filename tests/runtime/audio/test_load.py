@@ -51,6 +51,31 @@ def test_no_sound(content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
+def test_sizes_of_a_pipe(size):
+    """As ffmpeg and others write them that cannot go back to the header."""
+    content = bytearray(wav(2))
+    struct.pack_into("<I", content, 4, min(size + 36, 0xFFFFFFFF))
+    struct.pack_into("<I", content, 40, size)
+    assert len(load_audio(bytes(content), max_seconds=1800).samples) == 3
+
+
+def test_no_sampling_rate():
+    content = bytearray(wav(2))
+    struct.pack_into("<I", content, 24, 0)
+    with pytest.raises(InvalidInputError, match="has 0 samples per second"):
+        load_audio(bytes(content), max_seconds=1800)
+
+
+@pytest.mark.parametrize(("number", "message"), [(3e38, "holds a sample of 3e.38"), (np.nan, "are not finite")])
+def test_floats_that_are_no_sound(number, message):
+    soundfile = pytest.importorskip("soundfile")
+    file = io.BytesIO()
+    soundfile.write(file, np.full((100, 2), number, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    with pytest.raises(InvalidInputError, match=message):
+        load_audio(file.getvalue())
+
+
 def test_no_file(tmp_path):
     with pytest.raises(InvalidInputError, match="cannot be read: No such file"):
         load_audio(tmp_path / "none.wav")

@@ -17,6 +17,9 @@ from tt_edge.errors import InvalidInputError, MissingDependencyError
 #: Bytes. Half a minute of speech in 16 kHz is 1 MB; this is an hour of it, and no more than that is read.
 MAX_BYTES = 128 << 20
 
+#: The largest sample: files of floats may hold integers of up to 32 bits. Squares and sums of larger ones would overflow.
+_LARGEST = 2.0**32
+
 #: The number of the extensible format, and its subformat of integers (KSDATAFORMAT_SUBTYPE_PCM).
 _EXTENSIBLE = b"\xfe\xff"
 _INTEGERS = bytes.fromhex("0100000000001000800000aa00389b71")
@@ -46,14 +49,18 @@ def load_audio(file: AudioFile, max_seconds: float = math.inf) -> Audio:
     content, name = _content(file)
     try:
         with wave.open(io.BytesIO(_plain(content))) as reader:
-            _check_length(reader.getnframes(), reader.getframerate(), max_seconds, name)
-            return _pcm(reader, name)
+            # What is written to a pipe says the largest size that there is.
+            frames = min(reader.getnframes(), len(content) // (reader.getsampwidth() * reader.getnchannels()))
+            _check_length(frames, reader.getframerate(), max_seconds, name)
+            return _pcm(reader, frames, name)
     except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that is longer than the file
         return _by_soundfile(content, name, error, max_seconds)
 
 
 def _check_length(frames: int, rate: int, max_seconds: float, name: str) -> None:
-    if frames > max_seconds * max(rate, 1):
+    if rate < 1:
+        raise InvalidInputError(f"{name} has {rate} samples per second; give a recording")
+    if frames > max_seconds * rate:
         raise InvalidInputError(f"{name} is longer than {max_seconds:g} s; cut it into shorter pieces")
 
 
@@ -84,9 +91,9 @@ def _plain(content: bytes) -> bytes:
     return content
 
 
-def _pcm(reader: wave.Wave_read, name: str) -> Audio:
+def _pcm(reader: wave.Wave_read, frames: int, name: str) -> Audio:
     width, channels, rate = reader.getsampwidth(), reader.getnchannels(), reader.getframerate()
-    data = reader.readframes(reader.getnframes())
+    data = reader.readframes(frames)
     data = data[: len(data) // (width * channels) * width * channels]  # of a file that was cut
     if width == 1:  # unsigned
         numbers = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
@@ -116,13 +123,17 @@ def _by_soundfile(content: bytes, name: str, error: Exception, max_seconds: floa
             most = -1 if math.isinf(max_seconds) else int(max_seconds * reader.samplerate)
             samples, rate = reader.read(most, dtype="float32", always_2d=True), reader.samplerate
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as problem:
-        raise InvalidInputError(f"{name} is no sound file that soundfile reads ({problem})") from problem
+        reason = getattr(problem, "error_string", problem)  # the whole has the address of an object
+        raise InvalidInputError(f"{name} is no sound file that soundfile reads ({reason})") from problem
     return _mono(samples, int(rate), name)
 
 
 def _mono(samples: np.ndarray, rate: int, name: str) -> Audio:
-    if not len(samples) or rate < 1:
+    if not len(samples):
         raise InvalidInputError(f"{name} holds no sound; give a recording")
     if not np.isfinite(samples).all():
         raise InvalidInputError(f"{name} holds samples that are not finite; record it again")
+    peak = max(float(samples.max()), -float(samples.min()))
+    if peak > _LARGEST:
+        raise InvalidInputError(f"{name} holds a sample of {peak:g}; give samples from -1 to 1")
     return Audio(np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32)), rate)

@@ -80,6 +80,9 @@ class SourcePrompts:
         if previous is None:
             raise InvalidInputError("the model takes no text before speech; omit the prompt")
         before = self.tokenizer.encode(f" {speech.prompt.strip()}", add_special_tokens=False)
+        added = self.tokenizer.backend.get_added_tokens_decoder()
+        if (special := next((added[token] for token in before if token in added), None)) is not None:
+            raise InvalidInputError(f"the prompt has the special token {special.content}; omit it")
         room = self.scheduler.session.contract.max_seq_len // 2 - 1
         return [previous, *before[-room:], *start]
 
