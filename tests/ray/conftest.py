@@ -45,9 +45,9 @@ class Nodes:
         self.second = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes():
-    """Each node runs one task or replica."""
+    """Each node runs one task or replica. Ended after these tests: its processes take memory that others need."""
     from ray.cluster_utils import Cluster
 
     # Ray hands these on to the processes that it starts.

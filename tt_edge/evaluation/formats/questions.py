@@ -88,10 +88,11 @@ def _question(line: str, path: Path, number: int) -> Item:
         elif isinstance(data.get("audio"), str):
             asked = {name: data[name] for name in ("language", "task") if isinstance(data.get(name), str)}
             ask = Ask(speech=Speech(load_audio(path.parent / data["audio"]), **asked))
-        elif isinstance(data.get("prompt", "" if images else None), str):
-            ask = Ask(prompt=data.get("prompt", ""), images=images)
         else:
-            raise TypeError("prompt is not a string")
+            prompt = data.get("prompt", "") if images else data["prompt"]  # a page of text is asked without one
+            if not isinstance(prompt, str):
+                raise TypeError("prompt is not a string")
+            ask = Ask(prompt=prompt, images=images)
         return Item(str(number), where, ask, answer, groups)
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from error
