@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tt_edge.errors import EngineError, TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
 from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
@@ -169,7 +171,8 @@ def test_features_of_several_sizes(vision_kernel, calls):
 
 def test_pictures_to_tokens(kernel, vision_kernel):
     """Features go to each slot's part of the table on the device; text, one image and two share a batch, and its graphs."""
-    vision = VisionPipeline(MultimodalProcessor(None, (IMAGE,)), VisionEncoder(open_vision(vision_kernel)))
+    images = SimpleNamespace(placeholders=Placeholders("<image>"))
+    vision = VisionPipeline(MultimodalProcessor(images, (IMAGE,)), VisionEncoder(open_vision(vision_kernel)))
     shapes = ([(2, 3), (1, 4)], [], [(3, 2)])
     with open_session(kernel, images=True) as session:
         scheduler, asked = Scheduler(session), []

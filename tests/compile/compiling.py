@@ -27,7 +27,11 @@ class _SharedExport(DecoderCompiler):
         exported = _EXPORTED.setdefault(self.model, {})
         if self.config.limits not in exported:
             exported[self.config.limits] = super().export()
-        return copy.deepcopy(exported[self.config.limits])  # passes change it
+        module = copy.deepcopy(exported[self.config.limits])  # passes change it
+        for node in module.graph.nodes:  # copies share it, and torch_tensorrt's converters take modules out of it
+            if "nn_module_stack" in node.meta:
+                node.meta["nn_module_stack"] = dict(node.meta["nn_module_stack"])
+        return module
 
 
 def compiled(model: PreTrainedModel, precision: Precision = Precision.FP32, **settings: object) -> CompiledPart:

@@ -19,7 +19,7 @@ from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import GoldenMaker, verify_bundle
-from tt_edge.compile.parity.accuracy import _Theirs
+from tt_edge.compile.parity.accuracy import TheirTexts
 from tt_edge.compile.parity.pytorch_vlm import chat_text, processor_of
 from tt_edge.compile.parity.report import PreprocessingParity
 from tt_edge.compile.pipeline import compile_checkpoint
@@ -187,7 +187,7 @@ def test_another_chat_template_in_the_bundle(tmp_path):
     ask = read_questions(data, 1)[0].ask
     checkpoint = Checkpoint.open(road_scenes.CHECKPOINT)
     with LLM.load(bundle) as llm:
-        theirs = _Theirs(None, checkpoint, llm)
+        theirs = TheirTexts(None, checkpoint, llm)
         before = theirs.inputs(ask)["input_ids"].tolist()
         assert before == [list(llm.encode(ask.prompt_of(llm)).ids)]
         llm.chat_template = ChatTemplate(
@@ -203,7 +203,7 @@ def test_sizes_of_images_are_the_processors_too(qwen, tmp_path):
     Image.fromarray(photo(57, 93)).save(tmp_path / "a.png")
     counts = []
     with LLM.load(bundle.path) as llm:
-        theirs = _Theirs(None, Checkpoint.open(checkpoint), llm)
+        theirs = TheirTexts(None, Checkpoint.open(checkpoint), llm)
         for options in (
             {},
             {"min_pixels": 80 * 80, "max_pixels": 95 * 95},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from tt_edge.network.build import build_engine
 from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form, limits_in_form
 from tt_edge.network.reference import ReferenceEvaluator
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 from tt_edge.tensorrt_features import features_of_release
 
@@ -59,10 +59,10 @@ def picture(contract, grid=None, tiles=1, seed=0):
     geometry, generator = contract.geometry, np.random.default_rng(seed)
     if grid is None:
         pixels = generator.standard_normal((tiles, 3, *geometry.tile_size)).astype(np.float32)
-        return SimpleNamespace(pixels=pixels, grid=None, tokens=tiles * geometry.tokens_a_unit)
+        return ProcessedImage(pixels, None, tiles * geometry.tokens_a_unit)
     count = int(np.prod(grid))
     pixels = generator.standard_normal((count, geometry.patch_dim)).astype(np.float32)
-    return SimpleNamespace(pixels=pixels, grid=grid, tokens=count // geometry.merge_size**2)
+    return ProcessedImage(pixels, grid, count // geometry.merge_size**2)
 
 
 def ours(contract, evaluator, pictures):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.multimodal.encoder import VisionEncoder
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
@@ -76,7 +79,8 @@ def compiled(family, path, heads_of_64=False, **settings):
     bundle = Bundle.open(path)
     session, vision = open_part(bundle, "decoder", "reference"), open_part(bundle, "vision", "reference")
     axes, merge_size = bundle.manifest.contract.position_axes, vision.contract.geometry.merge_size
-    processor = MultimodalProcessor(None, (IMAGE,), axes, merge_size)
+    images = SimpleNamespace(placeholders=Placeholders("<image>"))  # nothing is read from files
+    processor = MultimodalProcessor(images, (IMAGE,), axes, merge_size)
     return Scheduler(session), VisionPipeline(processor, VisionEncoder(vision)), bundle
 
 
