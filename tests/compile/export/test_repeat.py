@@ -97,6 +97,23 @@ class ListedIndex(Layer):
         return super().forward(hidden_states) * [1.0, 2.0, 3.0, 4.0][self.layer_idx]
 
 
+class Rounded(Layer):
+    """PyTorch and Python have errors of their own for a number that is none."""
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) * torch.full((1,), round(self.layer_idx))
+
+
+class Filled(Layer):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) * torch.full((1,), self.layer_idx)
+
+
+class IsNumbered(Layer):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) * (2 if isinstance(self.layer_idx, int) else 3)
+
+
 class Keeping(Layer):
     """Has state that a call may change."""
 
@@ -240,6 +257,63 @@ class OfPatches(Model):
             return super().forward(x)
 
 
+class OfPatchesInTurn(OfPatches):
+    """Replaces the method of one layer at a time: the functions are freed, and others get their ids."""
+
+    def forward(self, x):
+        for layer, table in zip(self.layers, self.tables, strict=True):
+            with patch.object(layer, "shift_of", lambda hidden, table=table: hidden + table):
+                x = layer(x)
+        return x
+
+
+class Remembering(Layer):
+    """Keeps a tensor for later."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.last: torch.Tensor | None = None
+
+    def forward(self, hidden_states):
+        self.last = hidden_states * 2
+        return super().forward(hidden_states)
+
+
+class OfRemembering(Model):
+    layer = Remembering
+
+    def forward(self, x):
+        for layer in self.layers:
+            layer.last = None
+        x = super().forward(x)
+        return x + sum(layer.last for layer in self.layers if layer.last is not None)
+
+
+class OfAFirstBias(Model):
+    """Passes a weight of the first layer to all."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x, self.layers[0].linear.bias)
+        return x
+
+
+class Returning(ByModule):
+    def forward(self, hidden_states):
+        return self.elsewhere[self]
+
+
+class OfReturning(Model):
+    layer = Returning
+
+    def forward(self, x):
+        hidden = total = x.new_zeros(4)
+        for layer in self.layers:
+            hidden = layer(hidden)
+            total = total + hidden
+        return x + total
+
+
 def tie(model):
     model.layers[2].linear.weight = model.layers[1].linear.weight
 
@@ -261,6 +335,8 @@ CASES = {
     "a layer that runs twice": (Loop(lambda i, layer, x: layer(layer(x))), 1),
     "a layer that runs twice, in two ways": (Loop(lambda i, layer, x: layer(layer(x, add=2.0), add=3.0)), 2),
     "methods that the model replaces": (OfPatches(), 4),
+    "methods that the model replaces in turn": (OfPatchesInTurn(), 4),
+    "a tensor that is kept": (OfRemembering(), 1),
     "hidden states that are not the first argument": (OfReordered(), 1),
     "hidden states by name": (Loop(lambda i, layer, x: layer(hidden_states=x)), 1),
 }
@@ -274,7 +350,14 @@ def test_the_result_is_the_models(case, traced):
 
 
 @pytest.mark.parametrize(
-    "model", [*map(of_layer, (ByIndex, ListedIndex, Keeping, Writing, Tied, ByModule)), OfWrites()]
+    "model",
+    [
+        *map(
+            of_layer,
+            (ByIndex, ListedIndex, Rounded, Filled, IsNumbered, Keeping, Writing, Tied, ByModule),
+        ),
+        *(OfWrites(), OfAFirstBias(), OfReturning()),
+    ],
 )
 def test_layers_that_may_differ_are_traced_whole(model):
     graph = assert_equal(model)

@@ -7,8 +7,8 @@ first one's nodes with its own weights. Two layers are of one kind only if all o
 * their modules are equal but for the values of parameters and buffers, and for ``layer_idx``;
 * they are called with the same arguments (the same tensors, equal settings), but for the hidden states, whose shape,
   strides and type are equal;
-* the first one did not look at its ``layer_idx`` while it was traced, and its nodes use no tensor that is neither its weight
-  nor an argument: that could be another one for another layer.
+* the first one did not look at its ``layer_idx`` while it was traced, and set no attribute;
+* its nodes use no tensor that is neither its weight nor an argument: that could be another one for another layer.
 
 What is not known to be equal is traced. ``RepetitionError`` says that the whole module has to be traced.
 """
@@ -69,12 +69,26 @@ _OPERATORS = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul", "lshift", "rshift", "and", "or", "xor"
 )
 _USES = (
-    "index", "int", "float", "bool", "hash", "str", "repr", "format", "call", "getitem", "neg", "pos", "abs", "invert",
+    "index", "int", "float", "round", "bool", "hash", "str", "repr", "format", "call", "getitem", "neg", "pos", "abs", "invert",
     "eq", "ne", "lt", "le", "gt", "ge", *(side + name for name in _OPERATORS for side in ("", "r")),
 )
 # fmt: on
-#: In place of ``layer_idx``: any use of it is an error.
-_Unusable = type("_Unusable", (), {f"__{use}__": _unusable for use in _USES})
+#: In place of ``layer_idx``: any use of it is an error, and so is ``isinstance``.
+_Unusable = type("_Unusable", (), {f"__{use}__": _unusable for use in _USES} | {"__class__": property(_unusable)})
+
+
+@contextmanager
+def _without_index(module: nn.Module) -> Iterator[None]:
+    """Within the block, ``layer_idx`` of ``module`` and its parts cannot be used. Other attributes that are set stay."""
+    states = [part.__dict__ for part in module.modules() if _INDEX in part.__dict__]
+    before = [state[_INDEX] for state in states]
+    try:
+        for state in states:
+            state[_INDEX] = _Unusable()
+        yield
+    finally:
+        for state, index in zip(states, before, strict=True):
+            state[_INDEX] = index
 
 
 @dataclass
@@ -134,7 +148,7 @@ class RepeatedLayers:
             if first is None:
                 first = _Traced(layer, next(self._calls), call)
                 firsts.append(first)
-                return self._trace(first, original, module)
+                return self._trace(first, kind, original, module)
             if first.result is None:
                 return original(module, *args, **kwargs)
             self._copies.append((first, layer))
@@ -142,16 +156,12 @@ class RepeatedLayers:
 
         return forward
 
-    def _trace(self, first: _Traced, original: Callable[..., Any], module: nn.Module) -> Any:
-        """Call the first layer of a kind between marks, without its number."""
+    def _trace(self, first: _Traced, kind: Any, original: Callable[..., Any], module: nn.Module) -> Any:
+        """Call the first layer of ``kind`` between marks, without its number."""
         number, call = first.number, first.call
-        with ExitStack() as stack:
-            for part in first.layer.module.modules():
-                if _INDEX in part.__dict__:
-                    stack.enter_context(patch.dict(part.__dict__, {_INDEX: _Unusable()}))
+        with _without_index(first.layer.module), patch.object(self, "_is_inside", True):
             hidden = torch.ops.tt_edge.layer_mark(call.hidden, "begin", number, call.tensors())
             args, kwargs = call.arguments_with(hidden)
-            stack.enter_context(patch.object(self, "_is_inside", True))
             returned = original(module, *args, **kwargs)
         is_tuple = type(returned) is tuple and returned
         made, rest = (returned[0], returned[1:]) if is_tuple else (returned, ())
@@ -159,8 +169,9 @@ class RepeatedLayers:
             not isinstance(made, Tensor)
             or any(other is not None for other in rest)
             or _form(made) != _form(call.hidden)
+            or _kind(first.layer.module) != kind
         ):
-            return returned  # it returns more than hidden states: each layer is traced
+            return returned  # it returns more than hidden states, or keeps something for later: each layer is traced
         first.result = (lambda new: (new, *rest)) if is_tuple else (lambda new: new)
         return first.result(torch.ops.tt_edge.layer_mark(made, "end", number, []))
 
@@ -290,8 +301,21 @@ def _constant(value: Any) -> tuple[Any, ...] | None:
         keywords = tuple(value.keywords.items())
         return _constant(("partial", value.func, value.args, keywords))
     if isinstance(value, PreTrainedConfig | FunctionType | BuiltinFunctionType | type):
-        return "object", id(value)  # one object, of all layers
+        return "object", _Identity(value)  # one object, of all layers
     return None
+
+
+class _Identity:
+    """Equal for one object only, which it keeps alive: another one never gets its ``id``."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def check_writes(graph: Graph) -> None:
@@ -343,8 +367,11 @@ def _copy(
 ) -> None:
     """Put a copy of ``body`` in the place of ``mark``, with other ``weights`` and another path of the layer."""
     begin, nodes, end = body
-    own = {begin, *nodes, *begin.args[3], *weights}  # type: ignore[misc]
-    for node in nodes:
+    arguments: list[Node] = list(begin.args[3])  # type: ignore[arg-type]
+    own = {begin, *nodes, *arguments, *weights}
+    if any(weights.get(argument, argument) is not argument for argument in arguments):
+        raise RepetitionError("a layer's weight is an argument of the others")
+    for node in (*nodes, end):
         if strange := [n for n in node.all_input_nodes if n not in own and isinstance(n.meta.get("val"), Tensor)]:
             raise RepetitionError(f"a layer uses {strange[0]}, which is neither its weight nor an argument")
     copies: dict[Node, Node] = {begin: mark.args[0]}  # type: ignore[dict-item]

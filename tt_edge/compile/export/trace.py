@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from tt_edge.compile.export.repeat import RepeatedLayers, RepetitionError, check_writes, mutates
+from tt_edge.compile.export.repeat import RepeatedLayers, check_writes, mutates
 from tt_edge.errors import UnsupportedModelError
+
+_LOGGER = logging.getLogger("tt_edge")
 
 
 def trace(
@@ -61,7 +64,7 @@ def _export(
 
 
 def _with_repeated_layers(module: nn.Module, export: Callable[[], GraphModule]) -> GraphModule | None:
-    """The graph of ``export`` with equal layers traced once; ``None`` if there are none, or they turn out not to be equal."""
+    """The graph of ``export`` with equal layers traced once; ``None`` if there are none, or something went wrong on the way."""
     layers = RepeatedLayers(module)
     if not layers.layers:
         return None
@@ -70,17 +73,12 @@ def _with_repeated_layers(module: nn.Module, export: Callable[[], GraphModule]) 
             exported = export()
         layers.expand(exported)
     except Exception as error:
-        if _caused_by_repetition(error):
-            return None
-        raise
+        if isinstance(error, UnsupportedModelError) or isinstance(error.__cause__, UnsupportedModelError):
+            raise
+        # PyTorch has errors of its own for a layer_idx that it cannot use; the whole trace says what is wrong otherwise.
+        _LOGGER.debug("each layer is traced: %s", error)
+        return None
     return exported
-
-
-def _caused_by_repetition(error: BaseException | None) -> bool:
-    """Whether a ``RepetitionError`` led to ``error``: the exporter raises errors of its own from those of a module."""
-    while error is not None and not isinstance(error, RepetitionError):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _without_stack_traces() -> AbstractContextManager[object]:
