@@ -125,7 +125,7 @@ def test_what_is_not_kept():
     assert key_of(network, contract) is None
 
 
-@pytest.mark.parametrize("position", [0, 30, 4096, -1])
+@pytest.mark.parametrize("position", [0, 30, 110, 4096, -1])
 def test_a_damaged_entry_is_built_again(cache, builds, position, caplog):
     built(cache)
     (name,) = entries(cache)
@@ -138,6 +138,49 @@ def test_a_damaged_entry_is_built_again(cache, builds, position, caplog):
     assert "is damaged" in caplog.text
     built(cache)
     assert len(builds) == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"layers": 7', b'"layers": 8'), (b"tensorrt_rtx", b"tensorrt_rty")])
+def test_a_header_that_says_something_else_is_damage(cache, builds, old, new):
+    built(cache)
+    (name,) = entries(cache)
+    path = cache.folder.path / name
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    assert built(cache)[1][1] == 7
+    assert len(builds) == 2
+
+
+def test_an_entry_of_another_user_is_none(cache, builds, monkeypatch):
+    built(cache)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert built(cache)[0] == ENGINE
+    assert len(builds) == 2
+
+
+def test_a_cache_that_may_only_be_read_is_used(cache, builds, monkeypatch):
+    def refused(*_args, **_kwargs):
+        raise OSError(30, "Read-only file system")
+
+    first = built(cache)
+    monkeypatch.setattr(os, "utime", refused)
+    assert built(cache) == first
+    assert len(builds) == 1
+    (name,) = entries(cache)
+    (cache.folder.path / name).write_bytes(b"damaged")
+    monkeypatch.setattr(os, "unlink", refused)
+    assert built(cache)[0] == ENGINE
+    assert len(builds) == 2
+
+
+def test_stripped_weights_are_keyed_as_they_are_built(monkeypatch):
+    stripped = BuildOptions(strip_weights=True)
+    monkeypatch.setattr("tt_edge.cuda.is_available", lambda: False)  # the engine holds its weights
+    assert key_of(*compiled(), options=stripped) == key_of(*compiled())
+    monkeypatch.setattr("tt_edge.cuda.is_available", lambda: True)
+    assert key_of(*compiled(), options=stripped) != key_of(*compiled())
 
 
 def test_the_least_recently_used_go(cache, builds):

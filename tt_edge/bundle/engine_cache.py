@@ -2,7 +2,7 @@
 
 An entry's name is a SHA-256 of everything that decides what the builder makes: the captured network with its weights, the
 contract with its optimization profiles, the target, TensorRT's package and version, the build's options, and tt-edge's own
-code that turns a network into an engine. An entry is checked against its own SHA-256 before it is used.
+code that turns a network into an engine. An entry is checked against its own SHA-256, record included, before it is used.
 
 Only engines for named compute capabilities are kept: one for the local GPU also depends on that GPU, on its driver and on
 timings, and one with plugin layers on a library.
@@ -14,7 +14,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -85,14 +86,16 @@ class EngineCache:
             file = self.folder.file(key + _SUFFIX)
         except OSError:
             return None
-        start, about = _read_header(file)
-        if about is None or about["sha256"] != _sha256(file, start):
+        about = _read_header(file)
+        if about is None or about.pop("sha256") != _sealed(_sha256(file), about):
             _LOGGER.warning("%s is damaged, so it is removed and the engine is built", file.path)
-            self.folder.remove(key + _SUFFIX)
+            with suppress(OSError):  # a cache that may only be read
+                self.folder.remove(key + _SUFFIX)
             return None
-        for piece in _pieces(file, start):
+        for piece in _pieces(file):
             destination.write(piece)
-        os.utime(key + _SUFFIX, dir_fd=self.folder.descriptor)  # used last
+        with suppress(OSError):  # that too, or another process has just removed it
+            os.utime(key + _SUFFIX, dir_fd=self.folder.descriptor)  # used last
         return EngineRecord(**about["record"]), int(about["layers"])
 
     def evict(self) -> None:
@@ -100,8 +103,9 @@ class EngineCache:
         entries = []
         for name in self.folder.names():
             if name.endswith(_SUFFIX):
-                found = self.folder.stat(name)
-                entries.append((found.st_mtime_ns, found.st_size, name))
+                with suppress(FileNotFoundError):  # another process removed it
+                    found = self.folder.stat(name)
+                    entries.append((found.st_mtime_ns, found.st_size, name))
         total = sum(size for _, size, _ in entries)
         for _, size, name in sorted(entries):
             if total <= self.limit:
@@ -144,7 +148,8 @@ class KeptEngine:
 
     def keep(self, record: EngineRecord, layers: int) -> None:
         """The build is complete: the entry appears in the cache."""
-        about = {"record": asdict(record), "layers": layers, "sha256": self._digest.hexdigest()}
+        about: dict[str, Any] = {"record": asdict(record), "layers": layers}
+        about["sha256"] = _sealed(self._digest, about)
         try:
             if self._copy is not None:
                 self._copy.seek(0)
@@ -166,7 +171,8 @@ class KeptEngine:
             self._copy.close()
             self._copy = None
         if self._partial:
-            self._cache.folder.remove(self._partial)
+            with suppress(OSError):
+                self._cache.folder.remove(self._partial)
             self._partial = ""
 
     def __enter__(self) -> Self:
@@ -189,6 +195,7 @@ def cache_key(
     settings: tuple[str, ...],
 ) -> str | None:
     """The name of the engine in a cache; ``None`` for one that is not kept. ``settings`` are the part and the layout."""
+    options, _ = options.fitting(tensorrt)
     has_plugins = any(layer.kind.startswith("PLUGIN") for layer in network.layers)
     if target is None or not tensorrt.builds_ahead_of_time or has_plugins or options.timing_cache is not None:
         return None
@@ -238,23 +245,36 @@ def _limit() -> int:
     return int(size * 1e9)
 
 
-def _read_header(file: CheckedFile) -> tuple[int, dict[str, Any] | None]:
+def _read_header(file: CheckedFile) -> dict[str, Any] | None:
+    """``None`` for what is no entry of this user."""
     try:
+        if os.fstat(file.descriptor).st_uid != os.geteuid():
+            return None
         about = json.loads(file.read(_HEADER))
         EngineRecord(**about["record"])
-        return _HEADER, about if isinstance(about["layers"], int) and isinstance(about["sha256"], str) else None
-    except (OSError, ValueError, TypeError, LookupError):
-        return _HEADER, None
+        is_complete = set(about) == {"record", "layers", "sha256"} and isinstance(about["layers"], int)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return about if is_complete else None
 
 
-def _pieces(file: CheckedFile, start: int) -> Iterator[bytes]:
+def _pieces(file: CheckedFile) -> Iterator[bytes]:
+    """The engine, behind the header."""
+    start = _HEADER
     for piece in file.pieces(_PIECE):
         yield piece[start:]
         start = 0
 
 
-def _sha256(file: CheckedFile, start: int) -> str:
+def _sha256(file: CheckedFile) -> Any:
     digest = hashlib.sha256()
-    for piece in _pieces(file, start):
+    for piece in _pieces(file):
         digest.update(piece)
-    return digest.hexdigest()
+    return digest
+
+
+def _sealed(engine: Any, about: Mapping[str, Any]) -> str:
+    """The SHA-256 of an engine that is hashed already, followed by what the header says of it."""
+    digest = engine.copy()
+    digest.update(json.dumps(about, sort_keys=True).encode())
+    return str(digest.hexdigest())
