@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_a_process_that_ends_early(bundle, hashed_here):
     opened._ahead._process.kill()
     opened._ahead._process.wait()
     opened._ahead._process.stdout.read()
+    opened.file(ENGINE)
+    assert hashed_here == [ENGINE]
+
+
+@pytest.mark.parametrize("said", ["", "0123abc", "usage: another program\n"])
+def test_a_process_that_says_no_hash(bundle, hashed_here, monkeypatch, tmp_path, said):
+    child = tmp_path / "child.py"
+    child.write_text(f"print({said!r}, end='')")
+    monkeypatch.setattr(hash_ahead, "_CHILD", child)
+    opened = Bundle.open(bundle)
+    opened.hash_ahead(ENGINE)
+    opened.file(ENGINE)
+    assert hashed_here == [ENGINE]
+
+
+@pytest.mark.parametrize("executable", [None, "", "/opt/app/bin/app"])
+def test_a_program_that_embeds_python_is_not_started_again(bundle, hashed_here, monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    opened = Bundle.open(bundle)
+    opened.hash_ahead(ENGINE)
     opened.file(ENGINE)
     assert hashed_here == [ENGINE]
 

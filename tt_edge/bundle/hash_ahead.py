@@ -7,6 +7,7 @@ refers to by then.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from tt_edge.folder import CheckedFile
 _CHILD = Path(__file__).with_name("hash_child.py")
 #: Starting a process takes as long as hashing this many bytes.
 _WORTHWHILE = 64 << 20
+_LINE = re.compile("[0-9a-f]{64}\n")
 
 
 class HashingAhead:
@@ -29,7 +31,7 @@ class HashingAhead:
         self._names: list[str] = []
         self._found: dict[str, str] = {}
         self._process: subprocess.Popen[str] | None = None
-        if sum(file.size for file in files.values()) < _WORTHWHILE:
+        if sum(file.size for file in files.values()) < _WORTHWHILE or not _is_python():
             return
         self._names = list(files)
         descriptors = [file.descriptor for file in files.values()]
@@ -51,12 +53,17 @@ class HashingAhead:
         with self._lock:
             while self._process is not None and name in self._names:
                 assert self._process.stdout is not None
-                line = self._process.stdout.readline().strip()
-                if not line:
+                line = self._process.stdout.readline()
+                if not _LINE.fullmatch(line):  # it ended, within a line even
                     self._names.clear()
                     break
-                self._found[self._names.pop(0)] = line
+                self._found[self._names.pop(0)] = line.strip()
             return self._found.get(name)
+
+
+def _is_python() -> bool:
+    """Whether ``sys.executable`` runs Python files: in a frozen or embedding program it is that program, or unknown."""
+    return Path(sys.executable or "").name.startswith("python") and not hasattr(sys, "frozen")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
