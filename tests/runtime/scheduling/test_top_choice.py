@@ -73,6 +73,18 @@ def test_the_same_tokens_as_from_all_logits(settings, ties):
             assert settings in LOOSE or (largest.whole == STEPS) == (settings in NEED_ALL)
 
 
+@pytest.mark.parametrize("settings", ["top-p", "top-p, colder", "top-p and min-p"])
+@pytest.mark.parametrize("level", [-3e4, 3000.0])
+def test_the_same_tokens_of_logits_far_from_0(settings, level):
+    """A float32 near 30,000 says a log-sum-exp to 0.002 only."""
+    largest = Largest(33)
+    config = GenerationConfig(STEPS, seed=5, **SETTINGS[settings])
+    whole, top = Sampler(config, [1], VOCAB), Sampler(config, [1], VOCAB)
+    for logits in rows(4.0, ties=False):
+        moved = (logits + np.float32(level)).astype(np.float32)
+        assert top.choose(largest.of(moved)) == whole.choose(moved)
+
+
 def test_greedy_needs_no_more_than_one_number_and_a_second_that_is_less():
     largest = Largest(2)
     sampler = Sampler(GenerationConfig(STEPS), [1], VOCAB)

@@ -17,8 +17,10 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.top_logits import TopLogits
 from tt_edge.runtime.scheduling.token import Token
 
-#: Relative error of the log-sum-exp's probability: a float32, summed up on the device in some order.
+#: Relative error of the sum of all weights, which the device adds up in some order as float32.
 _ROUNDING = 1e-5
+#: Relative error of the log-sum-exp itself, in units of 1: of a large one, the spacing of float32 is more than ``_ROUNDING``.
+_SPACING = 2.0**-22
 #: Quotients by the temperature beyond this may not fit float32.
 _LARGEST = 1e38
 #: So many of the largest logits are looked at first; few are kept in most distributions.
@@ -135,7 +137,7 @@ def _total(top: TopLogits, masses: list[float], width: int, temperature: float) 
     """
     batch, row = top.batch, top.row
     total = math.exp(min(batch.log_sum_exp[row] - batch.range[row][0], 700.0))
-    slack = _ROUNDING * total
+    slack = (_ROUNDING + _SPACING * abs(batch.log_sum_exp[row])) * total
     if temperature == 1:
         return total - slack, total + slack
     own = batch.scaled(1.0, width).weights[row]
