@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from benchmarks.serving_simulation import Clock, paced
+from tt_edge.server.answers import _merged
+from tt_edge.server.errors import ApiError
 from tt_edge.server.pacing import HELD, Pacer
 
 
@@ -50,3 +54,23 @@ def test_what_is_closed_sends_no_more():
     pacer.close()
     clock.run_until(9)
     assert sent == [0, 1]
+
+
+def test_what_is_held_is_sent_when_the_time_is_over():
+    came, sent = [], []
+
+    class Endless:
+        async def __aiter__(self):
+            for number in range(6):
+                await asyncio.sleep(0.03)
+                came.append(number)
+                yield number
+            await asyncio.sleep(60)
+
+    async def asked() -> None:
+        async for _, piece in _merged([Endless()], 0.17):
+            sent.append(piece)
+
+    with pytest.raises(ApiError, match="took longer than"):
+        asyncio.run(asked())
+    assert sent == came

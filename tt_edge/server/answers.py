@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -153,8 +154,10 @@ async def _merged(
     """
     queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]] = asyncio.Queue()
 
+    pacers: list[Pacer[Delta]] = [Pacer(partial(_put, queue, index)) for index in range(len(streams))]
+
     async def pump(index: int, stream: CompletionStream) -> None:
-        pacer: Pacer[Delta] = Pacer(lambda delta: queue.put_nowait((index, delta)))
+        pacer = pacers[index]
         try:
             async for delta in stream:
                 pacer.add(delta)
@@ -175,6 +178,12 @@ async def _merged(
                 index, found = await asyncio.wait_for(queue.get(), wait_s)
             except asyncio.TimeoutError:
                 if time.monotonic() >= deadline:
+                    for pacer in pacers:
+                        pacer.flush()
+                    while not queue.empty():  # what is computed is the client's
+                        index, found = queue.get_nowait()
+                        if not isinstance(found, Exception):
+                            yield index, found
                     raise timed_out(timeout_s) from None
                 yield -1, None
                 continue
@@ -185,6 +194,10 @@ async def _merged(
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _put(queue: asyncio.Queue[tuple[int, Delta | Completion | Exception]], index: int, delta: Delta) -> None:
+    queue.put_nowait((index, delta))
 
 
 def _event(data: dict[str, Any]) -> str:
