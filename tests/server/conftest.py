@@ -54,7 +54,13 @@ def serving_llm(llm: LLM, max_waiting: int = 8, **settings) -> Iterator[Served]:
     model = AsyncLLM(llm, max_waiting)
     http = limited(settings.pop("limits", ConnectionLimits()))
     config = uvicorn.Config(
-        create_app(model, Settings(**settings)), port=0, log_level="error", lifespan="on", http=http, loop="asyncio"
+        create_app(model, Settings(**settings)),
+        port=0,
+        log_level="error",
+        lifespan="on",
+        http=http,
+        loop="asyncio",
+        ws="none",
     )
     socket = config.bind_socket()
     server = uvicorn.Server(config)
