@@ -62,6 +62,11 @@ class InsertEncoderAttention(LoweringPass):
                 query = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=call.node)
                 operands = (query, call.key, call.value)
                 if lengths is None:
+                    if call.bias is not None:
+                        raise UnsupportedModelError(
+                            "the encoder of speech or pages has a bias by distance, which is not supported; please report the "
+                            "model type"
+                        )
                     out = emit(graph, ops.full_attention.default, *operands, like=call.node)
                 else:
                     if call.bias is not None and call.bias not in biases:

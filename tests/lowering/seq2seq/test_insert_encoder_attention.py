@@ -50,3 +50,16 @@ def test_another_encoder_is_refused(settings):
     module, _ = graph(encoder, IDS, dynamic=TOKENS, name="source_ids")
     with pytest.raises(UnsupportedModelError, match="the encoder has attention that is causal, windowed"):
         run(InsertEncoderAttention("source_ids"), module)
+
+
+def test_a_bias_without_lengths_is_refused():
+    """``full_attention`` has none: it was dropped."""
+
+    def encoder(parameters, ids):
+        q = heads(parameters, ids)
+        bias = semantic.relative_bias(parameters.table, ids.shape[1], ids.shape[1])
+        return semantic.attention(q, q, q, 0.3, False, 0, 0.0, None, bias)
+
+    module, _ = graph(encoder, IDS)
+    with pytest.raises(UnsupportedModelError, match="speech or pages has a bias by distance"):
+        run(InsertEncoderAttention(None), module)
