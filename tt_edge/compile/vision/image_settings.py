@@ -17,7 +17,8 @@ _FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def check_image_settings(source: str, model: PreTrainedModel, files: HostFiles, geometry: VisionGeometry) -> None:
-    """Raise ``InvalidInputError`` where the settings in ``files`` are malformed, or make other sizes than the tower takes.
+    """Raise ``InvalidInputError`` where the settings in ``files`` are malformed, or make other sizes than the tower takes;
+    ``UnsupportedModelError``, naming it, for a setting that is not followed.
 
     A model without such files is compiled without them: its bundle takes no images, and says so.
     """

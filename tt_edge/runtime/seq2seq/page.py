@@ -61,7 +61,8 @@ class PageProcessor:
                 "preprocessor_config.json has do_align_long_axis on, which Nougat's processor does not support"
             )
         try:
-            mean, std = mean_and_std(settings, *(_IMAGENET if is_nougat else (_HALF, _HALF)))
+            colours = _IMAGENET if is_nougat else (_HALF, _HALF)
+            mean, std = mean_and_std({"image_mean": colours[0], "image_std": colours[1], **settings})
             filter_ = resampling({"resample": _BILINEAR, **settings})
             return cls(
                 size=height_and_width(settings["size"]),

@@ -9,8 +9,8 @@ from PIL import Image
 from tests.runtime.multimodal.images.sample_images import assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import ImageOptions, image_processor_for
+from tt_edge.runtime.multimodal.images.processor_types import STD
 from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
-from tt_edge.runtime.multimodal.images.square import STD
 
 QWEN = QwenVLProcessor()
 
@@ -63,7 +63,7 @@ def test_bounds_of_which_one_is_qwen_vl_utils_own():
 
 
 def test_settings_of_qwen_are_refused_by_others():
-    for model_type, settings in (("internvl", {}), ("blip-2", {"size": {"height": 448, "width": 448}})):
+    for model_type, settings in (("internvl", {"size": 448}), ("blip-2", {"size": {"height": 448, "width": 448}})):
         processor = image_processor_for(tiled_settings(model_type, settings, (448, 448)))
         with pytest.raises(
             InvalidInputError, match="max_pixels, resized_height, resized_width are settings of the Qwen-VL"
@@ -76,7 +76,7 @@ def test_low_detail():
     assert QWEN.tokens_of((1080, 1920)) == 1222
     assert QWEN.tokens_of((1080, 1920), low) * 28 * 28 <= 512 * 512
     assert QWEN.tokens_of((280, 280), low) == QWEN.tokens_of((280, 280)) == 100
-    tiles = image_processor_for(tiled_settings("internvl", {}, (448, 448), tokens=256))
+    tiles = image_processor_for(tiled_settings("internvl", {"size": 448}, (448, 448), tokens=256))
     assert tiles.tokens_of((1080, 1920)) > 1000
     assert tiles.tokens_of((1080, 1920), low) == len(tiles.process(photo(108, 192), low).pixels) * 256 == 256
 
@@ -91,7 +91,7 @@ def test_scaled_to_fit(limit):
 
 @pytest.mark.parametrize(("limit", "tokens"), [(13 * 4, 16), (16, 16), (15, 12), (11, 4), (4, 4), (1, 4)])
 def test_tiles_scaled_to_fit(limit, tokens):
-    tiles = image_processor_for(tiled_settings("internvl", {}, (448, 448), tokens=4))
+    tiles = image_processor_for(tiled_settings("internvl", {"size": 448}, (448, 448), tokens=4))
     picture = np.zeros((400, 1200, 3), np.uint8)
     assert tiles.tokens_of((400, 1200), max_tokens=limit) == tokens
     assert len(tiles.process(picture, max_tokens=limit).pixels) * 4 == tokens

@@ -70,9 +70,9 @@ def test_of_equals_the_larger_is_taken_for_large_images():
 def test_settings_that_make_no_sense():
     with pytest.raises(BundleError, match=r"malformed .*5 to 2 tiles"):
         image_processor_for(tiled_settings("internvl", {"min_patches": 5, "max_patches": 2}, (448, 448)))
-    with pytest.raises(BundleError, match=r"makes tiles of \(448, 448\), and the vision network takes \(56, 56\)"):
+    with pytest.raises(BundleError, match=r"makes tiles of \(384, 384\), and the vision network takes \(56, 56\)"):
         image_processor_for(tiled_settings("internvl", {"max_patches": 2}, (56, 56)))
-    with pytest.raises(UnsupportedModelError, match="pad_during_tiling is not supported; set it to false"):
+    with pytest.raises(UnsupportedModelError, match="pad_during_tiling is True, which tt-edge does not"):
         image_processor_for(tiled_settings("eagle2", {"pad_during_tiling": True}, (448, 448)))
 
 

@@ -14,6 +14,7 @@ from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import (
     CheckpointSettings,
@@ -22,7 +23,6 @@ from tt_edge.runtime.multimodal.images.settings import (
     mean_and_std,
     resampling,
 )
-from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Of an image, at most, and of ``image_grid_pinpoints``.
 _MOST_TILES, _MOST_RESOLUTIONS = 64, 256
@@ -52,8 +52,13 @@ class AnyResProcessor:
         """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
         image, geometry = settings.image, settings.geometry
         with settings.reading():
-            size = image.get("size") or {}
-            tile = height_and_width(image.get("crop_size") or size.get("shortest_edge") or size)
+            size = image["size"]
+            whole = height_and_width(size.get("shortest_edge", size) if isinstance(size, dict) else size)
+            tile = height_and_width(image["crop_size"], "crop_size") if image.get("crop_size") else whole
+            if image.get("do_center_crop") and not image.get("crop_size"):
+                raise ValueError("do_center_crop is on without a crop_size")
+            if whole != tile:
+                raise ValueError(f"size is {whole} and crop_size {tile}: the whole image would be cropped")
             given = image.get("image_grid_pinpoints", settings.model.get("image_grid_pinpoints")) or []
             if not 0 < len(given) <= _MOST_RESOLUTIONS:
                 raise ValueError(f"image_grid_pinpoints has {len(given)} resolutions, not 1 to {_MOST_RESOLUTIONS}")
@@ -61,7 +66,7 @@ class AnyResProcessor:
             for height, width in resolutions:
                 if height % tile[0] or width % tile[1] or height * width > _MOST_TILES * tile[0] * tile[1]:
                     raise ValueError(f"resolution {height} x {width} is not 1 to {_MOST_TILES} tiles of {tile}")
-            mean, std = mean_and_std(image, MEAN, STD)
+            mean, std = mean_and_std(image)
             kept = str(settings.model.get("vision_aspect_ratio", ""))
             most = integer(int(kept.removeprefix("anyres_max_")), kept) if kept.startswith("anyres_max_") else None
             side = math.isqrt(geometry.tokens_a_unit - 1)

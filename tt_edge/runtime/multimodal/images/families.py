@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from tt_edge.runtime.multimodal.images.anyres import AnyResProcessor
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import QWEN_VIDEO, type_of
 from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.images.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
@@ -46,7 +47,8 @@ class ImageProcessor(Protocol):
 class VisionFamily:
     """How a family of vision-language models prepares images, and how they stand in its prompts.
 
-    ``image_processor`` makes the preprocessing from a checkpoint's settings. ``around`` are the tokens before and after an
+    ``image_processor`` makes the preprocessing from a checkpoint's settings, of one of ``processors``, classes of transformers of
+    which the first is meant where the settings name none. ``around`` are the tokens before and after an
     image's tokens (or the names of the settings in ``tokenizer_config.json`` that hold them, with their defaults).
     ``numbered`` and ``leading`` are those of ``Placeholders``. ``prompts_have_start``: prompts have the token before an image's
     tokens in the place of the image, and ``apart`` is put before and after. ``one_block``: all tokens of a prompt see each
@@ -54,6 +56,7 @@ class VisionFamily:
     """
 
     image_processor: Callable[[CheckpointSettings], ImageProcessor]
+    processors: tuple[str, ...]
     takes_videos: bool = False
     around: tuple[str, str] = ("", "")
     around_settings: tuple[str, str] | None = None
@@ -89,10 +92,12 @@ def _content(token: Any) -> str:
     return str(token.get("content", "") if isinstance(token, dict) else token or "")
 
 
-_QWEN_VL = VisionFamily(QwenVLProcessor.from_settings, takes_videos=True)
-_SQUARE = VisionFamily(SquareProcessor.from_settings)
-_ANYRES = VisionFamily(AnyResProcessor.from_settings)
-_SPLIT = VisionFamily(RowsAndColumnsProcessor.from_settings)
+_QWEN = ("Qwen2VLImageProcessor",)
+_SQUARES = ("LlavaImageProcessor", "CLIPImageProcessor", "BlipImageProcessor", "SiglipImageProcessor")
+_SPLITS = ("Idefics3ImageProcessor", "SmolVLMImageProcessor")
+_QWEN_VL = VisionFamily(QwenVLProcessor.from_settings, _QWEN, takes_videos=True)
+_SQUARE = VisionFamily(SquareProcessor.from_settings, _SQUARES)
+_SPLIT = VisionFamily(RowsAndColumnsProcessor.from_settings, _SPLITS)
 _IMG_TAGS, _IMG_SETTINGS = ("<img>", "</img>"), ("start_image_token", "end_image_token")
 
 #: By ``model_type``.
@@ -101,25 +106,30 @@ VISION_FAMILIES: dict[str, VisionFamily] = {
     "qwen2_5_vl": _QWEN_VL,
     # The tokens around are written around each frame of a video; around an image they are in the prompt already.
     "qwen3_vl": VisionFamily(
-        QwenVLProcessor.from_settings, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")
+        QwenVLProcessor.from_settings, _QWEN, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")
     ),
     "llava": _SQUARE,
-    "vipllava": _SQUARE,
-    "llava_next": _ANYRES,
-    "llava_onevision": _ANYRES,
+    "vipllava": VisionFamily(SquareProcessor.from_settings, ("CLIPImageProcessor", *_SQUARES)),
+    "llava_next": VisionFamily(AnyResProcessor.from_settings, ("LlavaNextImageProcessor",)),
+    "llava_onevision": VisionFamily(AnyResProcessor.from_settings, ("LlavaOnevisionImageProcessor",)),
     "idefics3": _SPLIT,
     "smolvlm": _SPLIT,
     "gemma3": VisionFamily(
         SquareProcessor.from_settings,
+        ("Gemma3ImageProcessor",),
         around=("<start_of_image>", "<end_of_image>"),
         around_settings=("boi_token", "eoi_token"),
         prompts_have_start=True,
         apart="\n\n",
     ),
-    "paligemma": VisionFamily(SquareProcessor.from_settings, one_block=True),
-    "blip-2": VisionFamily(SquareProcessor.from_settings, leading=True),
-    "internvl": VisionFamily(TilingProcessor.of_internvl, around=_IMG_TAGS, around_settings=_IMG_SETTINGS),
-    "eagle2": VisionFamily(TilingProcessor.of_eagle2, around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
+    "paligemma": VisionFamily(SquareProcessor.from_settings, ("SiglipImageProcessor",), one_block=True),
+    "blip-2": VisionFamily(SquareProcessor.from_settings, ("BlipImageProcessor",), leading=True),
+    "internvl": VisionFamily(
+        TilingProcessor.of_internvl, ("GotOcr2ImageProcessor",), around=_IMG_TAGS, around_settings=_IMG_SETTINGS
+    ),
+    "eagle2": VisionFamily(
+        TilingProcessor.of_eagle2, ("Eagle2",), around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True
+    ),
 }
 
 
@@ -133,8 +143,15 @@ def family_for(model_type: str) -> VisionFamily:
 
 
 def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
-    """The preprocessing of a checkpoint. Raises ``UnsupportedModelError`` for an unknown ``model_type``."""
-    return family_for(settings.model_type).image_processor(settings)
+    """The preprocessing of a checkpoint.
+
+    Raises ``UnsupportedModelError`` for an unknown ``model_type``, and for a setting that changes pixels in a way that is not
+    followed here; ``BundleError`` for malformed settings.
+    """
+    family = family_for(settings.model_type)
+    image = type_of(settings.image, family.processors).complete(settings.image)
+    video = QWEN_VIDEO.complete(settings.video, of_video=True) if family.takes_videos else settings.video
+    return family.image_processor(replace(settings, image=image, video=video))
 
 
 def read_settings(

@@ -16,9 +16,9 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, LOW_DETAIL_PIXELS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize, resize_at_once
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
-from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Longest side by shortest, at most (transformers, ``smart_resize``).
 _MAX_RATIO = 200
@@ -99,25 +99,31 @@ class QwenVLProcessor:
     video_mean: tuple[float, ...] = MEAN
     video_std: tuple[float, ...] = STD
     resample: int = 3
+    video_resample: int = 3
+    video_resizes: bool = True
     tokens_per_second: float | None = None
     timed: bool = False
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
         """Raises ``BundleError`` for settings that are malformed."""
-        image, video, timed = settings.image, settings.video, settings.model_type == "qwen3_vl"
+        colours = {name: settings.image[name] for name in ("image_mean", "image_std", "resample")}
+        image, video, timed = settings.image, colours | dict(settings.video), settings.model_type == "qwen3_vl"
         with settings.reading():
-            patch = integer(image.get("patch_size", cls.patch_size), "patch_size")
-            merge = integer(image.get("merge_size", cls.merge_size), "merge_size")
-            depth = integer(image.get("temporal_patch_size", cls.temporal_patch_size), "temporal_patch_size")
+            patch = integer(image["patch_size"], "patch_size")
+            merge = integer(image["merge_size"], "merge_size")
+            depth = integer(image["temporal_patch_size"], "temporal_patch_size")
             _check_network_takes(settings.geometry, patch, merge, depth)
+            for name in ("patch_size", "merge_size", "temporal_patch_size"):
+                if video.get(name, image[name]) != image[name]:
+                    raise ValueError(f"{name} is {video[name]!r:.80} of videos, and {image[name]} of images")
             token = (patch * merge) ** 2
             vision = settings.model.get("vision_config") or {}
             rate = vision.get("tokens_per_second", 2) if settings.model_type == "qwen2_5_vl" else None
             if rate is not None and not 0 < rate < math.inf:
                 raise ValueError(f"tokens_per_second is {rate!r:.80}, and must be above 0")
-            mean, std = mean_and_std(image, MEAN, STD)
-            video_mean, video_std = mean_and_std(video, mean, std)
+            mean, std = mean_and_std(image)
+            video_mean, video_std = mean_and_std(video)
             return cls(
                 placeholders=settings.placeholders,
                 patch_size=patch,
@@ -130,6 +136,8 @@ class QwenVLProcessor:
                 video_mean=video_mean,
                 video_std=video_std,
                 resample=resampling(image),
+                video_resample=resampling(video),
+                video_resizes=bool(video.get("do_resize", True)),
                 tokens_per_second=None if rate is None else float(rate),
                 timed=timed,
             )
@@ -159,8 +167,14 @@ class QwenVLProcessor:
         if self.timed and len(frames) < depth:
             raise InvalidInputError(f"a video of {len(frames)} frames is too short; give {depth} or more")
         height, width, _ = frames[0].shape
-        height, width = self.size_of(height, width, self.video_bounds, len(frames))
-        resized = [resize(frame, height, width, self.resample) for frame in frames]
+        if self.video_resizes:
+            height, width = self.size_of(height, width, self.video_bounds, len(frames))
+        elif height % self._side or width % self._side:
+            raise InvalidInputError(
+                f"a video has frames of {width} x {height} pixels, and its settings resize none (do_resize); give frames whose "
+                f"sides are multiples of {self._side}"
+            )
+        resized = [resize(frame, height, width, self.video_resample) for frame in frames]
         resized += [resized[-1]] * (-len(frames) % depth)
         found = self._patches(np.stack([normalize(frame, self.video_mean, self.video_std) for frame in resized]))
         assert found.grid is not None

@@ -13,13 +13,12 @@ from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import HALF
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
 
 #: The longest side of an image before it is tiled.
 _MOST = 4096
-#: ImageNet's "standard" mean and deviation.
-_HALF = (0.5, 0.5, 0.5)
 Size = tuple[int, int]
 
 
@@ -36,8 +35,8 @@ class RowsAndColumnsProcessor:
     tile: int
     longest_edge: int | None
     splits: bool = True
-    mean: tuple[float, ...] = _HALF
-    std: tuple[float, ...] = _HALF
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
     resample: int = 1
     around: str = "<fake_token_around_image>"
     whole: str = "<global-img>"
@@ -47,19 +46,19 @@ class RowsAndColumnsProcessor:
         """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
         image, geometry = settings.image, settings.geometry
         with settings.reading():
-            mean, std = mean_and_std(image, _HALF, _HALF)
-            tile = integer((image.get("max_image_size") or {"longest_edge": 364})["longest_edge"], "max_image_size")
+            mean, std = mean_and_std(image)
+            tile = integer(image["max_image_size"]["longest_edge"], "max_image_size")
             resizes = image.get("do_resize", True)
-            edge = integer((image.get("size") or {"longest_edge": 4 * 364})["longest_edge"], "size.longest_edge")
+            edge = integer(image["size"]["longest_edge"], "size.longest_edge")
             found = cls(
                 placeholders=settings.placeholders,
                 tokens_a_tile=geometry.tokens_a_unit,
                 tile=tile,
                 longest_edge=edge if resizes else None,
-                splits=bool(image.get("do_image_splitting", True)),
+                splits=bool(image["do_image_splitting"]),
                 mean=mean,
                 std=std,
-                resample=resampling({"resample": 1, **image}),
+                resample=resampling(image),
             )
         if (tile, tile) != geometry.tile_size:
             raise BundleError(

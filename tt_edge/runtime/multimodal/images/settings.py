@@ -52,17 +52,23 @@ def integer(value: Any, name: str, most: int = MAX_SIDE, least: int = 1) -> int:
 
 
 def resampling(settings: Mapping[str, Any]) -> int:
-    """Pillow's number of a filter; bicubic where none is given."""
-    return integer(settings.get("resample", 3), "resample", 5, least=0)
+    """Pillow's number of a filter."""
+    return integer(settings["resample"], "resample", 5, least=0)
 
 
-def mean_and_std(
-    settings: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What is subtracted from a pixel of 0 to 1, and what it is divided by; the defaults given where the settings lack them."""
-    return numbers(settings.get("image_mean", mean), "image_mean", 0, 1), numbers(
-        settings.get("image_std", std), "image_std", 0.001, 255
-    )
+def mean_and_std(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What is subtracted from a pixel of 0 to 1, and what it is divided by, with ``do_normalize`` and ``rescale_factor``."""
+    mean = numbers(settings["image_mean"], "image_mean", 0, 1)
+    std = numbers(settings["image_std"], "image_std", 0.001, 255)
+    if not settings.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1e-6 <= factor <= 1e6:
+        raise ValueError(f"rescale_factor is {factor!r:.80}, not a number from 1e-6 to 1e6")
+    scale = 255 * factor  # of a pixel of 0 to 1
+    if abs(scale - 1) < 1e-6:
+        return mean, std
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
 
 
 def numbers(values: Any, name: str, least: float, most: float) -> tuple[float, ...]:

@@ -12,18 +12,16 @@ from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import (
     CheckpointSettings,
     height_and_width,
     integer,
     mean_and_std,
+    numbers,
     resampling,
 )
-
-#: OpenAI's, of CLIP.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,14 @@ class SquareProcessor:
     """As ``CLIPImageProcessor``, ``LlavaImageProcessor`` and ``BlipImageProcessor``.
 
     ``shortest_edge`` keeps proportions, and the middle of ``tile_size`` is cut out; without it the image is stretched.
-    ``pad`` makes it a square before, with the mean colour around it.
+    ``pad`` makes it a square before, with this colour around it.
     """
 
     placeholders: Placeholders
     tokens: int
     tile_size: tuple[int, int]
     shortest_edge: int | None = None
-    pad: bool = False
+    pad: tuple[int, ...] | None = None
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
@@ -48,17 +46,21 @@ class SquareProcessor:
         """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
         image, geometry = settings.image, settings.geometry
         with settings.reading():
-            size = image.get("size", 224)
+            size, crops = image["size"], bool(image.get("do_center_crop"))
             edge = size.get("shortest_edge") if isinstance(size, dict) else None
-            crop = image.get("do_center_crop", settings.model_type == "llava")
-            tile = height_and_width(*((image.get("crop_size", edge), "crop_size") if crop else (size, "size")))
-            mean, std = mean_and_std(image, MEAN, STD)
+            if edge is not None and not crops:
+                raise ValueError("size has a shortest_edge, and without do_center_crop images have many sizes")
+            tile = height_and_width(image["crop_size"], "crop_size") if crops else height_and_width(size)
+            if crops and edge is None and height_and_width(size) != tile:
+                raise ValueError(f"size is {size!r:.80}, of which the crop_size {tile} would be cut out")
+            mean, std = mean_and_std(image)
+            colour = tuple(int(255 * part) for part in numbers(image["image_mean"], "image_mean", 0, 1))
             found = cls(
                 placeholders=settings.placeholders,
                 tokens=geometry.tokens_a_unit,
                 tile_size=tile,
                 shortest_edge=None if edge is None else integer(edge, "size.shortest_edge"),
-                pad=bool(image.get("do_pad", False)),
+                pad=colour if image.get("do_pad") else None,
                 mean=mean,
                 std=std,
                 resample=resampling(image),
@@ -74,7 +76,7 @@ class SquareProcessor:
         """As many for every image. Raises ``InvalidInputError`` for one that is much longer than wide."""
         refuse_pixel_settings(options)
         height, width = size
-        if self.pad:
+        if self.pad is not None:
             height = width = max(height, width)
             check_resize(size, (height, width))  # the square is as large as what is made of it
         check_resize((height, width), self._resized(height, width))
@@ -85,8 +87,8 @@ class SquareProcessor:
     ) -> ProcessedImage:
         """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
         self.tokens_of((image.shape[0], image.shape[1]), options)
-        if self.pad:
-            image = _padded_to_square(image, tuple(int(255 * part) for part in self.mean))
+        if self.pad is not None:
+            image = _padded_to_square(image, self.pad)
         cut = resize(image, *self._resized(*image.shape[:2]), self.resample)
         if self.shortest_edge is not None:
             cut = _middle(cut, *self.tile_size)

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compat import Self
-from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import (
     CheckpointSettings,
@@ -23,7 +24,6 @@ from tt_edge.runtime.multimodal.images.settings import (
     mean_and_std,
     resampling,
 )
-from tt_edge.runtime.multimodal.images.square import MEAN, STD
 
 #: Of an image, at most.
 _MOST_TILES = 64
@@ -51,15 +51,12 @@ class TilingProcessor:
     @classmethod
     def of_internvl(cls, settings: CheckpointSettings) -> Self:
         """Raises ``BundleError`` for settings that are malformed, or give another size than the network takes."""
-        return cls._from_settings(settings, nearest_ratio, "min_patches", "max_patches", (MEAN, STD))
+        return cls._from_settings(settings, nearest_ratio, "min_patches", "max_patches")
 
     @classmethod
     def of_eagle2(cls, settings: CheckpointSettings) -> Self:
-        """As ``of_internvl``. Raises ``UnsupportedModelError`` for tiles that are padded."""
-        if settings.image.get("pad_during_tiling"):
-            raise UnsupportedModelError("Eagle 2 with pad_during_tiling is not supported; set it to false")
-        half = (0.5, 0.5, 0.5)
-        return cls._from_settings(settings, ratio_and_area, "min_dynamic_tiles", "max_dynamic_tiles", (half, half))
+        """As ``of_internvl``."""
+        return cls._from_settings(settings, ratio_and_area, "min_dynamic_tiles", "max_dynamic_tiles")
 
     @classmethod
     def _from_settings(
@@ -68,23 +65,24 @@ class TilingProcessor:
         choose: Choice,
         least: str,
         most: str,
-        defaults: tuple[tuple[float, ...], tuple[float, ...]],
     ) -> Self:
         image, geometry = settings.image, settings.geometry
         with settings.reading():
-            mean, std = mean_and_std(image, *defaults)
+            mean, std = mean_and_std(image)
             found = cls(
                 placeholders=settings.placeholders,
                 tokens_a_tile=geometry.tokens_a_unit,
-                tile_size=height_and_width(image.get("size", {"height": 448, "width": 448})),
+                tile_size=height_and_width(image["size"]),
                 choose=choose,
-                min_tiles=integer(image.get(least, 1), least, _MOST_TILES),
-                max_tiles=integer(image.get(most, 12), most, _MOST_TILES),
+                min_tiles=integer(image[least], least, _MOST_TILES),
+                max_tiles=integer(image[most], most, _MOST_TILES),
                 thumbnail=bool(image.get("use_thumbnail", True)),
                 mean=mean,
                 std=std,
                 resample=resampling(image),
             )
+            if image.get("do_center_crop") and height_and_width(image["crop_size"], "crop_size") != found.tile_size:
+                raise ValueError(f"crop_size is {image['crop_size']!r:.80}, and tiles are {found.tile_size}")
             if found.min_tiles > found.max_tiles:
                 raise ValueError(f"{found.min_tiles} to {found.max_tiles} tiles")
         if found.tile_size != geometry.tile_size:

@@ -1,0 +1,189 @@
+"""Every setting of transformers' image processors changes the same here as there, or is refused by name and value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import transformers
+from PIL import Image
+
+from tests.runtime.multimodal.images.sample_images import photo, steps_apart
+from tt_edge.contract import IMAGE_TOKENS, TILES, VisionGeometry
+from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
+from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders, image_processor_for
+from tt_edge.runtime.multimodal.images.families import VISION_FAMILIES
+from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
+
+SIDE = 28
+SMALL = {"height": SIDE, "width": SIDE}
+GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+CROPPED = {"size": {"shortest_edge": SIDE}, "crop_size": SMALL}
+#: By class: a family that has it, and small sizes.
+SIZES = {
+    "CLIPImageProcessor": ("vipllava", CROPPED),
+    "LlavaImageProcessor": ("llava", CROPPED),
+    "BlipImageProcessor": ("blip-2", {"size": SMALL}),
+    "SiglipImageProcessor": ("paligemma", {"size": SMALL}),
+    "Gemma3ImageProcessor": ("gemma3", {"size": SMALL}),
+    "LlavaNextImageProcessor": ("llava_next", CROPPED | {"image_grid_pinpoints": GRIDS}),
+    "LlavaOnevisionImageProcessor": ("llava_onevision", {"size": SMALL, "image_grid_pinpoints": GRIDS}),
+    "Idefics3ImageProcessor": ("idefics3", {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}}),
+    "SmolVLMImageProcessor": ("smolvlm", {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}}),
+    "GotOcr2ImageProcessor": ("internvl", {"size": SMALL, "max_patches": 3}),
+    "Qwen2VLImageProcessor": ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": 6272}}),
+}
+#: Values that no class has by default, or only some.
+VALUES = {
+    "do_convert_rgb": [False, None],
+    "do_resize": [False, None],
+    "do_rescale": [False, None],
+    "rescale_factor": [1 / 127.5],
+    "do_normalize": [False, None],
+    "image_mean": [[0.1, 0.2, 0.3]],
+    "image_std": [[0.9, 0.8, 0.7]],
+    "resample": [1, 2, 3],
+    "do_center_crop": [False, True, None],
+    "crop_size": [{"height": 20, "width": 28}, {"height": 40, "width": 40}],
+    "do_pad": [False, True, None],
+    "pad_size": [{"height": 80, "width": 80}],
+    "size": [
+        {"shortest_edge": 40},
+        {"height": 40, "width": 28},
+        {"longest_edge": 40},
+        {"shortest_edge": 28, "longest_edge": 30},
+        28,
+    ],
+    "default_to_square": [True],
+    "do_image_splitting": [False, None],
+    "max_image_size": [{"longest_edge": 20}],
+    "return_row_col_info": [True],
+    "image_grid_pinpoints": [[[SIDE, SIDE]]],
+    "min_patches": [2],
+    "max_patches": [1],
+    "crop_to_patches": [True],
+    "patch_size": [28],
+    "merge_size": [1],
+    "temporal_patch_size": [1],
+    "min_pixels": [7000],
+    "max_pixels": [4000],
+    "do_pan_and_scan": [True, False],
+    "pan_and_scan_min_crop_size": [8],
+    "pan_and_scan_max_num_crops": [4],
+    "pan_and_scan_min_ratio_to_activate": [1.2],
+}
+#: What no checkpoint decides: the call, or the text's processor.
+OF_CALLS = {"data_format", "device", "disable_grouping", "image_seq_length", "input_data_format", "return_tensors"}
+PAN_AND_SCAN = {
+    "do_pan_and_scan": True,
+    "pan_and_scan_min_crop_size": 8,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+REFUSED = (UnsupportedModelError, BundleError)
+
+
+def processor(family, image, side=SIDE):
+    kind = IMAGE_TOKENS if family.startswith("qwen") else TILES
+    sizes = {"merge_size": 2, "patch_dim": 3 * 2 * 14**2} if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
+    tokens = 5 if family.startswith("llava_") else 4
+    geometry = VisionGeometry(family, kind, tokens, **sizes)
+    return image_processor_for(CheckpointSettings(image, {"model_type": family}, geometry, Placeholders("<image>")))
+
+
+def pixels_of_transformers(theirs, picture):
+    asked = {"crop_to_patches": True} if "GotOcr2" in type(theirs).__name__ else {}
+    found = theirs(images=[picture], return_tensors="np", **asked)["pixel_values"]
+    own = np.asarray(found)
+    return own[0] if own.ndim == 5 else own
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_setting_is_followed_or_refused(name):
+    family, sizes = SIZES[name]
+    make, image = getattr(transformers, name), photo(50, 100)
+    fields = set(make.valid_kwargs.__annotations__) - OF_CALLS
+    assert fields <= VALUES.keys()
+    followed = set()
+    for field in sorted(fields):
+        for value in VALUES[field]:
+            more = PAN_AND_SCAN if value is True and field == "do_pan_and_scan" else {field: value}
+            settings = {**make(**sizes).to_dict(), **more}
+            try:
+                ours = processor(family, settings)
+            except REFUSED as error:
+                message = str(error)
+                assert field in message or "the vision network takes" in message or "size" in message, message
+                continue
+            got = ours.process(image).pixels
+            want = pixels_of_transformers(make(**{**sizes, **more}), Image.fromarray(image))
+            by_channel = [each.reshape(len(each), 3, -1) for each in (got, want)]
+            assert steps_apart(*by_channel, ours.std).max() <= 2.01, (
+                field,
+                value,
+            )  # as images are resized up to three times
+            followed.add(field)
+    assert followed >= {"do_normalize", "do_rescale", "rescale_factor", "image_mean", "resample", "do_convert_rgb"}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_defaults_are_those_of_transformers(name):
+    make = getattr(transformers, name)
+    for field, value in PROCESSOR_TYPES[name].defaults.items():
+        theirs = getattr(make, field)
+        assert (tuple(theirs) if isinstance(theirs, list) else theirs) == value, field
+
+
+def test_every_family_has_its_processors():
+    named = {each for family in VISION_FAMILIES.values() for each in family.processors}
+    assert named == PROCESSOR_TYPES.keys()
+    assert {family for family, _ in SIZES.values()} | {"qwen2_5_vl", "qwen3_vl", "eagle2"} == VISION_FAMILIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "words"),
+    [
+        ("gemma3", PAN_AND_SCAN, "do_pan_and_scan is True, which tt-edge does not follow (only False or None)"),
+        ("blip-2", {"do_resize": False}, "do_resize is False, which tt-edge does not follow (only True)"),
+        ("blip-2", {"do_center_crop": True}, "do_center_crop is True"),
+        ("paligemma", {"do_pad": True}, "do_pad is True"),
+        ("llava", {"sharpen": 3}, "sharpen is 3, which tt-edge does not follow"),
+        ("eagle2", {"pad_during_tiling": True}, "pad_during_tiling is True"),
+        ("internvl", {"use_thumbnail": False}, "use_thumbnail is False"),
+        ("llava", {"image_processor_type": "ViTImageProcessor"}, "image_processor_type is 'ViTImageProcessor'"),
+        ("qwen2_vl", {"size": {"height": 28, "width": 28}}, "size is {'height': 28, 'width': 28}"),
+    ],
+    ids=str,
+)
+def test_what_changes_pixels_in_another_way_is_named(family, settings, words):
+    with pytest.raises(UnsupportedModelError) as found:
+        processor(family, settings)
+    assert words in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, "1/255", float("inf"), None, True], ids=repr)
+def test_factors_that_are_none(value):
+    with pytest.raises(BundleError, match=r"rescale_factor is .*, not a number from 1e-6 to 1e6"):
+        processor("blip-2", {"size": SIDE, "rescale_factor": value})
+
+
+def test_videos_are_prepared_as_their_own_settings_say():
+    def made(**video):
+        geometry = VisionGeometry("qwen2_vl", IMAGE_TOKENS, 1, merge_size=2, patch_dim=3 * 2 * 14**2)
+        given = CheckpointSettings({}, {"model_type": "qwen2_vl"}, geometry, Placeholders("<image>"), video)
+        return image_processor_for(given)
+
+    assert made(do_normalize=False).video_std == (1, 1, 1)
+    assert (made(resample=2).resample, made(resample=2).video_resample) == (3, 2)
+    with pytest.raises(UnsupportedModelError, match="the video processor's setting cap_pixels_per_frame is True"):
+        made(cap_pixels_per_frame=True)
+    with pytest.raises(InvalidInputError, match="30 x 28 pixels, and its settings resize none"):
+        made(do_resize=False).process_video([photo(28, 30)], 2)
+    with pytest.raises(BundleError, match="patch_size is 16 of videos, and 14 of images"):
+        made(patch_size=16)
+
+
+@pytest.mark.parametrize("named", ["CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"])
+def test_a_processor_by_another_of_its_names(named):
+    key = "feature_extractor_type" if "Feature" in named else "image_processor_type"
+    assert processor("llava", {key: named, "size": SIDE, "crop_size": SIDE}).shortest_edge == SIDE

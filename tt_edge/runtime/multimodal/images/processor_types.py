@@ -1,0 +1,197 @@
+"""The image processors of transformers: what each does by default, and which of its settings are followed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tt_edge.errors import UnsupportedModelError
+
+#: OpenAI's mean and deviation, of CLIP.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+#: ImageNet's "standard" ones.
+HALF = (0.5, 0.5, 0.5)
+
+#: Settings that the runtime reads, of every processor.
+_READ = frozenset({"size", "resample", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"})
+#: Settings that change no pixels of an RGB image, which every image is here.
+_INERT = frozenset(
+    {
+        "_valid_processor_keys",
+        "aspect_ratio_setting",
+        "auto_map",
+        "data_format",
+        "default_to_square",
+        "device",
+        "disable_grouping",
+        "do_convert_rgb",
+        "feature_extractor_type",
+        "image_processor_type",
+        "image_seq_length",
+        "input_data_format",
+        "processor_class",
+        "return_row_col_info",
+        "return_tensors",
+        "video_processor_type",
+        "video_sampling",
+    }
+)
+#: Without these a setting says nothing.
+_OFF = (False, None)
+#: How frames are chosen from a video file; here frames are given.
+_SAMPLING = ("do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "return_metadata", "video_metadata")
+
+
+@dataclass(frozen=True)
+class ProcessorType:
+    """A class of transformers. ``defaults`` are its settings where a checkpoint has none.
+
+    ``reads`` are the settings that the runtime follows beside those of every processor, ``inert`` those that change no pixels,
+    and ``only`` has the values that others may have. ``sizes`` are the sets of names that ``size`` may have; with ``edge``, one
+    number for it is the shortest edge, not a square's side.
+    """
+
+    defaults: Mapping[str, Any]
+    reads: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    sizes: tuple[frozenset[str], ...] = (frozenset({"height", "width"}),)
+    edge: bool = False
+
+    def complete(self, settings: Mapping[str, Any], *, of_video: bool = False) -> dict[str, Any]:
+        """``settings`` with the defaults. Raises ``UnsupportedModelError``, naming it, for one that is not followed here."""
+        found = {**self.defaults, **settings}
+        kind = "video" if of_video else "image"
+        only = {"do_resize": (True,), **self.only}
+        crops = "do_center_crop" in self.reads and bool(found.get("do_center_crop"))
+        for name, value in found.items():
+            if name in only and name not in self.reads:
+                followed = any(value is each for each in only[name])
+            else:
+                ignored = name in _INERT or name in self.inert or (name == "crop_size" and not crops)
+                followed = ignored or name in _READ or name in self.reads or value in _OFF
+            if not followed:
+                allowed = " or ".join(map(repr, only.get(name, ("none",))))
+                raise UnsupportedModelError(
+                    f"the {kind} processor's setting {name} is {value!r:.80}, which tt-edge does not follow (only {allowed}); "
+                    f"images would be prepared otherwise than in training. Remove it from preprocessor_config.json only if the "
+                    "model does without, and compile again"
+                )
+        size = found.get("size")
+        if self.edge and isinstance(size, int) and not found.get("default_to_square"):
+            found["size"] = size = {"shortest_edge": size}
+        named = frozenset(key for key in size if size[key] is not None) if isinstance(size, Mapping) else frozenset()
+        if not any(named <= each for each in self.sizes):  # what is missing is named where it is read
+            allowed = ", or ".join(" and ".join(sorted(each)) for each in self.sizes)
+            raise UnsupportedModelError(
+                f"the {kind} processor's setting size is {dict(size)!r:.80}, which tt-edge does not follow (only {allowed}); "
+                "correct preprocessor_config.json and compile again"
+            )
+        return found
+
+
+def _square(size: int) -> dict[str, int]:
+    return {"height": size, "width": size}
+
+
+_OPENAI: dict[str, Any] = {"resample": 3, "image_mean": MEAN, "image_std": STD}
+_CROPPED = _OPENAI | {"size": {"shortest_edge": 224}, "crop_size": _square(224), "do_center_crop": True}
+_EDGE_OR_BOTH = (frozenset({"shortest_edge"}), frozenset({"height", "width"}))
+_CROPS = ("crop_size", "do_center_crop")
+_SPLIT = ProcessorType(
+    {
+        "resample": 1,
+        "image_mean": HALF,
+        "image_std": HALF,
+        "size": {"longest_edge": 4 * 364},
+        "max_image_size": {"longest_edge": 364},
+        "do_image_splitting": True,
+    },
+    reads=("do_resize", "do_image_splitting", "max_image_size"),
+    inert=("do_pad",),
+    sizes=(frozenset({"longest_edge"}),),
+)
+
+#: By the class's name. ``do_pad`` is inert where it only pads the images of a batch to one size.
+PROCESSOR_TYPES: dict[str, ProcessorType] = {
+    "CLIPImageProcessor": ProcessorType(_CROPPED, _CROPS, sizes=_EDGE_OR_BOTH, edge=True),
+    "LlavaImageProcessor": ProcessorType(
+        _CROPPED | {"do_pad": False}, (*_CROPS, "do_pad"), sizes=_EDGE_OR_BOTH, edge=True
+    ),
+    "BlipImageProcessor": ProcessorType(_OPENAI | {"size": _square(384)}),
+    "SiglipImageProcessor": ProcessorType(
+        {"resample": 3, "image_mean": HALF, "image_std": HALF, "size": _square(224)}, edge=True
+    ),
+    "Gemma3ImageProcessor": ProcessorType(
+        {"resample": 2, "image_mean": HALF, "image_std": HALF, "size": _square(224)},
+        inert=("pan_and_scan_min_crop_size", "pan_and_scan_max_num_crops", "pan_and_scan_min_ratio_to_activate"),
+        only={"do_pan_and_scan": _OFF},
+    ),
+    "LlavaNextImageProcessor": ProcessorType(
+        _CROPPED, (*_CROPS, "image_grid_pinpoints"), inert=("do_pad",), sizes=_EDGE_OR_BOTH, edge=True
+    ),
+    "LlavaOnevisionImageProcessor": ProcessorType(
+        _OPENAI | {"size": _square(384)},
+        (*_CROPS, "image_grid_pinpoints"),
+        inert=("do_pad",),
+        sizes=_EDGE_OR_BOTH,
+        edge=True,
+    ),
+    "Idefics3ImageProcessor": _SPLIT,
+    "SmolVLMImageProcessor": _SPLIT,
+    "GotOcr2ImageProcessor": ProcessorType(
+        _OPENAI | {"size": _square(384), "min_patches": 1, "max_patches": 12},
+        ("min_patches", "max_patches"),
+        inert=("crop_to_patches",),
+        only={"use_thumbnail": (True,)},
+    ),
+    "Eagle2": ProcessorType(  # code in the checkpoint
+        {
+            "resample": 3,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "size": _square(448),
+            "min_dynamic_tiles": 1,
+            "max_dynamic_tiles": 12,
+            "use_thumbnail": True,
+        },
+        ("min_dynamic_tiles", "max_dynamic_tiles", "use_thumbnail", *_CROPS),
+        inert=("do_pad", "tokens_per_tile"),
+        only={"pad_during_tiling": _OFF},
+    ),
+    "Qwen2VLImageProcessor": ProcessorType(
+        _OPENAI | {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2},
+        ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"),
+        sizes=(frozenset({"shortest_edge", "longest_edge"}), frozenset({"shortest_edge"}), frozenset({"longest_edge"})),
+    ),
+}
+_QWEN = PROCESSOR_TYPES["Qwen2VLImageProcessor"]
+#: Of the Qwen-VL models' videos; what it lacks is as for images.
+QWEN_VIDEO = ProcessorType(
+    {},
+    (*_QWEN.reads, "do_resize"),
+    inert=(*_SAMPLING, "max_video_tokens"),
+    only={"cap_pixels_per_frame": _OFF},
+    sizes=_QWEN.sizes,
+)
+
+
+def type_of(settings: Mapping[str, Any], known: tuple[str, ...]) -> ProcessorType:
+    """Of a checkpoint's image processor: of the class that the settings name, or else the first of ``known``.
+
+    Raises ``UnsupportedModelError`` for a class that is none of ``known``.
+    """
+    named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or known[0]
+    name = str(named).replace("FeatureExtractor", "ImageProcessor").replace("Qwen2_5_VL", "Qwen2VL")
+    for ending in ("Fast", "Pil"):  # the same in another library
+        name = name.removesuffix(ending)
+    if known == ("Eagle2",):
+        name = "Eagle2"
+    if name not in known:
+        raise UnsupportedModelError(
+            f"image_processor_type is {str(named)!r:.80}, which tt-edge does not follow for this model; there are "
+            f"{', '.join(known)}"
+        )
+    return PROCESSOR_TYPES[name]
