@@ -112,15 +112,19 @@ def test_every_setting_is_followed_or_refused(name):
                 ours = processor(family, settings)
             except REFUSED as error:
                 message = str(error)
-                assert field in message or "the vision network takes" in message or "size" in message, message
+                assert any(words in message for words in (field, "the vision network takes", "size", "tiles of")), (
+                    message
+                )
                 continue
             got = ours.process(image).pixels
-            want = pixels_of_transformers(make(**{**sizes, **more}), Image.fromarray(image))
+            try:
+                want = pixels_of_transformers(make(**{**sizes, **more}), Image.fromarray(image))
+            except ValueError:  # a half-given size of Qwen-VL, where the other half is the class's own here
+                assert field == "size"
+                continue
             by_channel = [each.reshape(len(each), 3, -1) for each in (got, want)]
-            assert steps_apart(*by_channel, ours.std).max() <= 2.01, (
-                field,
-                value,
-            )  # as images are resized up to three times
+            # Images are resized up to three times.
+            assert steps_apart(*by_channel, ours.std).max() <= 2.01, (field, value)
             followed.add(field)
     assert followed >= {"do_normalize", "do_rescale", "rescale_factor", "image_mean", "resample", "do_convert_rgb"}
 

@@ -82,11 +82,15 @@ class ProcessorType:
         size = found.get("size")
         if self.edge and isinstance(size, int) and not found.get("default_to_square"):
             found["size"] = size = {"shortest_edge": size}
-        named = frozenset(key for key in size if size[key] is not None) if isinstance(size, Mapping) else frozenset()
-        if not any(named <= each for each in self.sizes):  # what is missing is named where it is read
+        if isinstance(size, Mapping):
+            size = {name: length for name, length in size.items() if length is not None}
+            followed = any(size.keys() <= each for each in self.sizes)  # what is missing is named where it is read
+        else:  # none, or one number for a square
+            followed = size is None or any({"height", "width"} <= each for each in self.sizes)
+        if not followed:
             allowed = ", or ".join(" and ".join(sorted(each)) for each in self.sizes)
             raise UnsupportedModelError(
-                f"the {kind} processor's setting size is {dict(size)!r:.80}, which tt-edge does not follow (only {allowed}); "
+                f"the {kind} processor's setting size is {size!s:.80}, which tt-edge does not follow (only {allowed}); "
                 "correct preprocessor_config.json and compile again"
             )
         return found
