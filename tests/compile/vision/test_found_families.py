@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
+from tt_edge.bundle import Bundle
+from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
@@ -24,12 +26,12 @@ BLOCKS = ("gemma3", "paligemma")
 
 @pytest.fixture(scope="module", params=FOUND_TOKENS)
 def both(request, tmp_path_factory):
-    """The compiled model and the one in PyTorch."""
+    """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     write_checkpoint(request.param, folder / "checkpoint")
     compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
     with LLM.load(folder / "out.ttedge", "reference") as llm:
-        yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32)
+        yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
 
 
 def images():
@@ -47,7 +49,7 @@ def check(theirs, llm, prompt, given, completion):
 
 def test_images_to_answers(both):
     """One image, several in the midst of text, none; together, so that some are computed in pieces beside others."""
-    family, llm, theirs = both
+    family, llm, theirs, _ = both
     wide, tall, grey, alpha = images()
     image = PLACEHOLDERS[family]
     asked = [
@@ -66,7 +68,7 @@ def test_images_to_answers(both):
 
 def test_another_question_about_the_same_image(both):
     """What of the cache is used again, was computed by the same tokens."""
-    family, llm, theirs = both
+    family, llm, theirs, _ = both
     tall = images()[1]
     for question in ("what colour is it?", "what colour is that?"):
         prompt = f"{PLACEHOLDERS[family]}{question}"
@@ -75,7 +77,7 @@ def test_another_question_about_the_same_image(both):
 
 
 def test_pixels_are_the_processors(both):
-    family, llm, theirs = both
+    family, llm, theirs, _ = both
     for image in images():
         prompt = f"{PLACEHOLDERS[family]}what?"
         _, [ours] = llm.vision.processor.tokenize(llm.tokenizer, prompt, [image], add_special_tokens=True)
@@ -86,8 +88,18 @@ def test_pixels_are_the_processors(both):
         assert (steps > 1.5).mean() < 1e-3
 
 
+def test_verify_gives_an_image_where_one_is_needed(both):
+    """PaliGemma answers no text without an image, and its new tokens are not of the block that a prompt is."""
+    family, _, _, folder = both
+    if family not in BLOCKS:
+        pytest.skip("other families are as those of test_parity_pictures")
+    report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
+    assert report.passed, report.render()
+    assert all(row.pictures for row in report.rows) == (family == "paligemma")
+
+
 def test_errors_name_the_next_step(both):
-    family, llm, _ = both
+    family, llm, *_ = both
     image, given = PLACEHOLDERS[family], images()
     if family == "paligemma":
         with pytest.raises(InvalidInputError, match="answers to an image, and the prompt has none; give an image"):

@@ -163,10 +163,10 @@ def _batches(
     pictures: Sequence[ProcessedImage],
     special_ids: Sequence[int],
 ) -> Iterator[list[Prompt]]:
-    """The batches to compare: ragged text, a single text, and images with a text. A model whose prompts begin with an image
+    """The batches to compare: ragged text, a single text, and images with a text. A model whose prompts need an image
     always gets one."""
     texts = text_prompts(contract, new_tokens, seed, special_ids)
-    if vision is None or not vision.processor.placeholders.leading:
+    if vision is None or not vision.processor.placeholders.needs_image:
         yield texts
         if len(texts) > 1:
             yield texts[:1]

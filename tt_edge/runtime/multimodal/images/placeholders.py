@@ -33,6 +33,11 @@ class Placeholders:
     before_text: str | None = None
 
     @property
+    def needs_image(self) -> bool:
+        """Whether the model answers no prompt without an image."""
+        return self.leading or self.before_text is not None
+
+    @property
     def in_prompt(self) -> str:
         """What a prompt has in the place of an image."""
         return self.written or self.image
