@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -166,6 +167,7 @@ def test_more_files_than_a_bundle_has(bundle):
 
 
 def test_an_open_bundle_gives_its_descriptors_back(bundle):
+    gc.collect()  # what earlier tests left
     before = len(os.listdir("/proc/self/fd"))
     opened = Bundle.open(bundle)
     assert len(os.listdir("/proc/self/fd")) > before
