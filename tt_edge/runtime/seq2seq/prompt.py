@@ -88,7 +88,7 @@ class DecoderStart:
         else:
             task = task or "transcribe"
             if task not in self.tasks:
-                raise InvalidInputError(f"task {task!r} is unknown; choose one of {', '.join(sorted(self.tasks))}")
+                raise InvalidInputError(f"task {task!r:.80} is unknown; choose one of {', '.join(sorted(self.tasks))}")
             ids += [DETECT if language is None else self.languages[self.code_of(language)], self.tasks[task]]
         if timestamps and ids[-1] == self.no_timestamps:
             ids.pop()
@@ -105,7 +105,7 @@ class DecoderStart:
         code = name if name in self.languages else CODES.get(name, name)
         if code not in self.languages:
             known = ", ".join(sorted(self.languages))
-            raise InvalidInputError(f"language {language!r} is unknown; choose one of {known}, or its English name")
+            raise InvalidInputError(f"language {language!r:.80} is unknown; choose one of {known}, or its English name")
         return code
 
     def language_of(self, start: tuple[int, ...] | list[int]) -> str:
