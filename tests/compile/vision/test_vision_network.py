@@ -20,8 +20,9 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
-from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form, limits_in_form
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
