@@ -95,6 +95,18 @@ class SourcePipeline:
         return self._input.name == PAGE_PIXELS
 
     @property
+    def has_one_size(self) -> bool:
+        """Whether every source has as many places as any other."""
+        return not self.takes_text and self.encoder.contract.subsampling is None
+
+    def shape_of(self, places: int) -> tuple[int, ...]:
+        """The shape of what ``source`` takes, for a source of ``places``, or of the one size that there is."""
+        of = self.encoder.contract.subsampling
+        if self.takes_text:
+            return (places,)
+        return self._input.resolve(batch=1, frames=1 if of is None else of.fewest(max(2, places)))[1:]
+
+    @property
     def kind(self) -> str:
         """What the encoder takes, in words."""
         return "text" if self.takes_text else "speech" if self.takes_speech else "pages"
