@@ -37,6 +37,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "fsmt": {"langs": ["en", "de"]},
     "bigbird_pegasus": {"attention_type": "original_full"},
     "prophetnet": {
+        "pad_token_id": 0,
         "num_encoder_layers": 2,
         "num_decoder_layers": 2,
         "num_encoder_attention_heads": 4,
@@ -45,6 +46,7 @@ _MORE: dict[str, dict[str, Any]] = {
     },
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    "moonshine_streaming": {"num_key_value_heads": 4},
     "moonshine": {"pad_head_dim_to_multiple_of": None},
     "speecht5": {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2},
     "t5": {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1},
@@ -182,10 +184,13 @@ def _sources(model: Any) -> list[Any]:
     elif name == "flattened_patches":
         size = (16, 2 + 3 * getattr(config, "patch_size", 16) ** 2)
     else:
-        size = (4000 if model.config.model_type == "moonshine" else 240,)
+        size = (4000 if model.config.model_type.startswith("moonshine") else 240,)
     fixed = name == "pixel_values" or model.config.model_type == "whisper"
-    lengths = (size[0], size[0] if fixed else size[0] * 5 // 8)
-    return [generator.standard_normal((length, *size[1:])).astype(np.float32) for length in lengths]
+    lengths = (size[0], size[0] if fixed else size[0] * 3 // 5)
+    sources = [generator.standard_normal((length, *size[1:])).astype(np.float32) for length in lengths]
+    for source in sources if name == "flattened_patches" else ():
+        source[:, :2] = np.indices((4, 4)).reshape(2, -1).T[: len(source)]  # each patch begins with its row and column
+    return sources
 
 
 def _generated(model: Any, source: Any) -> list[int]:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tt_edge.compile.export.semantics import ATTENTION_NAME
-from tt_edge.compile.seq2seq.own_attention import bart, big_bird, fsmt, merged
+from tt_edge.compile.seq2seq.own_attention import bart, big_bird, fsmt, led, merged
 
 
 class _Kind(Protocol):
@@ -29,7 +29,7 @@ class _Kind(Protocol):
         """Whether ``semantic`` gives what the module does, on random numbers."""
 
 
-_KINDS: tuple[_Kind, ...] = (bart, fsmt, big_bird, merged)
+_KINDS: tuple[_Kind, ...] = (bart, fsmt, big_bird, led, merged)
 
 
 @contextmanager
@@ -37,6 +37,7 @@ def emitted_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, such modules of ``model`` emit ``tt_edge::attention``; other modules stay as they are."""
     known: dict[type[nn.Module], bool] = {}
     with ExitStack() as stack:
+        stack.enter_context(led.without_blocks(model))
         for module in model.modules():
             kind = next((kind for kind in _KINDS if kind.matches(module)), None)
             if kind is None:

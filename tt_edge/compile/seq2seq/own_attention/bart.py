@@ -34,9 +34,9 @@ def matches(module: nn.Module) -> bool:
     )
 
 
-def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
+def semantic(module: Any) -> Callable[..., tuple[Any, ...]]:
     """The module\'s ``forward``, with attention as an operator."""
-    own = module.forward
+    own, returns_cache = module.forward, type(module).__name__ == "LEDDecoderAttention"
 
     def heads(x: Tensor) -> Tensor:
         return x.view(x.shape[0], -1, module.num_heads, module.head_dim).transpose(1, 2)
@@ -49,12 +49,12 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
         attn_prompt: Any = None,
         position_bias: Any = None,
         **_: Any,
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Any, ...]:
         if attn_prompt is not None:
             raise UnsupportedModelError(f"{type(module).__name__} puts prompts before its keys, which no backend has")
         if position_bias is not None:  # by distance, of each query: SpeechT5's encoder, whose speech has no padding
-            result: tuple[Tensor, None] = own(hidden_states, position_bias=position_bias)
-            return result
+            own_result: tuple[Any, ...] = own(hidden_states, position_bias=position_bias)
+            return own_result
         is_cross = key_value_states is not None
         cache, is_updated = past_key_values, False
         if isinstance(cache, EncoderDecoderCache):
@@ -72,9 +72,12 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
         seen = attention_mask
         if seen is None and (is_cross or not module.is_decoder):
             seen = Visibility(causal=False)
+        elif seen is None and hidden_states.shape[1] == 1:
+            seen = Visibility(causal=True)  # LED makes no mask for one token
         query = heads(module.q_proj(hidden_states))
         out = attend(module, query, key, value, float(module.scaling), seen)
-        return module.out_proj(out.transpose(1, 2).flatten(2)), None
+        result = module.out_proj(out.transpose(1, 2).flatten(2)), None
+        return (*result, past_key_values) if returns_cache else result
 
     return forward
 
