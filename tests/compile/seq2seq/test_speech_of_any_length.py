@@ -123,7 +123,7 @@ def test_sound_to_text(model, parts, tmp_path):
         assert found.token_ids == wanted(model, features, "input_features", max_new_tokens=12, no_repeat_ngram_size=2)
         assert [(each.start, each.end) for each in found.segments] == [(0.0, 0.8)]
         assert llm.generate([given], config)[0].new_token_ids == found.token_ids
-        assert measure(llm, Plan(isl=20, osl=4, batch=2, warmup=0, runs=1)).records
+        assert measure(llm, Plan(isl=20, osl=4, batch=2, warmup=0, runs=1)).requests
         with pytest.raises(InvalidInputError, match=r"at once, without timestamps; omit them"):
             llm.transcribe(given, config, timestamps=True)
         with pytest.raises(CapacityError, match=r"cut it into shorter pieces"):
