@@ -55,17 +55,26 @@ struct LaunchPrefill {
     const tt_attention_args &args;
     cudaStream_t stream;
 
-    template <typename KV> cudaError_t run() const {
-        using Shape = Prefill<TT_HEAD_SIZE>;
-        constexpr auto kernel = prefill_kernel<Type, KV, TT_HEAD_SIZE>;
+    template <typename Shape> int64_t blocks() const {
+        return int64_t{args.q_heads} * args.batch * ((args.q_tokens + Shape::kRows - 1) / Shape::kRows);
+    }
+    template <typename KV, int TILES, int TEAMS> cudaError_t launch(int processors) const {
+        using Shape = Prefill<TT_HEAD_SIZE, TILES, TEAMS>;
+        constexpr auto kernel = prefill_kernel<Type, KV, TT_HEAD_SIZE, TILES, TEAMS>;
         if (cudaError_t error = allow_shared(kernel, Shape::shared_bytes())) return error;
-        int device = 0, processors = 0;
-        if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-        const int64_t blocks = int64_t{args.q_heads} * args.batch * ((args.q_tokens + Shape::kRows - 1) / Shape::kRows);
-        if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-        const int grid = static_cast<int>(blocks), wave = grid <= 2 * processors ? processors : grid;
+        if (blocks<Shape>() > INT32_MAX) return cudaErrorInvalidConfiguration;
+        const int grid = static_cast<int>(blocks<Shape>()), wave = grid <= Shape::kBlocks * processors ? processors : grid;
         kernel<<<grid, Shape::kThreads, Shape::shared_bytes(), stream>>>(args, wave);
         return cudaGetLastError();
+    }
+    template <typename KV> cudaError_t run() const {
+        int device = 0, processors = 1;
+        if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+        // With few blocks for each multiprocessor the longest decides, so each is small; with many, fragments are used twice.
+        constexpr int kTeams = TT_HEAD_SIZE <= 64 ? 2 : 1, kFew = TT_HEAD_SIZE <= 64 ? 6 : 4;
+        if constexpr (TT_HEAD_SIZE <= 128)
+            if (blocks<Prefill<TT_HEAD_SIZE, 1, kTeams>>() > kFew * processors) return launch<KV, 2, 1>(processors);
+        return launch<KV, 1, kTeams>(processors);
     }
 };
 

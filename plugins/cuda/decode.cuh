@@ -24,6 +24,7 @@ template <typename T, typename KV, int D, int ROWS> struct Decode {
     static constexpr int kBytes = sizeof(KV);
     static constexpr int kTile = D * kBytes <= 128 ? 32 : 16;  // tokens, as many as registers hold
     static constexpr int kQueryStride = D + 8;
+    static constexpr int kLongLoop = 4;   // tiles of a warp from which on bringing the first to the L2 cache early pays
     static constexpr int kFewParts = 32;  // of blocks, which one thread for four columns merges soonest
     // Accumulators of a thread: row g, and row g + 8 where there are 16.
     static constexpr int kHalves = ROWS / 8;
@@ -79,7 +80,8 @@ template <typename T, typename KV, int D, int ROWS>
 __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     decode_kernel(const __grid_constant__ tt_attention_args args, int splits, int groups) {
     using Shape = Decode<T, KV, D, ROWS>;
-    constexpr int kWarps = Shape::kWarps, kThreads = Shape::kThreads, kHalves = Shape::kHalves, kTile = Shape::kTile, kFewParts = Shape::kFewParts;
+    constexpr int kWarps = Shape::kWarps, kThreads = Shape::kThreads, kHalves = Shape::kHalves, kTile = Shape::kTile;
+    constexpr int kLongLoop = Shape::kLongLoop, kFewParts = Shape::kFewParts;
     extern __shared__ __align__(16) float shared[];
     __shared__ __align__(16) T queries[ROWS][Shape::kQueryStride];
     __shared__ __align__(16) KV fresh[2][D];  // the new token's key and value, as the cache holds them
@@ -92,22 +94,30 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     KV *const keys = cache_of<KV>(args, slot, kv_head, 0), *const values = cache_of<KV>(args, slot, kv_head, 1);
     T *const out = static_cast<T *>(args.out) + (static_cast<int64_t>(slot) * args.q_heads + first_head) * D;
 
+    // What the lengths say that this block does. Before the kernel before has finished they are a guess, so that the first tiles come to the
+    // L2 cache and then to registers without waiting for them, and all is read again should another kernel have changed them.
+    struct Share {
+        int past, fresh, length, first, first_tile, tiles, used;
+    };
+    const auto share_of = [&](const Tokens &tokens) {
+        Share s = {tokens.past, tokens.fresh, tokens.all()};
+        s.first = args.window > 0 ? max(s.length - args.window, 0) : 0;
+        s.first_tile = s.first / kTile, s.tiles = (s.length + kTile - 1) / kTile;
+        s.used = min(splits, (s.tiles - s.first_tile + kWarps - 1) / kWarps);  // of all splits, those that have a tile for a warp
+        return s;
+    };
     start_dependents();
-    wait_for_previous();
-    const Tokens tokens(args, slot);
-    if (tokens.fresh == 0) {  // an empty slot
-        if (split == 0)
-            for (int i = threadIdx.x; i < rows * D / 2; i += kThreads) reinterpret_cast<uint32_t *>(out)[i] = 0;
-        return;
+    Share own = share_of(Tokens(args, slot));
+    if (threadIdx.x == 0 && own.fresh > 0 && split < own.used && own.tiles - own.first_tile >= kLongLoop * own.used * kWarps) {
+        const int64_t from = static_cast<int64_t>(own.first_tile + split * kWarps) * kTile, bytes = kWarps * kTile * D * sizeof(KV);
+        prefetch(keys + from * D, bytes);
+        prefetch(values + from * D, bytes);
     }
-    const int length = tokens.all(), first = args.window > 0 ? max(length - args.window, 0) : 0;
-    const int first_tile = first / kTile, tiles = (length + kTile - 1) / kTile;
-    const int used = min(splits, (tiles - first_tile + kWarps - 1) / kWarps);  // of all splits, those that have a tile for a warp
-    if (split >= used) return;
+    wait_for_previous();
 
     // Rows of 16 elements: the queries, the new key and the new value. Their loads come before the keys', which would hold them up.
-    const float *const table = rope_row(args, slot, 0, tokens.past);
     const auto fetch = [&](int item) {
+        const float *const table = rope_row(args, slot, 0, own.past);
         const int row = item / (D / 16), index = item % (D / 16);
         if (row < ROWS) return fetch_pair<T>(query_row<T>(args, slot, 0, first_head + min(row, rows - 1)), index, table, args.rotary_dim);
         if (row == ROWS) return fetch_pair<T>(key_row<T>(args, slot, 0, kv_head), index, table, args.rotary_dim);
@@ -115,26 +125,39 @@ __global__ void __launch_bounds__(Decode<T, KV, D, ROWS>::kThreads, 1)
     };
     constexpr int kItems = (ROWS + 2) * (D / 16);
     RopeLoad mine;
-    if (threadIdx.x < kItems) mine = fetch(threadIdx.x);
-
     uint32_t k[kTile / 8][Shape::kKeyWords], v[kTile / 4][Shape::kValueWords];
     auto load_keys = [&](int tile) {
 #pragma unroll
         for (int j = 0; j < kTile / 8; ++j) {
             const int token = tile * kTile + 8 * j + g;
-            Shape::load_key(k[j], keys + static_cast<int64_t>(token) * D, t, token < length - 1);
+            Shape::load_key(k[j], keys + static_cast<int64_t>(token) * D, t, token < own.length - 1);
         }
     };
     auto load_values = [&](int tile) {
 #pragma unroll
         for (int r = 0; r < kTile / 4; ++r) {
             const int token = tile * kTile + 2 * t + r / 2 * 8 + r % 2;
-            Shape::load_value(v[r], values + static_cast<int64_t>(token) * D, g, token < length - 1);
+            Shape::load_value(v[r], values + static_cast<int64_t>(token) * D, g, token < own.length - 1);
         }
     };
-    int tile = first_tile + split * kWarps + warp;
-    const int step = used * kWarps;
-    if (tile < tiles) load_keys(tile), load_values(tile);
+    int tile;
+    for (;;) {
+        const Tokens now(args, slot);  // its loads are on their way together with the others
+        tile = own.first_tile + split * kWarps + warp;
+        if (own.fresh > 0 && split < own.used) {
+            if (threadIdx.x < kItems) mine = fetch(threadIdx.x);
+            if (tile < own.tiles) load_keys(tile), load_values(tile);
+        }
+        if (now.past == own.past && now.fresh == own.fresh) break;
+        own = share_of(now);
+    }
+    if (own.fresh == 0) {  // an empty slot
+        if (split == 0)
+            for (int i = threadIdx.x; i < rows * D / 2; i += kThreads) reinterpret_cast<uint32_t *>(out)[i] = 0;
+        return;
+    }
+    if (split >= own.used) return;
+    const int length = own.length, first = own.first, first_tile = own.first_tile, tiles = own.tiles, used = own.used, step = used * kWarps;
 
     const bool owner = (tiles - 1 - first_tile) / kWarps % used == split;  // has the tile of the new token
     const auto place = [&](int item, const RopeLoad &load) {

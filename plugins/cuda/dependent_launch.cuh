@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 namespace tt_edge {
 
@@ -20,6 +21,13 @@ __device__ __forceinline__ void wait_for_previous() {
 }
 // Brings the line of `address` to the L2 cache, where it stays coherent.
 __device__ __forceinline__ void prefetch(const void *address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
+// The same of `bytes` from `address` on, both multiples of 16, where one instruction does it; else nothing.
+__device__ __forceinline__ void prefetch(const void *address, int64_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(static_cast<uint32_t>(bytes)) : "memory");
+#endif
+}
 
 // A launch with this attribute.
 struct DependentLaunch {

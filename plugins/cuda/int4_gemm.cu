@@ -4,8 +4,9 @@
 // costs the tensor cores as much as one with eight, and the CUDA cores only unpack. As in decode.cuh, each lane loads 16
 // consecutive bytes of a row and both sides take the inner dimension in that order. The warps of a block share the inner
 // dimension.
-#include "numeric.cuh"
+#include "dependent_launch.cuh"
 #include "launch.h"
+#include "numeric.cuh"
 
 namespace tt_edge {
 namespace {
@@ -68,46 +69,44 @@ __device__ __forceinline__ void write_sums(const float (&sums)[TILES][4], T *y, 
     }
 }
 
-// TILES: of eight rows of x each. DEPTH: groups whose loads are in flight together.
-template <typename T, int TILES, int DEPTH>
-__global__ void __launch_bounds__(kThreads, TILES == 1 ? 3 : 1) int4_kernel(const __grid_constant__ tt_int4_args args) {
+// TILES: of eight rows of x each. DEPTH: groups of a warp whose weights are in flight together, of which each is followed by the next as
+// soon as it is used. BLOCKS: of a multiprocessor. The first weights are on their way before the kernel before has ended: weights do not change.
+template <typename T, int TILES, int DEPTH, int BLOCKS>
+__global__ void __launch_bounds__(kThreads, BLOCKS) int4_kernel(const __grid_constant__ tt_int4_args args) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first_row = blockIdx.x * kRows;
-    const T *const x = static_cast<const T *>(args.x), *const scales = static_cast<const T *>(args.scales);
     const int groups = args.k / kGroup;
+    // This lane's part of the first group; all others are at distances from it. Rows beyond the last are taken for one that is there.
+    const int row = first_row + g < args.n ? first_row + g : first_row, other = row + 8 < args.n ? 8 : 0;
+    const uint8_t *const weights = packed_at(args.weights, row, t, args.k);
+    const T *const scales = static_cast<const T *>(args.scales) + row;
+    const T *const x = static_cast<const T *>(args.x) + static_cast<int64_t>(g) * args.k + 32 * t;
+    uint32_t w[DEPTH][2][4], scale[DEPTH][2];
+    const auto load = [&](int d, int group) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            load_stream<16>(w[d][h], weights + static_cast<int64_t>(group) * (2 * kGroup) + h * other / 2 * args.k, group < groups);
+            load_stream<2>(&scale[d][h], scales + static_cast<int64_t>(group) * args.n + h * other, group < groups);
+        }
+    };
+    start_dependents();
+#pragma unroll
+    for (int d = 0; d < DEPTH; ++d) load(d, warp + d * kWarps);
+    wait_for_previous();
+
     float sums[TILES][4] = {};
     for (int start = warp; start < groups; start += kWarps * DEPTH) {
-        uint32_t w[DEPTH][2][4];
-        T scale[DEPTH][2];
-        uint4 columns[DEPTH][TILES][4];  // of x: 32, in four parts
-        const auto load_columns = [&](int d) {
-            const int group = start + d * kWarps;
-#pragma unroll
-            for (int i = 0; i < TILES; ++i)
-#pragma unroll
-                for (int part = 0; part < 4; ++part) {
-                    const T *from = x + static_cast<int64_t>(8 * i + g) * args.k + (group * 4 + t) * 32 + part * 8;
-                    columns[d][i][part] = 8 * i + g < args.m && group < groups ? __ldg(reinterpret_cast<const uint4 *>(from))
-                                                                               : make_uint4(0, 0, 0, 0);
-                }
-        };
-#pragma unroll
-        for (int d = 0; d < DEPTH; ++d)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int group = start + d * kWarps, row = first_row + g + 8 * h;
-                const bool valid = group < groups && row < args.n;
-                load_stream<16>(w[d][h], packed_at(args.weights, row, group * 4 + t, args.k), valid);
-                scale[d][h] = valid ? scales[static_cast<int64_t>(group) * args.n + row] : T(0.f);
-            }
-        if constexpr (TILES == 1) {
-#pragma unroll
-            for (int d = 0; d < DEPTH; ++d) load_columns(d);
-        }
 #pragma unroll
         for (int d = 0; d < DEPTH; ++d) {
             const int group = start + d * kWarps;
             if (group >= groups) break;
-            if constexpr (TILES > 1) load_columns(d);
+            uint4 columns[TILES][4];  // of x: 32, in four parts
+#pragma unroll
+            for (int i = 0; i < TILES; ++i)
+#pragma unroll
+                for (int part = 0; part < 4; ++part) {
+                    const T *from = x + static_cast<int64_t>(8 * i) * args.k + group * kGroup + part * 8;
+                    columns[i][part] = 8 * i + g < args.m ? *reinterpret_cast<const uint4 *>(from) : make_uint4(0, 0, 0, 0);
+                }
             float part[TILES][4] = {};
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -116,17 +115,18 @@ __global__ void __launch_bounds__(kThreads, TILES == 1 ? 3 : 1) int4_kernel(cons
                 unpack_int4<T>(high, w[d][1][j]);
 #pragma unroll
                 for (int i = 0; i < TILES; ++i) {
-                    const auto column = [&](int quarter) { return reinterpret_cast<const uint32_t *>(&columns[d][i][quarter])[j]; };
+                    const auto column = [&](int quarter) { return reinterpret_cast<const uint32_t *>(&columns[i][quarter])[j]; };
                     mma<T>(part[i], low[0], high[0], low[1], high[1], column(0), column(1));
                     mma<T>(part[i], low[2], high[2], low[3], high[3], column(2), column(3));
                 }
             }
-            const float s0 = to_float(scale[d][0]), s1 = to_float(scale[d][1]);
+            const float s0 = unpack<T>(scale[d][0]).x, s1 = unpack<T>(scale[d][1]).x;
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
                 sums[i][0] += s0 * part[i][0], sums[i][1] += s0 * part[i][1];
                 sums[i][2] += s1 * part[i][2], sums[i][3] += s1 * part[i][3];
             }
+            if (group + kWarps * DEPTH < groups) load(d, group + kWarps * DEPTH);
         }
     }
     write_sums<T, TILES>(sums, static_cast<T *>(args.y), first_row, args.m, args.n);
@@ -182,13 +182,20 @@ template <typename T> __global__ void __launch_bounds__(kThreads, 1) gemv_kernel
     write_sums<T, 1>(sums, y, first_row, m, n);
 }
 
+template <typename T, int TILES, int DEPTH, int BLOCKS> cudaError_t launch(const tt_int4_args &args, cudaStream_t stream) {
+    DependentLaunch launch((args.n + kRows - 1) / kRows, kThreads, 0, stream);
+    return cudaLaunchKernelEx(&launch.config, int4_kernel<T, TILES, DEPTH, BLOCKS>, args);
+}
+
 template <typename T> cudaError_t launch_int4_of(const tt_int4_args &args, cudaStream_t stream) {
-    const int blocks = (args.n + kRows - 1) / kRows;
-    if (args.m <= 8) int4_kernel<T, 1, 2><<<blocks, kThreads, 0, stream>>>(args);
-    else if (args.m <= 16) int4_kernel<T, 2, 2><<<blocks, kThreads, 0, stream>>>(args);
-    else if (args.m <= 32) int4_kernel<T, 4, 2><<<blocks, kThreads, 0, stream>>>(args);
-    else int4_kernel<T, 8, 1><<<blocks, kThreads, 0, stream>>>(args);
-    return cudaGetLastError();
+    if (args.m > 32) return launch<T, 8, 1, 1>(args, stream);
+    if (args.m > 16) return launch<T, 4, 2, 1>(args, stream);
+    if (args.m > 8) return launch<T, 2, 2, 1>(args, stream);
+    int device = 0, processors = 1;
+    if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    // Few blocks with all their weights in flight at once, or many that hide one another's waiting.
+    const bool few = args.n <= 2 * processors * kRows && args.k > kWarps * kGroup;
+    return few ? launch<T, 1, 4, 2>(args, stream) : launch<T, 1, 1, 4>(args, stream);
 }
 
 }  // namespace

@@ -141,7 +141,9 @@ template <int BYTES> __device__ __forceinline__ void load_stream(uint32_t *words
         words[0] = valid ? *static_cast<const uint32_t *>(from) : 0u;
     } else {
         static_assert(BYTES == 2);
-        words[0] = valid ? *static_cast<const uint16_t *>(from) : 0u;
+        uint16_t a = 0;
+        if (valid) asm volatile("ld.global.u16 %0, [%1];" : "=h"(a) : "l"(from));
+        words[0] = a;
     }
 }
 

@@ -10,12 +10,14 @@
 
 namespace tt_edge {
 
-template <int D> struct Prefill {
-    static constexpr int kWarps = 4, kThreads = kWarps * 32;
-    static constexpr int kTiles = D <= 128 ? 2 : 1;  // tiles of 16 queries for each warp: each fragment of keys serves both
-    static constexpr int kRows = kWarps * kTiles * 16, kColumns = 64;
+// TILES of 16 queries for each warp: each fragment of keys serves all of them. One leaves room for more blocks, which hide one another's waiting.
+// TEAMS of four warps have the same queries and take turns at the tiles of keys, each with a softmax of its own: a long row ends sooner.
+template <int D, int TILES, int TEAMS> struct Prefill {
+    static constexpr int kWarps = 4, kTeam = kWarps * 32, kThreads = TEAMS * kTeam;
+    static constexpr int kTiles = TILES, kRows = kWarps * kTiles * 16, kColumns = 64;
     static constexpr int kStride = D + 8;
-    static constexpr size_t shared_bytes() { return (kRows + 2 * kColumns) * kStride * 2; }
+    static constexpr int kBlocks = TILES > 1 || D > 128 ? 2 : (D > 64 ? 3 : 4) / TEAMS;  // of a multiprocessor
+    static constexpr size_t shared_bytes() { return (kRows + TEAMS * 2 * kColumns) * kStride * 2; }
 };
 
 __device__ __forceinline__ uint32_t shared_address(const void *pointer) {
@@ -33,19 +35,19 @@ __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;"
 __device__ __forceinline__ void wait_all() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
 // `kColumns` rows of the cache, from token `first` on, to shared memory as T; zeros beyond `length`.
-template <typename T, typename KV, int D>
+template <typename T, typename KV, int D, typename Shape>
 __device__ __forceinline__ void copy_tile(T *to, const KV *from, int first, int length) {
-    using Shape = Prefill<D>;
-    constexpr int kChunks = D / 8, kCopies = Shape::kColumns * kChunks / Shape::kThreads;
-    static_assert(Shape::kColumns * kChunks % Shape::kThreads == 0);
+    constexpr int kChunks = D / 8, kCopies = Shape::kColumns * kChunks / Shape::kTeam;
+    static_assert(Shape::kColumns * kChunks % Shape::kTeam == 0);
     // Where a row's chunks divide the threads, each thread keeps its column and all its addresses differ by constants.
-    constexpr bool kRegular = Shape::kThreads % kChunks == 0;
-    const int own_row = threadIdx.x / kChunks, own_chunk = threadIdx.x % kChunks * 8;
+    constexpr bool kRegular = Shape::kTeam % kChunks == 0;
+    const int thread = threadIdx.x % Shape::kTeam;
+    const int own_row = thread / kChunks, own_chunk = thread % kChunks * 8;
     const KV *const own_source = from + static_cast<int64_t>(first + own_row) * D + own_chunk;
     T *const own_target = to + own_row * Shape::kStride + own_chunk;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
-        const int item = threadIdx.x + i * Shape::kThreads, step = i * (Shape::kThreads / kChunks);
+        const int item = thread + i * Shape::kTeam, step = i * (Shape::kTeam / kChunks);
         const int row = kRegular ? own_row + step : item / kChunks, chunk = item % kChunks * 8;
         const bool valid = first + row < length;  // else nothing is read
         const KV *const source = kRegular ? own_source + step * D : from + static_cast<int64_t>(first + row) * D + chunk;
@@ -66,21 +68,23 @@ __device__ __forceinline__ void copy_tile(T *to, const KV *from, int first, int 
 // The base of a row that has seen nothing: finite, so that differences are no NaN.
 constexpr float kLowest = -1e30f;
 
-template <typename T, typename KV, int D>
-__global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
+template <typename T, typename KV, int D, int TILES, int TEAMS>
+__global__ void __launch_bounds__(Prefill<D, TILES, TEAMS>::kThreads, Prefill<D, TILES, TEAMS>::kBlocks)
     prefill_kernel(const __grid_constant__ tt_attention_args args, int wave) {
-    using Shape = Prefill<D>;
+    using Shape = Prefill<D, TILES, TEAMS>;
     constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kTiles = Shape::kTiles, kStride = Shape::kStride;
     extern __shared__ __align__(16) uint8_t memory[];
-    T *const queries = reinterpret_cast<T *>(memory), *const keys = queries + kRows * kStride, *const values = keys + kColumns * kStride;
+    const int team = TEAMS > 1 ? static_cast<int>(threadIdx.x) / Shape::kTeam : 0;
+    T *const queries = reinterpret_cast<T *>(memory), *const keys = queries + (kRows + team * 2 * kColumns) * kStride, *const values = keys + kColumns * kStride;
 
-    // The blocks with the most keys start first: the last queries of a causal mask. Where all blocks run at once, two on a multiprocessor,
-    // those after the first `wave` are in the opposite order, so that the longest share theirs with the shortest.
-    const int blocks = gridDim.x, column = static_cast<int>(blockIdx.x), rank = column < wave ? column : blocks - 1 - (column - wave);
+    // The blocks with the most keys start first: the last queries of a causal mask. Where all blocks run at once, several on a multiprocessor,
+    // every second `wave` of them is in the opposite order, so that the longest share theirs with the shortest.
+    const int blocks = gridDim.x, column = static_cast<int>(blockIdx.x), turn = column / wave;
+    const int rank = turn % 2 == 0 ? column : min((turn + 1) * wave, blocks) - 1 - column % wave;
     const int units = args.q_heads * args.batch, unit = rank % units, head = unit % args.q_heads, slot = unit / args.q_heads;
     const int first_row = (blocks / units - 1 - rank / units) * kRows;
     const int kv_head = head / (args.q_heads / args.kv_heads);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int warp = threadIdx.x % Shape::kTeam / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const Tokens tokens(args, slot);
     const int rows = min(tokens.fresh - first_row, kRows);  // that are tokens
     T *const out = static_cast<T *>(args.out) + ((static_cast<int64_t>(slot) * args.q_tokens + first_row) * args.q_heads + head) * D;
@@ -89,7 +93,7 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
     const int length = args.tree_mask ? tokens.all() : min(tokens.all(), tokens.past + first_row + kRows);
     const int first = args.window > 0 ? max(tokens.past + first_row + 1 - args.window, 0) / kColumns * kColumns : 0;
     const KV *const cached_keys = cache_of<KV>(args, slot, kv_head, 0), *const cached_values = cache_of<KV>(args, slot, kv_head, 1);
-    if (rows > 0) copy_tile<T, KV, D>(keys, cached_keys, first, length);
+    if (rows > 0) copy_tile<T, KV, D, Shape>(keys, cached_keys, first + team * kColumns, length);
 
     for (int item = threadIdx.x; item < kRows * (D / 16); item += Shape::kThreads) {
         const int row = item / (D / 16), index = item % (D / 16);
@@ -124,10 +128,11 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
     const uint32_t key_matrix = shared_address(keys + (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8);
     const uint32_t value_matrix = shared_address(values + lane % 16 * kStride + lane / 16 * 8);
 
-    for (int start = first; start < length; start += kColumns) {
+    for (int tile = first; tile < length; tile += TEAMS * kColumns) {
+        const int start = tile + team * kColumns;  // where the row ends within a turn, the second team has a tile of which nothing is seen
         wait_all();
         __syncthreads();  // the keys are here, and the previous values are no longer needed
-        copy_tile<T, KV, D>(values, cached_values, start, length);
+        copy_tile<T, KV, D, Shape>(values, cached_values, start, length);
 
         float scores[kTiles][kColumns / 8][4] = {};
 #pragma unroll
@@ -190,7 +195,7 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
         }
         wait_all();
         __syncthreads();  // the values are here, and these keys are no longer needed
-        if (start + kColumns < length) copy_tile<T, KV, D>(keys, cached_keys, start + kColumns, length);
+        if (tile + TEAMS * kColumns < length) copy_tile<T, KV, D, Shape>(keys, cached_keys, start + TEAMS * kColumns, length);
 
 #pragma unroll
         for (int m = 0; m < kTiles; ++m)
@@ -237,6 +242,30 @@ __global__ void __launch_bounds__(Prefill<D>::kThreads, 2)
         }
     }
 
+    if constexpr (TEAMS == 2) {
+        // The second team's parts through its keys' and values' memory, which they fill: [number][thread of a team].
+        static_assert(kTiles == 1 && (D / 2 + 4) * Shape::kTeam * sizeof(float) == 2 * kColumns * kStride * sizeof(T));
+        float *const part = reinterpret_cast<float *>(queries + (kRows + 2 * kColumns) * kStride) + threadIdx.x % Shape::kTeam;
+        __syncthreads();  // its values are no longer needed
+        if (team == 1) {
+#pragma unroll
+            for (int i = 0; i < D / 2; ++i) part[i * Shape::kTeam] = sums[0][i / 4][i % 4];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) part[(D / 2 + h) * Shape::kTeam] = base[0][h], part[(D / 2 + 2 + h) * Shape::kTeam] = total[0][h];
+        }
+        __syncthreads();
+        if (team == 1) return;
+        float own[2], others[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const float other = part[(D / 2 + h) * Shape::kTeam], top = fmaxf(base[0][h], other);
+            own[h] = exp2(base[0][h] - top), others[h] = exp2(other - top);
+            base[0][h] = top, total[0][h] = own[h] * total[0][h] + others[h] * part[(D / 2 + 2 + h) * Shape::kTeam];
+        }
+#pragma unroll
+        for (int i = 0; i < D / 2; ++i)
+            sums[0][i / 4][i % 4] = own[i % 4 / 2] * sums[0][i / 4][i % 4] + others[i % 4 / 2] * part[i * Shape::kTeam];
+    }
     // Through the warp's own rows of the queries' memory, so that stores are whole rows.
     const float value_scale = sizeof(KV) == 1 ? args.v_scale : 1.f;
 #pragma unroll

@@ -66,7 +66,8 @@ TT_EDGE_API const char *tt_kv_update(const tt_attention_args *args, void *stream
 
 /* y[M, N] = x[M, K] * w[N, K]^T with 4-bit weights: w = (nibble - 8) * scale, one scale for 128 of K.
  *
- * `weights` is in the packing of NVIDIA's Int4GroupwiseGemmPlugin, int8 [N/2, K]; `scales` is [K/128, N] of `type`. */
+ * `weights` is in the packing of NVIDIA's Int4GroupwiseGemmPlugin, int8 [N/2, K]; `scales` is [K/128, N] of `type`. Both are constants: on
+ * sm_90 and later they may be read before the kernel before has ended, if that one lets the next start early, as these kernels do. */
 typedef struct {
     const void *x;
     const void *weights;

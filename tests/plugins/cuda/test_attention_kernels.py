@@ -69,7 +69,16 @@ DECODE_CASES = [
     DECODE.with_(cache_dtype=FP8, heads=(16, 1), head_size=128, past=(9000,)),
 ]
 
+#: More blocks than a large GPU runs at once, which other kernels are chosen for than for few.
+MANY = PREFILL.with_(heads=(160, 4), past=(0, 0), fresh=(330, 330))
+
 PREFILL_CASES = [
+    *(MANY.with_(head_size=size, dtype=dtype) for size in HEAD_SIZES for dtype in (FP16, BF16)),
+    *(MANY.with_(cache_dtype=kind, head_size=size, past=(70, 3)) for kind in (FP8, INT8) for size in HEAD_SIZES),
+    *(MANY.with_(head_size=size, past=(31, 0), fresh=(300, 257), window=100) for size in (64, 128)),
+    *(MANY.with_(head_size=size, heads=(640, 8), fresh=(64, 33), past=(70, 3), tree=True) for size in (64, 128)),
+    MANY.with_(past=(500, 0), fresh=(1, 400), sinks=True),
+    MANY.with_(head_size=128, softcap=20.0),
     *(
         PREFILL.with_(head_size=size, dtype=dtype, heads=heads, fresh=fresh, past=past)
         for size in HEAD_SIZES
@@ -77,6 +86,9 @@ PREFILL_CASES = [
         for heads, past, fresh in (((14, 2), (0,), (257,)), ((4, 4), (100, 3, 0), (130, 2, 64)))
     ),
     *(PREFILL.with_(fresh=(length,)) for length in (2, 3, 16, 63, 64, 65, 127, 128, 129, 1000, 2048)),
+    *(
+        PREFILL.with_(past=(past,), fresh=(5,)) for past in (59, 60, 123, 124, 187, 188)
+    ),  # tiles for one or both teams of warps
     PREFILL.with_(fresh=(4096,), heads=(8, 1), head_size=128),
     PREFILL.with_(past=(32000,), fresh=(700,), heads=(4, 1), head_size=128),  # a chunk of a long prompt
     PREFILL.with_(past=(31, 0, 500, 9), fresh=(1, 300, 64, 0)),  # ragged, with an empty slot
