@@ -89,8 +89,8 @@ def build_for(bundle: Bundle, gpus: Sequence[str], release: str = "") -> Results
     from tt_edge.network.build import build_engine, configure
     from tt_edge.network.build_legal import build_legal
     from tt_edge.network.build_options import BuildOptions
-    from tt_edge.network.legalize import legalize
     from tt_edge.network.legalize.contract import in_form, limits_in_form
+    from tt_edge.network.legalize.legalize import legalize
     from tt_edge.network.rebuild import rebuild
     from tt_edge.tensorrt_features import FEATURES, features_of_release
 

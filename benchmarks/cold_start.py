@@ -46,12 +46,13 @@ _BUNDLE = (
 _FIRST_TOKEN = """
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
-from tt_edge.runtime.engine import choose
+from tt_edge.runtime.engine import choose, open_engine
 from tt_edge.runtime.engine.reference_session import ReferenceSession
-def stand_in(bundle, engine, contract, machine):
+def stand_in(bundle, engine, flavour, has_steps):
     bundle.file(engine.file).map()
-    return ReferenceSession(bundle.network(), contract)
-choose._open_engine = stand_in
+    return ReferenceSession(bundle.network(), bundle.manifest.part(engine.part))
+open_engine.open_engine = stand_in
+choose.Machine.runtime_for = lambda machine, engine: "tensorrt_rtx"
 choose.Machine.misfit = lambda machine, engine: None
 with LLM.load(sys.argv[1], require_signature=sys.argv[2]) as llm:
     llm.generate(["!"], GenerationConfig(max_new_tokens=1))

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.coverage import Outcome, one_line
 
 _VOCABULARY, _TOKENS, _MAX_SEQ_LEN = 99, 12, 24
+_PLACES = 24
 
 #: Sizes by the names that configurations have for them. Whatever a configuration does not have is not set.
 _SMALL: dict[str, Any] = {
@@ -36,12 +37,16 @@ _MORE: dict[str, dict[str, Any]] = {
     "fsmt": {"langs": ["en", "de"]},
     "bigbird_pegasus": {"attention_type": "original_full"},
     "prophetnet": {
+        "pad_token_id": 0,
         "num_encoder_layers": 2,
         "num_decoder_layers": 2,
         "num_encoder_attention_heads": 4,
         "num_decoder_attention_heads": 4,
         "ngram": 2,
     },
+    "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    "moonshine_streaming": {"num_key_value_heads": 4},
     "moonshine": {"pad_head_dim_to_multiple_of": None},
     "speecht5": {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2},
     "t5": {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1},
@@ -162,7 +167,7 @@ def _tiny(name: str) -> Any:
 
 
 def _sources(model: Any) -> list[Any]:
-    """Two sources, of unequal lengths where they are texts."""
+    """Two sources, of unequal lengths where they are texts or speech of any length."""
     import numpy as np
 
     from tt_edge.compile.seq2seq.model import main_input
@@ -173,14 +178,19 @@ def _sources(model: Any) -> list[Any]:
     config = model.get_encoder().config
     if name == "input_features":
         mels = getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", 80)
-        size = (mels, 100) if model.config.model_type == "whisper" else (100, mels)
+        size = (mels, 100) if model.config.model_type == "whisper" else (90, mels)
     elif name == "pixel_values":
         size = (3, config.image_size, config.image_size)
     elif name == "flattened_patches":
         size = (16, 2 + 3 * getattr(config, "patch_size", 16) ** 2)
     else:
-        size = (4000,)
-    return [generator.standard_normal(size).astype(np.float32) for _ in range(2)]
+        size = (4000 if model.config.model_type.startswith("moonshine") else 240,)
+    fixed = name == "pixel_values" or model.config.model_type == "whisper"
+    lengths = (size[0], size[0] if fixed else size[0] * 3 // 5)
+    sources = [generator.standard_normal((length, *size[1:])).astype(np.float32) for length in lengths]
+    for source in sources if name == "flattened_patches" else ():
+        source[:, :2] = np.indices((4, 4)).reshape(2, -1).T[: len(source)]  # each patch begins with its row and column
+    return sources
 
 
 def _generated(model: Any, source: Any) -> list[int]:
@@ -193,7 +203,7 @@ def _generated(model: Any, source: Any) -> list[int]:
     name, given = main_input(model), torch.from_numpy(source)[None]
     more = {"attention_mask": torch.ones_like(given)} if name == "input_ids" else {}
     out = GenerationMixin.generate(
-        model, **{name: given}, **more, do_sample=False, max_new_tokens=_TOKENS, no_repeat_ngram_size=2
+        model, **{name: given}, **more, do_sample=False, num_beams=1, max_new_tokens=_TOKENS, no_repeat_ngram_size=2
     )
     tokens: list[int] = out[0].tolist()
     if len(tokens) != _TOKENS + 1 or len(set(tokens)) < 4:
@@ -216,8 +226,8 @@ def _answered(model: Any, sources: list[Any], starts: list[int]) -> list[list[in
 
     parts = part_set_of(model)
     config = CompileConfig.of(precision="fp32", max_batch=2, max_seq_len=_MAX_SEQ_LEN, max_input_len=_MAX_SEQ_LEN)
-    if main_input(model) == "input_ids":
-        config = config.with_limits(replace(config.limits, max_source_len=24))
+    if main_input(model) in ("input_ids", "input_features", "input_values") and model.config.model_type != "whisper":
+        config = config.with_limits(replace(config.limits, max_source_len=_PLACES))
     config = parts.resolve(config, "tiny", HostFiles(), fit=False)
     encoder, decoder = (compiler.compile() for compiler in parts.compilers(config, "tiny", ()))
     pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(starts[0]))

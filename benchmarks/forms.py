@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import legalize
 from tt_edge.network.legalize.contract import SCORES_LIMIT
-from tt_edge.network.legalize.legalize import Form
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.legalize.plain_attention import scores_bytes
 from tt_edge.tensorrt_features import ATTENTION, ATTENTION_LENGTHS, KV_CACHE_UPDATE, features_of_release
 

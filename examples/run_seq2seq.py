@@ -130,7 +130,7 @@ def compare(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> int:
 def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[int]) -> list[int]:
     """New tokens of ``generate()``, which follow ``start``, for a text, speech or a page that transformers prepares."""
     import torch
-    from transformers import AutoFeatureExtractor, AutoImageProcessor
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, WhisperForConditionalGeneration
 
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.reference import load_reference
@@ -149,9 +149,12 @@ def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[i
     else:
         extractor = AutoFeatureExtractor.from_pretrained(checkpoint.folder)
         audio = prompt.audio
-        features = extractor(audio.samples, sampling_rate=audio.rate, return_tensors="pt").input_features
+        made = extractor(audio.samples, sampling_rate=audio.rate, return_tensors="pt")
+        features = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in made.items()}
         asked = {name: value for name in ("language", "task") if (value := getattr(prompt, name)) is not None}
-        out = model.generate(features.to(model.dtype), force_unique_generate_call=True, **search, **asked)
+        if isinstance(model, WhisperForConditionalGeneration):
+            asked["force_unique_generate_call"] = True
+        out = model.generate(**features, **search, **asked)
     tokens: list[int] = out[0].tolist()
     begun = tokens[: len(start)] == start  # Whisper's generate() may return only what is new
     return tokens[len(start) :] if begun else tokens

@@ -12,6 +12,7 @@ import tt_edge.plugins.ops.semantic  # noqa: F401  (defines the operator)
 from tt_edge.lowering.base import calls
 
 ATTENTION = torch.ops.tt_edge.attention.default
+MERGED_ATTENTION = torch.ops.tt_edge.merged_attention.default
 RELATIVE_BIAS = torch.ops.tt_edge.relative_bias.default
 
 
@@ -20,7 +21,8 @@ class AttentionCall:
     """One call of ``tt_edge::attention``: its operands, and its settings, which are ``None`` if off.
 
     ``query`` is ``[B, Hq, S, D]``, ``key`` and ``value`` are ``[B, Hkv, S, D]``. ``window`` counts the tokens that a query
-    sees, itself included; ``softcap`` bounds scores; ``sinks`` is ``[Hq]``; ``bias`` ``[1, Hq, S, T]`` is added to the scores.
+    sees, itself included, and ``ahead`` those after it in a window that is not causal; ``softcap`` bounds scores; ``sinks`` is
+    ``[Hq]``; ``bias`` ``[1, Hq, S, T]`` is added to the scores.
     """
 
     node: Node
@@ -33,6 +35,7 @@ class AttentionCall:
     softcap: float | None
     sinks: Node | None
     bias: Node | None = None
+    ahead: int = 0
 
     @classmethod
     def of(cls, node: Node) -> AttentionCall:
@@ -53,12 +56,18 @@ class AttentionCall:
             softcap=values["softcap"] or None,
             sinks=values["sinks"],
             bias=_unless_zeros(values["bias"]),
+            ahead=int(values["ahead"]),
         )
 
     @classmethod
     def all_in(cls, graph: Graph) -> list[AttentionCall]:
         """The attentions of ``graph``, in order: one per layer in a decoder."""
         return [cls.of(node) for node in calls(graph, ATTENTION)]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has a window, a softcap, sinks or a bias."""
+        return any(limit is not None for limit in (self.window, self.softcap, self.sinks, self.bias))
 
     def window_within(self, capacity: int) -> int | None:
         """``window``, or ``None`` if it has no effect in a cache of ``capacity`` tokens."""

@@ -14,6 +14,7 @@ from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.checks.check_token_independence import CheckTokenIndependence
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
 from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
+from tt_edge.lowering.cleanup.decompose_norms import DecomposeNorms
 from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fold_constants import FoldConstants
 from tt_edge.lowering.cleanup.fuse_rms_norm import FuseRmsNorm
@@ -32,6 +33,7 @@ from tt_edge.lowering.plugin.insert_int4_plugin import InsertInt4Plugin
 from tt_edge.lowering.plugin.insert_vit_attention_plugin import InsertVitAttentionPlugin
 from tt_edge.lowering.seq2seq.insert_cross_attention import InsertCrossAttention
 from tt_edge.lowering.seq2seq.insert_encoder_attention import InsertEncoderAttention
+from tt_edge.lowering.seq2seq.insert_merged_cache import InsertMergedCache
 from tt_edge.lowering.seq2seq.limit_half_precision import LimitHalfPrecision
 from tt_edge.lowering.vision.insert_vision_attention import InsertVisionAttention
 from tt_edge.lowering.vision.replace_patch_convolution import ReplacePatchConvolution
@@ -65,6 +67,7 @@ def encoder_passes(tokens: str | None) -> list[LoweringPass]:
         CanonicalizeGraph(),
         LimitHalfPrecision(),
         *([CheckTokenIndependence(tokens)] if tokens is not None else []),
+        DecomposeNorms(),
         FoldConstants(),
         FuseRmsNorm(),
         InsertEncoderAttention(tokens),
@@ -72,9 +75,11 @@ def encoder_passes(tokens: str | None) -> list[LoweringPass]:
     ]
 
 
-def seq2seq_decoder_passes(config: CompileConfig, *, fixed: bool) -> list[LoweringPass]:
-    """The lowering passes of the decoder of an encoder-decoder, in the order they run. ``fixed``: its sources have one size."""
+def seq2seq_decoder_passes(config: CompileConfig, *, fixed: bool, merged: bool = False) -> list[LoweringPass]:
+    """The lowering passes of the decoder of an encoder-decoder, in the order they run. ``fixed``: its sources have one size.
+    ``merged``: its attention sees answer and source in one softmax."""
     native = config.attention.backend is Backend.NATIVE
+    apart = [InsertCrossAttention(fixed=fixed), InsertKVCache() if native else InsertStaticCache()]
     return [
         CanonicalizeGraph(),
         LimitHalfPrecision(),
@@ -83,8 +88,9 @@ def seq2seq_decoder_passes(config: CompileConfig, *, fixed: bool) -> list[Loweri
         FuseRmsNorm(),
         MoveLogitsToLastToken(),
         *_selecting(config),
-        InsertCrossAttention(fixed=fixed),
-        InsertKVCache() if native else InsertStaticCache(),
+        TabulateRotary(),
+        *([] if native else [ExpandRotary()]),
+        *([InsertMergedCache()] if merged else apart),
         *_tidying(),
     ]
 

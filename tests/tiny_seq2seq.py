@@ -43,6 +43,25 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "blenderbot_small": ("BlenderbotSmallConfig", "BlenderbotSmallForConditionalGeneration", _BART),
 }
 
+_GEMMA = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 10, "pad_token_id": 0, "bos_token_id": 2,
+    "eos_token_id": 1, "initializer_range": 0.3,
+}  # fmt: skip
+#: Whose modules compute in their own ways: attention, windows and softcaps, experts.
+FAMILIES |= {
+    "fsmt": ("FSMTConfig", "FSMTForConditionalGeneration", {
+        **_BART, "langs": ["en", "de"], "src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY, "num_beams": 1,
+    }),
+    "switch": ("SwitchTransformersConfig", "SwitchTransformersForConditionalGeneration", {
+        **_T5, "num_decoder_layers": 2, "num_experts": 3, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+    }),
+    "t5gemma": ("T5GemmaConfig", "T5GemmaForConditionalGeneration", {
+        "encoder": {**_GEMMA, "attn_logit_softcapping": 2.0}, "decoder": {**_GEMMA, "attn_logit_softcapping": 2.0},
+        "decoder_start_token_id": 2,
+    }),
+}  # fmt: skip
+
 
 #: The same for speech.
 SPEECH = {"whisper": ("WhisperConfig", "WhisperForConditionalGeneration", _WHISPER)}
@@ -100,10 +119,11 @@ def tiny_seq2seq(family: str, dtype: torch.dtype = torch.float32, **overrides: o
     return model
 
 
-def save_seq2seq(model: PreTrainedModel, folder: Path) -> Path:
-    """``model`` as a checkpoint, with a tokenizer of the words ``w3`` … ``w98`` that adds an end-of-sequence token."""
+def save_seq2seq(model: PreTrainedModel, folder: Path, eos: int | None = None) -> Path:
+    """``model`` as a checkpoint, with a tokenizer of the words ``w3`` … ``w98`` that adds an end-of-sequence token:
+    the model's, or ``eos``."""
     model.save_pretrained(folder)
-    eos = model.generation_config.eos_token_id
+    eos = model.generation_config.eos_token_id if eos is None else eos
     words = {f"w{i}": i for i in range(VOCABULARY)} | {"</s>": eos}
     del words[f"w{eos}"]
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=f"w{VOCABULARY - 1}"))

@@ -11,6 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_vlms import IMAGE, VIDEO, VISION_END, VISION_START, tiny_vlm
+from tt_edge.compile.files import HostFiles
+from tt_edge.compile.vision.images import prepare_images
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _QWEN_TOKENS = {
@@ -182,3 +184,10 @@ def write_checkpoint(family: str, folder: Path, **sizes: Any) -> Path:
     if family != "blip-2":
         (folder / "chat_template.jinja").write_text(chat_template(family))
     return folder
+
+
+def files_of(model: Any, folder: Path) -> HostFiles:
+    """The files that a bundle of the checkpoint in ``folder`` gets, with what a compile finds of its images."""
+    files = HostFiles.of_folder(folder)
+    prepare_images(model, str(folder), files)
+    return files

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.attention_call import ATTENTION, RELATIVE_BIAS
+from tt_edge.lowering.attention_call import ATTENTION, MERGED_ATTENTION, RELATIVE_BIAS
 from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, placeholder, value
 from tt_edge.lowering.dump import module_path
 
@@ -75,7 +75,7 @@ class CheckTokenIndependence(LoweringPass):
             val: Any = node.meta.get("val")
             if (
                 node.op != "call_function"
-                or node.target in (ATTENTION, RELATIVE_BIAS)
+                or node.target in (ATTENTION, MERGED_ATTENTION, RELATIVE_BIAS)
                 or not isinstance(val, torch.Tensor)
             ):
                 continue

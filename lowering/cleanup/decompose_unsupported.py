@@ -44,7 +44,7 @@ class DecomposeUnsupported(LoweringPass):
                     f"operator {node.target} has neither a TensorRT converter nor a decomposition; "
                     "please report the model type"
                 )
-            waiting += _inline(module, node, table)
+            waiting += inline(module, node, node.target, table)  # type: ignore[arg-type]
             matches += 1
         return matches
 
@@ -53,15 +53,17 @@ def _is_composite(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._can_decompose()
 
 
-def _inline(module: GraphModule, node: Node, table: Mapping[Any, Callable[..., Any]]) -> list[Node]:
-    """Replace ``node`` by the trace of its decomposition; return the new calls."""
+def inline(
+    module: GraphModule, node: Node, function: Callable[..., Any], table: Mapping[Any, Callable[..., Any]]
+) -> list[Node]:
+    """Replace ``node`` by the trace of ``function``, with its arguments, decomposed by ``table``; return the new calls."""
     graph = module.graph
     inputs = list(node.all_input_nodes)
 
     def call(*tensors: Any) -> Any:
         by_node = dict(zip(inputs, tensors, strict=True))
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), by_node.__getitem__)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return function(*args, **kwargs)
 
     with fake_mode(graph):
         traced = make_fx(call, decomposition_table=dict(table), pre_dispatch=False)(*[value(n) for n in inputs])

@@ -73,8 +73,7 @@ class InsertKVCache(LoweringPass):
         for index, call in enumerate(attentions):
             caches = []
             for kind, update in (("key", call.key), ("value", call.value)):
-                caches.append(_cache(graph, f"past_{kind}_{index}", update, context))
-                context.kv_cache.append((f"past_{kind}_{index}", f"present_{kind}_{index}"))
+                caches.append(cache_input(graph, f"past_{kind}_{index}", update, context))
             with graph.inserting_before(call.node):
                 keys, values = (
                     emit(graph, ops.kv_cache_update.default, cache, update, write_indices, origin=call.node)
@@ -121,8 +120,10 @@ class _Visibility:
         return self.masks[window]
 
 
-def _cache(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:
+def cache_input(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:
+    """A new input ``past_…`` for the cache of ``update`` ``[B, H, S, D]``, whose output is ``present_…``."""
     batch, heads, _, head_dim = shape(update)
+    context.kv_cache.append((name, f"present_{name.removeprefix('past_')}"))
     return add_placeholder(
         graph, name, (batch, heads, context.config.limits.max_seq_len, head_dim), value(update).dtype
     )

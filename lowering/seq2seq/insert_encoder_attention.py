@@ -20,7 +20,7 @@ from tt_edge.lowering.base import (
     replace,
     shape,
 )
-from tt_edge.lowering.decoder.causal_bias import bias_table
+from tt_edge.lowering.decoder.causal_bias import bias_table, check_bias
 
 ops = torch.ops.tt_edge
 
@@ -38,8 +38,11 @@ class InsertEncoderAttention(LoweringPass):
         1. bias = tt_edge.relative_rows(table, source_ids)                      [1, H, S, S], once for the layers that share it
         2. y = tt_edge.prefix_attention(aten.mul(q, scale), k, v, source_lengths, bias)
 
-    A source of fixed size (speech, a page) has no padding: ``tokens`` is ``None`` and attention becomes
-    ``tt_edge.full_attention``.
+    A page and speech have no padding: ``tokens`` is ``None`` and attention becomes
+    ``tt_edge.full_attention``. With a window that is shorter than the longest source, or a softcap (T5Gemma)::
+
+        1. mask = tt_edge.prefix_mask(q, k, source_lengths, window, ahead)      once for each window
+        2. y = tt_edge.masked_attention(aten.mul(q, scale), k, v, mask)         or capped_attention, with the softcap
     """
 
     def __init__(self, tokens: str | None) -> None:
@@ -55,19 +58,25 @@ class InsertEncoderAttention(LoweringPass):
             tokens = next(node for node in graph.find_nodes(op="placeholder") if node.target == self._tokens)
             lengths = add_placeholder(graph, SOURCE_LENGTHS, shape(tokens)[:1], torch.int32)
         biases: dict[Node, Node] = {}
+        masks: dict[tuple[int, int], Node] = {}
         for node in attentions:
             call = AttentionCall.of(node)
-            _check(call)
+            _check(call, is_padded=lengths is not None)
             with graph.inserting_before(call.node):
                 query = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=call.node)
                 operands = (query, call.key, call.value)
+                window = _window(call, context.config.limits.max_source_len)
                 if lengths is None:
-                    if call.bias is not None:
-                        raise UnsupportedModelError(
-                            "the encoder of speech or pages has a bias by distance, which is not supported; please report the "
-                            "model type"
-                        )
                     out = emit(graph, ops.full_attention.default, *operands, like=call.node)
+                elif window is not None or call.softcap is not None:
+                    near = window or (0, 0)
+                    if near not in masks:
+                        masks[near] = emit(graph, ops.prefix_mask.default, call.query, call.key, lengths, *near)
+                    if call.softcap is None:
+                        out = emit(graph, ops.masked_attention.default, *operands, masks[near], like=call.node)
+                    else:
+                        capped = ops.capped_attention.default
+                        out = emit(graph, capped, *operands, masks[near], call.softcap, like=call.node)
                 else:
                     if call.bias is not None and call.bias not in biases:
                         table = bias_table(module, call.bias)
@@ -80,9 +89,22 @@ class InsertEncoderAttention(LoweringPass):
         return len(attentions)
 
 
-def _check(call: AttentionCall) -> None:
-    if call.causal or call.window is not None or call.softcap is not None or call.sinks is not None:
+def _window(call: AttentionCall, longest: int | None) -> tuple[int, int] | None:
+    """The window and how far it goes ahead; ``None`` if every token of a source of ``longest`` sees all the others."""
+    if call.window is None or (longest is not None and longest <= min(call.window, call.ahead + 1)):
+        return None
+    return call.window, call.ahead
+
+
+def _check(call: AttentionCall, *, is_padded: bool) -> None:
+    if call.causal or call.sinks is not None:
         raise UnsupportedModelError(
-            "the encoder has attention that is causal, windowed, capped or with sinks, which is not supported; please report "
-            "the model type"
+            "the encoder has attention that is causal or with sinks, which is not supported; please report the model type"
         )
+    limits = [what for what in ("window", "softcap", "bias") if getattr(call, what) is not None]
+    if limits and not is_padded:
+        raise UnsupportedModelError(
+            f"the encoder of speech or pages has attention with a {limits[0]}, which is not supported; please report the model "
+            "type"
+        )
+    check_bias(call)

@@ -14,6 +14,9 @@ from tt_edge.plugins.converters.building import converter, named, scalar
 
 _ops = torch.ops.tt_edge
 
+#: More places than any sequence has.
+_FAR = 1 << 30
+
 
 def _aligned(network: Any, constant: Any, rank: int, name: str) -> Any:
     """``constant`` with leading ones up to ``rank`` (folded into the constant when the network is captured)."""
@@ -74,10 +77,10 @@ def kv_lengths(network: Any, write_indices: Any, tokens: Any, *, name: str) -> A
     return named(network.add_elementwise(write_indices, length, trt.ElementWiseOperation.SUM), name)
 
 
-def _sequence_length(network: Any, tokens: Any, name: str) -> Any:
-    """The size of dimension 1 as an int32 tensor ``[1]``."""
+def _sequence_length(network: Any, tokens: Any, name: str, dim: int = 1) -> Any:
+    """The size of dimension ``dim`` as an int32 tensor ``[1]``."""
     sizes = named(network.add_shape(tokens), f"{name}_shape")
-    length = named(network.add_slice(sizes, (1,), (1,), (1,)), f"{name}_length")
+    length = named(network.add_slice(sizes, (dim,), (1,), (1,)), f"{name}_length")
     return named(network.add_cast(length, trt.int32), f"{name}_length_int32")
 
 
@@ -147,6 +150,29 @@ def prefix_attention(
         layer.mask = bias
     layer.key_value_lengths = lengths
     return layer.get_output(0)
+
+
+@converter(_ops.prefix_mask.default)
+def prefix_mask(network: Any, query: Any, key: Any, lengths: Any, window: int, ahead: int, *, name: str) -> Any:
+    """Comparisons of key positions ``[1, 1, 1, T]`` with lengths ``[B, 1, 1, 1]`` and query positions ``[1, 1, S, 1]``."""
+    operation = trt.ElementWiseOperation
+    queries = _counted(network, _sequence_length(network, query, f"{name}_query", 2), (1, 1, -1, 1), f"{name}_queries")
+    keys = _counted(network, _sequence_length(network, key, f"{name}_key", 2), (1, 1, 1, -1), f"{name}_keys")
+    rows = network.add_shuffle(lengths)
+    rows.reshape_dims = (-1, 1, 1, 1)
+    used = named(network.add_elementwise(keys, named(rows, f"{name}_rows"), operation.LESS), f"{name}_used")
+
+    def compared(offset: int, suffix: str, comparison: Any) -> Any:
+        distance = scalar(network, offset, trt.int32, 4, f"{name}{suffix}_distance")
+        edge = named(network.add_elementwise(queries, distance, operation.SUM), f"{name}{suffix}_edge")
+        return named(network.add_elementwise(keys, edge, comparison), f"{name}{suffix}")
+
+    # Unlimited: every key is later than one that stands so far before the query. It gives the mask its queries.
+    seen = compared(-window if window else -_FAR, "_after", operation.GREATER)
+    if window:
+        until = compared(ahead + 1, "_before", operation.LESS)
+        seen = named(network.add_elementwise(seen, until, operation.AND), f"{name}_near")
+    return named(network.add_elementwise(used, seen, operation.AND), name)
 
 
 @converter(_ops.relative_rows.default)

@@ -165,6 +165,24 @@ def _(query: Tensor, key: Tensor, value: Tensor, key_value_lengths: Tensor, bias
     return query.new_empty(*query.shape[:3], value.shape[3])
 
 
+@torch.library.custom_op("tt_edge::prefix_mask", mutates_args=())
+def prefix_mask(query: Tensor, key: Tensor, lengths: Tensor, window: int, ahead: int) -> Tensor:
+    """Boolean ``[B, 1, S, T]``: query ``i`` of row ``b`` sees the keys ``j < lengths[b]`` with ``i - window < j <= i + ahead``.
+
+    S and T are those of ``query`` ``[B, Hq, S, D]`` and ``key`` ``[B, Hkv, T, D]``; ``lengths`` int32 ``[B]``. ``window`` 0 is
+    unlimited, on both sides.
+    """
+    queries = torch.arange(query.shape[2], device=query.device)[:, None]
+    keys = torch.arange(key.shape[2], device=query.device)
+    seen = (keys < lengths[:, None, None, None]).expand(-1, 1, query.shape[2], -1)
+    return (seen & (keys > queries - window) & (keys <= queries + ahead) if window else seen).contiguous()
+
+
+@prefix_mask.register_fake
+def _(query: Tensor, key: Tensor, lengths: Tensor, window: int, ahead: int) -> Tensor:
+    return query.new_empty(lengths.shape[0], 1, query.shape[2], key.shape[2], dtype=torch.bool)
+
+
 @torch.library.custom_op("tt_edge::relative_rows", mutates_args=())
 def relative_rows(
     table: Tensor, tokens: Tensor, start: Tensor | None, end: Tensor | None, capacity: int, origin: int

@@ -12,11 +12,12 @@ from torch import Tensor
 
 
 def attention_weights_mask(
-    queries: int, keys: int, *, causal: bool, sliding_window: int, device: torch.device
+    queries: int, keys: int, *, causal: bool, sliding_window: int, device: torch.device, ahead: int = 0
 ) -> Tensor | None:
     """Boolean ``[queries, keys]``, True where attention is allowed; ``None`` when everything is.
 
-    The last query stands at the last key. A sliding window of ``w`` lets query ``i`` see keys ``i - w < j <= i``.
+    The last query stands at the last key. A sliding window of ``w`` lets query ``i`` see keys ``i - w < j <= i`` if it is causal,
+    and ``i - w < j <= i + ahead`` if it is not.
     """
     if not causal and sliding_window <= 0:
         return None
@@ -27,6 +28,8 @@ def attention_weights_mask(
         allowed = allowed & (key_at <= query_at)
     if sliding_window > 0:
         allowed = allowed & (key_at > query_at - sliding_window)
+        if not causal:
+            allowed = allowed & (key_at <= query_at + ahead)
     return allowed
 
 
@@ -79,6 +82,7 @@ def attention(
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
+    ahead: int = 0,
 ) -> Tensor:
     """Scaled-dot-product attention as a decoder means it, over the tokens of one call.
 
@@ -86,11 +90,12 @@ def attention(
     repeated), result ``[B, Hq, S, D]``. ``sliding_window`` counts the tokens a query sees, itself included; 0 is
     unlimited. ``softcap`` bounds scores by ``softcap * tanh(score / softcap)``; 0 is off. ``sinks`` ``[Hq]`` adds one
     logit per head to the softmax's denominator (gpt-oss). ``bias`` ``[1, Hq, S, T]`` is added to the scaled scores (T5).
+    Where it is not causal, a window ends ``ahead`` tokens after the query (T5Gemma's encoder).
 
     Cross-attention is the same with the keys and values ``[B, Hkv, T, D]`` of another sequence, and not causal.
     """
     allowed = attention_weights_mask(
-        query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device
+        query.shape[2], key.shape[2], causal=causal, sliding_window=sliding_window, device=query.device, ahead=ahead
     )
     return grouped_attention(query, key, value, scale=scale, softcap=softcap, allowed=allowed, bias=bias, sinks=sinks)
 
@@ -106,6 +111,44 @@ def _(
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
+    ahead: int = 0,
+) -> Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("tt_edge::merged_attention", mutates_args=())
+def merged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source_key: Tensor,
+    source_value: Tensor,
+    scale: float,
+    sliding_window: int = 0,
+) -> Tensor:
+    """Causal attention to the tokens of one call and to all of a source, in one softmax (T5Gemma 2).
+
+    ``query``, ``key`` and ``value`` as for ``attention``; ``source_key`` and ``source_value`` ``[B, Hkv, T, D]``.
+    The window is that of the call's own keys.
+    """
+    own = attention_weights_mask(
+        query.shape[2], key.shape[2], causal=True, sliding_window=sliding_window, device=query.device
+    )
+    assert own is not None
+    allowed = torch.cat([own, own.new_ones(query.shape[2], source_key.shape[2])], dim=-1)
+    keys, values = torch.cat([key, source_key], dim=2), torch.cat([value, source_value], dim=2)
+    return grouped_attention(query, keys, values, scale=scale, allowed=allowed)
+
+
+@merged_attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source_key: Tensor,
+    source_value: Tensor,
+    scale: float,
+    sliding_window: int = 0,
 ) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
 

@@ -28,7 +28,7 @@ from tt_edge.errors import TTEdgeError
 from tt_edge.network.build_legal import LegalBuild, build_legal
 from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import legalize
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.plugins import KINDS, plugin_fields
 from tt_edge.plugins.edgellm import contracts
 from tt_edge.tensorrt_api import Flavour, TensorRT

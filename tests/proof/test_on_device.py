@@ -289,7 +289,8 @@ def test_a_runtime_without_a_builder_says_so(path, monkeypatch, tensorrt):
 
 def test_the_search_and_the_types_follow_the_form_that_was_built(path, gpu):
     """An engine of an older TensorRT: its caches go through the network, its attention has a mask."""
-    from tt_edge.network.legalize import Form, legalize
+    from tt_edge.network.legalize.form import Form
+    from tt_edge.network.legalize.legalize import legalize
     from tt_edge.tensorrt_features import FEATURES, features_of_release
 
     network = Bundle.open(path).network(DECODER)

@@ -198,7 +198,10 @@ def test_another_format_where_nothing_reads_it(llm, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ApiError, match="this server reads no other; send one") as caught:
         read_transcription(
-            form(model="tiny", file=b"fLaC"), content_type=KIND, log_mel=llm.source.speech_features(), task="transcribe"
+            form(model="tiny", file=b"fLaC"),
+            content_type=KIND,
+            extractor=llm.source.speech_features(),
+            task="transcribe",
         )
     assert caught.value.status == 415
 

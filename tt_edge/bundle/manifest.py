@@ -16,7 +16,7 @@ from tt_edge.compat import Self, StrEnum
 from tt_edge.config import CompileConfig, Limits
 from tt_edge.contract import IOContract
 from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.network.legalize import Form
+from tt_edge.network.legalize.form import Form
 
 FORMAT_VERSION = 3
 #: Size limit in bytes: a manifest is read whole, and real ones are much smaller.

@@ -193,9 +193,9 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
             raise InvalidInputError(
                 "--against hf is for language models, and the bundle is of an encoder-decoder; omit it"
             )
-        if llm.source is not None and not llm.source.takes_text and args.isl is not None:
+        if llm.source is not None and llm.source.has_one_size and args.isl is not None:
             raise InvalidInputError(f"the model's sources, {llm.source.kind}, have one size; omit --isl")
-        if llm.source is not None and not llm.source.takes_text:
+        if llm.source is not None and llm.source.has_one_size:
             args.isl = limits.max_source_len
         plan = _plan(args, limits.max_seq_len, limits.max_batch, limits.max_source_len if llm.source else None)
         measured = [measure(llm, plan)]

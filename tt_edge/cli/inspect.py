@@ -91,7 +91,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
 
 def _built_as(engine: dict[str, Any]) -> str:
     """The form of an engine's network and the limits of its calls, where they differ from the bundle's."""
-    from tt_edge.network.legalize import Form
+    from tt_edge.network.legalize.form import Form
 
     form = Form.parse(engine["form"])
     parts = [str(form)] if form.replaced else []

@@ -18,6 +18,7 @@ from tt_edge.contract import (
     Dim,
     IOContract,
     KVPair,
+    Subsampling,
     TensorSpec,
     VisionGeometry,
     engine_input,
@@ -37,6 +38,7 @@ def read_contract(
     kv_in_place: bool = True,
     single_profile: bool = False,
     geometry: VisionGeometry | None = None,
+    subsampling: Subsampling | None = None,
 ) -> IOContract:
     """The contract of a lowered part. ``outputs`` name its outputs; unused inputs are removed from the graph.
 
@@ -65,6 +67,7 @@ def read_contract(
         kv_cache=tuple(KVPair(past, present) for past, present in kv_cache),
         kv_in_place=kv_in_place,
         geometry=geometry,
+        subsampling=subsampling,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tt_edge.compile.checkpoint.limits import longest_sequence
 from tt_edge.config.limits import Limits
 from tt_edge.contract import TILES, VisionGeometry
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,18 +80,39 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
             )
         limits = replace(limits, max_seq_len=most, max_input_len=min(limits.max_input_len, most))
     given = limits.max_source_len
-    if not parts.takes_text:
+    if parts.fixed_size is not None:
         places = parts.cross_shape[1]
         if given not in (None, places):
             raise InvalidInputError(f"{name}'s sources have {places} places, always; omit --max-source-len")
         return replace(limits, max_source_len=places)
-    longest = _setting(getattr(model.get_encoder(), "config", model.config), _SOURCE_LIMITS)
+    names = (
+        _SOURCE_LIMITS if parts.takes_text else _SOURCE_LIMITS[:1]
+    )  # of speech, the others are the decoder's (Moonshine)
+    longest = _setting(getattr(model.get_encoder(), "config", model.config), names)
     if given is not None and longest is not None and given > longest:
         raise InvalidInputError(
             f"max_source_len {given} exceeds the {longest} tokens that {name}'s encoder was made for; compile with "
             f"--max-source-len {longest} or less"
         )
-    return replace(limits, max_source_len=given or min(longest or _SOURCE_TOKENS, _SOURCE_TOKENS))
+    undivided = _undivided(model)
+    if given is not None and undivided is not None and given > undivided:
+        raise UnsupportedModelError(
+            f"{name}'s encoder divides sources of more than {undivided} tokens into blocks, which no backend has; compile with "
+            f"--max-source-len {undivided} or less"
+        )
+    lengths = (length for length in (longest, undivided, _SOURCE_TOKENS) if length is not None)
+    return replace(limits, max_source_len=given or min(lengths))
+
+
+def _undivided(model: PreTrainedModel) -> int | None:
+    """The longest source whose tokens all see each other, in an encoder that divides longer ones into blocks.
+
+    transformers changes BigBird-Pegasus' encoder to whole attention when it sees a short source, but not its configuration.
+    """
+    config = model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return None
+    return int((5 + 2 * config.num_random_blocks) * config.block_size)
 
 
 def _setting(config: object, names: tuple[str, ...]) -> int | None:

@@ -57,22 +57,17 @@ class VisionLanguageParts(LanguageParts):
     """A vision-language model: a vision tower, and a decoder that takes its features."""
 
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
-        from tt_edge.compile.vision.families import check_options, family_of
-        from tt_edge.compile.vision.image_settings import check_image_settings
+        from tt_edge.compile.vision.families import check_options
+        from tt_edge.compile.vision.images import prepare_images
         from tt_edge.compile.vision.pruning import pruned
-        from tt_edge.compile.vision.tower import tower_of
 
         check_has_no_source(self.model, config)
-        family = family_of(self.model)
-        assert family is not None
         limits = within_model(config.limits, self.model, fit=fit)
-        check_options(self.model, family, config.with_limits(limits))
         ragged = config.vision.attention is TowerAttention.PLUGIN
-        keep = config.vision.keep_image_tokens
-        self._tower = pruned(*tower_of(self.model, family.tower, ragged=ragged), keep)
-        geometry = self._tower[1]
-        check_image_settings(source, self.model, files, geometry)
-        return config.with_limits(with_image_tokens(limits, geometry, family.most_tiles))
+        seen = prepare_images(self.model, source, files, ragged=ragged)
+        check_options(self.model, seen.family, config.with_limits(limits))
+        self._tower = pruned(seen.tower, seen.geometry, config.vision.keep_image_tokens)
+        return config.with_limits(with_image_tokens(limits, seen.geometry, seen.most_tiles))
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
         from tt_edge.compile.vision.network import TowerCompiler

@@ -30,6 +30,8 @@ from tt_edge.contract.inputs import (
     PRUNING_PLAN,
     SOURCE_IDS,
     SOURCE_LENGTHS,
+    SPEECH_FEATURES,
+    SPEECH_SAMPLES,
     START,
     TEXT_IN_BLOCK,
     TILE_PIXELS,
@@ -46,6 +48,7 @@ from tt_edge.contract.inputs import (
     registered,
 )
 from tt_edge.contract.step import Step
+from tt_edge.contract.subsampling import Subsampling
 from tt_edge.contract.symbols import CONTEXT_PHASE, GENERATION_PHASE, GENERATION_TOKENS, Phase, Symbol
 from tt_edge.contract.tensor import BATCH, SEQUENCE, Dim, Shape, ShapeRange, TensorSpec
 
@@ -76,6 +79,8 @@ __all__ = [
     "SEQUENCE",
     "SOURCE_IDS",
     "SOURCE_LENGTHS",
+    "SPEECH_FEATURES",
+    "SPEECH_SAMPLES",
     "START",
     "TEXT_IN_BLOCK",
     "TILES",
@@ -96,6 +101,7 @@ __all__ = [
     "Shape",
     "ShapeRange",
     "Step",
+    "Subsampling",
     "Symbol",
     "TensorSpec",
     "VisionGeometry",

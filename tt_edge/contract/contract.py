@@ -16,7 +16,8 @@ from tt_edge.config.limits import Limits
 from tt_edge.contract.geometry import VisionGeometry
 from tt_edge.contract.inputs import VISIBLE_UNTIL, FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
 from tt_edge.contract.step import Step
-from tt_edge.contract.symbols import FEATURE_ROWS, UNITS, Phase, Scope
+from tt_edge.contract.subsampling import Subsampling
+from tt_edge.contract.symbols import FEATURE_ROWS, FRAMES, SOURCE, UNITS, Phase, Scope
 from tt_edge.contract.tensor import Shape, ShapeRange, TensorSpec
 from tt_edge.errors import BundleError, InvalidInputError
 
@@ -53,7 +54,7 @@ class IOContract:
     ``phases`` has one entry for each optimization profile. ``kv_cache`` lists the cache tensors K, V, layer by layer, usually
     ``[batch, kv_heads, max_seq_len, head_dim]`` (the attention plugin has other layouts, and one tensor per layer); without
     a cache, a call takes a slot's whole sequence. ``geometry`` is only for a vision tower, whose outputs are feature tables
-    named after the decoder's inputs.
+    named after the decoder's inputs. ``subsampling`` is only for an encoder that takes speech of any length.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -63,6 +64,7 @@ class IOContract:
     kv_cache: tuple[KVPair, ...] = ()
     kv_in_place: bool = True
     geometry: VisionGeometry | None = None
+    subsampling: Subsampling | None = None
 
     @property
     def max_batch(self) -> int:
@@ -191,7 +193,7 @@ class IOContract:
         return {name: max(known[name].sizes(self._scope(phase))[2] for phase in self.phases) for name in sorted(names)}
 
     def output_sizes(self, shapes: Mapping[str, Shape]) -> dict[str, int]:
-        """Sizes of the outputs' symbolic dimensions for input shapes: those of the inputs, and rows of features."""
+        """Sizes of the outputs' symbolic dimensions for input shapes: the inputs', rows of features, places of speech."""
         sizes = {
             symbol: size
             for spec in self.inputs
@@ -200,6 +202,8 @@ class IOContract:
         }
         if self.geometry is not None and not self.geometry.prunes:  # a tower that prunes has an input of as many rows
             sizes[FEATURE_ROWS.name] = sizes[UNITS.name] * self.geometry.tokens_a_unit
+        if self.subsampling is not None:
+            sizes[SOURCE.name] = self.subsampling.places(sizes[FRAMES.name])
         return sizes
 
     def profiles(self) -> tuple[dict[str, ShapeRange], ...]:
@@ -209,7 +213,7 @@ class IOContract:
         )
 
     def _scope(self, phase: Phase) -> Scope:
-        return Scope(self.limits, phase, self.geometry)
+        return Scope(self.limits, phase, self.geometry, self.subsampling)
 
     def _range(self, spec: TensorSpec, scope: Scope) -> ShapeRange:
         entry = engine_input(spec.name)
@@ -227,7 +231,7 @@ class IOContract:
         """Rebuild from ``to_dict``'s form. Raises ``BundleError`` when a field is missing or of a wrong type."""
         symbols = known_symbols()
         try:
-            geometry, limits = data["geometry"], data["limits"]
+            geometry, limits, subsampling = data["geometry"], data["limits"], data.get("subsampling")
             contract = cls(
                 inputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["inputs"]),
                 outputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["outputs"]),
@@ -236,6 +240,7 @@ class IOContract:
                 kv_cache=tuple(KVPair(str(p["past"]), str(p["present"])) for p in data["kv_cache"]),
                 kv_in_place=_flag(data["kv_in_place"], "kv_in_place"),
                 geometry=None if geometry is None else VisionGeometry.from_dict(geometry),
+                subsampling=None if subsampling is None else Subsampling.from_dict(subsampling),
             )
             _check(contract)
         except (KeyError, TypeError, ValueError, InvalidInputError) as error:
@@ -256,6 +261,8 @@ def _check(contract: IOContract) -> None:
         strange = next((name for name in spec.symbols if known[name].of_tower), None)
         if strange is not None and contract.geometry is None:
             raise ValueError(f"{spec.name} has the dimension {strange!r} of a vision tower, and there is no geometry")
+        if FRAMES.name in spec.symbols and contract.subsampling is None:
+            raise ValueError(f"{spec.name} has the dimension {FRAMES.name!r}, and there is no subsampling")
 
 
 def _flag(value: Any, name: str) -> bool:

@@ -99,10 +99,12 @@ def deepstack_name(level: int) -> str:
 #: Inputs that only NVIDIA's Edge-LLM runtime provides: token embeddings instead of ids, indices of last tokens, the rotary table.
 INPUTS_EMBEDS, LAST_TOKEN_IDS, ROPE_TABLE = "inputs_embeds", "last_token_ids", "rope_rotary_cos_sin"
 
-#: An encoder's inputs: token ids ``[B, T]`` with the number of valid ones in each row; or mel features ``[B, mels, frames]``; or
-#: pages ``[B, 3, H, W]``.
+#: An encoder's inputs: token ids ``[B, T]`` with the number of valid ones in each row; or mel features ``[B, mels, frames]`` of
+#: fixed size; or pages ``[B, 3, H, W]``; or speech of any length, without padding: features ``[B, frames, width]`` or samples
+#: ``[B, n]``.
 SOURCE_IDS, SOURCE_LENGTHS = "source_ids", "source_lengths"
 INPUT_FEATURES, PAGE_PIXELS = "input_features", "page_pixels"
+SPEECH_FEATURES, SPEECH_SAMPLES = "speech_features", "speech_samples"
 #: A decoder's: for each layer the keys and values of its attention to the source, ``[B, H, T, D]``, which the encoder part makes,
 #: and how many of the T places of each slot are in use.
 CROSS_KEY, CROSS_VALUE, CROSS_LENGTHS = "cross_key_{i}", "cross_value_{i}", "cross_lengths"
@@ -217,6 +219,8 @@ REGISTRY: list[EngineInput] = [
     EngineInput(SOURCE_LENGTHS, DType.INT32, (s.BATCH,), FedBy.SOURCE),
     EngineInput(INPUT_FEATURES, None, (s.BATCH, None, None), FedBy.SOURCE),
     EngineInput(PAGE_PIXELS, None, (s.BATCH, None, None, None), FedBy.SOURCE),
+    EngineInput(SPEECH_FEATURES, None, (s.BATCH, s.FRAMES, None), FedBy.SOURCE),
+    EngineInput(SPEECH_SAMPLES, None, (s.BATCH, s.FRAMES), FedBy.SOURCE),
     EngineInput(CROSS_KEY, None, _CROSS, FedBy.CROSS, produced=_CROSS_MADE),
     EngineInput(CROSS_VALUE, None, _CROSS, FedBy.CROSS, produced=_CROSS_MADE),
     _per_row(CROSS_LENGTHS, _cross_lengths),

@@ -10,6 +10,7 @@ from tt_edge.compat import StrEnum
 from tt_edge.config.limits import Limits
 from tt_edge.contract import tensor
 from tt_edge.contract.geometry import TILES, VisionGeometry, kept_tokens
+from tt_edge.contract.subsampling import Subsampling
 
 #: Minimum, optimum and maximum size.
 Sizes = tuple[int, int, int]
@@ -38,6 +39,7 @@ class Scope(NamedTuple):
     limits: Limits
     phase: Phase
     geometry: VisionGeometry | None = None
+    subsampling: Subsampling | None = None
 
     @property
     def generates(self) -> bool:
@@ -74,6 +76,12 @@ def _source(scope: Scope) -> Sizes:
     return 1, min(128, most), most
 
 
+def _frames(scope: Scope) -> Sizes:
+    assert scope.subsampling is not None
+    _, usual, most = (scope.subsampling.fewest(max(2, places)) for places in _source(scope))
+    return scope.subsampling.least, usual, most
+
+
 def _tower_patches(scope: Scope) -> tuple[int, Sizes]:
     """Patches a token of a ragged tower that takes patches, and its units, which are tokens."""
     assert scope.geometry is not None
@@ -104,6 +112,8 @@ BATCH = Symbol(tensor.BATCH, lambda s: (1, 1, s.limits.max_batch))
 SEQUENCE = Symbol(tensor.SEQUENCE, _sequence)
 #: Tokens of a source in one call of an encoder.
 SOURCE = Symbol("source", _source)
+#: Frames of features, or samples, of speech of any length in one call of an encoder.
+FRAMES = Symbol("frames", _frames)
 
 # The attention plugin's dimensions whose sizes say how a step is computed. Short prompts take the generation profile too,
 # so it has both phases.

@@ -15,7 +15,8 @@ from tt_edge.doctor.findings import Finding, size
 from tt_edge.doctor.gpu import Gpu
 from tt_edge.doctor.software import Package
 from tt_edge.errors import EngineError
-from tt_edge.network.legalize import Form, legalize
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.legalize.serving import lacking_type, types_of
 from tt_edge.network.storage import WEIGHTS_FILE
 from tt_edge.runtime.engine.choose import Machine

@@ -12,8 +12,9 @@ from tt_edge.network.build import EngineBuild, build_engine
 from tt_edge.network.build_io import Progress, Writable
 from tt_edge.network.build_options import BuildOptions
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import Form, forms, legalize
 from tt_edge.network.legalize.contract import in_form, limits_in_form
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import forms, legalize
 from tt_edge.tensorrt_api import TensorRT
 from tt_edge.tensorrt_features import features_of
 

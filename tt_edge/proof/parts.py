@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, Manifest
 from tt_edge.contract import IOContract
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.runtime.engine.choose import Machine, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline

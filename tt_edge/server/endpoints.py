@@ -107,7 +107,7 @@ class Endpoints:
             raise ApiError(400, f"model {llm.name!r} takes no speech; serve a speech model, such as Whisper")
         self._model.check_room()
         kind = request.headers.get("content-type", "")
-        reader = partial(read_transcription, content_type=kind, log_mel=llm.source.speech_features(), task=task)
+        reader = partial(read_transcription, content_type=kind, extractor=llm.source.speech_features(), task=task)
         async with self._bodies.read_by(request, reader, lambda found: found.features.nbytes) as asked:
             self._check_name(asked.model)
             begin = partial(llm.sources.start_of, asked.speech, timestamps=bool(asked.timestamps))

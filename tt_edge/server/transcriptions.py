@@ -10,7 +10,7 @@ import numpy as np
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tt_edge.errors import MissingDependencyError
-from tt_edge.runtime.audio import Audio, LogMel, load_audio
+from tt_edge.runtime.audio import Audio, SpeechFeatures, load_audio
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.seq2seq.transcription import Segment, Transcript
 from tt_edge.server.errors import ApiError
@@ -34,7 +34,7 @@ _FIELDS = ("model", "language", "prompt", "response_format", "temperature")
 
 @dataclass(frozen=True, eq=False)
 class Transcription:
-    """A request: ``speech``, without its samples, but with its log-mel ``features`` ``[mels, n]`` and its length in seconds."""
+    """A request: ``speech``, without its samples, but with its ``features`` and its length in seconds."""
 
     model: str
     features: np.ndarray
@@ -49,7 +49,7 @@ class Transcription:
         return True if self.response_format in FORMATS[2:] else None
 
 
-def read_transcription(content: bytes, *, content_type: str, log_mel: LogMel, task: str) -> Transcription:
+def read_transcription(content: bytes, *, content_type: str, extractor: SpeechFeatures, task: str) -> Transcription:
     """The request that a form makes, its sound decoded. Raises ``ApiError`` and ``InvalidInputError`` for what is wrong in it."""
     form = parse_form(content, content_type)
     fields = _known(form, task)
@@ -73,7 +73,7 @@ def read_transcription(content: bytes, *, content_type: str, log_mel: LogMel, ta
         ) from None
     return Transcription(
         fields["model"],
-        log_mel.all_features(audio),
+        extractor.all_features(audio),
         audio.seconds,
         Speech(
             Audio(audio.samples[:0].copy(), audio.rate),

@@ -15,7 +15,7 @@ from tt_edge.compile.parity import check_parity
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.config import Precision
 from tt_edge.network.build import build_engine
-from tt_edge.network.legalize import legalize, needed_features
+from tt_edge.network.legalize.legalize import legalize, needed_features
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.tensorrt_features import features_of_release
 

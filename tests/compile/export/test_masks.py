@@ -8,7 +8,7 @@ from transformers import LlamaConfig, masking_utils
 
 from tests.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
-from tt_edge.compile.export.masks import Visibility, visible_masks
+from tt_edge.compile.export.masks import JoinedVisibility, Visibility, visible_masks
 from tt_edge.compile.export.semantics import ATTENTION_NAME, _attention_function
 from tt_edge.config import CompileConfig
 from tt_edge.errors import UnsupportedModelError
@@ -29,6 +29,26 @@ def test_causal_and_sliding_masks_are_recognised():
     assert asked(masking_utils.create_bidirectional_mask) == Visibility(False)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 4096])
+def test_windows_on_both_sides(size):
+    """T5Gemma's, and T5Gemma 2's, of which half is on each side."""
+    from transformers.models.t5gemma2.modeling_t5gemma2 import sliding_window_mask_function
+
+    both = masking_utils.create_bidirectional_sliding_window_mask
+    assert asked(both, {"sliding_window": size}) == Visibility(False, size + 1, size)
+    halves = sliding_window_mask_function(size, is_causal=False)
+    wanted = Visibility(False, (size + 1) // 2, size // 2)
+    assert asked(masking_utils.create_bidirectional_mask, and_mask_function=halves) == wanted
+
+
+def test_masks_side_by_side():
+    own, all_of_it = Visibility(True, 8), Visibility(False)
+    assert torch.cat([own, all_of_it], dim=-1) == JoinedVisibility(own)
+    for joined in ([all_of_it, own], [own, torch.ones(2)], [own, all_of_it, all_of_it]):
+        with pytest.raises(UnsupportedModelError, match="computes its own attention mask by cat"):
+            torch.cat(joined, dim=-1)
+
+
 def test_positions_that_start_again_are_not_taken_for_documents():
     positions = torch.tensor([[0, 1, 2, 0, 1]] * 2)
     assert asked(masking_utils.create_causal_mask, position_ids=positions) == Visibility(True)
@@ -42,9 +62,9 @@ def test_positions_that_start_again_are_not_taken_for_documents():
         (masking_utils.create_causal_mask, {"and_mask_function": lambda b, h, q, k: k > 0}),
         (masking_utils.create_sliding_window_causal_mask, {"or_mask_function": lambda b, h, q, k: k < 1}),
         (masking_utils.create_causal_mask, {"block_sequence_ids": torch.zeros(2, 5, dtype=torch.int64)}),
-        (masking_utils.create_bidirectional_sliding_window_mask, {}),
+        (masking_utils.create_bidirectional_mask, {"and_mask_function": lambda b, h, q, k: (k - q).abs() % 2 == 0}),
     ],
-    ids=["chunks", "prefix", "no first token", "first token", "blocks", "two-sided window"],
+    ids=["chunks", "prefix", "no first token", "first token", "blocks", "every second"],
 )
 def test_any_other_mask_is_refused(make, arguments):
     with pytest.raises(UnsupportedModelError, match=r"mask.* is neither causal nor a sliding window"):

@@ -12,10 +12,9 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, write_checkpoint
+from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, files_of, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model
-from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.quantize import STATISTICS_FILE, CalibrationData, calibrate, from_bytes, load_batches
@@ -104,7 +103,7 @@ def test_pictures_count(checkpoint, data, tmp_path):
     found = []
     for source in (path, data / "text.txt"):
         model = load_model(folder, Precision.FP32)
-        pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
+        pictures = CalibrationPictures.of(model, files_of(model, folder))
         batches = load_batches(CalibrationData(source), AutoTokenizer.from_pretrained(folder), pictures)
         found.append(calibrate(model, QuantConfig("fp8"), batches, device="cpu"))
     assert any(
@@ -116,7 +115,7 @@ def test_the_built_in_set_has_pictures(checkpoint):
     """One for each passage, the same every time; of families with tiles, one tile each."""
     family, folder = checkpoint
     model = load_model(folder, Precision.FP32)
-    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
+    pictures = CalibrationPictures.of(model, files_of(model, folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     one, two = (load_batches(CalibrationData(samples=6, max_length=8), tokenizer, pictures) for _ in range(2))
     with_pictures = [batch for batch in one if "pixel_values" in batch]
@@ -134,7 +133,7 @@ def test_an_fp8_cache_is_calibrated_on_pictures(data):
     folder = write_checkpoint("qwen2_5_vl", data / "checkpoint")
     path, _ = write_samples("qwen2_5_vl", data)
     model = load_model(folder, Precision.FP32)
-    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
+    pictures = CalibrationPictures.of(model, files_of(model, folder))
     batches = load_batches(CalibrationData(path), AutoTokenizer.from_pretrained(folder), pictures)
     assert any("pixel_values" in batch for batch in batches)
     scales = calibrate_kv_cache(model, batches)

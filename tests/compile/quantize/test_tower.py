@@ -12,11 +12,10 @@ from transformers import AutoTokenizer
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.tiny_models import tiny_model
 from tests.tiny_vlms import tiny_vlm
-from tests.vlm_checkpoints import TOKENS, write_checkpoint
+from tests.vlm_checkpoints import TOKENS, files_of, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.cli import main
-from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_checkpoint, compile_model
 from tt_edge.compile.quantize import CalibrationData, calibrate, load_batches
@@ -45,7 +44,7 @@ def test_every_family_has_blocks_that_calibration_reaches(family, tmp_path):
     assert found[LayerPlace.TOWER]
     assert found[LayerPlace.PROJECTOR]
     assert not [name for name in found[LayerPlace.PROJECTOR] if "blocks." in name or ".encoder.layers." in name]
-    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
+    pictures = CalibrationPictures.of(model, files_of(model, folder))
     batches = load_batches(CalibrationData(samples=2), AutoTokenizer.from_pretrained(folder), pictures)
     recipe = QuantConfig("int8_wo", vision="fp8")
     statistics = calibrate(model, recipe, batches, device="cpu")
@@ -101,7 +100,7 @@ def test_a_folder_of_images_calibrates(tmp_path):
     for index in range(3):
         Image.fromarray(photo(56, 84, index)).save(tmp_path / "images" / f"{index}.{('png', 'jpg', 'BMP')[index]}")
     model, tokenizer = tiny_vlm("qwen2_vl"), AutoTokenizer.from_pretrained(folder)
-    pictures = CalibrationPictures.of(model, HostFiles.of_folder(folder))
+    pictures = CalibrationPictures.of(model, files_of(model, folder))
     batches = load_batches(CalibrationData(tmp_path / "images"), tokenizer, pictures)
     assert sum(len(batch["input_ids"]) for batch in batches) == 3
     [row] = torch.cat([batch["image_grid_thw"] for batch in batches]).unique(dim=0).tolist()

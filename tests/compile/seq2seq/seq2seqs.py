@@ -30,7 +30,7 @@ def compiled(model: PreTrainedModel, precision: str = "fp32", **settings: object
     parts = Seq2Seq.of(model)
     limits = {"max_batch": 3, "max_seq_len": MAX_SEQ_LEN, "max_input_len": MAX_SEQ_LEN}
     config = CompileConfig.of(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
-    places = MAX_SOURCE_LEN if parts.takes_text else parts.cross_shape[1]
+    places = MAX_SOURCE_LEN if parts.fixed_size is None else parts.cross_shape[1]
     config = config.with_limits(replace(config.limits, max_source_len=places))
     return (
         compiled_once(EncoderCompiler(parts, config, "tiny-encoder")),

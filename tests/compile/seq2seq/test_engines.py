@@ -11,8 +11,8 @@ from tests.compile.seq2seq.seq2seqs import compiled, texts
 from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge import tensorrt_api
 from tt_edge.network.build import build_engine
-from tt_edge.network.legalize import legalize
-from tt_edge.network.legalize.legalize import REPLACEABLE
+from tt_edge.network.legalize.form import REPLACEABLE
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.tensorrt_features import FEATURES
 

@@ -20,8 +20,9 @@ from tt_edge.config import CompileConfig
 from tt_edge.contract import IOContract, ShapeRange
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
-from tt_edge.network.legalize import Form, legalize
 from tt_edge.network.legalize.contract import in_form, limits_in_form
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
@@ -49,8 +50,8 @@ def compiled(family, precision="fp32", attention="native", head=None):
     limits = {"max_seq_len": 128, "max_input_len": 64, "max_image_tokens": 128}
     config = CompileConfig.of(precision=precision, vision_attention=attention, **limits)
     family = family_of(model)
-    tower, geometry = tower_of(model, family.tower, ragged=attention == "plugin")
-    config = config.with_limits(with_image_tokens(config.limits, geometry, family.most_tiles))
+    tower, geometry = tower_of(model, family, ragged=attention == "plugin")
+    config = config.with_limits(with_image_tokens(config.limits, geometry, most_tiles=1))
     vision = compiled_once(TowerCompiler(model, config, tower, geometry))
     return model, vision.network, vision.contract, ReferenceEvaluator(vision.network), vision
 

@@ -31,3 +31,18 @@ def test_attention_to_a_source(fixed):
         assert found["tt_edge.prefix_attention.default"] == 1
         lengths = torch.tensor([6, 6], dtype=torch.int32)
         torch.testing.assert_close(result(module, IDS, *cross, lengths), shorter)
+
+
+def test_capped_attention_to_a_source():
+    def decoder(parameters, input_ids, key, value):
+        q = heads(parameters, input_ids)
+        return semantic.attention(q, key, value, 0.3, False, 0, 2.0)
+
+    cross = [torch.randn(2, 2, 9, 8) for _ in range(2)]
+    batch = {0: "batch"}
+    module, plain = graph(decoder, IDS, *cross, dynamic={**TOKENS, 1: batch, 2: batch}, name="input_ids")
+    assert run(InsertCrossAttention(fixed=False), module).matches == 1
+    assert ops(module)["tt_edge.capped_attention.default"] == 1
+    lengths = torch.tensor([6, 6], dtype=torch.int32)
+    wanted = plain(IDS, *(t[:, :, :6] for t in cross))
+    torch.testing.assert_close(result(module, IDS, *cross, lengths), wanted)

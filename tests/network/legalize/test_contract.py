@@ -14,8 +14,8 @@ from tt_edge.config import Limits
 from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.contract.geometry import IMAGE_TOKENS, WINDOWS
 from tt_edge.dtypes import DType
-from tt_edge.network.legalize import legalize
 from tt_edge.network.legalize.contract import SCORES_LIMIT, in_form, limits_in_form, most_image_tokens, widest_call
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.tensorrt_features import features_of_release
 
 LIMITS = Limits(max_batch=8, max_input_len=1024, max_seq_len=8192)

@@ -14,7 +14,8 @@ from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.network.build import build_engine
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize import Form, legalize, needed_features
+from tt_edge.network.legalize.form import REPLACEABLE, Form
+from tt_edge.network.legalize.legalize import RULES, legalize, needed_features
 from tt_edge.network.reference import ReferenceEvaluator
 from tt_edge.tensorrt_features import (
     ATTENTION,
@@ -198,3 +199,7 @@ def test_a_form_has_a_name_that_is_read_again(release):
     assert Form.parse(form.name) == form
     with pytest.raises(ValueError, match="'no_such' is no part of a network's form"):
         Form.parse("no_such")
+
+
+def test_a_form_names_what_the_rules_replace():
+    assert frozenset(rule.feature for rule in RULES) == REPLACEABLE

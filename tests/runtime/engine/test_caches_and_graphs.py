@@ -15,8 +15,8 @@ from tests.tiny_models import tiny_model
 from tt_edge.contract import GENERATION_PROFILE
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.network.legalize import legalize
 from tt_edge.network.legalize.contract import in_form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.scheduling.generation import generate
 from tt_edge.tensorrt_features import FEATURES, KV_CACHE_UPDATE

@@ -10,7 +10,7 @@ from tests.toy_engine import vision_contract
 from tt_edge.bundle import EngineRecord, Manifest, ModelIdentity
 from tt_edge.config import CompileConfig
 from tt_edge.errors import EngineError, InvalidInputError
-from tt_edge.runtime.engine import choose
+from tt_edge.runtime.engine import open_engine
 from tt_edge.runtime.engine.choose import Machine, open_part
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
@@ -67,9 +67,10 @@ def test_a_machine_without_gpu_or_tensorrt_says_so():
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt"])
 def test_the_engine_that_fits_is_run(monkeypatch, runtime):
     opened = []
-    monkeypatch.setattr(choose, "load", lambda flavour: flavour)
+    monkeypatch.setattr(open_engine, "load", lambda flavour: flavour)
     monkeypatch.setattr(
-        "tt_edge.runtime.engine.tensorrt_session.TensorRTSession",
+        open_engine,
+        "TensorRTSession",
         lambda *arguments, **_: opened.append(arguments) or "session",
     )
     both = bundle(engine(compute_capability="sm120", file="other"), engine())
@@ -87,11 +88,9 @@ def test_the_engine_that_fits_is_run(monkeypatch, runtime):
 )
 def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, settings, loaded):
     calls = []
-    monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
-    monkeypatch.setattr(choose, "load_library", lambda module, path, *plugin: calls.append(plugin))
-    monkeypatch.setattr(
-        "tt_edge.runtime.engine.tensorrt_session.TensorRTSession", lambda *_, **__: calls.append("session") or "session"
-    )
+    monkeypatch.setattr(open_engine, "load", lambda flavour: SimpleNamespace(module="bindings"))
+    monkeypatch.setattr(open_engine, "load_library", lambda module, path, *plugin: calls.append(plugin))
+    monkeypatch.setattr(open_engine, "TensorRTSession", lambda *_, **__: calls.append("session") or "session")
     assert open_part(bundle(engine(), **settings), "decoder", "auto", HERE) == "session"
     assert calls == [*loaded, "session"]
 
@@ -99,9 +98,9 @@ def test_an_engine_with_plugins_gets_their_library_first(monkeypatch, settings, 
 @pytest.mark.parametrize(("attention", "loaded"), [("native", []), ("plugin", [("ViTAttentionPlugin", "")])])
 def test_a_towers_engine_gets_its_plugins_library(monkeypatch, attention, loaded):
     calls = []
-    monkeypatch.setattr(choose, "load", lambda flavour: SimpleNamespace(module="bindings"))
-    monkeypatch.setattr(choose, "load_library", lambda module, path, *plugin: calls.append(plugin))
-    monkeypatch.setattr("tt_edge.runtime.engine.feed_forward.TensorRTFeedForward", lambda *_, **__: "session")
+    monkeypatch.setattr(open_engine, "load", lambda flavour: SimpleNamespace(module="bindings"))
+    monkeypatch.setattr(open_engine, "load_library", lambda module, path, *plugin: calls.append(plugin))
+    monkeypatch.setattr(open_engine, "TensorRTFeedForward", lambda *_, **__: "session")
     given = bundle(engine(part="vision"), vision_attention=attention)
     given.manifest.parts["vision"] = vision_contract()
     assert open_part(given, "vision", "auto", HERE) == "session"
@@ -167,10 +166,8 @@ def test_no_word_about_engines_where_there_are_none(caplog):
 @pytest.mark.parametrize("stripped", [False, True])
 def test_what_the_session_is_told_about_its_engine(monkeypatch, stripped):
     told = {}
-    monkeypatch.setattr(choose, "load", lambda flavour: flavour)
-    monkeypatch.setattr(
-        "tt_edge.runtime.engine.tensorrt_session.TensorRTSession", lambda *_, **options: told.update(options)
-    )
+    monkeypatch.setattr(open_engine, "load", lambda flavour: flavour)
+    monkeypatch.setattr(open_engine, "TensorRTSession", lambda *_, **options: told.update(options))
     record = engine(stripped=stripped, version_compatible=not stripped)
     made = bundle(record)
     open_part(made, "decoder", "tensorrt", HERE)

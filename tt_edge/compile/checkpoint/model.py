@@ -20,7 +20,8 @@ from tt_edge.compile.vision.eagle2 import (
     eagle2_config_of,
     is_eagle2,
 )
-from tt_edge.compile.vision.families import FAMILIES, KNOWN, is_vision_language
+from tt_edge.compile.vision.families import is_vision_language
+from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 
@@ -59,7 +60,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     settings = checkpoint.settings
-    if is_eagle2(settings) or settings.get("model_type") in (*FAMILIES, *KNOWN):
+    if is_eagle2(settings) or settings.get("model_type") in KNOWN_PROMPTS:
         check_vision_sizes(checkpoint.source, settings)
     if is_eagle2(settings):
         with explained(checkpoint):
@@ -92,7 +93,7 @@ def class_of(config: PreTrainedConfig) -> Any:
 
     if isinstance(config, Eagle2Config):
         return Eagle2ForConditionalGeneration
-    autos = (AutoModelForCausalLM, *_vision_models(config))
+    autos = (*_vision_models(config), AutoModelForCausalLM)
     if config.is_encoder_decoder:  # many have a class that is only their decoder, too
         autos = (AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, *_page_models(config))
     for auto in autos:

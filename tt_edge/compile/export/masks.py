@@ -22,14 +22,18 @@ from tt_edge.errors import UnsupportedModelError
 
 # Positions that a mask is evaluated on where it names no length of its own.
 _POSITIONS = 64
+# Keys among which the ends of a window on both sides are looked for.
+_FAR = 1 << 17
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """A stand-in for a mask: the visible keys. ``window`` counts tokens, including the query's own; 0 is unlimited."""
+    """A stand-in for a mask: the visible keys. ``window`` counts tokens, including the query's own; 0 is unlimited. One that is not
+    causal ends ``ahead`` tokens after the query."""
 
     causal: bool
     window: int = 0
+    ahead: int = 0
 
     def __getitem__(self, _index: Any) -> Visibility:
         """Models slice a mask to the keys' length; this has no length, so it is returned unchanged."""
@@ -42,6 +46,17 @@ class Visibility:
 
     __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __rand__ = _computed
 
+    @classmethod
+    def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Two masks side by side are one of the keys that they see, side by side (T5Gemma 2)."""
+        if func is torch.cat and len(args[0]) == 2 and all(isinstance(each, Visibility) for each in args[0]):
+            first, second = args[0]
+            if second == Visibility(causal=False):
+                return JoinedVisibility(first)
+        raise UnsupportedModelError(
+            f"the model computes its own attention mask by {func.__name__}, which no backend has"
+        )
+
     def __getattr__(self, name: str) -> Any:
         """Refuse a model that computes with its mask (Doge adds its own to it)."""
         if name.startswith("_"):
@@ -51,6 +66,13 @@ class Visibility:
         )
 
 
+@dataclass(frozen=True)
+class JoinedVisibility:
+    """The visible keys of a decoder's attention to its answer so far, of which it sees ``first``, and to all of a source."""
+
+    first: Visibility
+
+
 def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Visibility:
     """Called by transformers to make a mask: evaluates ``mask_function`` and identifies its kind.
 
@@ -58,14 +80,12 @@ def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = N
     window or chunk.
     """
     window = local_size or 0
-    keys = torch.arange(2 * window + _POSITIONS)
-    edges = [0, 1, 2, 7, window - 1, window, window + 1, 2 * window, 2 * window + 1, len(keys) - 1]
-    queries = torch.tensor(sorted({max(0, edge) for edge in edges}))[:, None]
     try:
-        seen = mask_function(torch.tensor(0), torch.tensor(0), queries, keys)
-        seen = torch.broadcast_to(torch.as_tensor(seen), (len(queries), len(keys)))
         known = [Visibility(True, window), Visibility(True), Visibility(False)]
-        found = next((v for v in known if torch.equal(seen, _allowed(v, queries, keys))), None)
+        found = next((each for each in known if _agrees(each, mask_function, window)), None)
+        if found is None:
+            around = _around(mask_function)
+            found = around if around is not None and _agrees(around, mask_function, around.window) else None
     except Exception:  # it reads other tensors of the model: tokens' types, padding, documents
         found = None
     if found is None:
@@ -77,12 +97,37 @@ def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = N
     return found
 
 
+def _agrees(visibility: Visibility, mask_function: Callable[..., Any], window: int) -> bool:
+    """Whether queries about the edges of ``window`` see the same keys."""
+    keys = torch.arange(2 * window + _POSITIONS)
+    edges = [0, 1, 2, 7, window - 1, window, window + 1, 2 * window, 2 * window + 1, len(keys) - 1]
+    queries = torch.tensor(sorted({max(0, edge) for edge in edges}))[:, None]
+    return torch.equal(_seen(mask_function, queries, keys), _allowed(visibility, queries, keys))
+
+
+def _seen(mask_function: Callable[..., Any], queries: Tensor, keys: Tensor) -> Tensor:
+    seen = mask_function(torch.tensor(0), torch.tensor(0), queries, keys)
+    return torch.broadcast_to(torch.as_tensor(seen), (len(queries), len(keys)))
+
+
+def _around(mask_function: Callable[..., Any]) -> Visibility | None:
+    """The window on both sides of a token, from what one token in the middle of many sees."""
+    middle = _FAR // 2
+    keys = torch.nonzero(_seen(mask_function, torch.tensor([[middle]]), torch.arange(_FAR))[0])
+    first, last = int(keys.min()), int(keys.max())
+    if first == 0 or last == _FAR - 1:
+        return None
+    return Visibility(False, middle - first + 1, last - middle)
+
+
 def _allowed(visibility: Visibility, queries: Tensor, keys: Tensor) -> Tensor:
     allowed = torch.ones(len(queries), len(keys), dtype=torch.bool)
     if visibility.causal:
         allowed &= keys <= queries
     if visibility.window:
         allowed &= keys > queries - visibility.window
+        if not visibility.causal:
+            allowed &= keys <= queries + visibility.ahead
     return allowed
 
 

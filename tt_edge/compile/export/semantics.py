@@ -73,7 +73,8 @@ def _attention_function(
     if attention_mask is None:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
-        attention_mask = Visibility(bool(causal), int(sliding_window or 0))
+        # Without a mask, what is not causal sees everything, whatever window is meant for other kernels.
+        attention_mask = Visibility(bool(causal), int(sliding_window or 0) if causal else 0)
     out = torch.ops.tt_edge.attention(
         query,
         key,
@@ -84,6 +85,7 @@ def _attention_function(
         float(softcap or 0.0),
         s_aux,
         bias,
+        attention_mask.ahead,
     )
     return out.transpose(1, 2), None
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -26,17 +27,22 @@ def trace(
     dynamic_shapes: Any,
     what: str,
     explain: Callable[[Exception], None] = lambda _error: None,
+    *,
+    assumes: Callable[[sympy.Basic], bool] | None = None,
 ) -> GraphModule:
     """Export ``module``, called with positional and ``named`` tensors, to a graph whose weights share the module's storage.
 
-    ``what`` names it in errors. ``explain`` may raise a better error than the exporter's. Raises ``UnsupportedModelError``
-    when the module cannot be traced.
+    ``what`` names it in errors. ``explain`` may raise a better error than the exporter's. ``assumes`` is asked whether a condition
+    on sizes, which the exporter cannot prove, holds for every size. Raises ``UnsupportedModelError`` when the module cannot be
+    traced.
     """
     # Stack traces would take a tenth of the time, and are not used here.
     with torch.no_grad(), _without_stack_traces():
         try:
-            export = partial(_export, module, tuple(arguments), dict(named), dynamic_shapes)
+            export = partial(_export, module, tuple(arguments), dict(named), dynamic_shapes, assumes is not None)
             exported = _with_repeated_layers(module, export) or export()
+            if assumes is not None:
+                _check_conditions(exported, assumes, what)
         except UnsupportedModelError:
             raise
         except Exception as error:
@@ -52,15 +58,41 @@ def trace(
 
 
 def _export(
-    module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], dynamic_shapes: Any
+    module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], dynamic_shapes: Any, deferred: bool
 ) -> GraphModule:
-    program = torch.export.export(module, arguments, kwargs=named, dynamic_shapes=dynamic_shapes, strict=False)
+    program = torch.export.export(
+        module,
+        arguments,
+        kwargs=named,
+        dynamic_shapes=dynamic_shapes,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=deferred,
+    )
     if any(mutates(node) for node in program.graph.nodes):
         check_writes(program.graph)
         # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
         program = program.run_decompositions({})
     exported: GraphModule = program.module(check_guards=False)
     return exported
+
+
+def _check_conditions(module: GraphModule, assumes: Callable[[sympy.Basic], bool], what: str) -> None:
+    """Remove the assertions on sizes that the exporter left. Raises ``UnsupportedModelError`` for one that may not hold."""
+    known: set[sympy.Basic] = set()  # equal layers have equal conditions
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten._assert_scalar.default:
+            continue
+        condition = node.args[0].meta["val"]
+        if isinstance(condition, torch.SymBool) and (expression := condition.node.expr) not in known:
+            if not assumes(expression):
+                raise UnsupportedModelError(
+                    f"{what} computes in another way for sources of some lengths ({expression} is not always true), which no "
+                    "backend has"
+                )
+            known.add(expression)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def _with_repeated_layers(module: nn.Module, export: Callable[[], GraphModule]) -> GraphModule | None:

@@ -183,10 +183,11 @@ def processor_inputs(
         }
         more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
     out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
+    taken = {*_USED, *processor.model_input_names}
     return {
         name: value if isinstance(value, Tensor) else torch.tensor(value)
         for name, value in out.items()
-        if name in _USED
+        if name in taken
     }
 
 
@@ -195,6 +196,7 @@ _USED = {
     "input_ids",
     "attention_mask",
     "pixel_values",
+    "pixel_values_images",
     "image_grid_thw",
     "pixel_values_videos",
     "video_grid_thw",

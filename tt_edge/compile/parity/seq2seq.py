@@ -17,7 +17,7 @@ from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR,
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.seq2seq.model import cross_states
 from tt_edge.config import Precision
-from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS
+from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SPEECH_FEATURES, SPEECH_SAMPLES
 from tt_edge.errors import InvalidInputError
 from tt_edge.proof.replay import teacher_forced
 from tt_edge.runtime.engine.reference_session import ReferenceSession
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from tt_edge.runtime.seq2seq.source import Source
 
 #: transformers' name of an encoder's input, by ours.
-_NAMES = {SOURCE_IDS: "input_ids", INPUT_FEATURES: "input_features", PAGE_PIXELS: "pixel_values"}
+_NAMES = {
+    SOURCE_IDS: "input_ids",
+    INPUT_FEATURES: "input_features",
+    SPEECH_FEATURES: "input_features",
+    SPEECH_SAMPLES: "input_values",
+    PAGE_PIXELS: "pixel_values",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +99,18 @@ class Seq2SeqReference:
 def random_sources(
     encoder: IOContract, decoder: IOContract, seed: int, excluded: Collection[int] = ()
 ) -> list[np.ndarray]:
-    """Up to three random sources, of different lengths where they are texts, as many as the batch allows."""
+    """Up to three random sources, of different lengths where those may differ, as many as the batch allows."""
     generator, spec = np.random.default_rng(seed), encoder.inputs[0]
     count = min(3, decoder.max_batch)
-    if spec.name != SOURCE_IDS:
+    of = encoder.subsampling
+    if spec.name != SOURCE_IDS and of is None:
         shape = spec.resolve(batch=1)[1:]
         return [generator.standard_normal(shape).astype(np.float32) for _ in range(count)]
-    most = min(encoder.max_source_len, 48)
-    lengths = list(dict.fromkeys((most, max(1, most // 5), max(1, most // 2))))[:count]
+    most, least = min(encoder.max_source_len, 48), 1 if of is None else 2
+    lengths = list(dict.fromkeys((most, max(least, most // 5), max(least, most // 2))))[:count]
+    if of is not None:
+        sizes = [(of.fewest(places), *spec.resolve(batch=1, frames=1)[2:]) for places in lengths]
+        return [generator.standard_normal(size).astype(np.float32) for size in sizes]
     vocabulary = np.setdiff1d(np.arange(decoder.vocab_size), list(excluded))
     return [vocabulary[generator.integers(0, len(vocabulary), length)] for length in lengths]
 

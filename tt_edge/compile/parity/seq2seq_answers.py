@@ -58,9 +58,9 @@ class PyTorchSeq2Seq:
         if ask.speech is not None:
             extractor = AutoFeatureExtractor.from_pretrained(folder)
             audio = ask.speech.audio
-            features = extractor(audio.samples, sampling_rate=audio.rate, return_tensors="pt").input_features
+            made = extractor(audio.samples, sampling_rate=audio.rate, return_tensors="pt")
             start = list(self._llm.encode(ask.speech).ids)  # the language may be detected
-            return {"input_features": features.to(dtype)}, start
+            return {name: t.to(dtype) if t.is_floating_point() else t for name, t in made.items()}, start
         prompt = ask.prompt_of(self._llm)
         if source.takes_pages:
             processor = AutoImageProcessor.from_pretrained(folder)

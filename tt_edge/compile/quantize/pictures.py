@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
 from tt_edge.compile.vision.drawing import drawn
-from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.vision.families import VLMFamily, family_of
 from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -27,19 +27,19 @@ _TILE_SIZES = ((196, 196),)
 class CalibrationPictures:
     """Builds the inputs of ``model`` for samples with images, with the processor settings in ``files`` (the future bundle's)."""
 
-    def __init__(self, model: PreTrainedModel, kind: str, files: Files) -> None:
+    def __init__(self, model: PreTrainedModel, family: VLMFamily, files: Files) -> None:
         self._model = model
         self._tokenizer = BundleTokenizer.from_bundle(files)
         self._template = ChatTemplate.from_bundle(files, self._tokenizer.special_tokens)
-        _, geometry = tower_of(model, kind)
+        _, geometry = tower_of(model, family)
         self._sizes = _SIZES if geometry.tile_size is None else _TILE_SIZES
-        self._processor = MultimodalProcessor.from_files(files, geometry, self._tokenizer)
+        self._processor = MultimodalProcessor.from_files(files, geometry)
 
     @classmethod
     def of(cls, model: PreTrainedModel, files: Files) -> CalibrationPictures | None:
         """``None`` for a language model."""
         family = family_of(model)
-        return None if family is None else cls(model, family.tower, files)
+        return None if family is None else cls(model, family, files)
 
     def tokenize(self, sample: Sample) -> list[int]:
         """Token ids of a sample. Raises ``InvalidInputError`` for images that cannot be read."""

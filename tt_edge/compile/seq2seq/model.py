@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,15 +17,33 @@ from transformers import EncoderDecoderModel
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tt_edge.compile.export.masks import Visibility
 from tt_edge.compile.seq2seq.positions import Positions
-from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, cross_names
+from tt_edge.compile.seq2seq.speech import feature_width, subsampling_of
+from tt_edge.contract import (
+    INPUT_FEATURES,
+    PAGE_PIXELS,
+    SOURCE_IDS,
+    SPEECH_FEATURES,
+    SPEECH_SAMPLES,
+    Subsampling,
+    cross_names,
+)
 from tt_edge.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Our name of an encoder's main input, by transformers'.
-_INPUTS = {"input_ids": SOURCE_IDS, "input_features": INPUT_FEATURES, "pixel_values": PAGE_PIXELS}
+_INPUTS = {
+    "input_ids": SOURCE_IDS,
+    "input_features": INPUT_FEATURES,
+    "pixel_values": PAGE_PIXELS,
+    "input_values": SPEECH_SAMPLES,
+}
+
+#: Encoders that do not ask transformers for their mask.
+_MASK_MAKERS = ("SwitchTransformersStack",)
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -50,18 +69,20 @@ def _caches(cross: Sequence[tuple[Tensor, Tensor]] = ()) -> EncoderDecoderCache:
 
 @dataclass
 class _Encoded(BaseModelOutput):  # type: ignore[misc]
-    """An encoder's result, also for models whose encoders have experts."""
+    """An encoder's result, also for models whose encoders have experts, or return a mask."""
 
     router_logits: tuple[Tensor, ...] | None = None
+    attention_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Seq2Seq:
     """The structure of an encoder-decoder ``model``, found by running it once on a short source.
 
-    ``source`` is our name of the encoder's input, ``fixed_size`` that input's size without the batch (speech and pages; ``None``
-    for text). ``layers`` is the number of decoder layers; ``cross_shape`` is ``(heads, places, head_dim)`` of the keys of one
-    source, whose places are only those of a fixed size.
+    ``source`` is our name of the encoder's input, ``fixed_size`` that input's size without the batch (Whisper's speech, and pages;
+    ``None`` for other sources). Speech of any length becomes as many places as ``subsampling`` says, from samples or from features
+    of ``width`` numbers. ``layers`` is the number of decoder layers; ``cross_shape`` is ``(heads, places, head_dim)`` of the keys
+    of one source, whose places are only those of a fixed size.
     """
 
     model: PreTrainedModel
@@ -69,6 +90,8 @@ class Seq2Seq:
     fixed_size: tuple[int, ...] | None
     layers: int
     cross_shape: tuple[int, int, int]
+    subsampling: Subsampling | None = None
+    width: int | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Seq2Seq:
@@ -81,12 +104,18 @@ class Seq2Seq:
             raise UnsupportedModelError(
                 f"the encoder of {name} takes {takes}, and tt-edge compiles those that take {', '.join(_INPUTS)}"
             )
-        fixed = None if source == SOURCE_IDS else _fixed_size(name, encoder.config, source)
-        given = torch.zeros(1, 2, dtype=torch.int64) if fixed is None else torch.zeros(1, *fixed, dtype=model.dtype)
+        fixed = subsampling = width = None
+        if source == INPUT_FEATURES and not _is_whispers(encoder.config):
+            source, width = SPEECH_FEATURES, feature_width(encoder.config, name)
+        if source in (SPEECH_FEATURES, SPEECH_SAMPLES):
+            subsampling = subsampling_of(partial(encode, model), width, model.dtype, name)
+        elif source != SOURCE_IDS:
+            fixed = _fixed_size(name, encoder.config, source)
+        found = cls(model, source, fixed, 0, (0, 0, 0), subsampling, width)
         with torch.no_grad():
-            keys = cross_states(model, given)[::2]
+            keys = cross_states(model, found.example_source(1, 2))[::2]
         _, heads, places, size = keys[0].shape
-        return cls(model, source, fixed, len(keys), (int(heads), int(places), int(size)))
+        return replace(found, layers=len(keys), cross_shape=(int(heads), int(places), int(size)))
 
     @property
     def takes_text(self) -> bool:
@@ -97,7 +126,10 @@ class Seq2Seq:
         return cross_names(self.layers)
 
     def example_source(self, batch: int, length: int) -> Tensor:
-        """A source to trace with; ``length`` is that of a text."""
+        """A source to trace with; ``length`` is the number of places of a text, or of speech of any length."""
+        if self.subsampling is not None:
+            size = (self.subsampling.fewest(length), *([self.width] if self.width else []))
+            return torch.zeros(batch, *size, dtype=self.model.dtype)
         if self.fixed_size is None:
             return torch.zeros(batch, length, dtype=torch.int64)
         return torch.zeros(batch, *self.fixed_size, dtype=self.model.dtype)
@@ -108,13 +140,13 @@ def main_input(model: PreTrainedModel) -> str:
     return str(getattr(model.get_encoder(), "main_input_name", "input_ids"))
 
 
+def _is_whispers(config: Any) -> bool:
+    """Whether features are Whisper's: mel bins by a fixed number of frames."""
+    return hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions")
+
+
 def _fixed_size(name: str, config: Any, source: str) -> tuple[int, ...]:
     if source == INPUT_FEATURES:
-        if not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
-            raise UnsupportedModelError(
-                f"the encoder of {name} takes features of any length or of another layout than Whisper's, and tt-edge compiles "
-                "those of a fixed number of mel bins and frames"
-            )
         return int(config.num_mel_bins), 2 * int(config.max_source_positions)  # one of its convolutions has stride 2
     if not hasattr(config, "image_size"):
         raise UnsupportedModelError(
@@ -159,6 +191,22 @@ def cross_states(model: PreTrainedModel, source: Tensor, **inputs: Any) -> tuple
     return tuple(found)
 
 
+class _NoPadding:
+    """Stands for a padding mask of ones in a model that makes its mask of it: ``(1.0 - mask) * lowest`` hides nothing."""
+
+    def __getitem__(self, _index: Any) -> _NoPadding:
+        return self
+
+    def to(self, *_: Any, **__: Any) -> _NoPadding:
+        return self
+
+    def __rsub__(self, _one: float) -> _NoPadding:
+        return self
+
+    def __mul__(self, _lowest: float) -> Visibility:
+        return Visibility(causal=False)
+
+
 class SourceEncoder(nn.Module):
     """From a source to keys and values for every layer of the decoder."""
 
@@ -168,8 +216,9 @@ class SourceEncoder(nn.Module):
 
     def forward(self, source: Tensor) -> tuple[Tensor, ...]:
         """Token ids ``[B, T]``, mel features ``[B, mels, frames]`` or pixels ``[B, 3, H, W]`` to K, V, layer by layer."""
+        makes_mask = type(self.model.get_encoder()).__name__ in _MASK_MAKERS
         with self.positions.of_encoder():
-            return cross_states(self.model, source)
+            return cross_states(self.model, source, **({"attention_mask": _NoPadding()} if makes_mask else {}))
 
 
 class SourceDecoder(nn.Module):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import sympy
 import torch
 from torch.fx import GraphModule
 
 from tt_edge.bundle.manifest import DECODER, ENCODER
-from tt_edge.compile.export.semantics import own_attention, semantic_attention
+from tt_edge.compile.export.semantics import constant_rope, own_attention, semantic_attention, semantic_rotary
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract, top_outputs
 from tt_edge.compile.part import PartCompiler
+from tt_edge.compile.seq2seq.embeddings import chosen_embeddings
+from tt_edge.compile.seq2seq.experts import every_expert
 from tt_edge.compile.seq2seq.half_precision import unconditional_limits
 from tt_edge.compile.seq2seq.model import Seq2Seq, SourceDecoder, SourceEncoder
-from tt_edge.compile.seq2seq.own_attention import bart_attention
+from tt_edge.compile.seq2seq.own_attention import emitted_attention
 from tt_edge.compile.seq2seq.positions import Positions
-from tt_edge.config import Cache, CompileConfig
+from tt_edge.compile.seq2seq.speech import descending_ranges
+from tt_edge.config import Backend, Cache, CompileConfig
 from tt_edge.contract import SOURCE_IDS, IOContract
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.base import LoweringContext, LoweringPass
+from tt_edge.lowering.attention_call import ATTENTION, MERGED_ATTENTION, AttentionCall
+from tt_edge.lowering.base import LoweringContext, LoweringPass, calls
 from tt_edge.lowering.pipeline import encoder_passes, seq2seq_decoder_passes
+
+if TYPE_CHECKING:
+    pass
 
 # Sizes of the traced example: distinct from each other and from 1, so that no dimension is specialised by accident.
 _BATCH, _SEQUENCE, _SOURCE = 2, 7, 11
@@ -31,8 +44,29 @@ class _Seq2SeqPart(PartCompiler):
 
     def positions(self) -> Positions:
         limits = self.config.limits
-        source = (limits.max_source_len or 0) if self.parts.takes_text else 0
-        return Positions(self.model, source, limits.max_seq_len)
+        source = 0 if self.parts.fixed_size else limits.max_source_len or 0
+        speech = None if self.parts.subsampling is None else self.parts.example_source(1, source)
+        return Positions(self.model, source, limits.max_seq_len, speech)
+
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        """Within the block, the model is traced as it answers to sources and in answers of the limits' lengths.
+
+        The encoder's part runs the decoder, too, on one token.
+        """
+        encoder, decoder, limits = self.model.get_encoder(), self.model.get_decoder(), self.config.limits
+        source = limits.max_source_len or 0
+        with (
+            constant_rope(encoder, source),
+            constant_rope(decoder, limits.max_seq_len),
+            semantic_attention(self.model),
+            emitted_attention(self.model),
+            every_expert(encoder, source),
+            every_expert(decoder, 1),
+            chosen_embeddings(self.model),
+            unconditional_limits(),
+        ):
+            yield
 
     def what(self) -> str:
         return f"the {self.name} of {type(self.model).__name__}"
@@ -47,7 +81,7 @@ class _Seq2SeqPart(PartCompiler):
 
     def check_attention(self, exported: GraphModule) -> None:
         """Raise ``UnsupportedModelError`` for a model whose tokens see each other outside transformers' attention interface."""
-        if not exported.graph.find_nodes(op="call_function", target=torch.ops.tt_edge.attention.default):
+        if not exported.graph.find_nodes(op="call_function", target=ATTENTION):
             half = self.model.get_encoder() if self.name == ENCODER else self.model.get_decoder()
             raise own_attention(f"{type(half).__name__}, the {self.name} of {type(self.model).__name__},")
 
@@ -58,13 +92,19 @@ class EncoderCompiler(_Seq2SeqPart):
     name = ENCODER
 
     def export(self) -> GraphModule:
-        source = self.parts.example_source(_BATCH, _SOURCE)
-        dynamic = {0: torch.export.Dim("batch")}
-        if self.parts.takes_text:
-            dynamic[1] = torch.export.Dim("source", max=self.config.limits.max_source_len)
+        parts, most = self.parts, self.config.limits.max_source_len
+        source = parts.example_source(1 if parts.subsampling else _BATCH, _SOURCE)
+        dynamic = {} if parts.subsampling else {0: torch.export.Dim("batch")}
+        if parts.takes_text:
+            dynamic[1] = torch.export.Dim("source", max=most)
+        elif parts.subsampling is not None:
+            assert most is not None
+            dynamic[1] = torch.export.Dim("frames", min=parts.subsampling.least, max=parts.subsampling.fewest(most))
         module = SourceEncoder(self.parts, self.positions())
-        with semantic_attention(self.model), bart_attention(self.model), unconditional_limits():
-            exported = trace(module, (source,), {}, (dynamic,), self.what(), self.explain)
+        with self.traceable(), descending_ranges():
+            export = partial(trace, module, (source,), {}, (dynamic,), self.what(), self.explain)
+            speech = partial(export, assumes=self._always)
+            exported = export() if parts.subsampling is None else self._without_padding(speech)
         if self.parts.takes_text:
             self.check_attention(exported)
         (placeholder,) = exported.graph.find_nodes(op="placeholder")
@@ -72,11 +112,38 @@ class EncoderCompiler(_Seq2SeqPart):
         exported.graph.eliminate_dead_code()  # the decoder, but for what it takes from the encoder
         return exported
 
+    def _always(self, condition: sympy.Basic) -> bool:
+        """Whether a condition on the number of frames holds for each number of places, at the fewest and the most frames."""
+        of, most = self.parts.subsampling, self.config.limits.max_source_len
+        assert of is not None
+        assert most is not None
+        symbols = list(condition.free_symbols)
+        lengths = {n for places in range(2, most + 1) for n in (of.fewest(places), of.fewest(places + 1) - 1)}
+        lengths = {n for n in lengths if of.least <= n <= of.fewest(most)}
+        return len(symbols) <= 1 and all(condition.subs(dict.fromkeys(symbols, n)) == True for n in lengths)  # noqa: E712
+
+    def _without_padding(self, export: Callable[[], GraphModule]) -> GraphModule:
+        """Speech has no padding, so that an encoder may compute attention with scores of its own by distance."""
+        try:
+            exported = export()
+            exported.graph.eliminate_dead_code()
+            if not any(AttentionCall.of(node).is_limited for node in calls(exported.graph, ATTENTION)):
+                return exported
+            raise UnsupportedModelError("its attention has more than keys and values")  # as arithmetic, it is no matter
+        except UnsupportedModelError:
+            encoder = self.model.get_encoder()
+            before = encoder.config._attn_implementation
+            encoder.set_attn_implementation("eager")
+            try:
+                return export()
+            finally:
+                encoder.set_attn_implementation(before)
+
     def passes(self) -> list[LoweringPass]:
         return encoder_passes(SOURCE_IDS if self.parts.takes_text else None)
 
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
-        return read_contract(module, self.parts.cross_names, self.config.limits)
+        return read_contract(module, self.parts.cross_names, self.config.limits, subsampling=self.parts.subsampling)
 
 
 class Seq2SeqDecoderCompiler(_Seq2SeqPart):
@@ -87,11 +154,12 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
     def __init__(self, parts: Seq2Seq, config: CompileConfig, network_name: str = "model") -> None:
         super().__init__(parts, config, network_name)
         self.decoder_layers = parts.layers
+        self.merged = False
 
     def export(self) -> GraphModule:
-        parts = self.parts
+        parts, limits = self.parts, self.config.limits
         heads, _, size = parts.cross_shape
-        places = self.config.limits.max_source_len
+        places = limits.max_source_len
         assert places is not None
         names = parts.cross_names
         cross = [torch.zeros(_BATCH, heads, places, size, dtype=self.model.dtype) for _ in names]
@@ -99,7 +167,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
         batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
         tokens = {0: batch, 1: sequence}
         module = SourceDecoder(parts, self.positions())
-        with semantic_attention(self.model), bart_attention(self.model), unconditional_limits():
+        with self.traceable(), semantic_rotary(self.model):
             exported = trace(
                 module,
                 (torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64), positions.contiguous(), *cross),
@@ -108,7 +176,13 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
                 self.what(),
                 self.explain,
             )
-        self.check_attention(exported)
+        self.merged = bool(exported.graph.find_nodes(op="call_function", target=MERGED_ATTENTION))
+        if not self.merged:
+            self.check_attention(exported)
+        elif self.config.attention.backend is not Backend.NATIVE:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} attends to its answer and its source in one softmax, which only --backend native has"
+            )
         inputs = exported.graph.find_nodes(op="placeholder")
         for node, name in zip(inputs, ("input_ids", "position_ids", *names), strict=True):
             node.target = node.name = name
@@ -120,7 +194,7 @@ class Seq2SeqDecoderCompiler(_Seq2SeqPart):
         return exported
 
     def passes(self) -> list[LoweringPass]:
-        return seq2seq_decoder_passes(self.config, fixed=not self.parts.takes_text)
+        return seq2seq_decoder_passes(self.config, fixed=self.parts.fixed_size is not None, merged=self.merged)
 
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
         return read_contract(

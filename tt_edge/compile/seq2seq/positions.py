@@ -8,6 +8,7 @@ scales and the rounding of logarithmic buckets are right by construction.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: What the families call a module of absolute positions, and the method that computes a relative bias.
-_EMBEDDINGS, _BIAS = "embed_positions", "compute_bias"
+#: What the families call modules of absolute positions, and the method that computes a relative bias.
+_EMBEDDINGS, _BIAS = ("embed_positions", "pos_sinusoidal_embed"), "compute_bias"
 
 
 class _FoundError(Exception):
@@ -33,19 +34,21 @@ class _FoundError(Exception):
 
 class Positions(nn.Module):
     """Tables of ``model``'s positions: of its encoder for ``source_len`` places (0: it has a fixed size and is traced as it is),
-    of its decoder for ``max_seq_len``.
+    of its decoder for ``max_seq_len``. ``speech`` is the longest source, where that is speech of any length: its encoder may have
+    positions that are no table by place, which are traced as they are.
 
     Raises ``InvalidInputError`` for lengths beyond the model's, and ``UnsupportedModelError`` where the tables cannot be found.
     """
 
-    def __init__(self, model: PreTrainedModel, source_len: int, max_seq_len: int) -> None:
+    def __init__(self, model: PreTrainedModel, source_len: int, max_seq_len: int, speech: Tensor | None = None) -> None:
         super().__init__()
         self._model = [model]  # a list: it is no submodule
         self._source_len = source_len
         encoder, decoder = model.get_encoder(), model.get_decoder()
-        self._decoder_module, self._encoder_module = _embedding(decoder), _embedding(encoder)
+        self._decoder_module = _embedding(decoder)
+        self._encoder_module = _embedding(encoder) if speech is None else _absolute(encoder, speech, source_len)
         if self._encoder_module and source_len:
-            table = _table(encoder, self._encoder_module, source_len, "max-source-len")
+            table = _table(encoder, self._encoder_module, source_len, "max-source-len", speech)
             self.register_buffer("encoder_table", table, persistent=False)
         if self._decoder_module:
             states = torch.zeros(1, 1, _width(model), dtype=model.dtype)
@@ -112,7 +115,7 @@ def _width(model: PreTrainedModel) -> int:
 
 
 def _embedding(owner: nn.Module) -> nn.Module | None:
-    found = [module for name, module in owner.named_modules() if name.rpartition(".")[2] == _EMBEDDINGS]
+    found = [module for name, module in owner.named_modules() if name.rpartition(".")[2] in _EMBEDDINGS]
     if len(found) > 1:
         raise UnsupportedModelError(
             f"{type(owner).__name__} has {len(found)} modules of positions, and tt-edge knows models with one"
@@ -120,7 +123,29 @@ def _embedding(owner: nn.Module) -> nn.Module | None:
     return found[0] if found else None
 
 
-def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: Any) -> Tensor:
+def _absolute(encoder: Any, speech: Tensor, places: int) -> nn.Module | None:
+    """The encoder's module of positions, if it gives an embedding for each place: not those of distances."""
+    found: list[nn.Module] = []
+
+    def called(module: nn.Module, _args: Any, result: Any) -> None:
+        if isinstance(result, Tensor) and result.ndim == 3 and result.shape[:2] == (1, places):
+            found.append(module)
+
+    modules = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] in _EMBEDDINGS]
+    handles = [module.register_forward_hook(called) for module in modules]
+    try:
+        if modules:
+            with torch.no_grad():
+                encoder(speech)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if len(found) == 1 else None
+
+
+def _table(
+    owner: Any, module: nn.Module, length: int, option: str, speech: Tensor | None = None, **inputs: Any
+) -> Tensor:
     """The embeddings ``[length, H]`` of positions 0, 1, 2, …, as ``owner`` gets them from ``module``."""
 
     def found(_module: nn.Module, _args: Any, result: Tensor) -> None:
@@ -131,7 +156,12 @@ def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: An
     handle = module.register_forward_hook(found)
     try:
         with torch.no_grad():
-            owner(input_ids=tokens, use_cache=False, **inputs) if inputs else owner(input_ids=tokens)
+            if speech is not None:
+                owner(speech)
+            elif inputs:
+                owner(tokens, use_cache=False, **_required(owner), **inputs)
+            else:
+                owner(tokens)
     except _FoundError as result:
         table: Tensor = result.args[0]
         return table.reshape(-1, table.shape[-1])[-length:].clone()
@@ -146,6 +176,13 @@ def _table(owner: Any, module: nn.Module, length: int, option: str, **inputs: An
     finally:
         handle.remove()
     raise UnsupportedModelError(f"{type(owner).__name__} does not call its module of positions")
+
+
+def _required(owner: nn.Module) -> dict[str, None]:
+    """What a decoder must be given beside tokens and a source: masks, of which it may get none (FSMT)."""
+    parameters = list(inspect.signature(owner.forward).parameters.values())[1:]
+    named = (each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty)
+    return dict.fromkeys(each.name for each in named if each.name != "encoder_hidden_states")
 
 
 def _bias_table(module: Any, length: int) -> Tensor:

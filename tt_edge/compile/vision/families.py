@@ -6,6 +6,7 @@ import inspect
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -32,15 +33,15 @@ class VLMFamily:
 
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
     width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
-    one size, of which an image has at most ``most_tiles``. ``whole``: logits are computed by the whole model, which may scale
-    them, not by ``decoder`` and ``head`` alone. ``prunes``: some of the image tokens can be dropped.
+    one size, ``tile_size`` where the configuration does not have it. ``whole``: logits are computed by the whole model, which may
+    scale them, not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
     """
 
     decoder: str
     head: str
     tower: str
     position_axes: int = 1
-    most_tiles: int = 1
+    tile_size: tuple[int, int] | None = None
     whole: bool = False
     blocks: Blocks = Blocks.NONE
     prunes: bool = True
@@ -61,7 +62,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
-    "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles", most_tiles=13),
+    "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
 
@@ -70,23 +71,21 @@ FAMILIES: dict[str, VLMFamily] = {
 class _Facts:
     """What a family that is found has beside its parts; the fields are those of ``VLMFamily``."""
 
-    most_tiles: int = 1
     blocks: Blocks = Blocks.NONE
     prunes: bool = False
 
 
-#: By ``model_type``: families that are found, and that the tests compare with ``generate()``.
+#: By ``model_type``: what is not asked of the model and its processor, for families that the tests compare with both.
 KNOWN: dict[str, _Facts] = {
     "llava": _Facts(prunes=True),
     "vipllava": _Facts(prunes=True),
-    "internvl": _Facts(most_tiles=13, prunes=True),  # twelve, and a thumbnail of the whole image
-    "llava_next": _Facts(most_tiles=5),
-    "llava_onevision": _Facts(most_tiles=10),
-    "idefics3": _Facts(most_tiles=17),
-    "smolvlm": _Facts(most_tiles=17),
+    "internvl": _Facts(prunes=True),
     "gemma3": _Facts(blocks=Blocks.IMAGE),
     "paligemma": _Facts(blocks=Blocks.PROMPT),
 }
+
+#: What was found of a model by running it and its processor.
+_FOUND_OF: WeakKeyDictionary[Any, VLMFamily] = WeakKeyDictionary()
 
 #: Inputs of ``get_image_features`` beside pixels that tt-edge's runtime makes itself, or does not need for whole tiles.
 _SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"})
@@ -94,7 +93,7 @@ _SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pix
 
 def is_vision_language(config: PreTrainedConfig) -> bool:
     """Whether a configuration is of a model that answers to images and text."""
-    return getattr(config, "vision_config", None) is not None
+    return any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
 
 
 def family_of(model: PreTrainedModel) -> VLMFamily | None:
@@ -105,18 +104,20 @@ def family_of(model: PreTrainedModel) -> VLMFamily | None:
     config = model.config
     if not is_vision_language(config):
         return None
-    return FAMILIES.get(config.model_type) or _found(model)
+    return _FOUND_OF.get(model) or FAMILIES.get(config.model_type) or _found(model)
+
+
+def remember(model: PreTrainedModel, family: VLMFamily) -> VLMFamily:
+    """From here on ``family_of(model)`` is ``family``."""
+    _FOUND_OF[model] = family
+    return family
 
 
 def _found(model: PreTrainedModel) -> VLMFamily:
     """The parts of a model by transformers' own names for them."""
     name, kind = type(model).__name__, model.config.model_type
-    facts = KNOWN.get(kind)
-    if facts is None:
-        raise UnsupportedModelError(
-            f"vision-language models of type {kind!r} are not supported; there are {', '.join((*FAMILIES, *KNOWN))}"
-        )
-    features = getattr(model, "get_image_features", None)
+    facts = KNOWN.get(kind, _Facts())
+    features = getattr(holder_of_features(model), "get_image_features", None)
     if features is None:
         raise UnsupportedModelError(
             f"{name} has no get_image_features, so its language part takes images in another way than as embeddings "
@@ -126,7 +127,7 @@ def _found(model: PreTrainedModel) -> VLMFamily:
     needed = sorted(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
     if strange := [each for each in needed if each not in _SERVED]:
         raise UnsupportedModelError(
-            f"{name}'s vision tower takes {', '.join(strange)}, which tt-edge makes for {', '.join(FAMILIES)} only"
+            f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge makes for {', '.join(FAMILIES)} only"
         )
     decoder = _path(model, _decoder(model))
     head = _path(model, model.get_output_embeddings())
@@ -135,6 +136,11 @@ def _found(model: PreTrainedModel) -> VLMFamily:
             f"{name}'s language part is not a module of its own with a head, so it cannot be compiled apart"
         )
     return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
+
+
+def holder_of_features(model: Any) -> Any:
+    """The module that has ``get_image_features``: the model, or its base model where only that has it."""
+    return model if hasattr(model, "get_image_features") else getattr(model, "model", model)
 
 
 def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConfig) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tt_edge.compile.vision.families import holder_of_features
 
 #: ``(model, pixel_values [tiles, 3, H, W])`` to features ``[tiles, rows, hidden]``.
 Features = Callable[[Any, Tensor], Tensor]
@@ -14,7 +17,7 @@ Features = Callable[[Any, Tensor], Tensor]
 
 def image_features(model: Any, pixel_values: Tensor) -> Tensor:
     """What the model's own ``get_image_features`` makes of each tile."""
-    features: Any = model.get_image_features(pixel_values=pixel_values)
+    features: Any = holder_of_features(model).get_image_features(pixel_values=pixel_values)
     features = getattr(features, "pooler_output", features)
     if isinstance(features, list | tuple):  # one for each image
         features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
@@ -71,15 +74,29 @@ class Connected:
         return features
 
 
-_SPECIAL: dict[str, Features] = {
-    "llava": selected_layers,
-    "llava_next": with_newline,
-    "llava_onevision": with_newline,
-}
+def features_of_images(model: Any, pixel_values: Tensor) -> Tensor:
+    """What ``get_image_features`` makes of images of one tile each, where it takes ``[images, tiles, 3, H, W]``."""
+    features: Tensor = image_features(model, pixel_values[:, None])
+    return features
+
+
+def projected(model: Any, pixel_values: Tensor) -> Tensor:
+    """Llama 4's: the projector runs behind ``get_image_features``."""
+    features: Tensor = model.multi_modal_projector(model.vision_model(pixel_values).last_hidden_state)
+    return features
 
 
 def features_of(model: Any) -> Features:
     """How ``model`` makes features of tiles; code only where ``get_image_features`` takes images apart, or other inputs, too."""
-    if model.config.model_type in ("idefics3", "smolvlm"):
+    inner = getattr(model, "model", model)
+    holder = inner if hasattr(inner, "get_image_features") else model
+    takes = inspect.signature(holder.get_image_features).parameters
+    if "pixel_attention_mask" in takes and hasattr(inner, "connector"):
         return Connected(model)
-    return _SPECIAL.get(model.config.model_type, image_features)
+    if "image_sizes" in takes:
+        return with_newline if getattr(inner, "image_newline", None) is not None else selected_layers
+    if model.config.model_type == "llama4":
+        return projected
+    if model.config.model_type == "perception_lm":
+        return features_of_images
+    return image_features

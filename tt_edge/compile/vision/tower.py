@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.vision.families import VLMFamily
 from tt_edge.compile.vision.features import features_of
 from tt_edge.contract import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry
 
@@ -115,11 +116,11 @@ class TileTower(nn.Module):
 
 
 def tower_of(
-    model: PreTrainedModel, kind: str, *, ragged: bool = False
+    model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False
 ) -> tuple[GridTower | TileTower, VisionGeometry]:
-    """The tower of ``kind`` (``VLMFamily.tower``), and the geometry that determines its input shapes."""
-    if kind == "tiles":
-        return TileTower(model), replace(_tile_geometry(model), ragged=ragged)
+    """The tower of ``model``, and the geometry that determines its input shapes."""
+    if family.tower == "tiles":
+        return TileTower(model), replace(_tile_geometry(model, family.tile_size), ragged=ragged)
     geometry = _grid_geometry(model, ragged)
     return GridTower(model, geometry), geometry
 
@@ -145,9 +146,8 @@ def _grid_geometry(model: PreTrainedModel, ragged: bool) -> VisionGeometry:
     )
 
 
-def _tile_geometry(model: PreTrainedModel) -> VisionGeometry:
-    vision: Any = model.config.vision_config
-    size = vision.image_size
+def _tile_geometry(model: PreTrainedModel, tile_size: tuple[int, int] | None) -> VisionGeometry:
+    size: Any = tile_size or model.config.vision_config.image_size
     height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
     dtype = next(model.parameters()).dtype
     with torch.no_grad():

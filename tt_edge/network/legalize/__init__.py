@@ -3,7 +3,3 @@
 Networks are captured in the newest form. On the machine that builds, ``legalize`` replaces layers that its TensorRT lacks by
 older ones, rule by rule. A layer that no rule replaces is refused, and the error names the release that has it.
 """
-
-from tt_edge.network.legalize.legalize import Form, Legalized, forms, legalize, needed_features
-
-__all__ = ["Form", "Legalized", "forms", "legalize", "needed_features"]

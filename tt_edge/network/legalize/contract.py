@@ -9,7 +9,7 @@ from dataclasses import replace
 from tt_edge.config import Limits
 from tt_edge.contract import GENERATION_TOKENS, TILES, IOContract, VisionGeometry
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize.legalize import Form
+from tt_edge.network.legalize.form import Form
 from tt_edge.network.legalize.plain_attention import scores_bytes
 from tt_edge.tensorrt_features import ATTENTION
 

@@ -1,4 +1,4 @@
-"""Applying the rewrite rules to a network, and naming the resulting form."""
+"""Applying the rewrite rules to a network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tt_edge.network.layers import ATTENTION_INPUTS
 from tt_edge.network.legalize.axes_to_shuffle import AxesToShuffle
 from tt_edge.network.legalize.cache_through import CacheThrough
 from tt_edge.network.legalize.editor import Editor
+from tt_edge.network.legalize.form import REPLACEABLE, Form
 from tt_edge.network.legalize.lengths_to_mask import LengthsToMask
 from tt_edge.network.legalize.plain_attention import PlainAttention
 from tt_edge.network.legalize.rotary_arithmetic import RotaryArithmetic
@@ -35,9 +36,6 @@ from tt_edge.tensorrt_features import (
 #: In the order in which they run: a later rule sees the layers made by earlier ones.
 RULES: tuple[type[Rule], ...] = (LengthsToMask, PlainAttention, CacheThrough, RotaryArithmetic, AxesToShuffle)
 
-#: The features that a rule replaces.
-REPLACEABLE: frozenset[Feature] = frozenset(rule.feature for rule in RULES)
-
 _BY_KIND = {
     "ATTENTION": ATTENTION,
     "KV_CACHE_UPDATE": KV_CACHE_UPDATE,
@@ -47,48 +45,6 @@ _BY_KIND = {
     "CUMULATIVE": CUMULATIVE,
     "DYNAMIC_QUANTIZE": DYNAMIC_QUANTIZE,
 }
-
-
-@dataclass(frozen=True)
-class Form:
-    """The form that a network is built in: as captured, except for the features that are ``replaced``."""
-
-    replaced: frozenset[Feature] = frozenset()
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the KV cache is updated in place, or passes through the network."""
-        return KV_CACHE_UPDATE not in self.replaced
-
-    @property
-    def attention(self) -> str:
-        """The layers that compute attention, as text."""
-        if ATTENTION in self.replaced:
-            return "matrix multiplies and a softmax"
-        return "attention layers with a mask" if ATTENTION_LENGTHS in self.replaced else "attention layers"
-
-    @property
-    def name(self) -> str:
-        """Names of the features that are replaced, the oldest first; ``captured`` if none is."""
-        return "+".join(f"no_{feature.name}" for feature in lacking(self.replaced, ())) or "captured"
-
-    def __str__(self) -> str:
-        if not self.replaced:
-            return "as captured"
-        parts = [self.attention] if self.replaced & {ATTENTION, ATTENTION_LENGTHS} else []
-        parts += ["a KV cache that goes through the network"] * (not self.in_place)
-        parts += ["rotary embedding as arithmetic"] * (ROTARY_EMBEDDING in self.replaced)
-        return ", ".join(parts) or "squeezes as shuffles"
-
-    @classmethod
-    def parse(cls, name: str) -> Form:
-        """The form with ``name``. Raises ``ValueError`` for an unknown name."""
-        if name == "captured":
-            return cls()
-        by_name = {f"no_{feature.name}": feature for feature in REPLACEABLE}
-        if unknown := [part for part in name.split("+") if part not in by_name]:
-            raise ValueError(f"{unknown[0]!r} is no part of a network's form")
-        return cls(frozenset(by_name[part] for part in name.split("+")))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from tt_edge.config import CompileConfig, KVCacheType
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError
 from tt_edge.network.ir import Network
-from tt_edge.network.legalize.legalize import Form, legalize
+from tt_edge.network.legalize.form import Form
+from tt_edge.network.legalize.legalize import legalize
 from tt_edge.network.plugins import KINDS
 from tt_edge.platforms import Platform
 from tt_edge.tensorrt_api import Flavour

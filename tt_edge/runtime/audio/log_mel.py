@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.audio.load import Audio
 from tt_edge.runtime.audio.resample import resample
+from tt_edge.runtime.audio.settings import number
 
 #: Slaney's mel scale: linear below 1,000 Hz, which is 15 mel, and logarithmic above, 27 mel for a factor of 6.4.
 _LINEAR_HZ, _LINEAR_MEL, _STEP = 1000.0, 15.0, 27.0 / np.log(6.4)
@@ -37,12 +38,8 @@ class LogMel:
         names = {
             "mels": "feature_size", "rate": "sampling_rate", "hop": "hop_length", "window": "n_fft", "seconds": "chunk_length"
         }  # fmt: skip
-        values = {}
-        for field, name in names.items():
-            value = settings.get(name, cls.__dataclass_fields__[field].default)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
-                raise BundleError(f"preprocessor_config.json has {name} {value!r}; compile the model again")
-            values[field] = value
+        defaults = {f.name: None if f.default is MISSING else f.default for f in fields(cls)}
+        values = {field: number(settings, name, defaults[field]) for field, name in names.items()}
         if settings.get("do_normalize") or settings.get("dither"):
             raise BundleError("preprocessor_config.json normalizes or dithers speech, which is not supported")
         return cls(**values)
@@ -51,6 +48,11 @@ class LogMel:
     def frames(self) -> int:
         """Features of one source."""
         return self.seconds * self.rate // self.hop
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Of one source's features."""
+        return self.mels, self.frames
 
     def features(self, audio: Audio) -> NDArray[np.float32]:
         """float32 ``[mels, frames]``; shorter speech is followed by silence.

@@ -121,8 +121,8 @@ def measure_images(llm: LLM, ids: Sequence[int], images: Sequence[ProcessedImage
 def measure_sources(llm: LLM, plan: Plan) -> Measured:
     """Answer random sources, in ``plan.batch`` slots together; they are encoded one by one before, which counts as vision does.
 
-    A text has ``plan.isl`` tokens, other sources their one size; a language is not detected. Raises ``CapacityError`` for what
-    does not fit, and ``InvalidInputError`` for a plan of other requests than batches.
+    A text has ``plan.isl`` tokens, speech of any length as many places, other sources their one size; a language is not detected.
+    Raises ``CapacityError`` for what does not fit, and ``InvalidInputError`` for a plan of other requests than batches.
     """
     pipeline, limits = llm.source, llm.session.contract
     assert pipeline is not None
@@ -142,7 +142,7 @@ def measure_sources(llm: LLM, plan: Plan) -> Measured:
                 f"--max-{option}"
             )
     random = np.random.default_rng(plan.seed)
-    shape = (plan.isl,) if pipeline.takes_text else pipeline.encoder.contract.inputs[0].resolve(batch=1)[1:]
+    shape = pipeline.shape_of(plan.isl)
 
     def content() -> np.ndarray:
         if pipeline.takes_text:

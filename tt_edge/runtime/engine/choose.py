@@ -5,26 +5,19 @@ from __future__ import annotations
 import logging
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from tt_edge import cuda
-from tt_edge.bundle.manifest import DECODER, VISION, part_file
+from tt_edge.bundle.manifest import DECODER, part_file
 from tt_edge.compat import StrEnum
-from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.contract import FedBy, IOContract
 from tt_edge.errors import EngineError, InvalidInputError, TTEdgeError
-from tt_edge.network.legalize import Form, legalize
-from tt_edge.network.legalize.contract import in_form
-from tt_edge.network.reference.device import cupy
 from tt_edge.network.storage import NETWORK_FILE, WEIGHTS_FILE
-from tt_edge.plugins.edgellm import contracts, vit_contract
-from tt_edge.plugins.edgellm.library import load_library
 from tt_edge.tensorrt_api import Flavour, installed, load
-from tt_edge.tensorrt_features import FEATURES
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle, EngineRecord
@@ -132,13 +125,19 @@ def open_part(
         raise InvalidInputError(f"runtime {runtime!r} is unknown; choose one of {', '.join(Runtime)}")
     contract, arrays = bundle.manifest.part(part), np
     if runtime == Runtime.REFERENCE_CUDA:
+        from tt_edge.network.reference.device import cupy
+
         arrays = cupy()
     elif runtime != Runtime.REFERENCE:
         machine = machine or Machine.detect()
         engines = bundle.manifest.engines_of(part)
         engine = next((e for e in engines if machine.misfit(e) is None), None)
         if engine is not None:
-            return _open_engine(bundle, engine, contract, machine)
+            from tt_edge.runtime.engine.open_engine import open_engine
+
+            flavour = machine.runtime_for(engine)
+            assert flavour is not None
+            return open_engine(bundle, engine, flavour, has_steps=_has_steps(contract))
         if runtime == Runtime.TENSORRT or not bundle.has_network:
             otherwise = (
                 f"build one here with `tt-edge build {bundle.path}`, or use --runtime reference"
@@ -177,44 +176,6 @@ def files_to_run(bundle: Bundle, runtime: str = "auto") -> list[str]:
 def _has_steps(contract: IOContract) -> bool:
     """Whether the part is called step by step with tokens, instead of once with all inputs."""
     return any(contract.inputs_fed_by(source) for source in (FedBy.STEP, FedBy.EDGE_LLM))
-
-
-def _open_engine(bundle: Bundle, engine: EngineRecord, contract: IOContract, machine: Machine) -> FeedForward | Session:
-    from tt_edge.runtime.engine.feed_forward import TensorRTFeedForward
-    from tt_edge.runtime.engine.tensorrt_session import TensorRTSession
-
-    flavour = machine.runtime_for(engine)
-    assert flavour is not None
-    tensorrt = load(flavour)
-    if (plugin := _plugin(bundle.manifest.config, engine.part)) is not None:  # TensorRT needs it to load the engine
-        load_library(tensorrt.module, None, *plugin)
-    kind = TensorRTSession if _has_steps(contract) else TensorRTFeedForward
-    return kind(
-        bundle.file(engine.file),
-        in_form(contract, Form.parse(engine.form), engine.limits(contract)),
-        tensorrt,
-        weights=_weights(bundle, engine) if engine.stripped else None,
-        holds_host_code=engine.version_compatible,
-    )
-
-
-def _plugin(config: CompileConfig, part: str) -> tuple[str, str] | None:
-    """Name and namespace of the plugin that the engines of a part need, if any."""
-    if part == VISION:
-        tower = vit_contract.NAME, vit_contract.NAMESPACE
-        return tower if config.vision.attention is TowerAttention.PLUGIN else None
-    if config.attention.backend is not Backend.PLUGIN:
-        return None
-    contract = contracts.GENERATIONS[str(config.attention.plugin_contract)]
-    return contract.name, contract.namespace
-
-
-def _weights(bundle: Bundle, engine: EngineRecord) -> Mapping[str, np.ndarray]:
-    """The weights for an engine built without them: the bundle's, and the constants added by the network's form."""
-    form = Form.parse(engine.form)
-    if not form.replaced:
-        return bundle.weights(engine.part)
-    return legalize(bundle.network(engine.part), set(FEATURES) - form.replaced).network.weights
 
 
 def _misfits(engines: Sequence[EngineRecord], machine: Machine) -> str:

@@ -46,7 +46,7 @@ class VisionPipeline:
         Raises ``BundleError`` for a bundle without the settings that preprocessing needs.
         """
         axes, vision = bundle.manifest.contract.position_axes, session.contract
-        processor = MultimodalProcessor.from_files(bundle, vision.tower, tokenizer, axes, vision.max_image_tokens)
+        processor = MultimodalProcessor.from_files(bundle, vision.tower, axes, vision.max_image_tokens)
         in_blocks = bundle.manifest.contract.has_blocks
         processor = dataclasses.replace(processor, scale_to_fit=scale_to_fit, in_blocks=in_blocks)
         return cls(processor, VisionEncoder(session, FeatureCache(cache_bytes)))

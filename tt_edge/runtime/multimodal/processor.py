@@ -16,6 +16,7 @@ from tt_edge.runtime.multimodal.images import (
     AS_IT_IS,
     ImageOptions,
     ImageProcessor,
+    ImagePrompt,
     OpenedImage,
     ProcessedImage,
     image_processor_for,
@@ -83,24 +84,16 @@ class MultimodalProcessor:
         cls,
         files: Files,
         geometry: VisionGeometry,
-        tokenizer: BundleTokenizer,
         axes: int = 1,
         max_tokens: int | None = None,
     ) -> MultimodalProcessor:
-        """The processor that a bundle's or checkpoint's files describe, for a vision network of this ``geometry``.
+        """The processor that a bundle's files describe, for a vision network of this ``geometry``.
 
         Raises ``BundleError`` where the files lack the settings that it needs.
         """
-        model = read_json(files, "config.json")
-        named = {
-            "image": model.get("image_token_id", model.get("image_token_index")),
-            "video": model.get("video_token_id"),
-        }
-        ids = {kind: index for kind, index in named.items() if isinstance(index, int)}
-        tokens = {kind: tokenizer.backend.id_to_token(ids[kind]) if kind in ids else None for kind in named}
-        settings = read_settings(files, model, geometry, tokens)
-        own = image_processor_for(settings)
-        return cls(own, tuple(ids.values()), axes, geometry.merge_size, max_tokens, keep=geometry.keep)
+        prompt = ImagePrompt.read(files)
+        own = image_processor_for(read_settings(files, read_json(files, "config.json"), geometry, prompt))
+        return cls(own, prompt.token_ids, axes, geometry.merge_size, max_tokens, keep=geometry.keep)
 
     @property
     def placeholders(self) -> Placeholders:

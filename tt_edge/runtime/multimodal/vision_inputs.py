@@ -43,7 +43,7 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
             "fewer or smaller images, or compile with a larger --max-image-tokens"
         )
     geometry = contract.tower
-    inputs, rows = _tiles(geometry, images) if geometry.unit == TILES else _patches(geometry, images)
+    inputs, rows = unpadded_inputs(geometry, images)
     units = len(next(iter(inputs.values())))
     if units > contract.max_units:
         raise CapacityError(
@@ -60,6 +60,11 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
         inputs[KEPT_ROWS] = rows
     typed = {t.name: np.ascontiguousarray(inputs[t.name], t.dtype.numpy) for t in contract.inputs}
     return typed, rows
+
+
+def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+    """As ``vision_inputs``, of exactly these images, for a tower without limits."""
+    return _tiles(geometry, images) if geometry.unit == TILES else _patches(geometry, images)
 
 
 def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:

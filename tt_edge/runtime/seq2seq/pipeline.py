@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SOURCE_LENGTHS
-from tt_edge.errors import BundleError, CapacityError, InvalidInputError
-from tt_edge.runtime.audio import LogMel
+from tt_edge.contract import (
+    INPUT_FEATURES,
+    PAGE_PIXELS,
+    SOURCE_IDS,
+    SOURCE_LENGTHS,
+    SPEECH_FEATURES,
+    SPEECH_SAMPLES,
+)
+from tt_edge.contract.symbols import FRAMES
+from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
+from tt_edge.runtime.audio import SpeechFeatures, extractor_of
 from tt_edge.runtime.multimodal.images import ImageFile
 from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
@@ -24,18 +32,21 @@ if TYPE_CHECKING:
 
 
 class SourcePipeline:
-    """Encodes sources with ``encoder``, one at a time. ``start`` is what answers begin with; ``log_mel`` computes features of
-    speech, and ``pages`` prepares pages. Thread-safe."""
+    """Encodes sources with ``encoder``, one at a time. ``start`` is what answers begin with; ``extractor`` computes features
+    of speech, and ``pages`` prepares pages. Thread-safe."""
 
     def __init__(
         self,
         encoder: FeedForward,
         start: DecoderStart,
-        log_mel: LogMel | None = None,
+        extractor: SpeechFeatures | None = None,
         pages: PageProcessor | None = None,
     ) -> None:
-        self.encoder, self.start, self.log_mel, self.pages = encoder, start, log_mel, pages
+        self.encoder, self.start, self.extractor, self.pages = encoder, start, extractor, pages
         self._input = encoder.contract.inputs[0]
+        self._without_extractor = (
+            "the bundle has no preprocessor_config.json, so it takes features only; compile the model again"
+        )
         self._turn = threading.Lock()
 
     @classmethod
@@ -43,14 +54,8 @@ class SourcePipeline:
         """Raises ``BundleError`` for settings that are missing, or do not fit the encoder."""
         start = DecoderStart.from_settings(read_json(bundle, "generation_config.json"))
         pipeline = cls(encoder, start)
-        if pipeline.takes_speech and bundle.has("preprocessor_config.json"):
-            log_mel = LogMel.from_settings(read_json(bundle, "preprocessor_config.json"))
-            if (log_mel.mels, log_mel.frames) != pipeline._input.shape[1:]:
-                raise BundleError(
-                    f"preprocessor_config.json makes features {(log_mel.mels, log_mel.frames)}, and the encoder takes "
-                    f"{pipeline._input.shape[1:]}; compile the model again"
-                )
-            pipeline.log_mel = log_mel
+        if pipeline.takes_speech:
+            pipeline._add_extractor(_extractor_settings(bundle))
         if pipeline.takes_pages and bundle.has("preprocessor_config.json"):
             pages = PageProcessor.from_settings(read_json(bundle, "preprocessor_config.json"))
             if pages.size != pipeline._input.shape[2:]:
@@ -61,17 +66,45 @@ class SourcePipeline:
             pipeline.pages = pages
         return pipeline
 
+    def _add_extractor(self, settings: Mapping[str, Any]) -> None:
+        if not settings:
+            return
+        try:
+            extractor = extractor_of(settings)
+        except UnsupportedModelError as error:  # it takes features
+            self._without_extractor = str(error)
+            return
+        wanted, made = self._input.shape[1:], tuple(FRAMES.name if size is None else size for size in extractor.shape)
+        if made != wanted:
+            raise BundleError(
+                f"preprocessor_config.json makes features {_words(made)}, and the encoder takes {_words(wanted)}; compile the "
+                "model again"
+            )
+        self.extractor = extractor
+
     @property
     def takes_text(self) -> bool:
         return self._input.name == SOURCE_IDS
 
     @property
     def takes_speech(self) -> bool:
-        return self._input.name == INPUT_FEATURES
+        return self._input.name in (INPUT_FEATURES, SPEECH_FEATURES, SPEECH_SAMPLES)
 
     @property
     def takes_pages(self) -> bool:
         return self._input.name == PAGE_PIXELS
+
+    @property
+    def has_one_size(self) -> bool:
+        """Whether every source has as many places as any other."""
+        return not self.takes_text and self.encoder.contract.subsampling is None
+
+    def shape_of(self, places: int) -> tuple[int, ...]:
+        """The shape of what ``source`` takes, for a source of ``places``, or of the one size that there is."""
+        of = self.encoder.contract.subsampling
+        if self.takes_text:
+            return (places,)
+        return self._input.resolve(batch=1, frames=1 if of is None else of.fewest(max(2, places)))[1:]
 
     @property
     def kind(self) -> str:
@@ -79,14 +112,42 @@ class SourcePipeline:
         return "text" if self.takes_text else "speech" if self.takes_speech else "pages"
 
     def source(self, content: np.ndarray) -> Source:
-        """Encode token ids ``[T]``, mel features ``[mels, frames]`` or pixels ``[3, H, W]``, whichever the encoder takes."""
+        """Encode token ids ``[T]``, mel features ``[mels, frames]``, pixels ``[3, H, W]``, or speech of any length (features
+        ``[frames, width]`` or samples ``[n]``), whichever the encoder takes.
+
+        Raises ``InvalidInputError`` for another shape, speech that is too short, and numbers that are not finite;
+        ``CapacityError`` for speech that is too long.
+        """
         if self.takes_text:
             return self.text(content.tolist())
-        wanted = self._input.resolve(batch=1)[1:]
-        if content.shape != wanted:
-            raise InvalidInputError(f"the source has shape {content.shape}; the encoder takes {wanted}")
-        batch = np.ascontiguousarray(content[None], self._input.dtype.numpy)
-        return self._encode({self._input.name: batch}, self.encoder.contract.max_source_len, digest_of(batch))
+        spec, contract = self._input, self.encoder.contract
+        wanted = spec.shape[1:]
+        fits = (size in (have, FRAMES.name) for have, size in zip(content.shape, wanted, strict=False))
+        if content.ndim != len(wanted) or not all(fits):
+            raise InvalidInputError(f"the source has shape {content.shape}; the encoder takes {_words(wanted)}")
+        places = contract.max_source_len if contract.subsampling is None else self._places(len(content))
+        batch = np.ascontiguousarray(content[None], spec.dtype.numpy)
+        if not np.isfinite(batch).all():
+            raise InvalidInputError(
+                f"the source has numbers that are not finite, or beyond {spec.dtype.value}; give others (speech that is silent "
+                "throughout has no features where they are divided by their deviation)"
+            )
+        return self._encode({spec.name: batch}, places, digest_of(batch))
+
+    def _places(self, length: int) -> int:
+        """Places of speech of any length. There is no padding."""
+        of = self.encoder.contract.subsampling
+        assert of is not None
+        most = of.fewest(self.encoder.contract.max_source_len)
+        unit = "samples" if self._input.name == SPEECH_SAMPLES else "frames of features"
+        if length < of.least:
+            raise InvalidInputError(f"the speech has {length} {unit}, and the encoder needs {of.least}; give more")
+        if length > most:
+            raise CapacityError(
+                f"the speech has {length} {unit}, more than the {most} that the encoder was compiled for; cut it into shorter "
+                "pieces, or compile with a larger --max-source-len"
+            )
+        return of.places(length)
 
     def text(self, token_ids: Sequence[int]) -> Source:
         """Encode a text. Raises ``InvalidInputError`` for none, ``CapacityError`` for one that is too long."""
@@ -107,29 +168,27 @@ class SourcePipeline:
         return self._encode({SOURCE_IDS: ids, SOURCE_LENGTHS: lengths}, len(token_ids), digest_of(ids))
 
     @property
-    def frames(self) -> int:
-        """Frames of features of one window of speech."""
-        return self._input.resolve(batch=1)[2]
+    def window(self) -> int | None:
+        """Frames of features of one window of speech; ``None`` for an encoder of speech of any length."""
+        return None if self.encoder.contract.subsampling is not None else self._input.resolve(batch=1)[2]
 
     def speech(self, speech: Speech) -> Source:
         """Encode speech. Raises ``InvalidInputError`` for speech that is too long."""
         return self.source(self.speech_features().features(speech.audio))
 
     def features(self, speech: Speech) -> np.ndarray:
-        """Log-mel features ``[mels, n]`` of speech of any length, of at least one window."""
+        """Features of speech of any length: log-mel ``[mels, n]`` of at least one window, or those that ``source`` takes."""
         return self.speech_features().all_features(speech.audio)
 
-    def speech_features(self) -> LogMel:
-        """What computes features of speech. Raises ``InvalidInputError`` for a model that takes none."""
+    def speech_features(self) -> SpeechFeatures:
+        """What computes features of speech. Raises ``InvalidInputError`` for a model that takes none, or whose are not computed."""
         if not self.takes_speech:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is speech; omit it"
             )
-        if self.log_mel is None:
-            raise BundleError(
-                "the bundle has no preprocessor_config.json, so it takes features only; compile the model again"
-            )
-        return self.log_mel
+        if self.extractor is None:
+            raise InvalidInputError(self._without_extractor)
+        return self.extractor
 
     def page(self, image: ImageFile) -> Source:
         """Encode a page: a file, or pixels. Raises ``InvalidInputError`` for what is no image."""
@@ -159,3 +218,17 @@ class SourcePipeline:
 
     def close(self) -> None:
         self.encoder.close()
+
+
+def _extractor_settings(bundle: Bundle) -> Mapping[str, Any]:
+    """Of a feature extractor; newer checkpoints have them in a file for the whole processor."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        settings = read_json(bundle, name)
+        found = settings.get("feature_extractor", settings)
+        if isinstance(found, Mapping) and (found is not settings or name.startswith("pre")):
+            return found
+    return {}
+
+
+def _words(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -68,6 +68,17 @@ class Transcript:
     def token_ids(self) -> list[int]:
         return [token for segment in self.segments for token in segment.token_ids]
 
+    def add(
+        self, start: Sequence[int], completion: Completion, config: GenerationConfig
+    ) -> tuple[list[int], float | None]:
+        """Count an answer that begins with ``start``; its tokens without the end, and the mean of their log-probabilities."""
+        self.prompt_tokens += len(start)
+        self.new_tokens += len(completion.new_token_ids)
+        self.is_cut |= completion.finish_reason == "length"
+        tokens = [token for token in completion.new_token_ids if token not in config.eos_token_ids]
+        logprobs = [token.logprob for token in completion.tokens if token.logprob is not None]
+        return tokens, sum(logprobs) / len(logprobs) if logprobs else None
+
 
 #: Asks for answers one after the other; returns what they make.
 Windows: TypeAlias = Generator[tuple[EncodedPrompt, GenerationConfig], Completion, Transcript]
@@ -85,11 +96,15 @@ def windows(
 ) -> Windows:
     """Write down log-mel ``features`` ``[mels, n]`` of ``speech`` of that length: yields prompts and wants their completions.
 
-    Without ``timestamps``, all must fit one window; ``None``: they are used where it does not. ``config`` is that of each window's
-    answer. Raises ``InvalidInputError`` for speech that is too long, and for what the model does not have.
+    Without ``timestamps``, all must fit one window; ``None``: they are used where it does not. An encoder of speech of any length
+    has one answer to all of it, without timestamps. ``config`` is that of each window's answer. Raises ``InvalidInputError`` for
+    speech that is too long, and for what the model does not have.
     """
     pipeline = prompts.pipeline
-    frames, total = pipeline.frames, features.shape[1]
+    frames = pipeline.window
+    if frames is None:
+        return (yield from _at_once(prompts, features, seconds, speech, config, bool(timestamps), cache_salt))
+    total = features.shape[1]
     timed = total > frames if timestamps is None else timestamps
     if total > frames and not timed:
         raise InvalidInputError(
@@ -112,11 +127,7 @@ def windows(
         start = prompt.ids  # the language is that of the first window
         completion = yield prompt, config
         found.language = known.language_of(list(start))
-        found.prompt_tokens += len(start)
-        found.new_tokens += len(completion.new_token_ids)
-        found.is_cut |= completion.finish_reason == "length"
-        tokens = [token for token in completion.new_token_ids if token not in config.eos_token_ids]
-        logprobs = [token.logprob for token in completion.tokens if token.logprob is not None]
+        tokens, logprob = found.add(start, completion, config)
         first = None if known.no_timestamps is None else known.no_timestamps + 1
         pieces, step = split(tokens, first, size)
         for begin, end, ids in pieces:
@@ -127,10 +138,31 @@ def windows(
                     text_of(prompts.tokenizer, ids, first),
                     ids,
                     seek,
-                    sum(logprobs) / len(logprobs) if logprobs else None,
+                    logprob,
                 )
             )
         seek += step or size  # an answer that names its own beginning would not go on
+    return found
+
+
+def _at_once(
+    prompts: SourcePrompts,
+    features: np.ndarray,
+    seconds: float,
+    speech: Speech,
+    config: GenerationConfig,
+    timestamps: bool,
+    cache_salt: str,
+) -> Windows:
+    """Write down speech of any length in one answer, which has no times."""
+    if timestamps:
+        raise InvalidInputError("the model writes down speech of any length at once, without timestamps; omit them")
+    prompt = prompts.window(features, prompts.start_of(speech), cache_salt)
+    completion = yield prompt, config
+    known = prompts.pipeline.start
+    found = Transcript(known.language_of(list(prompt.ids)) if known.languages else "", seconds)
+    tokens, logprob = found.add(prompt.ids, completion, config)
+    found.segments.append(Segment(0.0, seconds, prompts.tokenizer.decode(tokens), tokens, logprob=logprob))
     return found
 
 

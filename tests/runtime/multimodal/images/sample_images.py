@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders
+from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 
 #: Heights and widths: of cameras, odd, tiny, upright, and a strip.
 SIZES = [(140, 196), (480, 640), (333, 517), (28, 28), (5, 900), (1080, 1920), (61, 59), (900, 200)]
@@ -41,4 +43,15 @@ def assert_same_pixels(got, want, std, channel_axis=1):
 def tiled_settings(model_type, image, tile, tokens=4, **placeholders):
     """Settings of a checkpoint whose vision network takes tiles."""
     geometry = VisionGeometry(model_type, TILES, tokens, tile_size=tile)
-    return CheckpointSettings(image, {"model_type": model_type}, geometry, Placeholders("<image>", **placeholders))
+    return settings_of(model_type, image, geometry, Placeholders("<image>", **placeholders))
+
+
+def settings_of(family, image, geometry, placeholders=None, video=None, **model):
+    """Settings of a checkpoint of a ``family``, with its image processor where they name none; or of a class of image processor."""
+    words = placeholders or Placeholders("<image>")
+    if family in PROCESSOR_TYPES and family not in KNOWN_PROMPTS:
+        return CheckpointSettings(image, model, geometry, words, video or {}, family)
+    known = KNOWN_PROMPTS[family]
+    name = known.processor if known.processor == "Eagle2" else class_name(image, known.processor)
+    model = {"model_type": family, **model}
+    return CheckpointSettings({**image, **known.settings}, model, geometry, words, video or {}, name)

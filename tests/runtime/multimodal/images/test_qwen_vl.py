@@ -20,10 +20,11 @@ from transformers import (
 
 from examples.road_scenes.evaluate import CHECKPOINT
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo
+from tests.runtime.multimodal.images.sample_images import settings_of as sample_settings
 from tests.tiny_vlms import IMAGE, tiny_vlm
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders, image_processor_for
+from tt_edge.runtime.multimodal.images import Placeholders, image_processor_for
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.images.qwen_vl import PLACEHOLDERS, QwenVLProcessor
 from tt_edge.runtime.multimodal.mrope import mrope_positions
@@ -32,11 +33,11 @@ AROUND = "<|vision_start|>", "<|vision_end|>"
 
 
 def settings_of(family, image, video=None, **vision):
-    model = {"model_type": family, "vision_config": vision}
     patch_dim = 3 * 2 * image.get("patch_size", 14) ** 2
     geometry = VisionGeometry(family, IMAGE_TOKENS, 1, merge_size=2, patch_dim=patch_dim)
     words = Placeholders(PLACEHOLDERS.image, PLACEHOLDERS.video, *AROUND) if family == "qwen3_vl" else PLACEHOLDERS
-    return CheckpointSettings(image, model, geometry, words, image if video is None else video)
+    given = image if video is None else video
+    return sample_settings(family, image, geometry, words, given, vision_config=vision)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -10,10 +10,10 @@ from tests.runtime.multimodal.images.sample_images import tiled_settings
 from tt_edge.compile.files import HostFiles
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import BundleError
-from tt_edge.runtime.multimodal.images import image_processor_for, read_settings
+from tt_edge.runtime.multimodal.images import ImagePrompt, Placeholders, image_processor_for, read_settings
 
 GRID = VisionGeometry("qwen2_5_vl", IMAGE_TOKENS, 1, merge_size=2, patch_dim=3 * 2 * 14**2)
-TOKENS = {"image": "<image>", "video": "<video>"}
+PROMPT = ImagePrompt("Qwen2VLImageProcessor", Placeholders("<image>", "<video>"), (1, 2))
 
 WRONG = [0, -1, 10**30, "14", 14.5, None, True, [14], {}]
 OF_GRIDS = ("patch_size", "merge_size", "temporal_patch_size")
@@ -21,7 +21,7 @@ OF_GRIDS = ("patch_size", "merge_size", "temporal_patch_size")
 
 def of_grid(**image):
     files = HostFiles({"preprocessor_config.json": json.dumps(image).encode()})
-    return image_processor_for(read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, TOKENS))
+    return image_processor_for(read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, PROMPT))
 
 
 def refused(make, *words):
@@ -117,10 +117,10 @@ def test_nesting(name, content):
     with pytest.raises(
         BundleError, match=rf"^{name} is not valid JSON \(it is nested deeper than 100 levels\); compile"
     ):
-        read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, TOKENS)
+        read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, PROMPT)
 
 
 def test_settings_that_are_no_object():
     files = HostFiles({"processor_config.json": b'{"image_processor": [1]}'})
     with pytest.raises(BundleError, match="settings that are no object; correct it and compile the model again"):
-        read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, TOKENS)
+        read_settings(files, {"model_type": "qwen2_5_vl"}, GRID, PROMPT)

@@ -35,14 +35,14 @@ class AnyResProcessor:
 
     ``resolutions`` are ``(height, width)`` in pixels, multiples of a tile's. A tile has ``side`` squared rows of features, and
     one more, the same for all: what the model puts at the end of each line of tokens. The lines of all tiles together are cut to
-    the image's proportions. ``most_tiles`` is how many tiles' tokens an image keeps at most (``None``: all).
+    the image's proportions. ``kept_tiles`` is how many tiles' tokens an image keeps at most (``None``: all).
     """
 
     placeholders: Placeholders
     side: int
     tile_size: Size
     resolutions: tuple[Size, ...]
-    most_tiles: int | None = None
+    kept_tiles: int | None = None
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
@@ -77,6 +77,12 @@ class AnyResProcessor:
                 f"makes {geometry.tokens_a_unit - 1} features of one; correct preprocessor_config.json and compile again"
             )
         return found
+
+    @property
+    def most_tiles(self) -> int:
+        """Of the largest resolution, and the whole image."""
+        most = max(map(_area, self.resolutions)) // _area(self.tile_size)
+        return 1 + (most if self.kept_tiles is None else min(most, self.kept_tiles))
 
     def tokens_of(self, size: Size, options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where no resolution has fewer.
@@ -122,10 +128,10 @@ class AnyResProcessor:
         inside = np.arange(count).reshape(1, side, 1, side)
         lines = (each * (count + 1) + inside).reshape(rows * side, columns * side)
         lines = _cut(lines, size)
-        if self.most_tiles is not None and math.sqrt(lines.size / (self.most_tiles * count)) > 1.1:
+        if self.kept_tiles is not None and math.sqrt(lines.size / (self.kept_tiles * count)) > 1.1:
             raise InvalidInputError(
                 f"an image of {size[1]} x {size[0]} pixels has {lines.size} features in full, which this model interpolates to "
-                f"{self.most_tiles * count}; tt-edge does not, give a smaller image"
+                f"{self.kept_tiles * count}; tt-edge does not, give a smaller image"
             )
         ends = np.full((len(lines), 1), count)
         return np.concatenate([np.arange(count), np.concatenate([lines, ends], axis=1).reshape(-1)])

@@ -7,19 +7,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
+
+
+@dataclass(frozen=True)
+class TileText:
+    """What stands around the tokens of each tile, for an image of several: before the first tile, between two of a row, between
+    two rows, between the tiles and the whole image, behind the last.
+
+    ``{row}``, ``{column}`` and ``{tile}`` are the numbers of the tile that follows, counted from 1.
+    """
+
+    start: str = ""
+    column: str = ""
+    row: str = ""
+    whole: str = ""
+    end: str = ""
+
+    def written(self, layout: Layout, tokens: str) -> str:
+        """The text of an image, each of whose tiles has ``tokens``."""
+        rows, columns = layout.rows, layout.columns
+        parts = [tokens, self.whole] if layout.whole == "first" else []
+        for tile in range(rows * columns):
+            row, column = divmod(tile, columns)
+            between = self.column if column else self.row
+            parts += [_numbered(between, row + 1, column + 1, tile + 1) if tile else "", tokens]
+        parts += [self.whole, tokens] if layout.whole == "last" else []
+        return "".join([self.start, *parts, self.end])
+
+
+def _numbered(text: str, row: int, column: int, tile: int) -> str:
+    return text.replace("{row}", str(row)).replace("{column}", str(column)).replace("{tile}", str(tile))
 
 
 @dataclass(frozen=True)
 class Placeholders:
-    """What a family writes for an image.
+    """What a checkpoint's processor writes for an image.
 
     ``image`` (``video``) is the token that stands once for it in a prompt, and once a row of features in what the model
     reads; ``start`` and ``end`` are put around those. ``numbered``: prompts have ``<image-1>``, ``<image-2>`` in its place.
     ``leading``: prompts have nothing, and one image's tokens stand before everything. ``keep``: how many of an image's tokens are
     kept (``ProcessedImage.kept``). ``written`` is what a prompt has for an image where that is not ``image``. ``before_text``,
     where it is given, is put before the text behind the last image, and a newline after it (PaliGemma); a prompt without images
-    is then refused.
+    is then refused. ``tiles``: an image of several tiles is written otherwise than with ``start`` and ``end`` around all tokens.
     """
 
     image: str
@@ -31,6 +61,7 @@ class Placeholders:
     keep: float = 1.0
     written: str | None = None
     before_text: str | None = None
+    tiles: TileText | None = None
 
     @property
     def needs_image(self) -> bool:
@@ -100,9 +131,10 @@ class Placeholders:
 
     def _written(self, image: ProcessedImage, number: int) -> str:
         token = self.video if image.is_video and self.video else self.image
-        if image.pieces:
-            return "".join(piece if isinstance(piece, str) else token * piece for piece in image.pieces)
         tokens = image.kept(self.keep)
+        layout = image.layout
+        if self.tiles is not None and layout is not None and layout.tiles > 1:
+            return self.tiles.written(layout, token * (tokens // layout.tiles))
         if image.timestamps:
             each = token * (tokens // len(image.timestamps))
             return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)

@@ -15,6 +15,20 @@ Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Rows and columns of an image's tiles. ``whole``: the whole image is a tile, too, ``first`` or ``last``, or there is none."""
+
+    rows: int
+    columns: int
+    whole: str = ""
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the image has in all."""
+        return self.rows * self.columns + bool(self.whole)
+
+
+@dataclass(frozen=True)
 class Span:
     """A run of vision tokens in a prompt: frames, rows and columns of patches, and the positions from frame to frame."""
 
@@ -31,8 +45,7 @@ class ProcessedImage:
     seconds. ``note`` says what the caller should know, such as that the image was scaled to fit.
 
     ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
-    ``size`` is the image's own height and width, where the model asks for it.
-    ``pieces`` is the text in its place, where that is more than its tokens: text, and in its midst numbers of image tokens.
+    ``size`` is the image's own height and width, where the model asks for it. ``layout`` is how its tiles are arranged.
     """
 
     pixels: NDArray[np.float32]
@@ -43,7 +56,7 @@ class ProcessedImage:
     timestamps: tuple[float, ...] = ()
     note: str = ""
     rows: NDArray[np.int64] | None = None
-    pieces: tuple[str | int, ...] = ()
+    layout: Layout | None = None
     size: tuple[int, int] | None = None
 
     @cached_property

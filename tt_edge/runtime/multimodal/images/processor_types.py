@@ -104,6 +104,9 @@ _OPENAI: dict[str, Any] = {"resample": 3, "image_mean": MEAN, "image_std": STD}
 _CROPPED = _OPENAI | {"size": {"shortest_edge": 224}, "crop_size": _square(224), "do_center_crop": True}
 _EDGE_OR_BOTH = (frozenset({"shortest_edge"}), frozenset({"height", "width"}))
 _CROPS = ("crop_size", "do_center_crop")
+_TILED: dict[str, Any] = {"min_patches": 1, "max_patches": 12, "crop_to_patches": False}
+_PADDED: dict[str, Any] = {"size": _square(384), "min_size": 14, "do_pad": True}
+_COMPUTED = ("background_color",)  # from image_mean
 _SPLIT = ProcessorType(
     {
         "resample": 1,
@@ -146,10 +149,39 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "Idefics3ImageProcessor": _SPLIT,
     "SmolVLMImageProcessor": _SPLIT,
     "GotOcr2ImageProcessor": ProcessorType(
-        _OPENAI | {"size": _square(384), "min_patches": 1, "max_patches": 12},
-        ("min_patches", "max_patches"),
-        inert=("crop_to_patches",),
+        _OPENAI | {"size": _square(384), **_TILED},
+        tuple(_TILED),
         only={"use_thumbnail": (True,)},
+    ),
+    "PPChart2TableImageProcessor": ProcessorType(_OPENAI | {"size": _square(1024)}),
+    "VideoLlavaImageProcessor": ProcessorType(
+        _CROPPED, _CROPS, inert=("return_legacy_image_output",), sizes=_EDGE_OR_BOTH, edge=True
+    ),
+    "DeepseekVLImageProcessor": ProcessorType(_OPENAI | _PADDED, ("min_size", "do_pad"), _COMPUTED),
+    "JanusImageProcessor": ProcessorType(_OPENAI | _PADDED, ("min_size", "do_pad"), _COMPUTED),
+    "Cohere2VisionImageProcessor": ProcessorType(
+        _OPENAI | {"size": _square(512), **_TILED, "crop_to_patches": True}, tuple(_TILED), inert=("patch_size",)
+    ),
+    "GraniteDoclingImageProcessor": ProcessorType(
+        _OPENAI | {"size": _square(512), **_TILED, "max_patches": 32, "crop_to_patches": True},
+        tuple(_TILED),
+        inert=("dense_max_scale", "dense_min_aspect", "dense_max_aspect"),
+        only={"fine_route": _OFF, "dense_max_patches": (0, None)},
+    ),
+    "Ovis2ImageProcessor": ProcessorType(
+        _OPENAI | {"size": _square(384), **_TILED, "use_covering_area_grid": True}, (*_TILED, "use_covering_area_grid")
+    ),
+    "PerceptionLMImageProcessor": ProcessorType(
+        {
+            "resample": 3,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "tile_size": 448,
+            "max_num_tiles": 36,
+            "vision_input_type": "thumb+tile",
+            "size": _square(448),
+        },
+        ("tile_size", "max_num_tiles", "vision_input_type"),
     ),
     "Eagle2": ProcessorType(  # code in the checkpoint
         {
@@ -182,20 +214,10 @@ QWEN_VIDEO = ProcessorType(
 )
 
 
-def type_of(settings: Mapping[str, Any], known: tuple[str, ...]) -> ProcessorType:
-    """Of a checkpoint's image processor: of the class that the settings name, or else the first of ``known``.
-
-    Raises ``UnsupportedModelError`` for a class that is none of ``known``.
-    """
-    named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or known[0]
+def class_name(settings: Mapping[str, Any], otherwise: str) -> str:
+    """The class of transformers that ``settings`` name, without what says which library it computes with; or ``otherwise``."""
+    named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or otherwise
     name = str(named).replace("FeatureExtractor", "ImageProcessor").replace("Qwen2_5_VL", "Qwen2VL")
-    for ending in ("Fast", "Pil"):  # the same in another library
+    for ending in ("Fast", "Pil"):
         name = name.removesuffix(ending)
-    if known == ("Eagle2",):
-        name = "Eagle2"
-    if name not in known:
-        raise UnsupportedModelError(
-            f"image_processor_type is {str(named)!r:.80}, which tt-edge does not follow for this model; there are "
-            f"{', '.join(known)}"
-        )
-    return PROCESSOR_TYPES[name]
+    return name

@@ -142,6 +142,11 @@ class QwenVLProcessor:
                 timed=timed,
             )
 
+    @property
+    def most_tiles(self) -> int:
+        """One: an image is a grid of patches."""
+        return 1
+
     def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where a side is one token already."""
         height, width = self.sizes(size, options, max_tokens)[-1]

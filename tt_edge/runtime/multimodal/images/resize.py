@@ -41,12 +41,12 @@ def resize(image: NDArray[np.uint8], height: int, width: int, resample: int) -> 
     return np.array(resized)
 
 
-def resize_at_once(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """``[H, W, 3]`` in another size by one call of Pillow with its default filter, as qwen-vl-utils does."""
+def resize_at_once(image: NDArray[np.uint8], height: int, width: int, resample: int = 3) -> NDArray[np.uint8]:
+    """``[H, W, 3]`` in another size by one call of Pillow (its default filter is bicubic), as qwen-vl-utils does."""
     from PIL import Image
 
     check_resize((image.shape[0], image.shape[1]), (height, width))
-    return np.array(Image.fromarray(image).resize((width, height)))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling(resample)))
 
 
 def normalize(image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from tt_edge.compat import Self
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
-from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import HALF
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
@@ -27,7 +27,7 @@ class RowsAndColumnsProcessor:
     """As ``Idefics3ImageProcessor`` and ``SmolVLMImageProcessor``.
 
     An image is scaled until its longer side is ``longest_edge``, then to whole tiles of ``tile`` pixels a side; without
-    ``splits`` it is one tile. ``around`` is the token between tiles, ``whole`` the one before the small image.
+    ``splits`` it is one tile.
     """
 
     placeholders: Placeholders
@@ -38,8 +38,6 @@ class RowsAndColumnsProcessor:
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
     resample: int = 1
-    around: str = "<fake_token_around_image>"
-    whole: str = "<global-img>"
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
@@ -67,6 +65,12 @@ class RowsAndColumnsProcessor:
             )
         return found
 
+    @property
+    def most_tiles(self) -> int:
+        """Those of a square image of ``longest_edge``, and the whole image."""
+        side = math.ceil((self.longest_edge or _MOST) / self.tile) if self.splits else 1
+        return side * side + (side > 1)
+
     def tokens_of(self, size: Size, options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where one tile has more.
 
@@ -87,16 +91,8 @@ class RowsAndColumnsProcessor:
             tiles = list(image.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3))
         tiles.append(resize(image, side, side, self.resample))
         pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
-        return ProcessedImage(pixels, None, len(tiles) * self.tokens_a_tile, pieces=self._pieces(rows, columns))
-
-    def _pieces(self, rows: int, columns: int) -> tuple[str | int, ...]:
-        pieces: list[str | int] = []
-        for row in range(1, rows + 1):
-            for column in range(1, columns + 1):
-                pieces += [f"{self.around}<row_{row}_col_{column}>", self.tokens_a_tile]
-            pieces.append("\n")
-        before = "\n" if rows else ""
-        return (*pieces, f"{before}{self.around}{self.whole}", self.tokens_a_tile, self.around)
+        layout = Layout(rows, columns, "last") if rows else Layout(1, 1)
+        return ProcessedImage(pixels, None, len(tiles) * self.tokens_a_tile, layout=layout)
 
     def _sizes(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[Size, int, int]:
         """The size of the first scaling, and the rows and columns of tiles; 0 for an image of one tile."""

@@ -19,7 +19,8 @@ MAX_SIDE = 16384
 class CheckpointSettings:
     """Settings of a checkpoint, as its files have them, and the sizes of its compiled vision network.
 
-    ``image`` and ``video`` are those of the image and the video processor, ``model`` is ``config.json``.
+    ``image`` and ``video`` are those of the image and the video processor, ``model`` is ``config.json``; ``processor`` is the
+    class of the image processor.
     """
 
     image: Mapping[str, Any]
@@ -27,6 +28,7 @@ class CheckpointSettings:
     geometry: VisionGeometry
     placeholders: Placeholders
     video: Mapping[str, Any] = field(default_factory=dict)
+    processor: str = ""
 
     @property
     def model_type(self) -> str:

@@ -1,8 +1,8 @@
-"""LLaVA and BLIP-2: an image in one size."""
+"""An image in one size: LLaVA, BLIP-2, Janus and others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, re
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
-from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize, resize_at_once
 from tt_edge.runtime.multimodal.images.settings import (
     CheckpointSettings,
     height_and_width,
@@ -29,7 +29,9 @@ class SquareProcessor:
     """As ``CLIPImageProcessor``, ``LlavaImageProcessor`` and ``BlipImageProcessor``.
 
     ``shortest_edge`` keeps proportions, and the middle of ``tile_size`` is cut out; without it the image is stretched.
-    ``pad`` makes it a square before, with this colour around it.
+    ``pad`` makes it a square before, with this colour around it. ``least_side``: as ``JanusImageProcessor``, which makes the longer
+    side that of the square, the shorter one no less than this, and the square behind, with the colour ``pad`` or stretched.
+    ``in_one_pass``: as ``VideoLlavaImageProcessor``, which resizes with Pillow.
     """
 
     placeholders: Placeholders
@@ -37,6 +39,8 @@ class SquareProcessor:
     tile_size: tuple[int, int]
     shortest_edge: int | None = None
     pad: tuple[int, ...] | None = None
+    least_side: int | None = None
+    in_one_pass: bool = False
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
@@ -72,11 +76,33 @@ class SquareProcessor:
             )
         return found
 
+    @classmethod
+    def within_square(cls, settings: CheckpointSettings) -> Self:
+        """Of a class that pads after resizing. Raises as ``from_settings``."""
+        found = cls.from_settings(settings)
+        with settings.reading():
+            least = integer(settings.image["min_size"], "min_size")
+            if found.tile_size[0] != found.tile_size[1] or found.pad is None:
+                raise ValueError(
+                    f"size is {found.tile_size} with do_pad {settings.image.get('do_pad')!r:.80}, not a padded square"
+                )
+        return replace(found, least_side=least)
+
+    @classmethod
+    def at_once(cls, settings: CheckpointSettings) -> Self:
+        """Of a class that resizes with Pillow in one pass. Raises as ``from_settings``."""
+        return replace(cls.from_settings(settings), in_one_pass=True)
+
+    @property
+    def most_tiles(self) -> int:
+        """One: the image."""
+        return 1
+
     def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """As many for every image. Raises ``InvalidInputError`` for one that is much longer than wide."""
         refuse_pixel_settings(options)
         height, width = size
-        if self.pad is not None:
+        if self.pad is not None and self.least_side is None:
             height = width = max(height, width)
             check_resize(size, (height, width))  # the square is as large as what is made of it
         check_resize((height, width), self._resized(height, width))
@@ -87,15 +113,21 @@ class SquareProcessor:
     ) -> ProcessedImage:
         """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
         self.tokens_of((image.shape[0], image.shape[1]), options)
-        if self.pad is not None:
+        if self.pad is not None and self.least_side is None:
             image = _padded_to_square(image, self.pad)
-        cut = resize(image, *self._resized(*image.shape[:2]), self.resample)
+        change = resize_at_once if self.in_one_pass else resize
+        cut = change(image, *self._resized(*image.shape[:2]), self.resample)
+        if self.pad is not None and self.least_side is not None:
+            cut = _padded_to_square(cut, self.pad)
         if self.shortest_edge is not None:
             cut = _middle(cut, *self.tile_size)
         return ProcessedImage(normalize(cut, self.mean, self.std)[None], None, self.tokens)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the middle is cut out."""
+        if self.least_side is not None:
+            scale = self.tile_size[0] / max(height, width)
+            return max(round(height * scale), self.least_side), max(round(width * scale), self.least_side)
         if self.shortest_edge is None:
             return self.tile_size
         longer = int(self.shortest_edge * max(height, width) / min(height, width))

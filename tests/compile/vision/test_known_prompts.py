@@ -1,12 +1,12 @@
-"""One record a family: what stands for images in its prompts, on the runtime side of every family that is compiled."""
+"""What stands for images in the prompts of the families that are not asked for it."""
 
 from __future__ import annotations
 
 import pytest
 
-from tt_edge.errors import UnsupportedModelError
-from tt_edge.runtime.multimodal.images import Placeholders
-from tt_edge.runtime.multimodal.images.families import VISION_FAMILIES, family_for
+from tt_edge.compile.vision.families import FAMILIES, KNOWN
+from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.runtime.multimodal.images import PROCESSORS, Placeholders
 
 IMG = {"start_image_token": "<i>", "extra_special_tokens": {"end_image_token": "</i>"}}
 
@@ -30,16 +30,9 @@ IMG = {"start_image_token": "<i>", "extra_special_tokens": {"end_image_token": "
     ],
 )
 def test_placeholders(model_type, config, placeholders):
-    assert family_for(model_type).placeholders("<I>", "<V>", config) == placeholders
+    assert KNOWN_PROMPTS[model_type].placeholders("<I>", "<V>", config) == placeholders
 
 
-def test_unknown_families_are_refused():
-    with pytest.raises(UnsupportedModelError, match="images for models of type 'mllama' are not preprocessed here"):
-        family_for("mllama")
-
-
-def test_every_family_that_is_compiled_has_a_record():
-    pytest.importorskip("transformers")
-    from tt_edge.compile.vision.families import FAMILIES, KNOWN
-
-    assert FAMILIES.keys() | KNOWN.keys() == VISION_FAMILIES.keys()
+def test_families_whose_parts_are_known_have_known_prompts():
+    assert FAMILIES.keys() | KNOWN.keys() <= KNOWN_PROMPTS.keys()
+    assert {known.processor for known in KNOWN_PROMPTS.values()} <= PROCESSORS.keys()

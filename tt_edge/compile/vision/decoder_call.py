@@ -1,0 +1,186 @@
+"""Whether a model hands its decoder with images what tt-edge's network is handed: embeddings, positions, who sees whom."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tt_edge.compile.vision.decoder import ImageDecoder
+from tt_edge.compile.vision.families import Blocks, VLMFamily
+from tt_edge.compile.vision.own_processor import OwnProcessor
+from tt_edge.compile.vision.tower import GridTower, TileTower
+from tt_edge.errors import UnsupportedModelError, one_line
+from tt_edge.runtime.multimodal.images import IMAGE_PROMPT_FILE, ProcessedImage
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
+from tt_edge.runtime.multimodal.prompt_images import PromptImages
+from tt_edge.runtime.multimodal.vision_inputs import unpadded_inputs
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.files import HostFiles
+    from tt_edge.contract import VisionGeometry
+
+#: Relative difference of equal computations, by type.
+_CLOSE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class _ReachedError(Exception):
+    """The decoder was called."""
+
+
+def check_decoder_call(
+    model: PreTrainedModel,
+    family: VLMFamily,
+    tower: GridTower | TileTower,
+    geometry: VisionGeometry,
+    own: OwnProcessor,
+    files: HostFiles,
+) -> VLMFamily:
+    """``family``, with the blocks of tokens that see each other as the model has them.
+
+    Raises ``UnsupportedModelError``, naming what differs. Of the model, only what runs before its decoder is run.
+    """
+    name = type(model).__name__
+    assert files.has(IMAGE_PROMPT_FILE)
+    processor = MultimodalProcessor.from_files(files, geometry, family.position_axes)
+    images = own.samples(geometry)[:2]
+    prompt = f"A {own.word} or {own.word}?"
+    written = own.run(prompt, images)
+    tokenizer = BundleTokenizer.from_bundle(files)
+    ids, prepared = processor.tokenize(tokenizer, prompt, images, add_special_tokens=True)
+    prepared = _with_pixels(prepared, written.pixels.float())
+    placed = processor.place(ids, prepared)
+    taken = inspect.signature(model.forward).parameters
+    inputs = {
+        key: value.to(model.dtype) if value.is_floating_point() else value
+        for key, value in written.outputs.items()
+        if isinstance(value, Tensor) and (key in taken or key.startswith("pixel"))
+    }
+    decoder = family.decoder_of(model)
+    theirs = _called(model, decoder, lambda: model(**inputs, use_cache=False))
+    ours = _called(model, decoder, lambda: _run_ours(model, family, tower, geometry, ids, prepared, placed))
+    _compare(name, theirs, ours, len(ids), _CLOSE.get(model.dtype, 5e-2))
+    theirs_see, ours_see = (_visible(each.get("attention_mask"), len(ids)) for each in (theirs, ours))
+    if theirs_see is None or np.array_equal(theirs_see, np.tri(len(ids), dtype=bool)):
+        return family
+    inside = placed.indices >= 0
+    run = np.cumsum(np.diff(inside, prepend=False))
+    image = np.tri(len(ids), dtype=bool) | (inside[:, None] & inside[None, :] & (run[:, None] == run[None, :]))
+    if np.array_equal(theirs_see, image):
+        return replace(family, blocks=Blocks.IMAGE)
+    if ours_see is not None and np.array_equal(theirs_see, ours_see):
+        return family
+    raise UnsupportedModelError(
+        f"{name}'s tokens of images see others than those before them and those of their image, which no backend has"
+    )
+
+
+def _with_pixels(prepared: list[ProcessedImage], pixels: Tensor) -> list[ProcessedImage]:
+    """``prepared`` with the processor's own ``pixels``, which differ in rounding only."""
+    found, first = [], 0
+    for image in prepared:
+        own = pixels[first : first + len(image.pixels)].reshape(image.pixels.shape)
+        found.append(replace(image, pixels=own.numpy()))
+        first += len(image.pixels)
+    return found
+
+
+def _called(model: PreTrainedModel, decoder: Any, run: Any) -> dict[str, Any]:
+    """The arguments, by name, of the first call of ``decoder`` in ``run``."""
+    seen: dict[str, Any] = {}
+    names = list(inspect.signature(decoder.forward).parameters)
+
+    def reached(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.update(zip(names, args, strict=False))
+        seen.update(kwargs)
+        raise _ReachedError
+
+    handle = decoder.register_forward_pre_hook(reached, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            run()
+    except _ReachedError:
+        return seen
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run with its processor's outputs ({one_line(error)})"
+        ) from error
+    finally:
+        handle.remove()
+    raise UnsupportedModelError(f"{type(model).__name__} does not call its decoder, {type(decoder).__name__}")
+
+
+def _run_ours(
+    model: PreTrainedModel,
+    family: VLMFamily,
+    tower: GridTower | TileTower,
+    geometry: VisionGeometry,
+    ids: list[int],
+    prepared: list[ProcessedImage],
+    placed: PromptImages,
+) -> Any:
+    inputs, rows = unpadded_inputs(geometry, prepared)
+    tensors = {
+        key: torch.from_numpy(np.ascontiguousarray(value)).to(
+            model.dtype if value.dtype.kind == "f" and "interpolation" not in key else torch.from_numpy(value).dtype
+        )
+        for key, value in inputs.items()
+    }
+    with tower.traceable():
+        tables = [table[torch.from_numpy(rows)] for table in tower(**tensors)]
+    positions: Any = np.arange(len(ids))[None] if placed.positions is None else placed.positions[:, None]
+    indices = torch.from_numpy(placed.indices)[None]
+    module = ImageDecoder(model, family)
+    return module(torch.tensor([ids]), torch.from_numpy(np.ascontiguousarray(positions)), indices, *tables)
+
+
+def _compare(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], length: int, close: float) -> None:
+    for key in theirs:
+        want, got = theirs[key], ours.get(key)
+        if key == "attention_mask" or want is None or isinstance(want, bool | int | float | str):
+            continue
+        if key in ("past_key_values", "cache_position", "input_ids"):
+            continue
+        if not isinstance(want, Tensor):
+            if _holds_tensors(want) and not _holds_tensors(got):
+                raise UnsupportedModelError(f"{name} hands its decoder {key} with images, which tt-edge does not make")
+            continue
+        if not isinstance(got, Tensor):
+            raise UnsupportedModelError(f"{name} hands its decoder {key} with images, which tt-edge does not make")
+        if key == "position_ids":
+            want, got = want.expand_as(got) if want.ndim <= got.ndim else want, got
+        if want.shape != got.shape:
+            raise UnsupportedModelError(
+                f"{name} hands its decoder {key} of {list(want.shape)}, and tt-edge {list(got.shape)}"
+            )
+        apart = float((want.double() - got.double()).norm() / want.double().norm().clamp(min=1e-12))
+        if apart > close:
+            raise UnsupportedModelError(
+                f"{name} hands its decoder other {key} with images than tt-edge's network has ({apart:.2g} apart)"
+            )
+    if (embeds := theirs.get("inputs_embeds")) is None or embeds.shape[1] != length:
+        raise UnsupportedModelError(f"{name} does not hand its decoder embeddings of its {length} tokens")
+
+
+def _holds_tensors(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return any(isinstance(each, Tensor) for each in values)
+
+
+def _visible(mask: Any, length: int) -> np.ndarray | None:
+    """``[S, S]``: which tokens each token sees; ``None`` where the mask says nothing but that all are there."""
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if not isinstance(mask, Tensor) or mask.ndim < 4:
+        return None
+    own = mask[0, 0, :length, :length]
+    seen: np.ndarray = (own if own.dtype is torch.bool else own > -1).numpy()
+    return seen

@@ -1,0 +1,102 @@
+"""How the images of a checkpoint are prepared and placed, decided before anything is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tt_edge.compile.vision.decoder_call import check_decoder_call
+from tt_edge.compile.vision.families import VLMFamily, family_of, remember
+from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.own_processor import OwnProcessor
+from tt_edge.compile.vision.tower import GridTower, TileTower, tower_of
+from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
+from tt_edge.runtime.multimodal.images import (
+    IMAGE_PROMPT_FILE,
+    ImagePrompt,
+    Placeholders,
+    image_processor_for,
+    read_settings,
+)
+from tt_edge.runtime.multimodal.images.processor_types import class_name
+from tt_edge.runtime.multimodal.images.processors import image_settings
+from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.files import HostFiles
+    from tt_edge.contract import VisionGeometry
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A model's tower, the sizes of its inputs, and of how many tiles an image is at most."""
+
+    family: VLMFamily
+    tower: GridTower | TileTower
+    geometry: VisionGeometry
+    most_tiles: int = 1
+
+
+def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, ragged: bool = False) -> Sight:
+    """Find the tower of ``model``, and write into ``files`` what the runtime needs to prepare images (``ImagePrompt``).
+
+    For a model type that has no known prompt, the checkpoint's own processor and the model are run on a few small images, and
+    what tt-edge makes of them must be equal. Raises ``UnsupportedModelError``, naming it, for what is not followed or differs;
+    ``InvalidInputError`` for settings that are malformed, or make other sizes than the tower takes.
+
+    A model without settings of an image processor is compiled without them: its bundle takes no images, and says so.
+    """
+    family = family_of(model)
+    assert family is not None
+    has_settings = bool(image_settings(files))
+    own = OwnProcessor.open(source) if has_settings and model.config.model_type not in KNOWN_PROMPTS else None
+    if own is not None and family.tower == "tiles":
+        family = remember(model, replace(family, tile_size=own.tile_size()))
+    tower, geometry = _tower(model, family, ragged)
+    if not has_settings:
+        return Sight(family, tower, geometry)
+    try:
+        prompt = known_prompt(model, files) if own is None else own.prompt(model, files, geometry)
+        prepared = image_processor_for(read_settings(files, model.config.to_dict(), geometry, prompt))
+    except BundleError as error:
+        raise InvalidInputError(f"checkpoint {source}: {error}") from error
+    if prompt.token_ids:
+        files[IMAGE_PROMPT_FILE] = prompt.to_json()
+    if own is not None:
+        family = remember(model, check_decoder_call(model, family, tower, geometry, own, files))
+    return Sight(family, tower, geometry, prepared.most_tiles)
+
+
+def _tower(model: PreTrainedModel, family: VLMFamily, ragged: bool) -> tuple[GridTower | TileTower, VisionGeometry]:
+    try:
+        return tower_of(model, family, ragged=ragged)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
+        if model.config.model_type in KNOWN_PROMPTS:
+            raise
+        raise UnsupportedModelError(
+            f"{type(model).__name__}'s vision tower does not make features of each tile of an image by itself ({one_line(error)})"
+        ) from error
+
+
+def known_prompt(model: PreTrainedModel, files: HostFiles) -> ImagePrompt:
+    """That of ``KNOWN_PROMPTS``, with the tokenizer's words for the model's tokens; without token ids if it has none."""
+    config, known = model.config, KNOWN_PROMPTS[model.config.model_type]
+    named = [
+        getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None),
+        getattr(config, "video_token_id", None),
+    ]
+    ids = [each for each in named if isinstance(each, int)]
+    words: list[str | None] = [None, None]
+    if files.has("tokenizer.json"):
+        backend = BundleTokenizer.from_bundle(files).backend
+        words = [backend.id_to_token(each) if isinstance(each, int) else None for each in named]
+    settings = image_settings(files)
+    processor = known.processor
+    if isinstance(settings, dict) and config.model_type != "eagle2":  # whose class is code in the checkpoint
+        processor = class_name(settings, processor)
+    if words[0] is None:
+        return ImagePrompt(processor, Placeholders("<image>"), (), known.settings)
+    placeholders = known.placeholders(words[0], words[1], read_json(files, "tokenizer_config.json"))
+    return ImagePrompt(processor, placeholders, tuple(ids), known.settings)

@@ -1,0 +1,100 @@
+"""How images stand in the prompts of families whose processors write what cannot be found, or need not be asked. Torch-free.
+
+What is written here is compared with each processor by the tests. For every other checkpoint, ``found_prompt`` runs its processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tt_edge.runtime.multimodal.images import Placeholders, TileText
+
+
+@dataclass(frozen=True)
+class KnownPrompt:
+    """``processor`` is the class that is meant where the checkpoint names none, and ``settings`` are those of ``ImagePrompt``.
+
+    ``around`` are the tokens before and after an image's tokens (or the names of the settings in ``tokenizer_config.json``
+    that hold them, with their defaults). ``numbered``, ``leading`` and ``tiles`` are those of ``Placeholders``.
+    ``prompts_have_start``: prompts have the token before an image's tokens in the place of the image, and ``apart`` is put before
+    and after. ``one_block``: all tokens of a prompt see each other, and its text begins with the token that begins sequences and
+    ends with a newline.
+    """
+
+    processor: str
+    takes_videos: bool = False
+    around: tuple[str, str] = ("", "")
+    around_settings: tuple[str, str] | None = None
+    numbered: bool = False
+    leading: bool = False
+    prompts_have_start: bool = False
+    apart: str = ""
+    one_block: bool = False
+    tiles: TileText | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
+        """``image`` and ``video`` are the tokens that stand for them in the tokenizer."""
+        start, end = self.around
+        if self.around_settings is not None:
+            extra = tokenizer_config.get("extra_special_tokens")
+            named = tokenizer_config | (extra if isinstance(extra, dict) else {})
+            start, end = (
+                str(named.get(key, default)) for key, default in zip(self.around_settings, self.around, strict=True)
+            )
+        return Placeholders(
+            image,
+            video if self.takes_videos else None,
+            self.apart + start,
+            end + self.apart,
+            numbered=self.numbered,
+            leading=self.leading,
+            written=start if self.prompts_have_start else None,
+            before_text=_content(tokenizer_config.get("bos_token")) if self.one_block else None,
+            tiles=self.tiles,
+        )
+
+
+def _content(token: Any) -> str:
+    """The text of a special token, which settings have as it is or in an object."""
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")
+
+
+_QWEN = "Qwen2VLImageProcessor"
+_QWEN_VL = KnownPrompt(_QWEN, takes_videos=True)
+_AROUND, _WHOLE = "<fake_token_around_image>", "<fake_token_around_image><global-img>"
+_EACH = f"{_AROUND}<row_{{row}}_col_{{column}}>"
+_ROWS = TileText(f"{_AROUND}<row_1_col_1>", _EACH, f"\n{_EACH}", f"\n\n{_WHOLE}", _AROUND)
+_IMG_TAGS, _IMG_SETTINGS = ("<img>", "</img>"), ("start_image_token", "end_image_token")
+
+#: By ``model_type``.
+KNOWN_PROMPTS: dict[str, KnownPrompt] = {
+    "qwen2_vl": _QWEN_VL,
+    "qwen2_5_vl": _QWEN_VL,
+    # The tokens around are written around each frame of a video; around an image they are in the prompt already.
+    "qwen3_vl": KnownPrompt(_QWEN, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")),
+    "llava": KnownPrompt("LlavaImageProcessor"),
+    "vipllava": KnownPrompt("CLIPImageProcessor"),
+    "llava_next": KnownPrompt("LlavaNextImageProcessor"),
+    "llava_onevision": KnownPrompt("LlavaOnevisionImageProcessor"),
+    "idefics3": KnownPrompt("Idefics3ImageProcessor", around=(_WHOLE, _AROUND), tiles=_ROWS),
+    "smolvlm": KnownPrompt("SmolVLMImageProcessor", around=(_WHOLE, _AROUND), tiles=_ROWS),
+    "gemma3": KnownPrompt(
+        "Gemma3ImageProcessor",
+        around=("<start_of_image>", "<end_of_image>"),
+        around_settings=("boi_token", "eoi_token"),
+        prompts_have_start=True,
+        apart="\n\n",
+    ),
+    "paligemma": KnownPrompt("SiglipImageProcessor", one_block=True),
+    "blip-2": KnownPrompt("BlipImageProcessor", leading=True),
+    "internvl": KnownPrompt(
+        "GotOcr2ImageProcessor",
+        around=_IMG_TAGS,
+        around_settings=_IMG_SETTINGS,
+        settings={"crop_to_patches": True},  # which its processor asks for
+    ),
+    "eagle2": KnownPrompt("Eagle2", around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
+}

@@ -1,0 +1,243 @@
+"""A checkpoint's own processor, run on small images: how it writes them in a prompt, and whether tt-edge prepares them equally."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.vision.drawing import drawn
+from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
+from tt_edge.errors import UnsupportedModelError, one_line
+from tt_edge.runtime.multimodal.images import (
+    PROCESSORS,
+    ImageProcessor,
+    ImagePrompt,
+    Placeholders,
+    ProcessedImage,
+    image_processor_for,
+    read_settings,
+)
+from tt_edge.runtime.multimodal.images.processor_types import class_name
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.files import HostFiles
+    from tt_edge.contract import VisionGeometry
+
+#: Sides of the sample images in units of a tile, and what is added in pixels; the longest side of such a unit, and without tiles.
+_SHAPES = ((1, 1, 0), (2, 3, 5), (3, 2, -3), (1, 3, 1), (3, 1, 2), (2, 2, 0))
+_MOST_UNIT, _UNIT = 448, 64
+#: Text before and behind an image.
+_BEFORE, _BEHIND = "Look: ", " so"
+#: transformers resizes with torchvision, tt-edge with Pillow. Steps of 255 that all pixels, and that most, may be apart.
+_ALL_STEPS, _MOST_STEPS, _SHARE = 2.5, 1.5, 1e-3
+#: Arguments of an image processor that are no settings.
+_OF_CALLS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+#: Names of the pixels among a processor's outputs.
+_PIXELS = ("pixel_values", "pixel_values_images")
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A processor's answer to a prompt: the text that it tokenized, its outputs, and the settings it called for."""
+
+    text: str
+    outputs: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def token_ids(self) -> list[int]:
+        ids: list[int] = self.outputs["input_ids"][0].tolist()
+        return ids
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """``[tiles, 3, H, W]`` of all images in order, without what only pads them; or patches."""
+        found = next((self.outputs[name] for name in _PIXELS if name in self.outputs), None)
+        if not isinstance(found, torch.Tensor):
+            raise UnsupportedModelError(f"its processor makes {', '.join(self.outputs)}, and none is {_PIXELS[0]}")
+        if found.ndim <= 4:
+            return found
+        tiles = found.flatten(0, -4)
+        return tiles[tiles.flatten(1).any(1)]
+
+
+class OwnProcessor:
+    """The processor of ``name``'s checkpoint. ``word`` is what a prompt has for an image."""
+
+    def __init__(self, processor: Any, name: str) -> None:
+        self._processor, self._name = processor, name
+        self.kind = class_name({}, type(processor.image_processor).__name__)
+        if self.kind not in PROCESSORS:
+            raise UnsupportedModelError(
+                f"{name}'s image processor {self.kind} is not one that tt-edge follows; there are {', '.join(PROCESSORS)}"
+            )
+
+    @classmethod
+    def open(cls, source: str) -> OwnProcessor:
+        """Raises ``UnsupportedModelError`` for a class of image processor that tt-edge does not follow."""
+        from tt_edge.compile.parity.pytorch_vlm import processor_of
+
+        checkpoint = Checkpoint.open(source)
+        return cls(processor_of(checkpoint), str(checkpoint.settings.get("model_type")))
+
+    @cached_property
+    def word(self) -> str:
+        """The first of the processor's special tokens that it takes for an image."""
+        holders = (self._processor, self._processor.tokenizer)
+        named = [getattr(holder, name, None) for name in ("image_token", "boi_token") for holder in holders]
+        tried = dict.fromkeys(each for each in (*named, "<image>") if isinstance(each, str) and each)
+        reason = ""
+        for word in tried:
+            try:
+                text = self.run(f"{_BEFORE}{word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)]).text
+            except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+                reason = reason or one_line(error)
+                continue
+            if text.startswith(_BEFORE) and text.endswith(_BEHIND):
+                return word
+            reason = reason or f"it writes {text!r:.80}"
+        raise UnsupportedModelError(
+            f"{self._name}'s processor takes none of {', '.join(tried)} in the midst of a prompt for an image ({reason})"
+        )
+
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of the tiles that it makes."""
+        shape = self.run(f"{_BEFORE}{self.word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)]).pixels.shape
+        if len(shape) < 3:
+            raise UnsupportedModelError(
+                f"{self._name}'s processor makes pixels of shape {list(shape)}, which are no tiles"
+            )
+        return int(shape[-2]), int(shape[-1])
+
+    def run(self, prompt: str, images: Sequence[Image]) -> Written:
+        """What the processor makes of ``prompt`` and ``images``. Raises whatever it raises."""
+        from PIL import Image as Pillow
+
+        processor, texts, calls = self._processor, [], []
+        with (
+            _recorded(type(processor.tokenizer), lambda args, kwargs: texts.append(kwargs.get("text", args[:1]))),
+            _recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
+        ):
+            out = processor(text=[prompt], images=[Pillow.fromarray(image) for image in images], return_tensors="pt")
+        settings = json.loads(processor.image_processor.to_json_string())
+        known = set(type(processor.image_processor).valid_kwargs.__annotations__) - _OF_CALLS
+        for call in calls:
+            settings |= {name: value for name, value in call.items() if name in known and value is not None}
+        text: Any = texts[-1]
+        while isinstance(text, list | tuple):
+            text = text[0]
+        return Written(str(text), dict(out), json.loads(json.dumps(settings, default=dict)))
+
+    def samples(self, geometry: VisionGeometry) -> list[Image]:
+        """Small images of several proportions, of one tile and of more."""
+        unit = _UNIT if geometry.tile_size is None else min(_MOST_UNIT, *geometry.tile_size)
+        return [
+            drawn(rows * unit + more, columns * unit + more, number)
+            for number, (rows, columns, more) in enumerate(_SHAPES)
+        ]
+
+    def prompt(self, model: PreTrainedModel, files: HostFiles, geometry: VisionGeometry) -> ImagePrompt:
+        """The record of what it does, with which tt-edge writes and prepares every sample as it does.
+
+        Raises ``UnsupportedModelError``, saying what differs, where there is none; ``BundleError`` for settings that are
+        malformed.
+        """
+        tokenizer, images = BundleTokenizer.from_bundle(files), self.samples(geometry)
+        config = model.config
+        index = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        token = tokenizer.backend.id_to_token(index) if isinstance(index, int) else None
+        if token is None or not isinstance(index, int):
+            raise UnsupportedModelError(
+                f"{self._name}'s configuration names no image token of the tokenizer ({index!r})"
+            )
+        written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
+        found = ImagePrompt(self.kind, Placeholders(token), (index,), written[0].settings)
+        own = image_processor_for(read_settings(files, config.to_dict(), geometry, found))
+        prepared = [own.process(image) for image in images]
+        for image, mine, theirs in zip(images, prepared, written, strict=True):
+            self._check_pixels(own, image, mine, theirs)
+        if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}" for each in written):
+            # It leaves prompts as they are: they have all tokens of an image.
+            self.word = token * prepared[0].tokens
+            written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
+        seen = [
+            Expanded(each.text[len(_BEFORE) : len(each.text) - len(_BEHIND)], mine)
+            for each, mine in zip(written, prepared, strict=True)
+        ]
+        try:
+            placeholders = fit_placeholders(token, self.word, seen)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{self._name}: {error}") from error
+        found = ImagePrompt(self.kind, placeholders, (index,), written[0].settings)
+        self._check_tokens(found, files, geometry, config.to_dict(), images)
+        return found
+
+    def _check_pixels(self, own: ImageProcessor, image: Image, mine: ProcessedImage, theirs: Written) -> None:
+        got, want = mine.pixels, theirs.pixels.float().numpy()
+        shape = f"an image of {image.shape[1]} x {image.shape[0]} pixels"
+        if got.size != want.size:
+            raise UnsupportedModelError(
+                f"{self._name}'s processor makes {list(want.shape)} of {shape}, and tt-edge {list(got.shape)}"
+            )
+        std = np.asarray(getattr(own, "std", (1.0, 1.0, 1.0)), np.float32)
+        scale = std[:, None, None] if got.ndim == 4 else np.repeat(std, got.shape[-1] // 3)
+        steps = np.abs(got - want.reshape(got.shape)) * scale * 255
+        if steps.max() > _ALL_STEPS or (steps > _MOST_STEPS).mean() > _SHARE:
+            raise UnsupportedModelError(
+                f"{self._name}'s processor makes other pixels of {shape} than tt-edge, by up to {steps.max():.1f} of 255"
+            )
+
+    def _check_tokens(
+        self,
+        found: ImagePrompt,
+        files: HostFiles,
+        geometry: VisionGeometry,
+        config: dict[str, Any],
+        images: Sequence[Image],
+    ) -> None:
+        """The ids of prompts with one image and with two, apart and side by side."""
+        own = image_processor_for(read_settings(files, config, geometry, found))
+        processor = MultimodalProcessor(own, found.token_ids, merge_size=geometry.merge_size)
+        tokenizer, word = BundleTokenizer.from_bundle(files), self.word
+        prompts = [(f"{word}What?", images[:1]), (f"A {word} or {word}?", images[1:3]), (f"{word}{word}", images[3:5])]
+        for prompt, given in prompts:
+            ids, _ = processor.tokenize(tokenizer, prompt, given, add_special_tokens=True)
+            try:
+                want = self.run(prompt, given).token_ids
+            except (ValueError, TypeError, LookupError, RuntimeError) as error:
+                raise UnsupportedModelError(
+                    f"{self._name}'s processor does not take {len(given)} images ({one_line(error)})"
+                ) from error
+            if ids != want:
+                raise UnsupportedModelError(
+                    f"{self._name}'s processor makes {len(want)} other tokens of {prompt!r} than tt-edge, which makes {len(ids)}"
+                )
+
+
+@contextmanager
+def _recorded(kind: Any, seen: Any) -> Iterator[None]:
+    """Within the block, ``seen`` gets the arguments of each call of an object of the class ``kind``."""
+    original = kind.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen(args, kwargs)
+        return original(self, *args, **kwargs)
+
+    with patch.object(kind, "__call__", call):
+        yield

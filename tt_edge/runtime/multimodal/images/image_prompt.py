@@ -1,0 +1,67 @@
+"""What a compile found of a checkpoint's images: which class prepares them, and how they stand in a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from tt_edge.errors import BundleError
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.text.tokenizer import Files, read_json
+
+#: Of a bundle of a vision-language model.
+IMAGE_PROMPT_FILE = "image_prompt.json"
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """``processor`` is a class of transformers (``PROCESSOR_TYPES``); ``token_ids`` are the tokens that stand for a row of
+    features, that of images, then that of videos. ``settings`` are those of the image processor that hold whatever its file says:
+    a processor may be called with other ones.
+    """
+
+    processor: str
+    placeholders: Placeholders
+    token_ids: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, files: Files) -> ImagePrompt:
+        """Of a bundle. Raises ``BundleError`` for one without it, or with fields that it cannot have."""
+        found = read_json(files, IMAGE_PROMPT_FILE)
+        if not found:
+            raise BundleError(
+                "the bundle has no preprocessor_config.json or no image token, so images cannot be prepared; compile from a "
+                "checkpoint that has its image processor's settings"
+            )
+        try:
+            words = dict(found["placeholders"])
+            tiles = words.pop("tiles")
+            made = cls(
+                str(found["processor"]),
+                Placeholders(**words, tiles=None if tiles is None else TileText(**tiles)),
+                tuple(int(each) for each in found["token_ids"]),
+                dict(found["settings"]),
+            )
+            _check(made.placeholders)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{IMAGE_PROMPT_FILE} is malformed ({error!s:.80}); compile the model again") from error
+        return made
+
+    def to_json(self) -> bytes:
+        """What ``read`` reads."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+
+def _check(record: Placeholders | TileText) -> None:
+    for each in fields(record):
+        value, default = getattr(record, each.name), each.default
+        if isinstance(value, TileText):
+            _check(value)
+        elif type(default) in (bool, float):
+            if type(value) is not type(default):
+                raise ValueError(f"{each.name} is {value!r}")
+        elif value is not None and not isinstance(value, str):
+            raise ValueError(f"{each.name} is {value!r}")
