@@ -6,13 +6,15 @@ configuration is of an encoder-decoder.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.coverage import Outcome, one_line
 
 _VOCABULARY, _TOKENS, _MAX_SEQ_LEN = 99, 12, 24
-_PLACES = 24
+#: Places of a source, and height and width of the image before a text.
+_PLACES, _IMAGE = 32, (32, 32)
 
 #: Sizes by the names that configurations have for them. Whatever a configuration does not have is not set.
 _SMALL: dict[str, Any] = {
@@ -30,12 +32,12 @@ _SMALL: dict[str, Any] = {
     "src_vocab_size": _VOCABULARY, "tgt_vocab_size": _VOCABULARY, "image_size": 32, "patch_size": 8, "hidden_dim": 32,
     "conv_channels": 16, "input_channels": 1, "speech_encoder_layers": 2, "speech_encoder_attention_heads": 4,
     "speech_encoder_intermediate_size": 64, "num_codevector_groups": 2, "attention_window": 8, "attention_dropout": 0.0,
+    "decoder_hidden_size": 32,
 }  # fmt: skip
 
 #: What single model types need beside these sizes.
 _MORE: dict[str, dict[str, Any]] = {
     "fsmt": {"langs": ["en", "de"]},
-    "bigbird_pegasus": {"attention_type": "original_full"},
     "prophetnet": {
         "pad_token_id": 0,
         "num_encoder_layers": 2,
@@ -44,6 +46,19 @@ _MORE: dict[str, dict[str, Any]] = {
         "num_decoder_attention_heads": 4,
         "ngram": 2,
     },
+    "florence_vision": {
+        "depths": [1, 1],
+        "embed_dim": [8, 16],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "patch_size": [7, 3],
+        "patch_stride": [4, 2],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "window_size": 4,
+        "projection_dim": 32,
+    },
+    "florence2": {"image_token_id": _VOCABULARY - 1},
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
     "moonshine_streaming": {"num_key_value_heads": 4},
@@ -166,8 +181,31 @@ def _tiny(name: str) -> Any:
     return model
 
 
-def _sources(model: Any) -> list[Any]:
-    """Two sources, of unequal lengths where they are texts or speech of any length."""
+def _sources(model: Any) -> list[dict[str, Any]]:
+    """Two sources by transformers' names of the encoder's inputs, of unequal lengths where they are texts or speech of any length.
+
+    Before a text comes an image where the model has one there.
+    """
+    import numpy as np
+
+    from tt_edge.compile.seq2seq.image_text import SourceImage
+    from tt_edge.compile.seq2seq.model import main_input
+
+    name, image = main_input(model), SourceImage.of(model, _IMAGE)
+    if image is None:
+        return [{name: source} for source in _contents(model)]
+    placeholders, generator = np.full(image.tokens, model.config.image_token_id), np.random.default_rng(4)
+    return [
+        {
+            name: np.concatenate([placeholders, generator.integers(3, _VOCABULARY - 1, length)]),
+            "pixel_values": generator.standard_normal(image.size).astype(np.float32),
+        }
+        for length in (9, 5)
+    ]
+
+
+def _contents(model: Any) -> list[Any]:
+    """What the encoder's main input takes, twice."""
     import numpy as np
 
     from tt_edge.compile.seq2seq.model import main_input
@@ -193,17 +231,16 @@ def _sources(model: Any) -> list[Any]:
     return sources
 
 
-def _generated(model: Any, source: Any) -> list[int]:
+def _generated(model: Any, source: dict[str, Any]) -> list[int]:
     """The answer's first token and ``_TOKENS`` more, by transformers."""
     import torch
     from transformers import GenerationMixin
 
-    from tt_edge.compile.seq2seq.model import main_input
-
-    name, given = main_input(model), torch.from_numpy(source)[None]
-    more = {"attention_mask": torch.ones_like(given)} if name == "input_ids" else {}
+    given = {name: torch.from_numpy(array)[None] for name, array in source.items()}
+    if "input_ids" in given:
+        given["attention_mask"] = torch.ones_like(given["input_ids"])
     out = GenerationMixin.generate(
-        model, **{name: given}, **more, do_sample=False, num_beams=1, max_new_tokens=_TOKENS, no_repeat_ngram_size=2
+        model, **given, do_sample=False, num_beams=1, max_new_tokens=_TOKENS, no_repeat_ngram_size=2
     )
     tokens: list[int] = out[0].tolist()
     if len(tokens) != _TOKENS + 1 or len(set(tokens)) < 4:
@@ -228,13 +265,22 @@ def _answered(model: Any, sources: list[Any], starts: list[int]) -> list[list[in
     config = CompileConfig.of(precision="fp32", max_batch=2, max_seq_len=_MAX_SEQ_LEN, max_input_len=_MAX_SEQ_LEN)
     if main_input(model) in ("input_ids", "input_features", "input_values") and model.config.model_type != "whisper":
         config = config.with_limits(replace(config.limits, max_source_len=_PLACES))
-    config = parts.resolve(config, "tiny", HostFiles(), fit=False)
+    size = {"size": {"height": _IMAGE[0], "width": _IMAGE[1]}}
+    config = parts.resolve(
+        config, "tiny", HostFiles({"preprocessor_config.json": json.dumps(size).encode()}), fit=False
+    )
     encoder, decoder = (compiler.compile() for compiler in parts.compilers(config, "tiny", ()))
     pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(starts[0]))
     found = generate(
         ReferenceSession(decoder.network, decoder.contract),
         [[start] for start in starts],
         GenerationConfig(max_new_tokens=_TOKENS, no_repeat_ngram_size=2),
-        sources=[pipeline.source(source) for source in sources],
+        sources=[_encoded(pipeline, source) for source in sources],
     )
     return [each.new_token_ids for each in found]
+
+
+def _encoded(pipeline: Any, source: dict[str, Any]) -> Any:
+    if len(source) == 1:
+        return pipeline.source(*source.values())
+    return pipeline.image_text(source["pixel_values"], source["input_ids"][pipeline.image_places :].tolist())

@@ -193,6 +193,7 @@ class CompileJob:
     def collect_files(self) -> None:
         """Write the files that the runtime reads: the tokenizer's, and those generated here."""
         from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
+        from tt_edge.compile.seq2seq.image_text import text_model
 
         if self.config.network.layout is Layout.EDGE_LLM:
             from tt_edge.compile.edge_llm_layout import edge_llm_files
@@ -200,7 +201,7 @@ class CompileJob:
             self.files.update(edge_llm_files(self.model, self.config, self.files))
         else:
             self.files["config.json"] = _config_json(self.model)
-        self.files["generation_config.json"] = generation_settings(self.model)
+        self.files["generation_config.json"] = generation_settings(text_model(self.model))
         for name, content in self.files.items():
             self._writer.write_bytes(name, content)
 

@@ -70,8 +70,10 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
     ``max_source_len`` is that of a text, or the number of places that the model makes of speech or a page. ``fit`` lowers
     ``max_seq_len`` where it exceeds the decoder's. Raises ``InvalidInputError`` for limits beyond the model's.
     """
+    from tt_edge.compile.seq2seq.image_text import decoder_of
+
     name, model = type(parts.model).__name__, parts.model
-    most = _setting(getattr(model.get_decoder(), "config", model.config), _TARGET_LIMITS)
+    most = _setting(getattr(decoder_of(model), "config", model.config), _TARGET_LIMITS)
     if most is not None and limits.max_seq_len > most:
         if not fit:
             raise InvalidInputError(
@@ -100,6 +102,13 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
             f"{name}'s encoder divides sources of more than {undivided} tokens into blocks, which no backend has; compile with "
             f"--max-source-len {undivided} or less"
         )
+    if parts.image is not None:
+        limits = replace(limits, min_image_tokens=parts.image.tokens, max_image_tokens=parts.image.tokens)
+        if given is not None and given <= parts.image.tokens:
+            raise InvalidInputError(
+                f"max_source_len {given} leaves no room for a text after the {parts.image.tokens} places of {name}'s image; "
+                "compile with a larger --max-source-len"
+            )
     lengths = (length for length in (longest, undivided, _SOURCE_TOKENS) if length is not None)
     return replace(limits, max_source_len=given or min(lengths))
 

@@ -80,12 +80,13 @@ class Seq2SeqParts(PartSet):
     """An encoder-decoder: an encoder, and a decoder that attends to what it encoded."""
 
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
+        from tt_edge.compile.seq2seq.image_text import image_size_of
         from tt_edge.compile.seq2seq.model import Seq2Seq
         from tt_edge.compile.seq2seq.options import check_options
 
         check_takes_no_images(self.model, config)
         check_options(self.model, config)
-        self._parts = Seq2Seq.of(self.model)
+        self._parts = Seq2Seq.of(self.model, image_size_of(files))
         return config.with_limits(with_source(config.limits, self._parts, fit=fit))
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:

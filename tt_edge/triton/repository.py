@@ -8,7 +8,7 @@ from pathlib import Path
 from tt_edge.atomic import replace_file
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import ENCODER
-from tt_edge.contract import SOURCE_IDS
+from tt_edge.contract import PAGE_PIXELS, SOURCE_IDS
 from tt_edge.errors import InvalidInputError
 
 #: Inputs and output have the names of Triton's vLLM backend, so that its clients and the generate endpoint work.
@@ -43,7 +43,8 @@ __all__ = ["TritonPythonModel"]
 def check_bundle(path: Path) -> None:
     """Raise ``InvalidInputError`` for a bundle whose requests Triton could not take: its model's only input is a text."""
     manifest = Bundle.open(path).manifest
-    if manifest.takes_source and all(spec.name != SOURCE_IDS for spec in manifest.part(ENCODER).inputs):
+    inputs = {spec.name for spec in manifest.part(ENCODER).inputs} if manifest.takes_source else {SOURCE_IDS}
+    if SOURCE_IDS not in inputs or PAGE_PIXELS in inputs:
         raise InvalidInputError(
             f"{path} is of an encoder-decoder of speech or pages, and the Triton model takes only text; serve it with "
             f"tt-edge serve {path}"

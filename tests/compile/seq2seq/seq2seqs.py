@@ -25,13 +25,21 @@ from tt_edge.runtime.seq2seq.prompt import DecoderStart
 MAX_SEQ_LEN, MAX_SOURCE_LEN = 40, 48
 
 
-def compiled(model: PreTrainedModel, precision: str = "fp32", **settings: object) -> tuple[CompiledPart, CompiledPart]:
+def compiled(
+    model: PreTrainedModel, precision: str = "fp32", image_size: tuple[int, int] | None = None, **settings: object
+) -> tuple[CompiledPart, CompiledPart]:
     """The encoder and the decoder."""
-    parts = Seq2Seq.of(model)
+    parts = Seq2Seq.of(model, image_size)
     limits = {"max_batch": 3, "max_seq_len": MAX_SEQ_LEN, "max_input_len": MAX_SEQ_LEN}
     config = CompileConfig.of(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
     places = MAX_SOURCE_LEN if parts.fixed_size is None else parts.cross_shape[1]
-    config = config.with_limits(replace(config.limits, max_source_len=places))
+    places_of_image = None if parts.image is None else parts.image.tokens
+    limits_of_source = {
+        "max_source_len": places,
+        "min_image_tokens": places_of_image,
+        "max_image_tokens": places_of_image,
+    }
+    config = config.with_limits(replace(config.limits, **limits_of_source))
     return (
         compiled_once(EncoderCompiler(parts, config, "tiny-encoder")),
         compiled_once(Seq2SeqDecoderCompiler(parts, config, "tiny")),

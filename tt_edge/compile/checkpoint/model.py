@@ -156,10 +156,11 @@ def _vision_models(config: Any) -> list[Any]:
 
 
 def _page_models(config: Any) -> list[Any]:
-    """transformers' mapping of encoder-decoders that read pages."""
+    """transformers' mapping of encoder-decoders that read pages, or an image and a text."""
     from transformers import AutoModelForImageTextToText
 
-    return [AutoModelForImageTextToText] if config.model_type == "vision-encoder-decoder" else []
+    reads = config.model_type in ("vision-encoder-decoder", "florence2", "blip-2")
+    return [AutoModelForImageTextToText] if reads else []
 
 
 def _does_not_load(name: str, reason: BaseException | str) -> InvalidInputError:

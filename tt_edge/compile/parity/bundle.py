@@ -115,7 +115,7 @@ def _with_texts(
         return report
     theirs = checkpoint.tokenizer
     report = replace(report, tokenizer=compare_tokenizer(theirs, bundle))
-    if bundle.manifest.takes_images or (source is not None and not source.takes_text):
+    if bundle.manifest.takes_images or (source is not None and (source.takes_pages or not source.takes_text)):
         return report
     error = max(row.logit_error for row in report.rows)
     return replace(report, settings=compare_settings(model, theirs, bundle, network, new_tokens, error, source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import GenerationMixin
 from tt_edge.compile.parity.reference import clean_generation, growing_cache
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, FeatureParity, ParityReport
 from tt_edge.compile.parity.rows import compare_row
+from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
 from tt_edge.compile.seq2seq.model import cross_states
 from tt_edge.config import Precision
 from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SPEECH_FEATURES, SPEECH_SAMPLES
@@ -40,6 +42,9 @@ _NAMES = {
     PAGE_PIXELS: "pixel_values",
 }
 
+#: A source, without a batch, by the names of the encoder's inputs.
+Given = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -60,17 +65,18 @@ class Seq2SeqReference:
         self.model = model
         self.truth = copy.deepcopy(model).float() if precision is not Precision.FP32 else model
 
-    def answer(self, name: str, source: np.ndarray, start: Sequence[int], new_tokens: int) -> Answer:
-        """The answer to ``source``, without a batch, that begins with ``start``; ``name`` is that of the encoder's input."""
-        given = torch.from_numpy(source)[None]
-        inputs = {_NAMES[name]: given if name == SOURCE_IDS else given.to(self.model.dtype)}
-        if name == SOURCE_IDS:
-            inputs["attention_mask"] = torch.ones_like(given)
-        with torch.no_grad(), clean_generation(self.model):
-            self.model.generation_config.decoder_start_token_id = start[0]
+    def answer(self, given: Given, start: Sequence[int], new_tokens: int) -> Answer:
+        """The answer to the source ``given``, without a batch, that begins with ``start``."""
+        inputs = {_NAMES[name]: torch.from_numpy(array)[None] for name, array in given.items()}
+        inputs = {name: t.to(self.model.dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+        if SOURCE_IDS in given:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        # A model that reads an image and a text has a way of its own to generate; others' do more than answer (Whisper's).
+        own = self.model.generate if len(given) > 1 else partial(GenerationMixin.generate, self.model)
+        with torch.no_grad(), clean_generation(text_model(self.model)):
+            text_model(self.model).generation_config.decoder_start_token_id = start[0]
             begin = torch.tensor([list(start)])
-            out = GenerationMixin.generate(
-                self.model,
+            out = own(
                 **inputs,
                 **growing_cache(self.model),
                 decoder_input_ids=begin,
@@ -91,22 +97,55 @@ class Seq2SeqReference:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         given: dict[str, Any] = {k: t.to(model.dtype) if t.is_floating_point() else t for k, t in inputs.items()}
         logits: Tensor = model(**given, decoder_input_ids=decoder_ids, use_cache=False).logits
-        source = next(t for k, t in given.items() if k != "attention_mask")
-        cross = [t[0].float().numpy() for t in cross_states(model, source)]
+        source = next(given[k] for k in ("input_ids", *_NAMES.values()) if k in given)
+        embedded: dict[str, Any] = {}
+        if (image := SourceImage.of(model, _size_of(given))) is not None:
+            embedded["inputs_embeds"] = image.embeddings(source, given["pixel_values"])
+        cross = [t[0].float().numpy() for t in cross_states(text_model(model), source, **embedded)]
         return logits[0, -new_tokens - 1 : -1].float().numpy(), cross
+
+
+def _size_of(given: dict[str, Any]) -> tuple[int, int] | None:
+    pixels = given.get("pixel_values")
+    return None if pixels is None else (int(pixels.shape[2]), int(pixels.shape[3]))
+
+
+def with_images(encoder: IOContract, sources: Sequence[np.ndarray], seed: int, image_token: int | None) -> list[Given]:
+    """The sources by the names of the encoder's inputs: beside texts, a random image each if it takes one."""
+    generator, name = np.random.default_rng(seed), encoder.inputs[0].name
+    places = encoder.limits.max_image_tokens
+    if image_token is None or places is None:
+        return [{name: source} for source in sources]
+    shape = encoder.input(PAGE_PIXELS).shape[1:]
+    placeholders = np.full(places, image_token)
+    return [
+        {name: np.concatenate([placeholders, source]), PAGE_PIXELS: generator.standard_normal(shape).astype(np.float32)}
+        for source in sources
+    ]
+
+
+def encode(pipeline: SourcePipeline, given: Given) -> Source:
+    """A source of ``with_images``, by the captured encoder."""
+    if len(given) > 1:
+        return pipeline.image_text(given[PAGE_PIXELS], given[SOURCE_IDS][pipeline.image_places :].tolist())
+    (source,) = given.values()
+    return pipeline.source(source)
 
 
 def random_sources(
     encoder: IOContract, decoder: IOContract, seed: int, excluded: Collection[int] = ()
 ) -> list[np.ndarray]:
-    """Up to three random sources, of different lengths where those may differ, as many as the batch allows."""
+    """Up to three random sources, of different lengths where those may differ, as many as the batch allows.
+
+    Of an encoder that takes an image and a text, they are the texts.
+    """
     generator, spec = np.random.default_rng(seed), encoder.inputs[0]
     count = min(3, decoder.max_batch)
     of = encoder.subsampling
     if spec.name != SOURCE_IDS and of is None:
         shape = spec.resolve(batch=1)[1:]
         return [generator.standard_normal(shape).astype(np.float32) for _ in range(count)]
-    most, least = min(encoder.max_source_len, 48), 1 if of is None else 2
+    most, least = min(encoder.max_source_len - (encoder.limits.max_image_tokens or 0), 48), 1 if of is None else 2
     lengths = list(dict.fromkeys((most, max(least, most // 5), max(least, most // 2))))[:count]
     if of is not None:
         sizes = [(of.fewest(places), *spec.resolve(batch=1, frames=1)[2:]) for places in lengths]
@@ -137,10 +176,11 @@ def check_seq2seq(
         raise InvalidInputError(
             f"{new_tokens} new tokens after {len(start)} exceed max_seq_len {contract.max_seq_len}; lower --new-tokens"
         )
-    name = encoder.inputs[0].name
-    given = random_sources(encoder, contract, seed, special_ids)
-    answers = [reference.answer(name, source, start, new_tokens) for source in given]
-    encoded = [pipeline.source(source) for source in given]
+    image_token = getattr(reference.model.config, "image_token_id", None) if pipeline.takes_text else None
+    excluded = special_ids if image_token is None else [*special_ids, image_token]
+    given = with_images(encoder, random_sources(encoder, contract, seed, excluded), seed, image_token)
+    answers = [reference.answer(source, start, new_tokens) for source in given]
+    encoded = [encode(pipeline, source) for source in given]
     session = ReferenceSession(network, contract)
     batches = [range(len(given))] if len(given) == 1 else [range(len(given)), range(1)]
     rows = []

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.accuracy import TheirTexts, key_of, until_end
 from tt_edge.compile.parity.reference import growing_cache
+from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item, Score
 from tt_edge.runtime.llm import LLM
@@ -31,6 +32,10 @@ class PyTorchSeq2Seq:
         self, model: PreTrainedModel, checkpoint: Checkpoint, llm: LLM, *, precision: str = "", quantized: str = ""
     ) -> None:
         self._model, self._checkpoint, self._llm = model, checkpoint, llm
+        if llm.source is not None and llm.source.takes_pages and llm.source.takes_text:
+            raise InvalidInputError(
+                "the model reads an image and a text, which are not given to PyTorch's here; omit --model"
+            )
         self._theirs = TheirTexts(model, checkpoint, llm)
         self.key = key_of(checkpoint, precision, quantized)
 

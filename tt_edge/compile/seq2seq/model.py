@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from tt_edge.compile.export.masks import Visibility
+from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
 from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.compile.seq2seq.speech import feature_width, subsampling_of
 from tt_edge.contract import (
@@ -82,7 +83,8 @@ class Seq2Seq:
     ``source`` is our name of the encoder's input, ``fixed_size`` that input's size without the batch (Whisper's speech, and pages;
     ``None`` for other sources). Speech of any length becomes as many places as ``subsampling`` says, from samples or from features
     of ``width`` numbers. ``layers`` is the number of decoder layers; ``cross_shape`` is ``(heads, places, head_dim)`` of the keys
-    of one source, whose places are only those of a fixed size.
+    of one source, whose places are only those of a fixed size. With an ``image``, it stands before the text, and ``model`` is the
+    encoder-decoder of texts within the model.
     """
 
     model: PreTrainedModel
@@ -92,11 +94,16 @@ class Seq2Seq:
     cross_shape: tuple[int, int, int]
     subsampling: Subsampling | None = None
     width: int | None = None
+    image: SourceImage | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Seq2Seq:
-        """Raises ``UnsupportedModelError`` for an encoder that takes something else."""
-        name = type(model).__name__
+    def of(cls, model: PreTrainedModel, image_size: tuple[int, int] | None = None) -> Seq2Seq:
+        """``image_size`` is that of the images that the checkpoint's processor makes, if it has one.
+
+        Raises ``UnsupportedModelError`` for an encoder that takes something else.
+        """
+        name, image = type(model).__name__, SourceImage.of(model, image_size)
+        model = text_model(model)
         encoder = model.get_encoder()
         takes = main_input(model)
         source = _INPUTS.get(takes)
@@ -111,7 +118,7 @@ class Seq2Seq:
             subsampling = subsampling_of(partial(encode, model), width, model.dtype, name)
         elif source != SOURCE_IDS:
             fixed = _fixed_size(name, encoder.config, source)
-        found = cls(model, source, fixed, 0, (0, 0, 0), subsampling, width)
+        found = cls(model, source, fixed, 0, (0, 0, 0), subsampling, width, image)
         with torch.no_grad():
             keys = cross_states(model, found.example_source(1, 2))[::2]
         _, heads, places, size = keys[0].shape
@@ -160,6 +167,9 @@ def _fixed_size(name: str, config: Any, source: str) -> tuple[int, ...]:
 def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
     """The encoder's hidden states ``[B, T, H]`` of a source."""
     encoder = model.get_encoder()
+    if "inputs_embeds" in inputs:
+        embedded: Tensor = encoder(**inputs).last_hidden_state
+        return embedded
     if isinstance(model, EncoderDecoderModel) and "token_type_ids" in inspect.signature(encoder.forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(source)  # BERT would look them up by position
     hidden: Tensor = encoder(**{main_input(model): source}, **inputs).last_hidden_state
@@ -212,10 +222,17 @@ class SourceEncoder(nn.Module):
 
     def __init__(self, parts: Seq2Seq, positions: Positions) -> None:
         super().__init__()
-        self.model, self.positions = parts.model, positions
+        self.model, self.positions, self.image = parts.model, positions, parts.image
+        self.owner = (
+            None if parts.image is None else parts.image.owner
+        )  # a submodule: its weights are constants of the graph
 
-    def forward(self, source: Tensor) -> tuple[Tensor, ...]:
-        """Token ids ``[B, T]``, mel features ``[B, mels, frames]`` or pixels ``[B, 3, H, W]`` to K, V, layer by layer."""
+    def forward(self, source: Tensor, pixels: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Token ids ``[B, T]``, mel features ``[B, mels, frames]`` or pixels ``[B, 3, H, W]`` to K, V, layer by layer; for an image
+        and a text, token ids and pixels."""
+        if self.image is not None and pixels is not None:
+            with self.positions.of_encoder():
+                return cross_states(self.model, source, inputs_embeds=self.image.embeddings(source, pixels))
         makes_mask = type(self.model.get_encoder()).__name__ in _MASK_MAKERS
         with self.positions.of_encoder():
             return cross_states(self.model, source, **({"attention_mask": _NoPadding()} if makes_mask else {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,13 @@ from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.seq2seq.embeddings import chosen_embeddings
 from tt_edge.compile.seq2seq.experts import every_expert
 from tt_edge.compile.seq2seq.half_precision import unconditional_limits
+from tt_edge.compile.seq2seq.image_text import decoder_of
 from tt_edge.compile.seq2seq.model import Seq2Seq, SourceDecoder, SourceEncoder
 from tt_edge.compile.seq2seq.own_attention import emitted_attention
 from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.compile.seq2seq.speech import descending_ranges
 from tt_edge.config import Backend, Cache, CompileConfig
-from tt_edge.contract import SOURCE_IDS, IOContract
+from tt_edge.contract import PAGE_PIXELS, SOURCE_IDS, IOContract
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.attention_call import ATTENTION, MERGED_ATTENTION, AttentionCall
 from tt_edge.lowering.base import LoweringContext, LoweringPass, calls
@@ -54,7 +55,7 @@ class _Seq2SeqPart(PartCompiler):
 
         The encoder's part runs the decoder, too, on one token.
         """
-        encoder, decoder, limits = self.model.get_encoder(), self.model.get_decoder(), self.config.limits
+        encoder, decoder, limits = self.model.get_encoder(), decoder_of(self.model), self.config.limits
         source = limits.max_source_len or 0
         with (
             constant_rope(encoder, source),
@@ -82,7 +83,7 @@ class _Seq2SeqPart(PartCompiler):
     def check_attention(self, exported: GraphModule) -> None:
         """Raise ``UnsupportedModelError`` for a model whose tokens see each other outside transformers' attention interface."""
         if not exported.graph.find_nodes(op="call_function", target=ATTENTION):
-            half = self.model.get_encoder() if self.name == ENCODER else self.model.get_decoder()
+            half = self.model.get_encoder() if self.name == ENCODER else decoder_of(self.model)
             raise own_attention(f"{type(half).__name__}, the {self.name} of {type(self.model).__name__},")
 
 
@@ -93,22 +94,27 @@ class EncoderCompiler(_Seq2SeqPart):
 
     def export(self) -> GraphModule:
         parts, most = self.parts, self.config.limits.max_source_len
-        source = parts.example_source(1 if parts.subsampling else _BATCH, _SOURCE)
-        dynamic = {} if parts.subsampling else {0: torch.export.Dim("batch")}
+        single = parts.subsampling is not None or parts.image is not None
+        source = parts.example_source(1 if single else _BATCH, _SOURCE)
+        dynamic = {} if single else {0: torch.export.Dim("batch")}
         if parts.takes_text:
             dynamic[1] = torch.export.Dim("source", max=most)
         elif parts.subsampling is not None:
             assert most is not None
             dynamic[1] = torch.export.Dim("frames", min=parts.subsampling.least, max=parts.subsampling.fewest(most))
         module = SourceEncoder(self.parts, self.positions())
-        with self.traceable(), descending_ranges():
-            export = partial(trace, module, (source,), {}, (dynamic,), self.what(), self.explain)
+        image = parts.image
+        pixels = [] if image is None else [torch.zeros(1, *image.size, dtype=self.model.dtype)]
+        shapes = (dynamic, *({} for _ in pixels))
+        with self.traceable(), nullcontext() if image is None else image.traceable(), descending_ranges():
+            export = partial(trace, module, (source, *pixels), {}, shapes, self.what(), self.explain)
             speech = partial(export, assumes=self._always)
             exported = export() if parts.subsampling is None else self._without_padding(speech)
         if self.parts.takes_text:
             self.check_attention(exported)
-        (placeholder,) = exported.graph.find_nodes(op="placeholder")
-        placeholder.target = placeholder.name = self.parts.source
+        inputs = exported.graph.find_nodes(op="placeholder")
+        for placeholder, name in zip(inputs, (parts.source, PAGE_PIXELS), strict=False):
+            placeholder.target = placeholder.name = name
         exported.graph.eliminate_dead_code()  # the decoder, but for what it takes from the encoder
         return exported
 

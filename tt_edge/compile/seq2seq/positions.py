@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tt_edge.plugins.ops.semantic  # noqa: F401  (defines an operator)
+from tt_edge.compile.seq2seq.image_text import decoder_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Positions(nn.Module):
         super().__init__()
         self._model = [model]  # a list: it is no submodule
         self._source_len = source_len
-        encoder, decoder = model.get_encoder(), model.get_decoder()
+        encoder, decoder = model.get_encoder(), decoder_of(model)
         self._decoder_module = _embedding(decoder)
         self._encoder_module = _embedding(encoder) if speech is None else _absolute(encoder, speech, source_len)
         if self._encoder_module and source_len:
@@ -109,7 +110,7 @@ class Positions(nn.Module):
 
 def _width(model: PreTrainedModel) -> int:
     """The width of the hidden states that the decoder takes."""
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     config = getattr(decoder, "config", model.config)
     return int(getattr(config, "cross_attention_hidden_size", None) or config.hidden_size)
 

@@ -20,6 +20,7 @@ from tt_edge.contract.symbols import FRAMES
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.audio import SpeechFeatures, extractor_of
 from tt_edge.runtime.multimodal.images import ImageFile
+from tt_edge.runtime.seq2seq.image_text import ImageTextProcessor
 from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.seq2seq.source import Source, Speech, digest_of
@@ -40,7 +41,7 @@ class SourcePipeline:
         encoder: FeedForward,
         start: DecoderStart,
         extractor: SpeechFeatures | None = None,
-        pages: PageProcessor | None = None,
+        pages: PageProcessor | ImageTextProcessor | None = None,
     ) -> None:
         self.encoder, self.start, self.extractor, self.pages = encoder, start, extractor, pages
         self._input = encoder.contract.inputs[0]
@@ -55,16 +56,28 @@ class SourcePipeline:
         start = DecoderStart.from_settings(read_json(bundle, "generation_config.json"))
         pipeline = cls(encoder, start)
         if pipeline.takes_speech:
-            pipeline._add_extractor(_extractor_settings(bundle))
-        if pipeline.takes_pages and bundle.has("preprocessor_config.json"):
-            pages = PageProcessor.from_settings(read_json(bundle, "preprocessor_config.json"))
-            if pages.size != pipeline._input.shape[2:]:
-                raise BundleError(
-                    f"preprocessor_config.json makes pages of {pages.size}, and the encoder takes {pipeline._input.shape[2:]}; "
-                    "compile the model again"
-                )
-            pipeline.pages = pages
+            pipeline._add_extractor(_settings_of(bundle, "feature_extractor"))
+        if pipeline.takes_pages:
+            pipeline._add_pages(bundle)
         return pipeline
+
+    def _add_pages(self, bundle: Bundle) -> None:
+        settings = _settings_of(bundle, "image_processor")
+        if not settings:
+            return
+        pixels = self.encoder.contract.input(PAGE_PIXELS)
+        if self.takes_text:
+            tokens = self.image_places
+            size = pixels.resolve(batch=1, source=1)[2:]
+            self.pages = ImageTextProcessor.from_settings(settings, read_json(bundle, "config.json"), size, tokens)
+            return
+        pages = PageProcessor.from_settings(settings)
+        if pages.size != pixels.shape[2:]:
+            raise BundleError(
+                f"preprocessor_config.json makes pages of {pages.size}, and the encoder takes {pixels.shape[2:]}; compile the "
+                "model again"
+            )
+        self.pages = pages
 
     def _add_extractor(self, settings: Mapping[str, Any]) -> None:
         if not settings:
@@ -92,7 +105,12 @@ class SourcePipeline:
 
     @property
     def takes_pages(self) -> bool:
-        return self._input.name == PAGE_PIXELS
+        return any(spec.name == PAGE_PIXELS for spec in self.encoder.contract.inputs)
+
+    @property
+    def image_places(self) -> int:
+        """The places of an image, which stands before the text."""
+        return self.encoder.contract.limits.max_image_tokens or 0
 
     @property
     def has_one_size(self) -> bool:
@@ -109,6 +127,8 @@ class SourcePipeline:
     @property
     def kind(self) -> str:
         """What the encoder takes, in words."""
+        if self.takes_text and self.takes_pages:
+            return "an image and a text"
         return "text" if self.takes_text else "speech" if self.takes_speech else "pages"
 
     def source(self, content: np.ndarray) -> Source:
@@ -155,6 +175,8 @@ class SourcePipeline:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is a text; omit it"
             )
+        if self.takes_pages:
+            raise InvalidInputError("the model reads an image and a text, and there is a text; give an image")
         limit = self.encoder.contract.max_source_len
         if not len(token_ids):
             raise InvalidInputError("the text has no tokens; give some text")
@@ -166,6 +188,25 @@ class SourcePipeline:
         ids = np.array([token_ids], np.int64)
         lengths = np.array([len(token_ids)], np.int32)
         return self._encode({SOURCE_IDS: ids, SOURCE_LENGTHS: lengths}, len(token_ids), digest_of(ids))
+
+    def image_text(self, pixels: np.ndarray, token_ids: Sequence[int]) -> Source:
+        """Encode an image ``[3, H, W]`` and the text after it. Raises ``CapacityError`` for a text that is too long."""
+        if not (self.takes_text and self.takes_pages):
+            raise InvalidInputError(f"the bundle is of an encoder-decoder that takes {self.kind}")
+        spec = self.encoder.contract.input(PAGE_PIXELS)
+        if pixels.shape != spec.shape[1:]:
+            raise InvalidInputError(f"the image has shape {pixels.shape}; the encoder takes {spec.shape[1:]}")
+        limit, places = self.encoder.contract.max_source_len, self.image_places + len(token_ids)
+        if places > limit:
+            raise CapacityError(
+                f"the image has {self.image_places} places and the text {len(token_ids)} tokens, more than the {limit} that the "
+                "encoder was compiled for; shorten the text, or compile with a larger --max-source-len"
+            )
+        batch = np.ascontiguousarray(pixels[None], spec.dtype.numpy)
+        ids = np.array([[*[0] * self.image_places, *token_ids]], np.int64)
+        lengths = np.array([places], np.int32)
+        feeds = {SOURCE_IDS: ids, SOURCE_LENGTHS: lengths, PAGE_PIXELS: batch}
+        return self._encode(feeds, places, f"{digest_of(batch)} {digest_of(ids)}")
 
     @property
     def window(self) -> int | None:
@@ -194,7 +235,7 @@ class SourcePipeline:
         """Encode a page: a file, or pixels. Raises ``InvalidInputError`` for what is no image."""
         return self.source(self.page_processor().prepare(image))
 
-    def page_processor(self) -> PageProcessor:
+    def page_processor(self) -> PageProcessor | ImageTextProcessor:
         """What prepares pages. Raises ``InvalidInputError`` for a model that takes none."""
         if not self.takes_pages:
             raise InvalidInputError(
@@ -220,11 +261,11 @@ class SourcePipeline:
         self.encoder.close()
 
 
-def _extractor_settings(bundle: Bundle) -> Mapping[str, Any]:
-    """Of a feature extractor; newer checkpoints have them in a file for the whole processor."""
+def _settings_of(bundle: Bundle, part: str) -> Mapping[str, Any]:
+    """Of a part of the checkpoint's processor; newer checkpoints have them in a file for all of it."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         settings = read_json(bundle, name)
-        found = settings.get("feature_extractor", settings)
+        found = settings.get(part, settings)
         if isinstance(found, Mapping) and (found is not settings or name.startswith("pre")):
             return found
     return {}

@@ -11,6 +11,7 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, images_of
 from tt_edge.runtime.scheduling.request import Request
+from tt_edge.runtime.seq2seq.image_text import ImageTextProcessor
 from tt_edge.runtime.seq2seq.prompt import DETECT
 from tt_edge.runtime.seq2seq.source import Source, Speech
 from tt_edge.runtime.text.chat import RenderedChat
@@ -65,7 +66,9 @@ class SourcePrompts:
         if isinstance(prompt, Speech):
             source, start = pipeline.speech(prompt), self.start_of(prompt)
         elif pipeline.takes_pages:
-            source, text, start = pipeline.page(the_page(images)), prompt, self._beginning(prompt)
+            pixels = pipeline.page_processor().prepare(the_page(images))
+            source, start = self._page(pixels, prompt, add_special_tokens=add_special_tokens)
+            text = prompt
         else:
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens) if pipeline.takes_text else []
             source, text, start = pipeline.text(ids), prompt, pipeline.start.default
@@ -102,8 +105,17 @@ class SourcePrompts:
         return self.answer_to(self.pipeline.source(features), "", start, cache_salt)
 
     def page(self, pixels: np.ndarray, text: str, cache_salt: str) -> EncodedPrompt:
-        """The prompt for reading a page that ``PageProcessor`` has prepared; the answer begins with ``text``, if there is one."""
-        return self.answer_to(self.pipeline.source(pixels), text, self._beginning(text), cache_salt)
+        """The prompt for reading a page that ``PageProcessor`` has prepared; the answer begins with ``text``, if there is one. Of a
+        model that reads an image and a text, ``text`` is what is asked."""
+        source, start = self._page(pixels, text)
+        return self.answer_to(source, text, start, cache_salt)
+
+    def _page(self, pixels: np.ndarray, text: str, *, add_special_tokens: bool = True) -> tuple[Source, Sequence[int]]:
+        pipeline, processor = self.pipeline, self.pipeline.page_processor()
+        if isinstance(processor, ImageTextProcessor):
+            ids = self.tokenizer.encode(processor.text(text), add_special_tokens=add_special_tokens)
+            return pipeline.image_text(pixels, ids), pipeline.start.default
+        return pipeline.source(pixels), self._beginning(text)
 
     def _beginning(self, text: str) -> Sequence[int]:
         """Such as Donut's task ``<s_cord-v2>``."""

@@ -1,0 +1,168 @@
+"""An image and a text: Florence-2 and BLIP-2 with T5 answer as their ``generate()`` does."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.compile.seq2seq.seq2seqs import compiled, texts
+from tests.compile.seq2seq.test_pages import page
+from tests.tiny_seq2seq import _BART, _T5, VOCABULARY, save_seq2seq
+from tt_edge.cli import main
+from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
+from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.scheduling.generation import generate
+from tt_edge.runtime.seq2seq.image_text import _TASKS, ImageTextProcessor
+from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+from tt_edge.runtime.seq2seq.prompt import DecoderStart
+
+#: The token that stands for a place of the image.
+IMAGE = 98
+SIZE = {"height": 32, "width": 48}
+
+
+def florence2():
+    vision = {
+        "depths": [1, 1], "embed_dim": [8, 16], "num_heads": [2, 2], "num_groups": [2, 2], "patch_size": [7, 3],
+        "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True], "window_size": 4, "projection_dim": 32,
+    }  # fmt: skip
+    text = transformers.BartConfig(vocab_size=VOCABULARY, **_BART)
+    config = transformers.Florence2Config(
+        vision_config=vision, text_config=text.to_dict(), image_token_id=IMAGE, **_BART
+    )
+    return transformers.Florence2ForConditionalGeneration(config), transformers.CLIPImageProcessor(
+        size=SIZE, crop_size=SIZE, do_center_crop=False
+    )
+
+
+def blip2():
+    small = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3
+    }  # fmt: skip
+    text = transformers.T5Config(vocab_size=VOCABULARY, **_T5)
+    config = transformers.Blip2Config(
+        vision_config={**small, "image_size": 32, "patch_size": 8}, qformer_config={**small, "encoder_hidden_size": 16},
+        text_config=text.to_dict(), num_query_tokens=4, image_token_index=IMAGE, initializer_range=0.3,
+    )  # fmt: skip
+    size = {"height": 32, "width": 32}
+    return transformers.Blip2ForConditionalGeneration(config), transformers.BlipImageProcessor(size=size)
+
+
+MODELS = {"florence2": florence2, "blip-2": blip2}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """A model, its image processor, and both networks."""
+    torch.manual_seed(0)
+    model, processor = MODELS[request.param]()
+    model.eval()
+    for part in (model, getattr(model, "language_model", model)):
+        part.generation_config.eos_token_id = part.generation_config.forced_eos_token_id = None
+    size = (processor.size["height"], processor.size["width"])
+    return model, processor, compiled(model, image_size=size)
+
+
+def test_as_generate(case):
+    """From images and texts of unequal lengths to tokens, in one batch; and each image matters."""
+    model, processor, (encoder, decoder) = case
+    start = 2 if model.config.model_type == "florence2" else 0
+    network = ReferenceFeedForward(encoder.network, encoder.contract)
+    pipeline = SourcePipeline(network, DecoderStart(start))
+    places = pipeline.image_places
+    size = (processor.size["height"], processor.size["width"])
+    pipeline.pages = ImageTextProcessor.from_settings(processor.to_dict(), model.config.to_dict(), size, places)
+    images = [page(48, 90), page(120, 70), page(48, 90)]
+    questions = texts(9, 5, 9)
+    sources, wanted = [], []
+    search = {"max_new_tokens": 16, "no_repeat_ngram_size": 2}
+    for image, ids in zip(images, questions, strict=True):
+        given = processor(image, return_tensors="pt")["pixel_values"]
+        made = pipeline.pages.pixels(image)
+        np.testing.assert_allclose(made, given[0].numpy(), atol=0.02)
+        sources.append(pipeline.image_text(made, ids.tolist()))
+        tokens = torch.tensor([[*[IMAGE] * places, *ids]])
+        out = model.generate(
+            pixel_values=given,
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            num_beams=1,
+            **search,
+        )
+        wanted.append(out[0, 1:].tolist())
+    session = ReferenceSession(decoder.network, decoder.contract)
+    found = generate(session, [[start]] * 3, GenerationConfig(**search), sources=sources)
+    assert [each.new_token_ids for each in found] == wanted
+    assert len({source.digest for source in sources}) == 3
+
+
+def test_what_is_refused(case):
+    _, processor, (encoder, _) = case
+    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(2))
+    pixels = np.zeros((3, processor.size["height"], processor.size["width"]), np.float32)
+    with pytest.raises(CapacityError, match=r"places and the text 48 tokens, more than the 48"):
+        pipeline.image_text(pixels, [5] * 48)
+    with pytest.raises(InvalidInputError, match=r"there is a text; give an image"):
+        pipeline.text([5])
+    with pytest.raises(InvalidInputError, match=r"the image has shape \(3, 8, 8\)"):
+        pipeline.image_text(pixels[:, :8, :8], [5])
+
+
+def test_from_a_checkpoint_to_an_answer(tmp_path, capsys):
+    """Compiled, verified and asked on the command line: a task of Florence-2's becomes its question."""
+    from PIL import Image
+
+    torch.manual_seed(0)
+    model, processor = florence2()
+    model.eval().generation_config.eos_token_id = 2
+    model.generation_config.forced_eos_token_id = None
+    folder, bundle, file = save_seq2seq(model, tmp_path / "checkpoint"), tmp_path / "f.ttedge", tmp_path / "page.png"
+    processor.save_pretrained(folder)
+    Image.fromarray(page(48, 90)).save(file)
+    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40"]
+    assert main(["compile", str(folder), "-o", str(bundle), *options]) == 0
+    assert main(["verify", str(bundle), "--model", str(folder), "--new-tokens", "10"]) == 0
+    capsys.readouterr()
+    arguments = ["--image", str(file), "--max-new-tokens", "12", "--json"]
+    assert main(["run", str(bundle), *arguments, "--prompt", "w30 w31"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    pixels = processor(page(48, 90), return_tensors="pt")["pixel_values"]
+    tokens = torch.tensor([[*[IMAGE] * 25, 30, 31, 2]])
+    out = model.generate(
+        pixel_values=pixels,
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=12,
+        do_sample=False,
+        num_beams=1,
+    )
+    assert answer["new_token_ids"] == out[0, 1:].tolist()[: len(answer["new_token_ids"])]
+    for prompt, message in (
+        ("<CAPTION> w3", "the task <CAPTION> takes no text beside it"),
+        (" ".join(["w3"] * 90), "the image has 25 places and the text 91 tokens, more than the 96"),
+    ):
+        assert main(["run", str(bundle), *arguments, "--prompt", prompt])
+        assert message in capsys.readouterr().err
+    assert main(["run", str(bundle), "--prompt", "w3"])
+    assert "there are 0 images" in capsys.readouterr().err
+
+
+def test_florence2s_tasks():
+    """As its own processor writes them."""
+    from transformers.models.florence2.processing_florence2 import Florence2Processor
+
+    text = ImageTextProcessor(None, has_tasks=True).text
+    prompts = {task: f"{task} a car" if "{input}" in asked else task for task, asked in _TASKS.items()}
+    source = inspect.getsource(Florence2Processor.__init__)
+    for task, prompt in prompts.items():
+        assert f'"{task}": "{_TASKS[task]}"' in source
+        assert text(prompt) == _TASKS[task].replace("{input}", "a car")
+    assert text("What is this?") == "What is this?"

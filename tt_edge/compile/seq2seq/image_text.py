@@ -1,0 +1,106 @@
+"""Encoder-decoders whose source is an image and a text: Florence-2, and BLIP-2 with T5.
+
+The image becomes a fixed number of features, which take the places of the image tokens before the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from tt_edge.compile.export.semantics import semantic_attention
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.runtime.text.tokenizer import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tt_edge.compile.files import HostFiles
+
+#: Classes with an image before the text. T5Gemma 2's images are anywhere in it; only its text part is compiled.
+_CLASSES = ("Florence2ForConditionalGeneration", "Blip2ForConditionalGeneration")
+#: Towers whose attention is among channels, or in windows of an image that differ in size: it is traced as arithmetic.
+_ARITHMETIC = ("Florence2VisionBackbone",)
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """The image of a source: ``size`` is ``(channels, height, width)``, which become ``tokens`` features. ``owner`` is the model
+    that makes them."""
+
+    owner: PreTrainedModel
+    size: tuple[int, int, int]
+    tokens: int
+
+    @classmethod
+    def of(cls, owner: PreTrainedModel, size: tuple[int, int] | None) -> SourceImage | None:
+        """``size`` is ``(height, width)`` of the images that the checkpoint's processor makes.
+
+        ``None`` for a model without an image before its text. Raises ``UnsupportedModelError`` where the size is unknown.
+        """
+        if type(owner).__name__ not in _CLASSES:
+            return None
+        own = getattr(owner.config.vision_config, "image_size", None)
+        height, width = size or ((own, own) if isinstance(own, int) else (0, 0))
+        if not height or not width:
+            raise UnsupportedModelError(
+                f"{type(owner).__name__} takes images of any size, and the checkpoint has no preprocessor_config.json with a size; "
+                "add it and compile again"
+            )
+        found = cls(owner, (3, height, width), 0)
+        with torch.no_grad():
+            features = found.features(torch.zeros(1, *found.size, dtype=owner.dtype))
+        return cls(owner, found.size, int(features.shape[1]))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """``[B, tokens, H]`` of pixels ``[B, 3, height, width]``."""
+        found: Tensor = self.owner.get_image_features(pixels).pooler_output
+        return found
+
+    def embeddings(self, source: Tensor, pixels: Tensor) -> Tensor:
+        """``[B, T, H]`` of token ids ``[B, T]``, of which the first ``tokens`` stand for the image."""
+        texts: Tensor = self.owner.get_input_embeddings()(source)
+        features = self.features(pixels).to(texts.dtype)
+        places = torch.arange(source.shape[1])
+        rows = features.index_select(1, places.clamp(max=self.tokens - 1))
+        return torch.where((places < self.tokens).unsqueeze(-1), rows, texts)
+
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        """Within the block, the modules that make features emit ``tt_edge::attention`` where a backend has it."""
+        with ExitStack() as stack:
+            stack.enter_context(semantic_attention(self.owner))
+            for module in self.owner.modules():
+                if type(module).__name__ in _ARITHMETIC:
+                    config: Any = module.config
+                    stack.enter_context(patch.object(config, "_attn_implementation_internal", "eager"))
+            yield
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder-decoder of texts within ``model``: itself, or BLIP-2's T5."""
+    inner = getattr(model, "language_model", None)
+    return inner if type(model).__name__ in _CLASSES and hasattr(inner, "lm_head") else model
+
+
+def decoder_of(model: PreTrainedModel) -> Any:
+    """The decoder; Florence-2 calls all of BART so."""
+    decoder = model.get_decoder()
+    inner = getattr(decoder, "decoder", None)
+    return decoder if inner is None or not hasattr(decoder, "encoder") else inner
+
+
+def image_size_of(files: HostFiles) -> tuple[int, int] | None:
+    """``(height, width)`` of images that the checkpoint's processor makes; ``None`` if it has none, or of many sizes."""
+    settings = read_json(files, "preprocessor_config.json") or read_json(files, "processor_config.json")
+    settings = settings.get("image_processor", settings)
+    size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
+    if isinstance(size, dict) and all(isinstance(size.get(side), int) for side in ("height", "width")):
+        return size["height"], size["width"]
+    return None

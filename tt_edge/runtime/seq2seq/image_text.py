@@ -1,0 +1,91 @@
+"""Preparing an image and a text for models that read both: Florence-2's tasks, and images as BLIP-2's and CLIP's processors make
+them. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.contract import TILES, VisionGeometry
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images import ImageFile
+from tt_edge.runtime.multimodal.images.load import pixels_of
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processor_types import type_of
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
+from tt_edge.runtime.multimodal.images.square import SquareProcessor
+
+#: transformers' classes whose images are made here.
+_PROCESSORS = ("BlipImageProcessor", "CLIPImageProcessor")
+
+#: Florence-2's tasks: what its processor asks in their place; ``{input}`` is the text after the task.
+_TASKS = {
+    "<OCR>": "What is the text in the image?",
+    "<OCR_WITH_REGION>": "What is the text in the image, with regions?",
+    "<CAPTION>": "What does the image describe?",
+    "<DETAILED_CAPTION>": "Describe in detail what is shown in the image.",
+    "<MORE_DETAILED_CAPTION>": "Describe with a paragraph what is shown in the image.",
+    "<OD>": "Locate the objects with category name in the image.",
+    "<DENSE_REGION_CAPTION>": "Locate the objects in the image, with their descriptions.",
+    "<REGION_PROPOSAL>": "Locate the region proposals in the image.",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "Locate the phrases in the caption: {input}",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "Locate {input} in the image with mask",
+    "<REGION_TO_SEGMENTATION>": "What is the polygon mask of region {input}",
+    "<OPEN_VOCABULARY_DETECTION>": "Locate {input} in the image.",
+    "<REGION_TO_CATEGORY>": "What is the region {input}?",
+    "<REGION_TO_DESCRIPTION>": "What does the region {input} describe?",
+    "<REGION_TO_OCR>": "What text is in the region {input}?",
+}
+
+
+@dataclass(frozen=True)
+class ImageTextProcessor:
+    """Makes pixels of an image, and the text that is asked of it. ``has_tasks``: as Florence-2's processor."""
+
+    images: SquareProcessor
+    has_tasks: bool = False
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], model: Mapping[str, Any], size: tuple[int, int], tokens: int
+    ) -> ImageTextProcessor:
+        """``settings`` are the image processor's, ``model`` is ``config.json``. Images are ``size`` ``(height, width)``.
+
+        Raises ``UnsupportedModelError`` for settings that are not followed here, ``BundleError`` for malformed ones.
+        """
+        geometry = VisionGeometry(str(model.get("model_type")), TILES, tokens, tile_size=size)
+        complete = type_of(settings, _PROCESSORS).complete(settings)
+        images = SquareProcessor.from_settings(CheckpointSettings(complete, model, geometry, Placeholders("<image>")))
+        return cls(images, model.get("model_type") == "florence2")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.tile_size
+
+    def prepare(self, image: ImageFile) -> NDArray[np.float32]:
+        """A file as ``[3, height, width]``. Raises ``InvalidInputError`` for what is no image, or much longer than wide."""
+        return self.pixels(pixels_of(image))
+
+    def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """An image ``[H, W, 3]`` as ``[3, height, width]``."""
+        made: NDArray[np.float32] = self.images.process(image).pixels[0]
+        return made
+
+    def text(self, prompt: str) -> str:
+        """What is asked. Raises ``InvalidInputError`` for a task with more than it takes."""
+        if not self.has_tasks:
+            return prompt
+        for task, asked in _TASKS.items():
+            if task not in prompt:
+                continue
+            if "{input}" in asked:
+                return asked.format(input=prompt.replace(task, "").strip())
+            if prompt != task:
+                raise InvalidInputError(f"the task {task} takes no text beside it, and the prompt is {prompt!r:.80}")
+            return asked
+        return prompt
