@@ -116,7 +116,7 @@ def with_images(encoder: IOContract, sources: Sequence[np.ndarray], seed: int, i
     places = encoder.limits.max_image_tokens
     if image_token is None or places is None:
         return [{name: source} for source in sources]
-    shape = encoder.input(PAGE_PIXELS).shape[1:]
+    shape = encoder.input(PAGE_PIXELS).resolve()[1:]
     placeholders = np.full(places, image_token)
     return [
         {name: np.concatenate([placeholders, source]), PAGE_PIXELS: generator.standard_normal(shape).astype(np.float32)}

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.contract import TILES, VisionGeometry
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import ImageFile
 from tt_edge.runtime.multimodal.images.load import pixels_of
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
-from tt_edge.runtime.multimodal.images.processor_types import type_of
+from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.square import SquareProcessor
 
@@ -58,8 +58,15 @@ class ImageTextProcessor:
         Raises ``UnsupportedModelError`` for settings that are not followed here, ``BundleError`` for malformed ones.
         """
         geometry = VisionGeometry(str(model.get("model_type")), TILES, tokens, tile_size=size)
-        complete = type_of(settings, _PROCESSORS).complete(settings)
-        images = SquareProcessor.from_settings(CheckpointSettings(complete, model, geometry, Placeholders("<image>")))
+        name = class_name(settings, _PROCESSORS[0])
+        if name not in _PROCESSORS:
+            raise UnsupportedModelError(
+                f"image_processor_type is {name!r:.80}, which tt-edge does not follow for this model; there are "
+                f"{', '.join(_PROCESSORS)}"
+            )
+        complete = PROCESSOR_TYPES[name].complete(settings)
+        checkpoint = CheckpointSettings(complete, model, geometry, Placeholders("<image>"), processor=name)
+        images = SquareProcessor.from_settings(checkpoint)
         return cls(images, model.get("model_type") == "florence2")
 
     @property

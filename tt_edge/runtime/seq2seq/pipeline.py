@@ -67,9 +67,9 @@ class SourcePipeline:
             return
         pixels = self.encoder.contract.input(PAGE_PIXELS)
         if self.takes_text:
-            tokens = self.image_places
-            size = pixels.resolve(batch=1, source=1)[2:]
-            self.pages = ImageTextProcessor.from_settings(settings, read_json(bundle, "config.json"), size, tokens)
+            _, _, height, width = pixels.resolve()
+            model = read_json(bundle, "config.json")
+            self.pages = ImageTextProcessor.from_settings(settings, model, (height, width), self.image_places)
             return
         pages = PageProcessor.from_settings(settings)
         if pages.size != pixels.shape[2:]:
@@ -205,7 +205,7 @@ class SourcePipeline:
         batch = np.ascontiguousarray(pixels[None], spec.dtype.numpy)
         ids = np.array([[*[0] * self.image_places, *token_ids]], np.int64)
         lengths = np.array([places], np.int32)
-        feeds = {SOURCE_IDS: ids, SOURCE_LENGTHS: lengths, PAGE_PIXELS: batch}
+        feeds: dict[str, np.ndarray] = {SOURCE_IDS: ids, SOURCE_LENGTHS: lengths, PAGE_PIXELS: batch}
         return self._encode(feeds, places, f"{digest_of(batch)} {digest_of(ids)}")
 
     @property
