@@ -6,6 +6,7 @@ every expert is run on every token and weighted by zero or its probability, afte
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -43,7 +44,7 @@ def every_expert(half: nn.Module, most_tokens: int) -> Iterator[None]:
                     f"an expert of {type(half).__name__} takes {capacity} tokens of a source, and the source may have "
                     f"{most_tokens}; compile with --max-source-len {capacity} or less"
                 )
-            if not _is_equal(module, min(capacity, 7)):
+            if not _is_equal(copy.deepcopy(module).float(), min(capacity, 7)):
                 raise UnsupportedModelError(
                     f"{_KIND} computes otherwise than tt-edge knows; please report the model type"
                 )

@@ -6,6 +6,7 @@ folder knows modules of one kind: which they are, their ``forward`` with the ope
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -43,7 +44,7 @@ def emitted_attention(model: PreTrainedModel) -> Iterator[None]:
             if kind is None:
                 continue
             if type(module) not in known:
-                known[type(module)] = kind.is_equal(module)
+                known[type(module)] = kind.is_equal(copy.deepcopy(module).float())  # not in the noise of fp16
             if known[type(module)]:
                 stack.enter_context(patch.object(module, "forward", kind.semantic(module)))
         for owner in model.modules() if any(known.values()) else ():
