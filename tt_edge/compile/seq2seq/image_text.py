@@ -84,9 +84,10 @@ class SourceImage:
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder-decoder of texts within ``model``: itself, or BLIP-2's T5."""
+    """The encoder-decoder of texts within ``model``: itself, or BLIP-2's T5. Another model is returned as it is."""
     inner = getattr(model, "language_model", None)
-    return inner if type(model).__name__ in _CLASSES and hasattr(inner, "lm_head") else model
+    has_own = type(model).__name__ in _CLASSES and bool(getattr(model.config, "is_encoder_decoder", False))
+    return inner if has_own and hasattr(inner, "lm_head") else model
 
 
 def decoder_of(model: PreTrainedModel) -> Any:

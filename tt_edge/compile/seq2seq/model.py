@@ -45,6 +45,8 @@ _INPUTS = {
 
 #: Encoders that do not ask transformers for their mask.
 _MASK_MAKERS = ("SwitchTransformersStack",)
+#: Encoders whose pooled output is what the decoder attends to, place by place.
+_POOLED = ("PPFormulaNetVisionModel",)
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -74,6 +76,12 @@ class _Encoded(BaseModelOutput):  # type: ignore[misc]
 
     router_logits: tuple[Tensor, ...] | None = None
     attention_mask: Tensor | None = None
+    pooler_output: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, hidden: Tensor) -> _Encoded:
+        """What ``encode`` gives, as ``model`` takes it."""
+        return cls(last_hidden_state=hidden, pooler_output=hidden if _is_pooled(model) else None)
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,14 @@ def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
         return embedded
     if isinstance(model, EncoderDecoderModel) and "token_type_ids" in inspect.signature(encoder.forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(source)  # BERT would look them up by position
-    hidden: Tensor = encoder(**{main_input(model): source}, **inputs).last_hidden_state
+    out = encoder(**{main_input(model): source}, **inputs)
+    hidden: Tensor = out.pooler_output if _is_pooled(model) else out.last_hidden_state
     return hidden
+
+
+def _is_pooled(model: PreTrainedModel) -> bool:
+    """Whether the decoder attends to what the encoder calls its pooled output."""
+    return type(model.get_encoder()).__name__ in _POOLED
 
 
 def cross_states(model: PreTrainedModel, source: Tensor, **inputs: Any) -> tuple[Tensor, ...]:
@@ -186,7 +200,7 @@ def cross_states(model: PreTrainedModel, source: Tensor, **inputs: Any) -> tuple
     token = torch.zeros(source.shape[0], 1, dtype=torch.int64)
     model(
         decoder_input_ids=token,
-        encoder_outputs=_Encoded(last_hidden_state=hidden),
+        encoder_outputs=_Encoded.of(model, hidden),
         past_key_values=caches,
         use_cache=True,
     )
@@ -261,7 +275,7 @@ class SourceDecoder(nn.Module):
             out = self.model(
                 **given,
                 decoder_input_ids=input_ids,
-                encoder_outputs=_Encoded(last_hidden_state=self.presence),
+                encoder_outputs=_Encoded.of(self.model, self.presence),
                 past_key_values=caches,
                 use_cache=True,
             )
