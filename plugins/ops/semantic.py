@@ -124,12 +124,12 @@ def merged_attention(
     source_key: Tensor,
     source_value: Tensor,
     scale: float,
-    sliding_window: int = 0,
+    sliding_window: int,
 ) -> Tensor:
     """Causal attention to the tokens of one call and to all of a source, in one softmax (T5Gemma 2).
 
     ``query``, ``key`` and ``value`` as for ``attention``; ``source_key`` and ``source_value`` ``[B, Hkv, T, D]``.
-    The window is that of the call's own keys.
+    The window is that of the call's own keys; 0 is unlimited.
     """
     own = attention_weights_mask(
         query.shape[2], key.shape[2], causal=True, sliding_window=sliding_window, device=query.device
@@ -148,7 +148,7 @@ def _(
     source_key: Tensor,
     source_value: Tensor,
     scale: float,
-    sliding_window: int = 0,
+    sliding_window: int,
 ) -> Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
 
