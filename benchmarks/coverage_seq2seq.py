@@ -59,6 +59,8 @@ _MORE: dict[str, dict[str, Any]] = {
         "projection_dim": 32,
     },
     "florence2": {"image_token_id": _VOCABULARY - 1},
+    "t5gemma2_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "t5gemma2_decoder": {"layer_types": ["sliding_attention", "full_attention"]},
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
     "moonshine_streaming": {"num_key_value_heads": 4},
