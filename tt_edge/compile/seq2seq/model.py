@@ -263,6 +263,7 @@ class SourceDecoder(nn.Module):
         self.gives_positions = "decoder_position_ids" in parameters or composed
         hidden = encode(self.model, parts.example_source(1, 2))
         #: Says only that there is a source: its keys and values are in the cache.
+        self.presence: Tensor
         self.register_buffer("presence", torch.zeros_like(hidden[:, :1]), persistent=False)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, *cross: Tensor) -> Tensor:
