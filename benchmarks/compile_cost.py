@@ -1,7 +1,7 @@
 """The cost of compiling: tt-edge against stock torch_tensorrt, torch.onnx.export + TensorRT's parser, and the floor.
 
     python benchmarks/compile_cost.py [--size qwen2.5-0.5b] [--routes tt-edge stock …] [--repeat 1] [--check] [--json FILE]
-    python benchmarks/compile_cost.py --depths 24 48 80
+    python benchmarks/compile_cost.py --depths 24 48 80 [--engine]
 
 Every route makes the same model (random fp16 weights) and builds an engine for SM89 ahead of time, each in a separate
 process, one after another. The time is that of the whole process: imports, making the model, compiling and, for tt-edge,
@@ -173,21 +173,22 @@ def run_floor(size: str, profiles: int) -> dict:
     return build_floor(SIZES[size], CAPACITY, profiles)
 
 
-def depths(size: str, layers: list[int]) -> None:
-    """Seconds of each stage without an engine for several numbers of layers, in one process, and their slope.
+def depths(size: str, layers: list[int], engine: bool) -> None:
+    """Seconds of each stage for several numbers of layers, in one process, and their slope; with ``engine``, the builder's, too.
 
     The width is that of ``tiny``, because weights are not what is measured; the first compile warms up.
     """
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import CompileConfig, EngineTarget
 
-    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY)
-    names = ("export", "lower", "convert")
+    config = CompileConfig.of(max_input_len=CAPACITY, max_seq_len=CAPACITY, single_profile=True)
+    target = EngineTarget(("sm89",)) if engine else EngineTarget()
+    names = ("export", "lower", "convert", *(["build"] if engine else []))
     rows = []
     for count in (layers[0], *layers):
         SIZES[size]["num_hidden_layers"] = count
         with tempfile.TemporaryDirectory() as folder:
-            report = compile_model(lambda: make_model(size), Path(folder) / "out.ttedge", config, EngineTarget())
+            report = compile_model(lambda: make_model(size), Path(folder) / "out.ttedge", config, target)
         rows.append((count, *(report.seconds[name] for name in names)))
     print(f"{'layers':<8}" + "".join(f"{name:>9}" for name in names) + f"{'total':>9}")
     for count, *seconds in rows[1:]:
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument("--routes", nargs="+", choices=ROUTES, default=[r for r in ROUTES if r != "onnx"])
     parser.add_argument("--repeat", type=int, default=1, help="runs of each route, interleaved; the fastest counts")
     parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="stages for these numbers of layers instead")
+    parser.add_argument("--engine", action="store_true", help="with --depths, build engines, too")
     parser.add_argument("--check", action="store_true", help="fail where a ratio exceeds its bar")
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.add_argument("--child", choices=ROUTES, help=argparse.SUPPRESS)
@@ -239,7 +241,7 @@ def main() -> None:
         child(args.child, args.size)
         return
     if args.depths:
-        depths("tiny", args.depths)
+        depths("tiny", args.depths, args.engine)
         return
     runs = [measure(route, args.size) for _ in range(args.repeat) for route in args.routes]
     best = [min((r for r in runs if r["route"] == route), key=lambda r: r["seconds"]) for route in args.routes]

@@ -27,15 +27,15 @@ MODELS = {
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The layers that were called for real."""
+    """The layers that were traced as the first of their kind."""
     calls = []
-    original = repeat.RepeatedLayers._trace
+    original = repeat.RepeatedLayers._trace_first
 
     def counted(self, first, *args):
         calls.append(first.layer.path)
         return original(self, first, *args)
 
-    monkeypatch.setattr(repeat.RepeatedLayers, "_trace", counted)
+    monkeypatch.setattr(repeat.RepeatedLayers, "_trace_first", counted)
     return calls
 
 
@@ -57,7 +57,7 @@ def test_the_graph_is_that_of_a_whole_trace(family, traced, monkeypatch):
     compiler = DecoderCompiler(tiny_model(family, **settings), CompileConfig.of(max_input_len=16, max_seq_len=16))
     repeated = compiler.export()
     assert len(traced) == kinds
-    monkeypatch.setattr(repeat, "_layers_of", lambda _: [])
+    monkeypatch.setattr(repeat, "layers_of", lambda _: [])
     assert described(repeated) == described(compiler.export())
 
 
@@ -120,6 +120,16 @@ class Keeping(Layer):
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.seen: list[float] = []
+
+
+class Counted(Layer):
+    """Counts its calls where no module has it."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, hidden_states):
+        self.calls.append(len(self.calls) % 4)
+        return super().forward(hidden_states, add=float(self.calls[-1]))
 
 
 class Pair(Layer):
@@ -354,7 +364,7 @@ def test_the_result_is_the_models(case, traced):
     [
         *map(
             of_layer,
-            (ByIndex, ListedIndex, Rounded, Filled, IsNumbered, Keeping, Writing, Tied, ByModule),
+            (ByIndex, ListedIndex, Rounded, Filled, IsNumbered, Keeping, Writing, Tied, ByModule, Counted),
         ),
         *(OfWrites(), OfAFirstBias(), OfReturning()),
     ],

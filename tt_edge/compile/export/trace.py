@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from tt_edge.compile.export.repeat import RepeatedLayers, check_writes, mutates
+from tt_edge.compile.export.layer_copies import check_writes, mutates
+from tt_edge.compile.export.repeat import RepeatedLayers
 from tt_edge.errors import UnsupportedModelError
 
 _LOGGER = logging.getLogger("tt_edge")
