@@ -203,7 +203,11 @@ def tiny_vlm(
             settings["vision_config"][name] = 256
     module = eagle2 if family == "eagle2" else transformers
     config = getattr(module, config_class)(**settings)
-    model = getattr(module, model_class)(config)
+    return draw_weights(getattr(module, model_class)(config), dtype)
+
+
+def draw_weights(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """``model`` in evaluation mode with random weights, as ``tests.tiny_models`` draws them."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name or "ln." in name:

@@ -81,11 +81,17 @@ class InsertVitAttentionPlugin(LoweringPass):
 
 def _is_of_one_length(node: Node) -> bool:
     query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
-    return bool(query[1] == key[1]) and (node.target is ops.segment_attention.default or bool(query[2] == key[2]))
+    return node.target is ops.segment_attention.default or bool(query[1] == key[1] and query[2] == key[2])
 
 
 def _check(node: Node, context: LoweringContext) -> None:
-    head_size = int(shape(node.args[0])[3])  # type: ignore[arg-type]
+    query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
+    if query[1] != key[1]:
+        raise UnsupportedModelError(
+            f"the vision tower has {query[1]} heads of queries and {key[1]} of keys, and {NAME} takes as many of both; use "
+            "--vision-attention native"
+        )
+    head_size = int(query[3])
     if head_size not in HEAD_SIZES:
         sizes = ", ".join(map(str, HEAD_SIZES))
         raise UnsupportedModelError(

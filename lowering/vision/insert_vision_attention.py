@@ -61,7 +61,8 @@ def _segments(graph: Graph, node: Node, masks: dict[Node, Node]) -> Node:
     operands = [add(aten.mul.Tensor, query, scale), key, value]
     if windowed:
         length = int(shape(segments)[1])
-        apart = [add(aten.view.default, t, [heads, -1, length, size]) for t in operands]
+        counts = (heads, *(int(shape(t)[1]) for t in (key, value)))
+        apart = [add(aten.view.default, t, [n, -1, length, size]) for t, n in zip(operands, counts, strict=True)]
         operands = [add(aten.permute.default, t, [1, 0, 2, 3]) for t in apart]
     out = add(ops.masked_attention.default, *operands, masks[segments])
     if windowed:

@@ -29,7 +29,7 @@ class ReplacePatchConvolution(LoweringPass):
 
     After::
 
-        1. y = aten.view(aten.linear(aten.view(x, [-1, C T P P]), weight [H, C T P P], bias), [-1, H, 1, 1, 1])
+        1. y = aten.view(aten.linear(aten.reshape(x, [-1, C T P P]), weight [H, C T P P], bias), [-1, H, 1, 1, 1])
     """
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
@@ -43,7 +43,7 @@ class ReplacePatchConvolution(LoweringPass):
                 continue
             width = math.prod(kernel)
             with graph.inserting_before(node):
-                flat = emit(graph, aten.view.default, x, [-1, width], origin=node)
+                flat = emit(graph, aten.reshape.default, x, [-1, width], origin=node)
                 rows = add_constant(module, f"{str(weight.target).replace('.', '_')}_rows", matrix.reshape(-1, width))
                 product = emit(graph, aten.linear.default, flat, rows, bias, origin=node)
                 result = emit(graph, aten.view.default, product, [-1, *shape(node)[1:]], origin=node)

@@ -12,6 +12,12 @@ from tt_edge.contract.tensor import size
 #: What the first dimension of a tower's inputs counts (``VisionGeometry.unit``).
 IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
 
+#: How a table of learned positions is resampled to an image's grid (``VisionGeometry.position_sampling``): PyTorch's modes,
+#: with the corners of the table at the corners of the image ("aligned"), or with a filter as wide as a step ("antialiased").
+BILINEAR, BILINEAR_ALIGNED, BICUBIC, BICUBIC_ALIGNED = "bilinear", "bilinear-aligned", "bicubic", "bicubic-aligned"
+BILINEAR_ANTIALIASED = "bilinear-antialiased"
+_TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
+
 
 def kept_tokens(keep: float, tokens: int) -> int:
     """How many of the ``tokens`` of a frame or a tile are kept: ``keep`` is a fraction up to 1, or above it their number."""
@@ -25,9 +31,10 @@ class VisionGeometry:
     ``unit`` is what the dynamic dimension counts; each unit gives ``tokens_a_unit`` feature rows (for a window, at most).
     For towers that take patches: ``merge_size`` squared patches of ``patch_dim`` numbers are a token; ``window_tokens`` is how
     many tokens attend to each other in layers with windows, 0 without; ``position_table_side`` is the side of a square table of
-    learned positions, 0 without. For towers that take tiles: ``tile_size`` is ``(height, width)``. ``ragged``: offsets say which
-    tokens attend to each other (ViTAttentionPlugin), so that the tokens of all images follow one another without gaps.
-    ``keep``: which part of the image tokens of a frame or a tile is returned, or above 1 how many (``kept_tokens``).
+    learned positions, 0 without, and ``position_sampling`` how it is resampled. For towers that take tiles: ``tile_size`` is
+    ``(height, width)``. ``ragged``: offsets say which tokens attend to each other (ViTAttentionPlugin), so that the tokens of
+    all images follow one another without gaps. ``keep``: which part of the image tokens of a frame or a tile is returned, or
+    above 1 how many (``kept_tokens``).
     """
 
     family: str
@@ -37,6 +44,7 @@ class VisionGeometry:
     patch_dim: int = 0
     window_tokens: int = 0
     position_table_side: int = 0
+    position_sampling: str = BILINEAR_ALIGNED
     tile_size: tuple[int, int] | None = None
     ragged: bool = False
     keep: float = 1.0
@@ -49,6 +57,17 @@ class VisionGeometry:
     @property
     def patches_a_unit(self) -> int:
         return self.tokens_a_unit * self.merge_size**2
+
+    @property
+    def position_entries(self) -> int:
+        """How many entries of the table of positions make one patch's; all of them where the filter may be of any width."""
+        taps = _TAPS.get(self.position_sampling, self.position_table_side)
+        return taps * taps
+
+    @property
+    def samples_all(self) -> bool:
+        """Whether every patch has a weight for every entry of the table of positions, so that it needs no indices."""
+        return self.position_sampling not in _TAPS
 
     @property
     def window_patches(self) -> int:
@@ -69,17 +88,19 @@ class VisionGeometry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
-        given = {"keep": 1.0, **data}  # bundles from before it keep all
+        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, **data}  # what older bundles lack
         values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
         tile = values.pop("tile_size")
         for key, value in values.items():
-            wanted = {"family": str, "unit": str, "ragged": bool, "keep": float}.get(key, int)
+            wanted = {"family": str, "unit": str, "position_sampling": str, "ragged": bool, "keep": float}.get(key, int)
             if type(value) is not wanted:
                 raise ValueError(f"{key} is {value!r}")
             if isinstance(value, int) and value < 0:
                 raise ValueError(f"{key} is {value!r}")
         if not (0 < values["keep"] <= 1 or values["keep"] in range(2, 1 << 24)):
             raise ValueError(f"keep is {values['keep']!r}")
+        if values["position_sampling"] not in (*_TAPS, BILINEAR_ANTIALIASED):
+            raise ValueError(f"position_sampling is {values['position_sampling']!r}")
         if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES):
             raise ValueError(f"unit is {values['unit']!r}")
         size(values["tokens_a_unit"], "tokens_a_unit")

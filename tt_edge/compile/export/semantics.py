@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -42,12 +43,19 @@ _HARMLESS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Segments:
+    """A stand-in for the mask of a vision tower whose patches see those of equal ``numbers`` ``[N]``."""
+
+    numbers: Tensor
+
+
 def _attention_function(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | Visibility | None,
+    attention_mask: Tensor | Visibility | Segments | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -58,7 +66,9 @@ def _attention_function(
     """Called by transformers instead of SDPA, with K and V not repeated; the result is ``[B, S, Hq, D]``."""
     bias = kwargs.pop("position_bias", None)  # T5's, added to scores
     segments = kwargs.pop("cu_seq_lens_q", None)
-    if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.tower`` passes segments in its place
+    if isinstance(attention_mask, Segments):
+        segments, attention_mask = attention_mask.numbers, None
+    if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.grids`` passes segments in its place
         scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
         return torch.ops.tt_edge.segment_attention(query, key, value, segments, scale).transpose(1, 2), None
     if isinstance(attention_mask, Tensor):

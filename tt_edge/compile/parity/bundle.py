@@ -187,7 +187,9 @@ def _with_pictures(
     template = ChatTemplate.from_bundle(bundle, tokenizer.special_tokens)
     # Each image fits by itself; all together may not. No checkpoint's own processor drops tokens.
     processor = replace(vision.processor, max_tokens=None, keep=1.0)
-    return replace(report, preprocessing=compare_preprocessing(checkpoint, processor, tokenizer, template, pixels))
+    return replace(
+        report, preprocessing=compare_preprocessing(checkpoint, model, processor, tokenizer, template, pixels)
+    )
 
 
 def _kv_cache_of(network: Network, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tt_edge.compile.vision.families import has_grids
+from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.contract import kept_tokens
 
 #: How much nearer to the mean than the last kept token, in parts of its distance, a token may be that a network keeps instead.
@@ -53,6 +55,8 @@ def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], c
     ``places`` are those that the network kept of each image, and ``counts`` how many tokens each image has. Features of a frame or
     tile for which they do not follow the rule are those that the rule keeps.
     """
+    if has_grids(model):
+        patch_inputs_of(model)  # found by running it as it is
     inner = model.model if hasattr(getattr(model, "model", None), "get_image_features") else model
     whole, rope = inner.get_image_features, getattr(inner, "get_rope_index", None)
     chosen = [torch.from_numpy(np.asarray(own, np.int64)) for own in places]

@@ -16,6 +16,8 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.vision.eagle2 import is_eagle2
+from tt_edge.compile.vision.families import has_grids, rope_index
+from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
 from tt_edge.runtime.benchmark.records import Measured, RequestTimes
@@ -82,7 +84,7 @@ class PyTorchVLM(PyTorchBaseline):
         return observe(self.word, lambda: [self._images_timed(inputs, plan.osl)], plan.warmup, plan.runs)
 
     def _images_timed(self, inputs: Inputs, new_tokens: int) -> RequestTimes:
-        vision = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+        vision = {name: inputs[name] for name in ("pixel_values", *SIZES) if name in inputs}
         start = self._now()
         if vision:
             pixels = vision.pop("pixel_values").to(self.device, self.model.dtype)
@@ -191,6 +193,8 @@ def processor_inputs(
     }
 
 
+#: The model inputs that say how large images are.
+SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes")
 #: The processor outputs that models take.
 _USED = {
     "input_ids",
@@ -198,6 +202,7 @@ _USED = {
     "pixel_values",
     "pixel_values_images",
     "image_grid_thw",
+    "image_merge_sizes",
     "pixel_values_videos",
     "video_grid_thw",
     "second_per_grid_ts",
@@ -241,6 +246,11 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     """Model inputs for ``rows`` of token ids of equal length and their preprocessed images, in order; no videos."""
     inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    grids = getattr(model.config, "vision_config", None) is not None and has_grids(model)
+    if grids and rope_index(model) is not None:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    if grids and images:
+        return inputs | patch_inputs_of(model).of_images(images)
     if images:
         inputs["pixel_values"] = _pixels(model, rows, images)
         if images[0].size is not None:
@@ -249,10 +259,6 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         inputs["token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
     if images and model.config.model_type == "paligemma":
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    if hasattr(getattr(model.config, "vision_config", None), "spatial_merge_size"):
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
-        if images:
-            inputs["image_grid_thw"] = torch.tensor([image.grid for image in images])
     return inputs
 
 

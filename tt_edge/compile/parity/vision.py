@@ -10,8 +10,9 @@ import torch
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pruning import follows_rule
-from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs, processor_inputs, processor_of
+from tt_edge.compile.parity.pytorch_vlm import SIZES, cast, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
+from tt_edge.compile.vision.families import has_grids
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, deepstack_name
 from tt_edge.errors import MissingDependencyError
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -29,7 +30,7 @@ def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> d
     """Hugging Face's features of the images ``pictures``, fp32 ``[tokens, hidden]``, keyed by the names of the language
     network's feature tables."""
     inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
-    taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw", "image_sizes") if name in inputs}
+    taken = {name: inputs[name] for name in ("pixel_values", *SIZES) if name in inputs}
     with torch.no_grad():
         out: Any = model.get_image_features(**taken)
     tables = {IMAGE_FEATURES: out.pooler_output}
@@ -95,6 +96,7 @@ def _kept_rows(
 
 def compare_preprocessing(
     checkpoint: Checkpoint,
+    model: PreTrainedModel,
     preprocessor: MultimodalProcessor,
     tokenizer: BundleTokenizer,
     template: ChatTemplate | None,
@@ -120,7 +122,11 @@ def compare_preprocessing(
     special = template is None or placeholders.leading
     theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
     ids, processed = preprocessor.tokenize(tokenizer, prompt, images, add_special_tokens=special)
-    ours, wanted = np.concatenate([image.pixels for image in processed]), theirs["pixel_values"].numpy()
+    wanted = theirs["pixel_values"].numpy()
+    if has_grids(model):  # patches in the order in which the model takes them
+        ours = model_inputs(model, [ids], processed)["pixel_values"].numpy()
+    else:
+        ours = np.concatenate([image.pixels for image in processed])
     if wanted.ndim == 5:  # images side by side, those of fewer tiles padded with zeros
         wanted = wanted.reshape(-1, *wanted.shape[2:])
         wanted = wanted[wanted.any(axis=(1, 2, 3))]

@@ -89,6 +89,8 @@ _FOUND_OF: WeakKeyDictionary[Any, VLMFamily] = WeakKeyDictionary()
 
 #: Inputs of ``get_image_features`` beside pixels that tt-edge's runtime makes itself, or does not need for whole tiles.
 _SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"})
+#: Those of models whose images are grids of patches of any size.
+_OF_GRIDS = frozenset({"image_grid_thw", "image_merge_sizes"})
 
 
 def is_vision_language(config: PreTrainedConfig) -> bool:
@@ -116,7 +118,7 @@ def remember(model: PreTrainedModel, family: VLMFamily) -> VLMFamily:
 def _found(model: PreTrainedModel) -> VLMFamily:
     """The parts of a model by transformers' own names for them."""
     name, kind = type(model).__name__, model.config.model_type
-    facts = KNOWN.get(kind, _Facts())
+    grids, facts = has_grids(model), KNOWN.get(kind, _Facts())
     features = getattr(holder_of_features(model), "get_image_features", None)
     if features is None:
         raise UnsupportedModelError(
@@ -125,7 +127,7 @@ def _found(model: PreTrainedModel) -> VLMFamily:
         )
     parameters = inspect.signature(features).parameters.values()
     needed = sorted(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
-    if strange := [each for each in needed if each not in _SERVED]:
+    if strange := [each for each in needed if each not in _SERVED | _OF_GRIDS]:
         raise UnsupportedModelError(
             f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge makes for {', '.join(FAMILIES)} only"
         )
@@ -135,7 +137,25 @@ def _found(model: PreTrainedModel) -> VLMFamily:
         raise UnsupportedModelError(
             f"{name}'s language part is not a module of its own with a head, so it cannot be compiled apart"
         )
-    return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
+    if not grids:
+        return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
+    axes = 1 if rope_index(model) is None else 3
+    return VLMFamily(decoder, head, "grid", axes, whole=not deepstack_levels(model), **asdict(facts))
+
+
+def has_grids(model: Any) -> bool:
+    """Whether images are grids of patches of any size: the tower takes their sizes, or makes positions of them (Pixtral)."""
+    features = getattr(holder_of_features(model), "get_image_features", None)
+    taken = {} if features is None else inspect.signature(features).parameters
+    return "image_grid_thw" in taken or any(
+        name.endswith("patch_positional_embedding") for name, _ in model.named_modules()
+    )
+
+
+def rope_index(model: Any) -> Any:
+    """The model's function of the positions of image tokens on several axes (M-RoPE); ``None`` where a position is a place."""
+    owners: tuple[Any, ...] = (model, getattr(model, "model", None))
+    return next((each.get_rope_index for each in owners if hasattr(each, "get_rope_index")), None)
 
 
 def holder_of_features(model: Any) -> Any:

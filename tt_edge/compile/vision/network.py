@@ -12,8 +12,9 @@ from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.families import deepstack_levels
-from tt_edge.compile.vision.pruning import PrunedTower, pruning_example
-from tt_edge.compile.vision.tower import GridTower, TileTower, example
+from tt_edge.compile.vision.grids.tower import GridTower
+from tt_edge.compile.vision.pruning import PrunedTower
+from tt_edge.compile.vision.tower import TileTower
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, KEPT_ROWS, IOContract, VisionGeometry, deepstack_name
 from tt_edge.lowering.base import LoweringContext, LoweringPass
@@ -43,8 +44,7 @@ class TowerCompiler(PartCompiler):
         self.tower, self.geometry = tower, geometry
 
     def export(self) -> GraphModule:
-        inputs = example(self.geometry, _UNITS, next(self.model.parameters()).dtype)
-        inputs |= pruning_example(self.geometry, _UNITS)
+        inputs = self.tower.example(_UNITS, next(self.model.parameters()).dtype)
         units, kept = torch.export.Dim("units"), torch.export.Dim("kept")
         with self.tower.traceable(), semantic_attention(self.model):
             return trace(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tt_edge.compile.vision.tower import GridTower, TileTower
+from tt_edge.compile.vision.grids.tower import GridTower
+from tt_edge.compile.vision.tower import TileTower
 from tt_edge.contract import KEPT_ROWS, PRUNING_PLAN, VisionGeometry
 
 #: Rows that are returned in the traced example: a number that no model has as a size.
@@ -24,9 +25,9 @@ _ROWS = 11
 class PrunedTower(nn.Module):
     """``tower``, of whose feature rows only those of the kept tokens are returned, in the order of their places."""
 
-    def __init__(self, tower: GridTower | TileTower) -> None:
+    def __init__(self, tower: GridTower | TileTower, tokens_a_unit: int = 1) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self._tokens = tower, tokens_a_unit
 
     def forward(self, pruning_plan: Tensor, kept_rows: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
         """``pruning_plan`` int32 ``[units, tokens, 4]``, ``kept_rows`` int32 ``[R]``, and the tower's ``inputs``.
@@ -48,6 +49,12 @@ class PrunedTower(nn.Module):
         index = (chosen * row[None, :]).sum(1).int()
         places = (chosen * place[None, :]).sum(1).int()
         return (*(functional.embedding(index, table) for table in tables), places)
+
+    def example(self, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tower's inputs to trace with, and those that say which tokens are kept."""
+        plan = torch.zeros(units, self._tokens, 4, dtype=torch.int32)
+        kept = {PRUNING_PLAN: plan, KEPT_ROWS: torch.arange(_ROWS, dtype=torch.int32)}
+        return self.tower.example(units, dtype) | kept
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
@@ -72,12 +79,6 @@ def pruned(
     tower: GridTower | TileTower, geometry: VisionGeometry, keep: float
 ) -> tuple[GridTower | TileTower | PrunedTower, VisionGeometry]:
     """``tower`` and its ``geometry`` where ``keep`` of the image tokens are returned; as they are where all are."""
-    return (tower, geometry) if keep == 1 else (PrunedTower(tower), replace(geometry, keep=keep))
-
-
-def pruning_example(geometry: VisionGeometry, units: int) -> dict[str, Tensor]:
-    """Inputs of a pruned tower to trace with, beside the tower's own."""
-    if not geometry.prunes:
-        return {}
-    plan = torch.zeros(units, geometry.tokens_a_unit, 4, dtype=torch.int32)
-    return {PRUNING_PLAN: plan, KEPT_ROWS: torch.arange(_ROWS, dtype=torch.int32)}
+    return (
+        (tower, geometry) if keep == 1 else (PrunedTower(tower, geometry.tokens_a_unit), replace(geometry, keep=keep))
+    )

@@ -25,6 +25,7 @@ from tt_edge.contract import (
 )
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
+from tt_edge.runtime.multimodal.position_table import in_blocks, interpolation
 
 #: The inputs by name.
 VisionInputs = dict[str, np.ndarray]
@@ -64,7 +65,7 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
 
 def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     """As ``vision_inputs``, of exactly these images, for a tower without limits."""
-    return _tiles(geometry, images) if geometry.unit == TILES else _patches(geometry, images)
+    return _tiles(geometry, images) if geometry.unit == TILES else grid_inputs(geometry, images)
 
 
 def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:
@@ -112,7 +113,8 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
     return {TILE_PIXELS: pixels}, np.concatenate(rows)
 
 
-def _patches(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
+    """Everything that a tower for grids may read of ``images``, by name; and the row of its result for each of their tokens."""
     merge, block = geometry.merge_size, geometry.merge_size**2
     grids = [_grid(image, merge) for image in images]
     patches = np.concatenate([image.pixels for image in images])
@@ -127,7 +129,7 @@ def _patches(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tupl
         "segment_ids": _segments(grids),
     }
     if geometry.position_table_side:
-        pairs = [interpolation(grid, merge, geometry.position_table_side) for grid in grids]
+        pairs = [interpolation(grid, geometry) for grid in grids]
         inputs["interpolation_indices"], inputs["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
     by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in inputs.items()}
     if not geometry.window_tokens:
@@ -156,17 +158,11 @@ def _grid(image: ProcessedImage, merge: int) -> Grid:
     return grid
 
 
-def _in_blocks(plane: np.ndarray, merge: int) -> np.ndarray:
-    """A plane ``[rows, columns]`` of patches in the order of the processors, flat."""
-    rows, columns = plane.shape
-    return plane.reshape(rows // merge, merge, columns // merge, merge).swapaxes(1, 2).reshape(-1)
-
-
 def patch_positions(grid: Grid, merge: int) -> Rows:
     """Row and column of every patch, ``[t * h * w, 2]``."""
     frames, height, width = grid
     rows, columns = np.mgrid[:height, :width]
-    plane = np.stack([_in_blocks(rows, merge), _in_blocks(columns, merge)], axis=-1)
+    plane = np.stack([in_blocks(rows, merge), in_blocks(columns, merge)], axis=-1)
     return np.tile(plane, (frames, 1)).astype(np.int64)
 
 
@@ -188,25 +184,3 @@ def _windows(grids: Sequence[Grid], merge: int, window_tokens: int) -> list[Rows
         found.append(apart.transpose(0, 1, 3, 2, 4).reshape(-1, window_tokens))
         first += tokens.size
     return found
-
-
-def interpolation(grid: Grid, merge: int, side: int) -> tuple[Rows, NDArray[np.float32]]:
-    """For every patch, the four entries of a square table of positions around it and their weights, ``[t * h * w, 4]`` each.
-
-    Bilinear, with the corners of the table at the corners of the image (``align_corners``).
-    """
-    frames, height, width = grid
-
-    def taps(count: int) -> tuple[np.ndarray, np.ndarray]:
-        at = np.arange(count, dtype=np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
-        low = np.floor(at)
-        part = (at - low).astype(np.float32)
-        indices = np.stack([low, np.minimum(low + 1, side - 1)], axis=-1).astype(np.int64)
-        return indices, np.stack([1 - part, part], axis=-1)
-
-    (rows, row_weights), (columns, column_weights) = taps(height), taps(width)
-    indices = rows[:, None, :, None] * side + columns[None, :, None, :]  # [h, w, 2, 2]
-    weights = row_weights[:, None, :, None] * column_weights[None, :, None, :]
-    order = _in_blocks(np.arange(height * width).reshape(height, width), merge)
-    flat = [array.reshape(-1, 4)[order] for array in (indices, weights)]
-    return np.tile(flat[0], (frames, 1)), np.tile(flat[1], (frames, 1)).astype(np.float32)
