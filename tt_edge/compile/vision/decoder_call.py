@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.decoder import ImageDecoder
-from tt_edge.compile.vision.families import Blocks, VLMFamily
+from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
+from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.own_processor import OwnProcessor
 from tt_edge.compile.vision.tower import GridTower, TileTower
 from tt_edge.errors import UnsupportedModelError, one_line
@@ -56,7 +58,7 @@ def check_decoder_call(
     written = own.run(prompt, images)
     tokenizer = BundleTokenizer.from_bundle(files)
     ids, prepared = processor.tokenize(tokenizer, prompt, images, add_special_tokens=True)
-    prepared = _with_pixels(prepared, written.pixels.float())
+    prepared = _with_pixels(model, prepared, written.pixels.float())
     placed = processor.place(ids, prepared)
     taken = inspect.signature(model.forward).parameters
     inputs = {
@@ -83,8 +85,11 @@ def check_decoder_call(
     )
 
 
-def _with_pixels(prepared: list[ProcessedImage], pixels: Tensor) -> list[ProcessedImage]:
+def _with_pixels(model: PreTrainedModel, prepared: list[ProcessedImage], pixels: Tensor) -> list[ProcessedImage]:
     """``prepared`` with the processor's own ``pixels``, which differ in rounding only."""
+    if has_grids(model):
+        patches = patch_inputs_of(model).blocks(pixels, [image.grid or (0, 0, 0) for image in prepared])
+        return [replace(image, pixels=own) for image, own in zip(prepared, patches, strict=True)]
     found, first = [], 0
     for image in prepared:
         own = pixels[first : first + len(image.pixels)].reshape(image.pixels.shape)
@@ -134,7 +139,7 @@ def _run_ours(
         )
         for key, value in inputs.items()
     }
-    with tower.traceable():
+    with tower.traceable(), semantic_attention(model):
         tables = [table[torch.from_numpy(rows)] for table in tower(**tensors)]
     positions: Any = np.arange(len(ids))[None] if placed.positions is None else placed.positions[:, None]
     indices = torch.from_numpy(placed.indices)[None]

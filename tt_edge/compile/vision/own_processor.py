@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.vision.drawing import drawn
+from tt_edge.compile.vision.families import has_grids
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
+from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import (
     PROCESSORS,
     ImageProcessor,
     ImagePrompt,
     Placeholders,
-    ProcessedImage,
     image_processor_for,
     read_settings,
 )
@@ -170,8 +171,10 @@ class OwnProcessor:
         found = ImagePrompt(self.kind, Placeholders(token), (index,), written[0].settings)
         own = image_processor_for(read_settings(files, config.to_dict(), geometry, found))
         prepared = [own.process(image) for image in images]
+        grids = patch_inputs_of(model) if has_grids(model) else None
         for image, mine, theirs in zip(images, prepared, written, strict=True):
-            self._check_pixels(own, image, mine, theirs)
+            pixels = mine.pixels if grids is None else grids.of_images([mine])["pixel_values"].numpy()
+            self._check_pixels(own, image, pixels, theirs)
         if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}" for each in written):
             # It leaves prompts as they are: they have all tokens of an image.
             self.word = token * prepared[0].tokens
@@ -188,8 +191,8 @@ class OwnProcessor:
         self._check_tokens(found, files, geometry, config.to_dict(), images)
         return found
 
-    def _check_pixels(self, own: ImageProcessor, image: Image, mine: ProcessedImage, theirs: Written) -> None:
-        got, want = mine.pixels, theirs.pixels.float().numpy()
+    def _check_pixels(self, own: ImageProcessor, image: Image, got: NDArray[np.float32], theirs: Written) -> None:
+        want = theirs.pixels.float().numpy()
         shape = f"an image of {image.shape[1]} x {image.shape[0]} pixels"
         if got.size != want.size:
             raise UnsupportedModelError(

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from tt_edge.compile.vision.grids.calls import Answers, Grids, Seen, answering
 from tt_edge.contract import VisionGeometry
+from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from tt_edge.runtime.multimodal.images import ProcessedImage
 
 #: What the inputs of ``get_image_features`` are called that say an image's size.
 _GRID, _SIZES, _MERGES = "image_grid_thw", "image_sizes", "image_merge_sizes"
@@ -93,7 +92,25 @@ class PatchInputs:
             inputs[_MERGES] = torch.full((len(images),), self.merge_size)
         return inputs
 
-    def _padded(self, pixels: Sequence[Tensor], grids: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
+    def blocks(self, pixels: Tensor, grids: Sequence[Grid]) -> list[np.ndarray]:
+        """The patches ``[N, patch_dim]`` of each image in ``pixels`` as ``of_images`` has them, block by block."""
+        counts = [math.prod(grid) for grid in grids]
+        if self.grids:
+            images = list(pixels.reshape(-1, self.patch_dim).split(counts))
+        else:
+            side = self.patch_size
+            images = [
+                image[:, : rows * side, : columns * side]
+                .reshape(self.channels, rows, side, columns, side)
+                .permute(1, 3, 0, 2, 4)
+                .reshape(-1, self.patch_dim)
+                for image, (_, rows, columns) in zip(pixels, grids, strict=True)
+            ]
+        if self.raster:
+            images = [image[self._raster(grid).argsort()] for image, grid in zip(images, grids, strict=True)]
+        return [image.numpy() for image in images]
+
+    def _padded(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> dict[str, Tensor]:
         """Whole images ``[images, channels, H, W]``, padded at the right and below, and their sizes."""
         side = self.patch_size
         sizes = torch.tensor([[rows * side, columns * side] for _, rows, columns in grids])
@@ -103,7 +120,7 @@ class PatchInputs:
             out[place, :, : rows * side, : columns * side] = apart.reshape(self.channels, rows * side, columns * side)
         return {"pixel_values": out, _SIZES: sizes}
 
-    def _raster(self, grid: tuple[int, int, int]) -> Tensor:
+    def _raster(self, grid: Grid) -> Tensor:
         """Where the patches of the whole image, row by row, are among those that stand block by block."""
         frames, rows, columns = grid
         merge = self.merge_size

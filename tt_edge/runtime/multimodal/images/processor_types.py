@@ -121,6 +121,24 @@ _SPLIT = ProcessorType(
     sizes=(frozenset({"longest_edge"}),),
 )
 
+_EDGES = (frozenset({"shortest_edge", "longest_edge"}),)
+
+
+def _grid(
+    patch: int,
+    frames: int,
+    pixels: tuple[int, int],
+    *,
+    more: tuple[str, ...] = ("min_pixels", "max_pixels"),
+    edges: tuple[frozenset[str], ...] = _EDGES,
+    **defaults: Any,
+) -> ProcessorType:
+    """Of a processor that cuts images into grids of patches: with the least and most ``pixels``, and ``more`` settings."""
+    size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+    sizes = {"patch_size": patch, "temporal_patch_size": frames, "merge_size": 2}
+    return ProcessorType(_OPENAI | {"size": size} | sizes | defaults, (*sizes, *more), sizes=edges)
+
+
 #: By the class's name. ``do_pad`` is inert where it only pads the images of a batch to one size.
 PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "CLIPImageProcessor": ProcessorType(_CROPPED, _CROPS, sizes=_EDGE_OR_BOTH, edge=True),
@@ -197,10 +215,19 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         inert=("do_pad", "tokens_per_tile"),
         only={"pad_during_tiling": _OFF},
     ),
-    "Qwen2VLImageProcessor": ProcessorType(
-        _OPENAI | {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2},
-        ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"),
-        sizes=(frozenset({"shortest_edge", "longest_edge"}), frozenset({"shortest_edge"}), frozenset({"longest_edge"})),
+    "Qwen2VLImageProcessor": _grid(
+        14, 2, (56 * 56, 28 * 28 * 1280), edges=(*_EDGES, frozenset({"shortest_edge"}), frozenset({"longest_edge"}))
+    ),
+    "Glm4vImageProcessor": _grid(14, 2, (112 * 112, 28 * 28 * 15000), more=()),
+    "Glm46VImageProcessor": _grid(14, 2, (112 * 112, 28 * 28 * 15000), more=()),
+    "GlmgaImageProcessor": _grid(14, 2, (112 * 112, 28 * 28 * 15000), more=("patch_expand_factor",)),
+    "Cosmos3EdgeImageProcessor": _grid(16, 1, (256 * 256, 4096 * 4096), more=(), image_mean=HALF, image_std=HALF),
+    "PaddleOCRVLImageProcessor": _grid(14, 1, (384 * 384, 1536 * 1536)),
+    "VideoLlama3ImageProcessor": _grid(14, 1, (56 * 56, 28 * 28 * 1280), image_mean=HALF, image_std=HALF, merge_size=1),
+    "PixtralImageProcessor": ProcessorType(
+        _OPENAI | {"size": {"longest_edge": 1024}},
+        inert=("do_pad", "patch_size"),  # the size of a patch is the network's
+        sizes=(frozenset({"longest_edge"}), frozenset({"height", "width"})),
     ),
 }
 _QWEN = PROCESSOR_TYPES["Qwen2VLImageProcessor"]

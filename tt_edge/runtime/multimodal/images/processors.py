@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.anyres import AnyResProcessor
+from tt_edge.runtime.multimodal.images.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
+from tt_edge.runtime.multimodal.images.pixtral import PixtralProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, QWEN_VIDEO
@@ -70,6 +72,13 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "PerceptionLMImageProcessor": TilingProcessor.of_perception,
     "Eagle2": TilingProcessor.of_eagle2,
     "Qwen2VLImageProcessor": QwenVLProcessor.from_settings,
+    "Glm4vImageProcessor": GridProcessor.of_glm,
+    "Glm46VImageProcessor": GridProcessor.of_glm,
+    "GlmgaImageProcessor": GridProcessor.of_glm,
+    "Cosmos3EdgeImageProcessor": GridProcessor.of_cosmos_edge,
+    "PaddleOCRVLImageProcessor": GridProcessor.of_paddle,
+    "VideoLlama3ImageProcessor": GridProcessor.from_settings,
+    "PixtralImageProcessor": PixtralProcessor.from_settings,
 }
 
 

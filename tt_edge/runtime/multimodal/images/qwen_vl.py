@@ -50,7 +50,9 @@ class QwenVLProcessor(GridProcessor):
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
-        """Raises ``BundleError`` for settings that are malformed."""
+        """Without videos where prompts have none. Raises ``BundleError`` for settings that are malformed."""
+        if settings.placeholders.video is None:
+            return super().from_settings(settings)
         colours = {name: settings.image[name] for name in ("image_mean", "image_std", "resample")}
         image, video, timed = settings.image, colours | dict(settings.video), settings.model_type == "qwen3_vl"
         with settings.reading():
