@@ -20,6 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
+from tests.tiny_vlms import draw_weights
+
 VOCABULARY, SIDE, PATCH = 400, 28, 7
 _IMAGE = 300
 _TEXT = {
@@ -48,6 +50,10 @@ _WORDS = {
     "context_image_token": "<context>",
     "vision_bos_token": "<vision_start>",
     "vision_eos_token": "<vision_end>",
+    "image_break_token": "<break>",
+    "image_end_token": "<image_end>",
+    "audio_bos_token": "<audio_start>",
+    "audio_eos_token": "<audio_end>",
 }
 #: Arguments of processors that say how many tokens an image, or a tile of it, has.
 _COUNTS = ("image_seq_length", "image_seq_len", "num_image_tokens", "num_query_tokens")
@@ -55,7 +61,7 @@ _COUNTS = ("image_seq_length", "image_seq_len", "num_image_tokens", "num_query_t
 
 @dataclass(frozen=True)
 class Differs:
-    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; a tuple of words means their ids), of its
+    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), of its
     processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's."""
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +75,8 @@ class Differs:
 
 _SQUARE = {"height": SIDE, "width": SIDE}
 _GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
+_WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
 DIFFERS: dict[str, Differs] = {
     "aya_vision": Differs(
         processor={"patch_size": PATCH, "img_size": SIDE, "downsample_factor": 2},
@@ -111,6 +119,44 @@ DIFFERS: dict[str, Differs] = {
         image={"max_patches": 4},
         config={"text_config.pad_token_id": 0, "pad_token_id": 0},
     ),
+    "cosmos3_edge": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "cosmos3_omni": Differs(
+        processor_class="Qwen3VLProcessor",
+        image_processor="Qwen2VLImageProcessor",
+        config={
+            "vision_config.deepstack_visual_indexes": [0, 1],
+            "text_config.rope_parameters": {**_MROPE, "mrope_interleaved": True},
+        },
+    ),
+    "glm4v": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "glm46v": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "glm_ocr": Differs(
+        processor_class="Glm46VProcessor",
+        image_processor="Glm46VImageProcessor",
+        config={"text_config.rope_parameters": _MROPE},
+    ),
+    "glmga": Differs(
+        processor_class="Glm46VProcessor",
+        image_processor="GlmgaImageProcessor",
+        config={"text_config.rope_parameters": _MROPE},
+    ),
+    "lighton_ocr": Differs(image={"patch_size": {"height": 2 * PATCH, "width": 2 * PATCH}}),
+    "mistral3": Differs(
+        processor={
+            "spatial_merge_size": 2,
+            "image_token": "<image>",
+            "image_break_token": "<break>",
+            "image_end_token": "<image_end>",
+        }
+    ),
+    "paddleocr_vl": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "qwen2_5_omni_thinker": Differs(
+        processor_class="Qwen2_5OmniProcessor",
+        image_processor="Qwen2VLImageProcessor",
+        config={"text_config.rope_parameters": _MROPE, "vision_start_token_id": "<vision_start>", **_WINDOWS},
+    ),
+    "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
+    "hyperclovax_vision_v2": Differs(config=_WINDOWS),
     "perception_lm": Differs(image={"tile_size": SIDE, "max_num_tiles": 3}, processor={"patch_size": PATCH}),
 }
 
@@ -136,8 +182,9 @@ def tiny_config(name: str) -> PreTrainedConfig:
         *parts, last = path.split(".")
         for each in parts:
             part = getattr(part, each)
-        is_words = isinstance(value, tuple)
-        setattr(part, last, [words.index(word) + _IMAGE for word in value] if is_words else value)
+        if isinstance(value, tuple):
+            value = [words.index(word) + _IMAGE for word in value]
+        setattr(part, last, words.index(value) + _IMAGE if value in words else value)
     for part in (config, config.get_text_config()):
         for key in list(vars(part)):
             if key in ("image_token_id", "image_token_index", "img_context_token_id"):
@@ -157,14 +204,7 @@ def words_of(name: str) -> list[str]:
 def tiny_model(name: str, seed: int = 0) -> Any:
     """The model with random weights, in fp32 and evaluation mode."""
     torch.manual_seed(seed)
-    model = getattr(transformers, candidates()[name])(tiny_config(name))
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if "norm" in key or "ln_" in key or "ln." in key:
-                parameter.normal_(1.0 if key.endswith("weight") else 0.0, 0.1)
-            else:
-                parameter.normal_(0.0, 0.15)
-    return model.eval().requires_grad_(False)
+    return draw_weights(getattr(transformers, candidates()[name])(tiny_config(name)))
 
 
 def _shrink(config: Any, sizes: dict[str, Any]) -> None:
@@ -218,8 +258,10 @@ def tiny_processor(name: str, tokens: int) -> Any:
         raise ValueError(f"transformers has no image processor for {name}")
     given["image_processor"] = small_image_processor(images, differs.image)
     if "video_processor" in accepted:
-        videos = _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name))
-        given["video_processor"] = getattr(transformers, videos)() if videos else None
+        videos = _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name)) or images.replace("Image", "Video")
+        given["video_processor"] = getattr(transformers, videos)() if hasattr(transformers, videos) else None
+    if "feature_extractor" in accepted:
+        given["feature_extractor"] = transformers.WhisperFeatureExtractor()
     given |= {key: tokens for key in _COUNTS if key in accepted}
     if "patch_size" in accepted:
         given["patch_size"] = PATCH
@@ -233,6 +275,9 @@ def small_image_processor(class_name: str, settings: dict[str, Any]) -> Any:
     given: dict[str, Any] = {}
     if set(size) == {"height", "width"}:
         given["size"] = _SQUARE
+    elif set(size) == {"shortest_edge", "longest_edge"}:
+        token = (2 * PATCH) ** 2
+        given |= {"size": {"shortest_edge": 4 * token, "longest_edge": 24 * token}, "patch_size": PATCH}
     elif set(size) == {"shortest_edge"}:
         given |= {"size": {"shortest_edge": SIDE}, "crop_size": _SQUARE}
     if hasattr(maker, "image_grid_pinpoints"):

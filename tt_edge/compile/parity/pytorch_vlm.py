@@ -184,6 +184,7 @@ def processor_inputs(
             "videos": [np.stack([pixels_of(frame) for frame in video.frames]).transpose(0, 3, 1, 2) for video in videos]
         }
         more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
+    more |= kinds_of_tokens(processor)
     out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
     taken = {*_USED, *processor.model_input_names}
     return {
@@ -191,6 +192,12 @@ def processor_inputs(
         for name, value in out.items()
         if name in taken
     }
+
+
+def kinds_of_tokens(processor: Any) -> dict[str, bool]:
+    """What asks ``processor`` for the kinds of tokens, which models with M-RoPE need, and some processors make only if asked."""
+    makes = "mm_token_type_ids" in getattr(processor, "model_input_names", ())
+    return {"return_mm_token_type_ids": True} if makes else {}
 
 
 #: The model inputs that say how large images are.

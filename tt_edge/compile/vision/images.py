@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
+from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.compile.vision.own_processor import OwnProcessor
-from tt_edge.compile.vision.tower import GridTower, TileTower, tower_of
+from tt_edge.compile.vision.tower import TileTower, tower_of
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import (
     IMAGE_PROMPT_FILE,

@@ -130,12 +130,15 @@ class OwnProcessor:
         """What the processor makes of ``prompt`` and ``images``. Raises whatever it raises."""
         from PIL import Image as Pillow
 
+        from tt_edge.compile.parity.pytorch_vlm import kinds_of_tokens
+
         processor, texts, calls = self._processor, [], []
         with (
             _recorded(type(processor.tokenizer), lambda args, kwargs: texts.append(kwargs.get("text", args[:1]))),
             _recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
         ):
-            out = processor(text=[prompt], images=[Pillow.fromarray(image) for image in images], return_tensors="pt")
+            pictures = [Pillow.fromarray(image) for image in images]
+            out = processor(text=[prompt], images=pictures, return_tensors="pt", **kinds_of_tokens(processor))
         settings = json.loads(processor.image_processor.to_json_string())
         known = set(type(processor.image_processor).valid_kwargs.__annotations__) - _OF_CALLS
         for call in calls:

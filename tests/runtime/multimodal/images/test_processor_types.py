@@ -12,11 +12,22 @@ from tt_edge.contract import IMAGE_TOKENS, TILES, VisionGeometry
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import PROCESSORS, Placeholders, image_processor_for
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
+from tt_edge.runtime.multimodal.position_table import in_blocks
 
 SIDE = 28
 SMALL = {"height": SIDE, "width": SIDE}
 GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
 CROPPED = {"size": {"shortest_edge": SIDE}, "crop_size": SMALL}
+#: By class whose images are grids: pixels of a patch's side, frames in it, patches of a token's side.
+PATCHES = {
+    "Glm4vImageProcessor": (14, 2, 2),
+    "Glm46VImageProcessor": (14, 2, 2),
+    "GlmgaImageProcessor": (14, 2, 2),
+    "Cosmos3EdgeImageProcessor": (16, 1, 2),
+    "PaddleOCRVLImageProcessor": (14, 1, 2),
+    "VideoLlama3ImageProcessor": (14, 1, 1),
+    "PixtralImageProcessor": (16, 1, 1),
+}
 #: By class: a family that has it, or the class where none is known, and small sizes.
 SIZES = {
     "CLIPImageProcessor": ("vipllava", CROPPED),
@@ -38,6 +49,8 @@ SIZES = {
     "Ovis2ImageProcessor": ("Ovis2ImageProcessor", {"size": SMALL, "max_patches": 4, "crop_to_patches": True}),
     "PerceptionLMImageProcessor": ("PerceptionLMImageProcessor", {"tile_size": SIDE, "max_num_tiles": 4}),
     "Qwen2VLImageProcessor": ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": 6272}}),
+    **{name: (name, {"size": {"shortest_edge": 3136, "longest_edge": 12544}}) for name in PATCHES},
+    "PixtralImageProcessor": ("PixtralImageProcessor", {"size": {"longest_edge": 80}}),
 }
 #: Values that no class has by default, or only some.
 VALUES = {
@@ -81,6 +94,7 @@ VALUES = {
     "return_legacy_image_output": [False],
     "background_color": [[0, 0, 0]],
     "patch_size": [28],
+    "patch_expand_factor": [2],
     "merge_size": [1],
     "temporal_patch_size": [1],
     "min_pixels": [7000],
@@ -102,8 +116,10 @@ REFUSED = (UnsupportedModelError, BundleError)
 
 
 def processor(family, image, side=SIDE):
-    kind = IMAGE_TOKENS if family.startswith("qwen") else TILES
-    sizes = {"merge_size": 2, "patch_dim": 3 * 2 * 14**2} if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
+    kind = IMAGE_TOKENS if family.startswith("qwen") or family in PATCHES else TILES
+    patch, frames, merge = PATCHES.get(family, (14, 2, 2))
+    grid = {"merge_size": merge, "patch_dim": 3 * frames * patch**2}
+    sizes = grid if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
     tokens = 5 if family.startswith("llava_") else 4
     geometry = VisionGeometry(family, kind, tokens, **sizes)
     return image_processor_for(settings_of(family, image, geometry))
@@ -113,6 +129,12 @@ def pixels_of_transformers(theirs, picture):
     asked = {"crop_to_patches": True} if "GotOcr2" in type(theirs).__name__ else {}
     out = theirs(images=[picture], return_tensors="np", **asked)
     own = np.asarray(out["pixel_values"] if "pixel_values" in out else out["pixel_values_images"])
+    if "Pixtral" in type(theirs).__name__:  # whole images
+        rows, columns = (side // 16 for side in own.shape[2:])
+        return own[0].reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
+    if "Paddle" in type(theirs).__name__:  # row by row
+        rows, columns = out["image_grid_thw"][0][1:]
+        return own[in_blocks(np.arange(rows * columns).reshape(rows, columns), 2)].reshape(rows * columns, -1)
     return own[0] if own.ndim == 5 else own
 
 

@@ -96,7 +96,7 @@ class PatchInputs:
         """The patches ``[N, patch_dim]`` of each image in ``pixels`` as ``of_images`` has them, block by block."""
         counts = [math.prod(grid) for grid in grids]
         if self.grids:
-            images = list(pixels.reshape(-1, self.patch_dim).split(counts))
+            images = list(torch.split(pixels.reshape(-1, self.patch_dim), counts))
         else:
             side = self.patch_size
             images = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,19 +36,26 @@ class PixtralProcessor(GridProcessor):
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
-        """The size of a patch is the network's. Raises ``BundleError`` for settings that are malformed."""
+        """Raises ``BundleError`` for settings that are malformed, or whose patches are not the network's tokens."""
         image, geometry = settings.image, settings.geometry
+        patch = math.isqrt(geometry.patch_dim // 3)
         with settings.reading():
-            edge = image["size"].get("longest_edge")
+            side = height_and_width(image["patch_size"], "patch_size")
+            if side != (patch * geometry.merge_size,) * 2:
+                raise ValueError(
+                    f"patch_size is {side}, and the vision network takes tokens of {patch * geometry.merge_size}"
+                )
+            size = image["size"]
+            edge = size.get("longest_edge") if isinstance(size, Mapping) else None
             mean, std = mean_and_std(image)
             return cls(
                 placeholders=settings.placeholders,
-                patch_size=math.isqrt(geometry.patch_dim // 3),
+                patch_size=patch,
                 merge_size=geometry.merge_size,
                 mean=mean,
                 std=std,
                 resample=resampling(image),
-                longest=height_and_width(image["size"] if edge is None else integer(edge, "size.longest_edge")),
+                longest=height_and_width(size if edge is None else integer(edge, "size.longest_edge")),
             )
 
     def process(

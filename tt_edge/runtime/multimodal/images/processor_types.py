@@ -225,8 +225,9 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "PaddleOCRVLImageProcessor": _grid(14, 1, (384 * 384, 1536 * 1536)),
     "VideoLlama3ImageProcessor": _grid(14, 1, (56 * 56, 28 * 28 * 1280), image_mean=HALF, image_std=HALF, merge_size=1),
     "PixtralImageProcessor": ProcessorType(
-        _OPENAI | {"size": {"longest_edge": 1024}},
-        inert=("do_pad", "patch_size"),  # the size of a patch is the network's
+        _OPENAI | {"size": {"longest_edge": 1024}, "patch_size": _square(16)},
+        reads=("patch_size",),
+        inert=("do_pad",),
         sizes=(frozenset({"longest_edge"}), frozenset({"height", "width"})),
     ),
 }
