@@ -3,7 +3,8 @@
     python benchmarks/coverage.py --kind seq2seq|vlm [--only bart t5 …] [--json FILE] [--table FILE]
 
 Each model runs in a process of its own. `works` is equal greedy tokens in fp32, `refused` is an error that names the feature,
-`wrong` is other tokens, and `failed` any other end. `not made` models could not be built tiny, or do not generate by themselves.
+`wrong` is other tokens, and `failed` any other end. `not compared` models were built tiny, but not their processor; `not made` ones
+could not be built tiny, or do not generate by themselves.
 With `--json`, results that are already in FILE are kept, so that a run that was stopped goes on.
 
 A kind is a module `coverage_KIND.py` beside this file with `candidates() -> dict[str, str]`, the class of each model by model
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 KINDS = ("seq2seq", "vlm")
 #: Seconds that one model may take.
 LIMIT_S = 300
-WORDS = ("works", "refused", "wrong", "failed", "not made")
+WORDS = ("works", "refused", "wrong", "failed", "not compared", "not made")
 _RESULT = "RESULT "
 
 
@@ -63,7 +64,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     """How many of those that can be made tiny work."""
     count = Counter(result["word"] for result in results.values())
     made = sum(count.values()) - count["not made"]
-    return f"{count['works']} of {made} work, {count['refused']} are refused, {count['wrong']} wrong, {count['failed']} failed"
+    others = ", ".join(f"{count[word]} {word}" for word in WORDS[1:-1])
+    return f"{count['works']} of {made} work, {others}"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -43,8 +43,31 @@ def attempt(name: str) -> Outcome:
             else:
                 write_any(name, checkpoint)
         except Exception as error:
-            return Outcome("not made", one_line(error))
+            return _by_structure(name, one_line(error))
         return _compared(checkpoint, Path(scratch) / "out.ttedge", image)
+
+
+def _by_structure(name: str, reason: str) -> Outcome:
+    """Of a model of which no whole checkpoint can be made: what its structure says, without weights."""
+    import torch
+    import transformers
+
+    from tests.any_vlm import tiny_config
+    from tt_edge.compile.vision.families import family_of
+    from tt_edge.errors import TTEdgeError
+
+    try:
+        with torch.device("meta"):
+            model = getattr(transformers, candidates()[name])._from_config(tiny_config(name))
+    except Exception as error:
+        return Outcome("not made", one_line(error))
+    try:
+        family = family_of(model)
+    except TTEdgeError as error:
+        return Outcome("refused", one_line(error))
+    if family is None:
+        return Outcome("not made", "it is taken for a language model, which takes no images")
+    return Outcome("not compared", reason)
 
 
 def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:

@@ -86,7 +86,8 @@ class OwnProcessor:
         self.kind = class_name({}, type(processor.image_processor).__name__)
         if self.kind not in PROCESSORS:
             raise UnsupportedModelError(
-                f"{name}'s image processor {self.kind} is not one that tt-edge follows; there are {', '.join(PROCESSORS)}"
+                f"{name}'s image processor {self.kind} is not one of the {len(PROCESSORS)} that tt-edge follows; docs/vision.md lists "
+                "them"
             )
 
     @classmethod

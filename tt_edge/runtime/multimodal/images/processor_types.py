@@ -201,6 +201,17 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         },
         ("tile_size", "max_num_tiles", "vision_input_type"),
     ),
+    "Llama4ImageProcessor": ProcessorType(
+        {
+            "resample": 2,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "size": _square(336),
+            "max_patches": 16,
+            "resize_to_max_canvas": False,
+        },
+        ("max_patches", "resize_to_max_canvas"),
+    ),
     "Eagle2": ProcessorType(  # code in the checkpoint
         {
             "resample": 3,

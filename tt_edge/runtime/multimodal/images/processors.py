@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.anyres import AnyResProcessor
+from tt_edge.runtime.multimodal.images.canvas import CanvasProcessor
 from tt_edge.runtime.multimodal.images.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
@@ -70,6 +71,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "GraniteDoclingImageProcessor": TilingProcessor.of_granite_docling,
     "Ovis2ImageProcessor": TilingProcessor.of_ovis2,
     "PerceptionLMImageProcessor": TilingProcessor.of_perception,
+    "Llama4ImageProcessor": CanvasProcessor.from_settings,
     "Eagle2": TilingProcessor.of_eagle2,
     "Qwen2VLImageProcessor": QwenVLProcessor.from_settings,
     "Glm4vImageProcessor": GridProcessor.of_glm,
@@ -91,7 +93,8 @@ def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
     name = settings.processor
     if name not in PROCESSORS:
         raise UnsupportedModelError(
-            f"the image processor is {name!r:.80}, which tt-edge does not follow; there are {', '.join(PROCESSORS)}"
+            f"the image processor is {name!r:.80}, which is not one of the {len(PROCESSORS)} that tt-edge follows; docs/vision.md "
+            "lists them"
         )
     image, video = PROCESSOR_TYPES[name].complete(settings.image), settings.video
     if settings.placeholders.video is not None:

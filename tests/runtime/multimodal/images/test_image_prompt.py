@@ -1,0 +1,53 @@
+"""What a compile found of images, read again from a bundle that nobody vouches for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tt_edge.compile.files import HostFiles
+from tt_edge.errors import BundleError
+from tt_edge.runtime.multimodal.images import IMAGE_PROMPT_FILE, ImagePrompt, Placeholders, TileText
+
+FOUND = ImagePrompt(
+    "GotOcr2ImageProcessor",
+    Placeholders("<image>", None, "<s>", "</s>", tiles=TileText("<s>", "<c>", "<r>", "<w>", "</s>")),
+    (300,),
+    {"max_patches": 3, "crop_to_patches": True},
+)
+
+
+def read(content):
+    return ImagePrompt.read(HostFiles({IMAGE_PROMPT_FILE: content}))
+
+
+def test_what_is_written_is_read():
+    assert read(FOUND.to_json()) == FOUND
+    assert read(ImagePrompt("X", Placeholders("I", "V", leading=True), (1, 2)).to_json()).placeholders.leading
+
+
+def test_a_bundle_without_it():
+    with pytest.raises(BundleError, match="no image token, so images cannot be prepared; compile from a checkpoint"):
+        ImagePrompt.read(HostFiles())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"placeholders": None},
+        {"placeholders": {"image": 3}},
+        {"placeholders": {"image": "<image>", "tiles": {"start": 1}}},
+        {"placeholders": {"image": "<image>", "tiles": None, "numbered": "yes"}},
+        {"placeholders": {"image": "<image>", "tiles": None, "other": ""}},
+        {"token_ids": ["x"]},
+        {"token_ids": 3},
+        {"settings": 5},
+    ],
+    ids=str,
+)
+def test_malformed_records_are_refused_in_one_line(change):
+    content = json.dumps(json.loads(FOUND.to_json()) | change).encode()
+    with pytest.raises(BundleError, match=r"image_prompt\.json is malformed \(.*\); compile the model again") as found:
+        read(content)
+    assert "\n" not in str(found.value)
