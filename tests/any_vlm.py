@@ -45,6 +45,13 @@ _WORDS = {
     "boi_token": "<boi>",
     "eoi_token": "<eoi>",
     "img_line_break_token": "<newline>",
+    "image_boundary_token": "<boundary>",
+    "image_start_token": "<image_start>",
+    "image_end_token": "<image_end>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
     "start_image_token": "<img>",
     "end_image_token": "</img>",
     "context_image_token": "<context>",
@@ -78,6 +85,9 @@ _GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
 _WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
 DIFFERS: dict[str, Differs] = {
+    "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
+    "step3p7": Differs(config={"vision_config.intermediate_size": 186}),
+    "glm5_next": Differs(config={"text_config.num_key_value_heads": 4}),
     "aya_vision": Differs(
         processor={"patch_size": PATCH, "img_size": SIDE, "downsample_factor": 2},
         words=("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"),

@@ -86,8 +86,8 @@ class OwnProcessor:
         self.kind = class_name({}, type(processor.image_processor).__name__)
         if self.kind not in PROCESSORS:
             raise UnsupportedModelError(
-                f"{name}'s image processor {self.kind} is not one of the {len(PROCESSORS)} that tt-edge follows; docs/vision.md lists "
-                "them"
+                f"{name}'s image processor {self.kind} is not one of the {len(PROCESSORS)} that tt-edge follows, which "
+                "docs/vision.md lists"
             )
 
     @classmethod

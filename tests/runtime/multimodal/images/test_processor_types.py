@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import transformers
 from PIL import Image
@@ -129,13 +128,14 @@ def processor(family, image, side=SIDE):
 
 def pixels_of_transformers(theirs, picture):
     asked = {"crop_to_patches": True} if "GotOcr2" in type(theirs).__name__ else {}
-    out = theirs(images=[picture], return_tensors="np", **asked)
-    own = np.asarray(out["pixel_values"] if "pixel_values" in out else out["pixel_values_images"])
+    out = theirs(images=[picture], return_tensors="pt", **asked)
+    pixels = out["pixel_values"] if "pixel_values" in out else out["pixel_values_images"]
+    own = pixels.float().numpy()  # Llama 4's are bfloat16
     if "Pixtral" in type(theirs).__name__:  # whole images
         rows, columns = (side // 16 for side in own.shape[2:])
         return own[0].reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
     if "Paddle" in type(theirs).__name__:  # row by row
-        rows, columns = out["image_grid_thw"][0][1:]
+        rows, columns = out["image_grid_thw"][0][1:].tolist()
         return own[in_blocks(np.arange(rows * columns).reshape(rows, columns), 2)].reshape(rows * columns, -1)
     return own[0] if own.ndim == 5 else own
 
