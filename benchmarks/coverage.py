@@ -1,10 +1,10 @@
 """How many architectures of transformers work that nobody added: each made tiny, compiled, and compared with generate().
 
-    python benchmarks/coverage.py --kind seq2seq|vlm [--only bart t5 …] [--json FILE] [--table FILE]
+    python benchmarks/coverage.py --kind seq2seq|vlm [--only bart t5 …] [--json FILE] [--table FILE] [--one-process]
 
-Each model runs in a process of its own. `works` is equal greedy tokens in fp32, `refused` is an error that names the feature,
-`wrong` is other tokens, and `failed` any other end. `not compared` models were built tiny, but not their processor; `not made` ones
-could not be built tiny, or do not generate by themselves.
+Each model runs in a process of its own, or all in one. `works` is equal greedy tokens in fp32, `refused` is an error that names the
+feature, `wrong` is other tokens, and `failed` any other end. `not compared` models were built tiny, but not a checkpoint of them;
+`not made` ones could not be built tiny, or do not generate by themselves.
 With `--json`, results that are already in FILE are kept, so that a run that was stopped goes on.
 
 A kind is a module `coverage_KIND.py` beside this file with `candidates() -> dict[str, str]`, the class of each model by model
@@ -83,6 +83,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="MODEL_TYPE", help="these only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here, and go on from there")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table in Markdown here")
+    parser.add_argument(
+        "--one-process", action="store_true", help="all models in this process: faster, and one that crashes ends it"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     kind = importlib.import_module(f"benchmarks.coverage_{args.kind}")
@@ -95,7 +98,7 @@ def main() -> int:
     for name, class_name in kind.candidates().items():
         if (args.only and name not in args.only) or (not args.only and name in results):
             continue
-        outcome = in_process(args.kind, name)
+        outcome = kind.attempt(name) if args.one_process else in_process(args.kind, name)
         results[name] = {"class": class_name, **asdict(outcome)}
         print(f"{name:<28}{outcome.word:<10}{outcome.reason}", flush=True)
         if args.json:

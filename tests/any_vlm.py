@@ -58,7 +58,6 @@ _WORDS = {
     "vision_bos_token": "<vision_start>",
     "vision_eos_token": "<vision_end>",
     "image_break_token": "<break>",
-    "image_end_token": "<image_end>",
     "audio_bos_token": "<audio_start>",
     "audio_eos_token": "<audio_end>",
 }
