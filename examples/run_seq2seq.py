@@ -118,7 +118,8 @@ def compare(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> int:
     [ours] = llm.generate([prompt], config, images=images)
     theirs = None
     if args.enable_pytorch_run:
-        theirs = pytorch_answer(args, prompt, ours.input_ids)
+        has_text = llm.source is not None and llm.source.takes_text
+        theirs = pytorch_answer(args, prompt, ours.input_ids, has_text=has_text)
         running.show("PyTorch", llm.tokenizer.decode(theirs), "transformers' generate() on the CPU")
     running.show("TensorRT", ours.text, llm.session.word)
     if theirs is None:
@@ -127,10 +128,11 @@ def compare(args: argparse.Namespace, llm: LLM, prompt: str | Speech) -> int:
     return running.show_match(args, theirs, ours.new_token_ids)
 
 
-def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[int]) -> list[int]:
-    """New tokens of ``generate()``, which follow ``start``, for a text, speech or a page that transformers prepares."""
+def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[int], *, has_text: bool) -> list[int]:
+    """New tokens of ``generate()``, which follow ``start``, for a text, speech, a page, or an image and a text
+    (``has_text``), that transformers prepares."""
     import torch
-    from transformers import AutoFeatureExtractor, AutoImageProcessor, WhisperForConditionalGeneration
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, WhisperForConditionalGeneration
 
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.reference import load_reference
@@ -138,6 +140,12 @@ def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[i
     checkpoint = Checkpoint.open(args.model)
     model = load_reference(checkpoint, Precision(args.precision.lower()))
     search = {"max_new_tokens": args.num_tokens, "num_beams": args.num_beams, "do_sample": False}
+    if args.image and has_text:
+        inputs = AutoProcessor.from_pretrained(checkpoint.folder)(
+            images=pixels_of(args.image), text=prompt, return_tensors="pt"
+        )
+        given = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+        return model.generate(**given, **search)[0, len(start) :].tolist()
     if args.image:
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder)
         pixels = processor(pixels_of(args.image), return_tensors="pt").pixel_values.to(model.dtype)

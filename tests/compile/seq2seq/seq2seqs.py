@@ -40,8 +40,10 @@ def compiled(
         "max_image_tokens": places_of_image,
     }
     config = config.with_limits(replace(config.limits, **limits_of_source))
+    # No pass of an encoder looks at the backend or the cache, so that all forms of a decoder share it.
+    plain = replace(config, attention=CompileConfig.of(precision=precision).attention)
     return (
-        compiled_once(EncoderCompiler(parts, config, "tiny-encoder")),
+        compiled_once(EncoderCompiler(parts, plain, "tiny-encoder")),
         compiled_once(Seq2SeqDecoderCompiler(parts, config, "tiny")),
     )
 

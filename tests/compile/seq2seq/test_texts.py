@@ -8,8 +8,10 @@ import torch
 
 from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, texts, wanted
 from tests.tiny_seq2seq import FAMILIES, tiny_seq2seq
+from tt_edge.compile.parity.seq2seq import Seq2SeqReference
 from tt_edge.compile.seq2seq.model import Seq2Seq, cross_states
 from tt_edge.compile.seq2seq.positions import Positions
+from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 
@@ -101,3 +103,12 @@ def test_the_structure_is_found():
     parts = Seq2Seq.of(tiny_seq2seq("t5"))
     assert (parts.source, parts.layers, parts.cross_shape) == ("source_ids", 2, (4, 2, 8))
     assert parts.cross_names == ["cross_key_0", "cross_value_0", "cross_key_1", "cross_value_1"]
+
+
+def test_a_decoder_with_more_layers_than_the_encoder():
+    """transformers' own cache has as many layers as T5's encoder, and fails; what ``verify`` compares with does not."""
+    model = tiny_seq2seq("t5", num_layers=1, num_decoder_layers=3)
+    model.generation_config.eos_token_id = None
+    answer = Seq2SeqReference(model, Precision.FP32).answer({"source_ids": SOURCES[1]}, [0], 8)
+    assert answer.tokens == wanted(model, SOURCES[1], max_new_tokens=8, use_cache=False)
+    assert len(answer.exact_cross) == 6
