@@ -15,6 +15,7 @@ from tests.runtime.seq2seq.test_page import page
 from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader
 from tt_edge.cli import main
 from tt_edge.compile.files import HostFiles
+from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.engine.reference_session import ReferenceSession
@@ -60,6 +61,20 @@ def test_beams(kind):
     search = {"max_new_tokens": 14, "num_beams": 3, "no_repeat_ngram_size": 2}
     got = beam_search(session, [2], GenerationConfig(**search), pipeline.source(source))
     assert got == wanted(model, source, "pixel_values", **search)
+
+
+def test_a_processor_that_is_not_there():
+    """The bundle takes pixels, and says whose."""
+    encoder, _ = compiled(tiny_page_reader("trocr"))
+    network = ReferenceFeedForward(encoder.network, encoder.contract)
+    files = HostFiles({
+        "generation_config.json": b'{"decoder_start_token_id": 2}',
+        "preprocessor_config.json": b'{"image_processor_type": "PPFormulaNetImageProcessor"}',
+    })  # fmt: skip
+    pipeline = SourcePipeline.from_bundle(files, network)
+    assert pipeline.source(np.zeros((3, 32, 32), np.float32)).length == 17
+    with pytest.raises(InvalidInputError, match=r"type PPFormulaNetImageProcessor are not prepared here"):
+        pipeline.page(page(20, 20))
 
 
 def test_an_image_file_to_text(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.seq2seq.page import PageProcessor
 
 pytest.importorskip("PIL")
@@ -49,7 +49,6 @@ def test_as_transformers(kind, settings, size):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_processor_type": "CLIPImageProcessor"}, "type CLIPImageProcessor are not prepared here"),
         ({"image_processor_type": "DeiTImageProcessor", "size": 64}, "do_center_crop on"),
         ({"image_processor_type": "DonutImageProcessor"}, "malformed"),
         ({"image_processor_type": "DonutImageProcessor", "size": 64, "do_pad": False}, "do_pad off"),
@@ -62,3 +61,8 @@ def test_as_transformers(kind, settings, size):
 def test_wrong_settings(settings, message):
     with pytest.raises(BundleError, match=message):
         PageProcessor.from_settings(settings)
+
+
+def test_another_processor_is_named():
+    with pytest.raises(UnsupportedModelError, match="type CLIPImageProcessor are not prepared here"):
+        PageProcessor.from_settings({"image_processor_type": "CLIPImageProcessor"})

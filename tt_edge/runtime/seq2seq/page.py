@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.load import ImageFile, pixels_of
 from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import height_and_width, mean_and_std, resampling
@@ -42,13 +42,14 @@ class PageProcessor:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> PageProcessor:
-        """Raises ``BundleError`` for settings of another processor, or malformed ones."""
+        """Raises ``UnsupportedModelError`` for another processor, ``BundleError`` for settings that are malformed or not supported."""
         kind = str(settings.get("image_processor_type", settings.get("feature_extractor_type")))
         is_nougat = kind.startswith("Nougat")
         is_line = kind.startswith(("ViT", "DeiT"))  # of text, as TrOCR reads them
         if not (is_nougat or is_line or kind.startswith("Donut")):
-            raise BundleError(
-                f"pages for an image processor of type {kind} are not prepared here; there are Donut's, Nougat's, ViT's and DeiT's"
+            raise UnsupportedModelError(
+                f"pages for an image processor of type {kind} are not prepared here; there are Donut's, Nougat's, ViT's and "
+                "DeiT's; give the processor's pixels to SourcePipeline.source in a program"
             )
         needed = ("do_resize", "do_rescale", "do_normalize")
         for name in needed if is_line else (*needed, "do_thumbnail", "do_pad"):

@@ -48,6 +48,9 @@ class SourcePipeline:
         self._without_extractor = (
             "the bundle has no preprocessor_config.json, so it takes features only; compile the model again"
         )
+        self._without_pages = (
+            "the bundle has no preprocessor_config.json, so it takes pixels only; compile the model again"
+        )
         self._turn = threading.Lock()
 
     @classmethod
@@ -66,12 +69,16 @@ class SourcePipeline:
         if not settings:
             return
         pixels = self.encoder.contract.input(PAGE_PIXELS)
-        if self.takes_text:
-            _, _, height, width = pixels.resolve()
-            model = read_json(bundle, "config.json")
-            self.pages = ImageTextProcessor.from_settings(settings, model, (height, width), self.image_places)
+        try:
+            if self.takes_text:
+                _, _, height, width = pixels.resolve()
+                model = read_json(bundle, "config.json")
+                self.pages = ImageTextProcessor.from_settings(settings, model, (height, width), self.image_places)
+                return
+            pages = PageProcessor.from_settings(settings)
+        except UnsupportedModelError as error:  # it takes pixels
+            self._without_pages = str(error)
             return
-        pages = PageProcessor.from_settings(settings)
         if pages.size != pixels.shape[2:]:
             raise BundleError(
                 f"preprocessor_config.json makes pages of {pages.size}, and the encoder takes {pixels.shape[2:]}; compile the "
@@ -236,15 +243,13 @@ class SourcePipeline:
         return self.source(self.page_processor().prepare(image))
 
     def page_processor(self) -> PageProcessor | ImageTextProcessor:
-        """What prepares pages. Raises ``InvalidInputError`` for a model that takes none."""
+        """What prepares pages. Raises ``InvalidInputError`` for a model that takes none, or whose are not prepared."""
         if not self.takes_pages:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is an image; omit it"
             )
         if self.pages is None:
-            raise BundleError(
-                "the bundle has no preprocessor_config.json, so it takes pixels only; compile the model again"
-            )
+            raise InvalidInputError(self._without_pages)
         return self.pages
 
     def _encode(self, feeds: Feeds, length: int, digest: str) -> Source:
