@@ -70,7 +70,8 @@ def subsampling_of(encode: Callable[[Tensor], Tensor], width: int | None, dtype:
             most *= 2
             if most > _MOST:
                 raise UnsupportedModelError(
-                    f"the encoder of {name} makes no {wanted} places of {most // 2} frames or samples of speech"
+                    f"the encoder of {name} makes no {wanted} places of {most // 2} frames or samples of speech, or takes only "
+                    "multiples of a number of them, which no backend has"
                 )
         while most - least > 1:
             middle = (least + most) // 2

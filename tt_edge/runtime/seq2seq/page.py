@@ -42,7 +42,7 @@ class PageProcessor:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> PageProcessor:
-        """Raises ``UnsupportedModelError`` for another processor, ``BundleError`` for settings that are malformed or not supported."""
+        """Raises ``UnsupportedModelError`` for another processor, ``BundleError`` for settings that are wrong or not supported."""
         kind = str(settings.get("image_processor_type", settings.get("feature_extractor_type")))
         is_nougat = kind.startswith("Nougat")
         is_line = kind.startswith(("ViT", "DeiT"))  # of text, as TrOCR reads them
