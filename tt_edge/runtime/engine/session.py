@@ -371,15 +371,17 @@ class Session(ABC):
                 f"{width} new tokens per slot exceed max_input_len {contract.max_input_len}; "
                 "feed them in chunks or compile with a larger --max-input-len"
             )
-        for slot, (past, length) in enumerate(zip(self._past[first:].tolist(), counts, strict=False), first):
-            if past + length > contract.max_seq_len:
+        pasts, capacity = self._past[first : first + len(counts)].tolist(), contract.max_seq_len
+        full = max(pasts) + width > capacity  # of most calls no slot is
+        for slot, (past, length) in enumerate(zip(pasts, counts, strict=True) if full else (), first):
+            if past + length > capacity:
                 raise CapacityError(
-                    f"slot {slot} would hold {past + length} tokens, more than max_seq_len {contract.max_seq_len}; "
+                    f"slot {slot} would hold {past + length} tokens, more than max_seq_len {capacity}; "
                     "shorten it or compile with a larger --max-seq-len"
                 )
-            if past + width > contract.max_seq_len:
+            if past + width > capacity:
                 raise CapacityError(
-                    f"slot {slot} has {contract.max_seq_len - past} free places and {width} ids with padding; "
+                    f"slot {slot} has {capacity - past} free places and {width} ids with padding; "
                     "feed fewer tokens per call or compile with a larger --max-seq-len"
                 )
         if positions is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -16,12 +17,13 @@ Scores = NDArray[np.float32]
 class Scaled(NamedTuple):
     """The largest logits of all rows divided by a temperature, ``[B, width]``, likeliest first.
 
-    ``below``: less the likeliest token's, float32. ``weights``: probabilities times a constant, 1 for the likeliest; lists of
-    Python's floats, which are faster to use one by one.
+    ``below``: less the likeliest token's, float32. ``weights``: probabilities times a constant, 1 for the likeliest, and
+    ``masses``, their sums up to each; lists of Python's floats, which are faster to use one by one.
     """
 
     below: NDArray[np.float32]
     weights: list[list[float]]
+    masses: list[list[float]]
 
 
 class TopBatch:
@@ -44,6 +46,7 @@ class TopBatch:
         self.vocab_size, self.whole = vocab_size, whole
         self.count = values.shape[1]
         self._scaled: dict[tuple[float, int], Scaled] = {}
+        self._first_ids: dict[int, list[list[int]]] = {}
 
     def rows(self) -> list[TopLogits]:
         return [TopLogits(self, row) for row in range(len(self.values))]
@@ -53,6 +56,18 @@ class TopBatch:
         """The likeliest token of each row, ``None`` where others equal it."""
         single = (self.values[:, 1] < self.values[:, 0]).tolist()
         return [token if alone else None for token, alone in zip(self.ids[:, 0].tolist(), single, strict=True)]
+
+    def first_ids(self, width: int) -> list[list[int]]:
+        """The first ``width`` tokens of each row; made once."""
+        if width not in self._first_ids:
+            self._first_ids[width] = self.ids[:, :width].tolist()
+        return self._first_ids[width]
+
+    @cached_property
+    def totals(self) -> list[float]:
+        """The weight of each row's whole vocabulary at temperature 1, where the likeliest token's is 1."""
+        bests = (best for best, _ in self.range)
+        return [math.exp(min(total - best, 700.0)) for total, best in zip(self.log_sum_exp, bests, strict=True)]
 
     @cached_property
     def range(self) -> list[tuple[float, float]]:
@@ -68,7 +83,8 @@ class TopBatch:
                 values = values / np.float32(temperature)
             below = values - values[:, :1]
             weights = below.astype(np.float64)
-            self._scaled[key] = Scaled(below, np.exp(weights, out=weights).tolist())
+            np.exp(weights, out=weights)
+            self._scaled[key] = Scaled(below, weights.tolist(), weights.cumsum(axis=1).tolist())
         return self._scaled[key]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tt_edge.errors import EngineError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.engine.top_logits import TopLogits
+from tt_edge.runtime.engine.top_logits import TopBatch, TopLogits
 from tt_edge.runtime.scheduling.token import Token
 
 #: Relative error of the sum of all weights, which the device adds up in some order as float32.
@@ -66,21 +66,23 @@ def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator
         return None  # a temperature near 0, which takes more care
     top_k = config.top_k if config.top_k < batch.vocab_size else 0
     few = batch.count > _FEW > top_k
-    kept = _kept(top, config, top_k, _FEW) if few else None
-    if kept is None:
-        kept = _kept(top, config, top_k, batch.count)
-    if kept is None:
+    ids = _kept(top, config, top_k, _FEW) if few else None
+    if ids is None:
+        few = False
+        ids = _kept(top, config, top_k, batch.count)
+    if ids is None:
         return None
     # Plain Python: NumPy takes longer for so few numbers.
-    ids, weights = kept
-    count = len(weights)
+    scaled = batch.scaled(config.temperature, _FEW if few else batch.count)
+    weights, masses = scaled.weights[top.row], scaled.masses[top.row]
+    count = len(ids)
     if top_k > 0 and config.top_p < 1:
-        masses = list(itertools.accumulate(weights))
-        count = min(bisect.bisect_left(masses, config.top_p * masses[-1]) + 1, count)
-        if count < len(ids) and weights[count] == weights[count - 1]:
-            ids = _of_equals(ids, weights, count)
+        kept = min(bisect.bisect_left(masses, config.top_p * masses[count - 1], 0, count) + 1, count)
+        if kept < count and weights[kept] == weights[kept - 1]:
+            ids = _of_equals(ids, weights[:count], kept)
+        count = kept
     if config.min_p > 0:
-        count = min(count, sum(weight >= config.min_p for weight in weights))
+        count = min(count, sum(weight >= config.min_p for weight in weights[:count]))
     # By id, as in the whole vocabulary, so that one random number draws one token.
     order = sorted(range(count), key=ids.__getitem__)
     masses = list(itertools.accumulate(map(weights.__getitem__, order)))
@@ -88,20 +90,21 @@ def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator
     return ids[order[min(place, count - 1)]]
 
 
-def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> tuple[list[int], list[float]] | None:
-    """The tokens that the first of top-k, top-p and min-p in use keeps, with their weights, likeliest first.
+def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> list[int] | None:
+    """The tokens that the first of top-k, top-p and min-p in use keeps, likeliest first.
 
     Of the first ``width`` of the largest logits; ``None`` where others may be kept too, and where all are.
     """
-    scaled = top.batch.scaled(config.temperature, width)
-    weights = scaled.weights[top.row]
+    batch, row = top.batch, top.row
+    scaled = batch.scaled(config.temperature, width)
+    weights = scaled.weights[row]
     if top_k > 0:
         count = top_k
         while count < width and weights[count] == weights[top_k - 1]:
             count += 1
     elif config.top_p < 1:
-        masses = list(itertools.accumulate(weights))
-        low, high = _total(top, masses, width, config.temperature)
+        masses = scaled.masses[row]
+        low, high = _total(batch, row, masses[-1], width, config.temperature)
         count = bisect.bisect_left(masses, config.top_p * low) + 1
         if count > width or masses[count - 1] < config.top_p * high:
             return None
@@ -111,13 +114,13 @@ def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> t
         return None
     if count >= width:
         return None
-    ids = top.ids[:count].tolist()
+    ids = batch.first_ids(width)[row]
     if weights[count] == weights[count - 1]:  # top-p keeps some of equal tokens, so all of them must be known
-        below = scaled.below[top.row].tolist()
+        below = scaled.below[row].tolist()
         if below[-1] == below[count]:
             return None
-        ids = _of_equals(top.ids[:width].tolist(), below, count)
-    return ids, weights[:count]
+        return _of_equals(ids, below, count)
+    return ids[:count]
 
 
 def _of_equals(ids: list[int], scores: list[float], count: int) -> list[int]:
@@ -128,20 +131,19 @@ def _of_equals(ids: list[int], scores: list[float], count: int) -> list[int]:
     return ids[:first] + equal[: count - first]
 
 
-def _total(top: TopLogits, masses: list[float], width: int, temperature: float) -> tuple[float, float]:
+def _total(batch: TopBatch, row: int, seen: float, width: int, temperature: float) -> tuple[float, float]:
     """Bounds of the weight of all tokens, where the likeliest token's is 1.
 
-    At temperature 1 the log-sum-exp says it. At another one a weight w becomes w ** (1 / temperature). The sum of these powers
-    over the tokens that are not among the first ``width`` is then bounded by what makes it largest: few tokens, each as likely
-    as the last of these (a temperature below 1), or equal ones (above).
+    At temperature 1 the log-sum-exp says it. At another one a weight w becomes w ** (1 / temperature). Those of the first
+    ``width`` tokens add up to ``seen``; the sum over the others is bounded by what makes it largest: few tokens, each as likely
+    as the last of the first (a temperature below 1), or equal ones (above).
     """
-    batch, row = top.batch, top.row
-    total = math.exp(min(batch.log_sum_exp[row] - batch.range[row][0], 700.0))
+    total = batch.totals[row]
     slack = (_ROUNDING + _SPACING * abs(batch.log_sum_exp[row])) * total
     if temperature == 1:
         return total - slack, total + slack
     own = batch.scaled(1.0, width).weights[row]
-    seen, count = masses[-1], batch.vocab_size - width
+    count = batch.vocab_size - width
     mass = max(total - math.fsum(own), 0.0) + slack
     power, largest = 1 / temperature, own[-1]
     if not count:
