@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tt_edge.bundle.manifest import DECODER, ENCODER, VISION
 from tt_edge.compat import Self
@@ -20,21 +20,22 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import files_to_run, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.feature_cache import DEFAULT_BYTES
-from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.sources import ImageSource, images_of
 from tt_edge.runtime.scheduling.admission import check_ids
 from tt_edge.runtime.scheduling.generation import Configs, one_each
 from tt_edge.runtime.scheduling.prefix_cache import common_prefix
 from tt_edge.runtime.scheduling.prefix_file import fingerprint, load_prefixes, save_prefixes
 from tt_edge.runtime.scheduling.scheduler import Scheduler
-from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
-from tt_edge.runtime.seq2seq.prompts import SourcePrompts, chat_of_page
 from tt_edge.runtime.seq2seq.source import Speech
-from tt_edge.runtime.seq2seq.transcription import Transcript, answered, windows
 from tt_edge.runtime.text.chat import RenderedChat, render_chat
 from tt_edge.runtime.text.chat_template import ChatTemplate, Message
 from tt_edge.runtime.text.completion import Completion, Delta, EncodedPrompt, TextRequest
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
+
+if TYPE_CHECKING:  # imported where a bundle has images or sources: a language model starts without them
+    from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+    from tt_edge.runtime.seq2seq.transcription import Transcript
 
 #: Text, or a chat from ``LLM.render_chat``, or speech.
 Prompt: TypeAlias = str | RenderedChat | Speech
@@ -73,6 +74,8 @@ class LLM:
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.scheduler = Scheduler(session)
         if source is not None:
+            from tt_edge.runtime.seq2seq.prompts import SourcePrompts
+
             self.sources = SourcePrompts(source, tokenizer, self.scheduler)
         self._fingerprint = model_fingerprint
 
@@ -101,10 +104,14 @@ class LLM:
         with ExitStack() as opened:  # closed again where a later step fails
             session, vision, source = opened.enter_context(open_part(bundle, DECODER, runtime)), None, None
             if bundle.manifest.takes_images:
+                from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+
                 tower = open_part(bundle, VISION, runtime)
                 opened.callback(tower.close)
                 vision = VisionPipeline.from_bundle(bundle, tower, tokenizer, cache_bytes=image_cache_bytes)
             if bundle.manifest.takes_source:
+                from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+
                 encoder = open_part(bundle, ENCODER, runtime)
                 opened.callback(encoder.close)
                 source = SourcePipeline.from_bundle(bundle, encoder)
@@ -128,6 +135,8 @@ class LLM:
         without a chat template, and ``InvalidInputError`` for messages that cannot be rendered.
         """
         if self.chat_template is None and self.source is not None and self.source.takes_pages and not variables:
+            from tt_edge.runtime.seq2seq.prompts import chat_of_page
+
             return chat_of_page(messages)
         if self.chat_template is None:
             raise BundleError("the bundle has no chat template; compile from a chat model or pass plain prompts")
@@ -212,6 +221,8 @@ class LLM:
         """
         if self.source is None:
             raise InvalidInputError("the bundle is of a language model, which takes no speech; compile a speech model")
+        from tt_edge.runtime.seq2seq.transcription import answered, windows
+
         features, config = self.source.features(speech), self.with_defaults(config)
         asked = windows(self.sources, features, speech.audio.seconds, speech, config, timestamps=timestamps)
         return answered(asked, self._answer)
