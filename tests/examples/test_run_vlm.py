@@ -59,12 +59,13 @@ def test_every_family(tmp_path, capsys, family, picture):
     model = ["--model", str(tmp_path / "tiny"), "--precision", "FP32"]
     limits = ["--max_seq_len", "192", "--max_image_tokens", "16"]
     asked = ["--prompt", "what is it?", "--image_path", picture, "--num_tokens", "6", "--enable_pytorch_run"]
-    assert run_vlm.main([*model, *asked, *limits]) == 0
+    bundle = str(tmp_path / "tiny.ttedge")
+    assert run_vlm.main([*model, *asked, *limits, "--output", bundle]) == 0
     page = capsys.readouterr().out
     assert "PyTorch and TensorRT prompts match: True" in page
     assert "PyTorch and TensorRT outputs match: True" in page
     sizes = ["--isl", "32", "--num_tokens", "3", "--iterations", "1"]
-    assert run_vlm.main([*model, "--benchmark", *sizes, "--enable_pytorch_run"]) == 0
+    assert run_vlm.main([*model, "--from_bundle", bundle, "--benchmark", *sizes, "--enable_pytorch_run"]) == 0
     *_, title, heads, theirs, ours = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"32 input tokens, \d+ of them image tokens, 3 new, median of 1 runs", title)
     assert "vision ms  prefill ms  tokens/s  end to end ms  peak MiB" in heads
