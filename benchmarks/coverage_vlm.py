@@ -40,6 +40,8 @@ def attempt(name: str) -> Outcome:
                 image = PLACEHOLDERS.get(name, "")
             elif tiny_config(name).is_encoder_decoder:
                 return Outcome("not made", "an encoder-decoder: --kind seq2seq")
+            elif (outcome := _by_structure(name, "")).word == "refused":
+                return outcome
             else:
                 write_any(name, checkpoint)
         except Exception as error:

@@ -91,7 +91,7 @@ DIFFERS: dict[str, Differs] = {
         processor={"patch_size": PATCH, "img_size": SIDE, "downsample_factor": 2},
         words=("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"),
         token="<|IMG_PATCH|>",
-        image={"max_patches": 3},
+        image={"max_patches": 4},
     ),
     "cohere2_vision": Differs(image={"patch_size": 2, "max_patches": 3}),
     "qianfan_ocr": Differs(token="<context>", image={"max_patches": 3}),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -149,6 +150,19 @@ class OwnProcessor:
             text = text[0]
         return Written(str(text), dict(out), json.loads(json.dumps(settings, default=dict)))
 
+    def _with_rows_and_columns(self, own: ImageProcessor, images: list[Image], geometry: VisionGeometry) -> list[Image]:
+        """``images``, and one more that has several rows and columns of tiles, where none has and a larger image would.
+
+        Of tiles in one line, it cannot be told which number stands in the text between them.
+        """
+        unit = min(_MOST_UNIT, *(geometry.tile_size or (_UNIT,)))
+        larger = (drawn(rows * unit, columns * unit, 0) for rows, columns in product(range(2, 5), repeat=2))
+        for image in chain(images, larger):
+            layout = own.process(image).layout
+            if layout is None or min(layout.rows, layout.columns) > 1:
+                return images if any(image is each for each in images) else [*images, image]
+        return images
+
     def samples(self, geometry: VisionGeometry) -> list[Image]:
         """Small images of several proportions, of one tile and of more."""
         unit = _UNIT if geometry.tile_size is None else min(_MOST_UNIT, *geometry.tile_size)
@@ -171,9 +185,11 @@ class OwnProcessor:
             raise UnsupportedModelError(
                 f"{self._name}'s configuration names no image token of the tokenizer ({index!r})"
             )
-        written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
-        found = ImagePrompt(self.kind, Placeholders(token), (index,), written[0].settings)
+        settings = self.run(f"{_BEFORE}{self.word}{_BEHIND}", images[:1]).settings
+        found = ImagePrompt(self.kind, Placeholders(token), (index,), settings)
         own = image_processor_for(read_settings(files, config.to_dict(), geometry, found))
+        images = self._with_rows_and_columns(own, images, geometry)
+        written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
         prepared = [own.process(image) for image in images]
         grids = patch_inputs_of(model) if has_grids(model) else None
         for image, mine, theirs in zip(images, prepared, written, strict=True):
@@ -191,7 +207,7 @@ class OwnProcessor:
             placeholders = fit_placeholders(token, self.word, seen)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{self._name}: {error}") from error
-        found = ImagePrompt(self.kind, placeholders, (index,), written[0].settings)
+        found = ImagePrompt(self.kind, placeholders, (index,), settings)
         self._check_tokens(found, files, geometry, config.to_dict(), images)
         return found
 

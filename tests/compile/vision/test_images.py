@@ -1,0 +1,110 @@
+"""A model type nobody added: what its processor and its decoder's call say of images, and each difference is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from tests.any_vlm import write_any
+from tests.vlm_checkpoints import write_checkpoint
+from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.files import HostFiles
+from tt_edge.compile.vision import families, images, known_prompts, own_processor
+from tt_edge.compile.vision.families import Blocks, family_of
+from tt_edge.compile.vision.images import prepare_images
+from tt_edge.config import Precision
+from tt_edge.errors import UnsupportedModelError
+from tt_edge.runtime.multimodal.images import ImagePrompt, Placeholders, TileText, tiles
+
+
+def prepared(folder):
+    model, files = load_model(folder, Precision.FP32), HostFiles.of_folder(folder)
+    return model, prepare_images(model, str(folder), files), ImagePrompt.read(files)
+
+
+@pytest.fixture(scope="module")
+def aya(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("aya")
+    write_any("aya_vision", folder)
+    return folder
+
+
+def test_what_is_found(aya):
+    """Tiles that are numbered in the prompt, and the whole image last."""
+    model, seen, prompt = prepared(aya)
+    around = {"start": "<|START_OF_IMG|>TILE_GLOBAL", "end": "<|END_OF_IMG|>"}
+    rule = TileText("<|START_OF_IMG|>TILE_1", "TILE_{tile}", "TILE_{tile}", "TILE_GLOBAL", "<|END_OF_IMG|>")
+    assert prompt.processor == "GotOcr2ImageProcessor"
+    assert prompt.placeholders == Placeholders("<|IMG_PATCH|>", **around, written="<image>", tiles=rule)
+    assert prompt.settings["crop_to_patches"] is True  # which its processor asks for, and its image processor does not
+    assert (seen.most_tiles, seen.geometry.tile_size, seen.geometry.tokens_a_unit) == (5, (28, 28), 4)
+    assert family_of(model) == seen.family
+    assert (seen.family.decoder, seen.family.blocks) == ("model.language_model", Blocks.NONE)
+
+
+def test_tiles_in_one_line_are_not_enough(aya, monkeypatch):
+    """With the samples in one line, a tile's number might be that of its row or column: a larger image tells."""
+    monkeypatch.setattr(own_processor, "_SHAPES", ((1, 1, 0), (1, 3, 1), (1, 1, 3), (3, 1, 2), (1, 2, 0)))
+    assert prepared(aya)[2].placeholders.tiles.column == "TILE_{tile}"
+
+
+def test_other_pixels_are_refused(aya, monkeypatch):
+    same = tiles.normalize
+    monkeypatch.setattr(tiles, "normalize", lambda image, mean, std: same(image[:, ::-1], mean, std))
+    with pytest.raises(
+        UnsupportedModelError, match=r"aya_vision's processor makes other pixels .* than tt-edge, by up to"
+    ):
+        prepared(aya)
+
+
+def test_a_prompt_without_a_rule_is_refused(aya, monkeypatch):
+    maker = transformers.AyaVisionProcessor
+    same = maker.replace_image_token
+    monkeypatch.setattr(
+        maker, "replace_image_token", lambda self, inputs, image_idx, **more: f"{int(inputs['num_patches'][image_idx])} tiles"
+        + same(self, inputs, image_idx, **more)
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"aya_vision: its processor writes .* which follows no rule"):
+        prepared(aya)
+
+
+def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
+    maker = transformers.AyaVisionProcessor
+    same = maker.get_text_with_replacements
+
+    def joined(self, text, *args, **kwargs):
+        found, offsets = same(self, text, *args, **kwargs)
+        return [each.replace("<|END_OF_IMG|><|START_OF_IMG|>", "<|END_OF_IMG|>") for each in found], offsets
+
+    monkeypatch.setattr(maker, "get_text_with_replacements", joined)
+    with pytest.raises(UnsupportedModelError, match="other tokens of '<image><image>' than tt-edge"):
+        prepared(aya)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ovis2", "hands its decoder other inputs_embeds with images than tt-edge's network has"),
+        ("aria", r"aria's image processor AriaImageProcessor is not one of the \d+ that tt-edge follows"),
+        ("git", "GitForCausalLM has no get_image_features, so its language part takes images in another way"),
+        ("deepseek_vl_hybrid", "vision tower takes high_res_pixel_values beside pixels"),
+    ],
+)
+def test_refusals_name_the_feature(tmp_path, name, words):
+    write_any(name, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=words) as found:
+        prepared(tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_blocks_are_found_in_the_mask(tmp_path, monkeypatch):
+    """Gemma 3's image tokens see each other; nobody says so here."""
+    write_checkpoint("gemma3", tmp_path)
+    monkeypatch.delitem(families.KNOWN, "gemma3")
+    unknown = {name: each for name, each in known_prompts.KNOWN_PROMPTS.items() if name != "gemma3"}
+    monkeypatch.setattr(images, "KNOWN_PROMPTS", unknown)
+    _, seen, prompt = prepared(tmp_path)
+    assert seen.family.blocks is Blocks.IMAGE
+    assert prompt.placeholders == Placeholders(
+        "<image_soft_token>", start="\n\n<start_of_image>", end="<end_of_image>\n\n", written="<start_of_image>"
+    )
