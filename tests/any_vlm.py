@@ -137,6 +137,7 @@ DIFFERS: dict[str, Differs] = {
             "text_config.rope_parameters": {**_MROPE, "mrope_interleaved": True},
         },
     ),
+    "ernie4_5_vl_moe": Differs(config={"text_config.rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2]}}),
     "glm4v": Differs(config={"text_config.rope_parameters": _MROPE}),
     "glm46v": Differs(config={"text_config.rope_parameters": _MROPE}),
     "glm_ocr": Differs(
@@ -149,6 +150,16 @@ DIFFERS: dict[str, Differs] = {
         image_processor="GlmgaImageProcessor",
         config={"text_config.rope_parameters": _MROPE},
     ),
+    "glm4v_moe": Differs(processor_class="Glm4vProcessor", image_processor="Glm4vImageProcessor"),
+    "hunyuan_vl": Differs(
+        config={
+            "text_config.rope_parameters": {**_MROPE, "mrope_section": [2, 2, 2, 2]},
+            "vision_config.max_image_size": 4 * PATCH,
+            "vision_config.text_hidden_size": 64,
+        },
+        words=("<boi>", "<eoi>"),
+    ),
+    "qwen3_vl_moe": Differs(processor_class="Qwen3VLProcessor", image_processor="Qwen2VLImageProcessor"),
     "lighton_ocr": Differs(image={"patch_size": {"height": 2 * PATCH, "width": 2 * PATCH}}),
     "mistral3": Differs(
         processor={

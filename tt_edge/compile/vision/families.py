@@ -129,7 +129,7 @@ def _found(model: PreTrainedModel) -> VLMFamily:
     needed = sorted(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
     if strange := [each for each in needed if each not in _SERVED | _OF_GRIDS]:
         raise UnsupportedModelError(
-            f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge makes for {', '.join(FAMILIES)} only"
+            f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge does not make; no backend has this"
         )
     decoder = _path(model, _decoder(model))
     head = _path(model, model.get_output_embeddings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tt_edge.compile.export.features import check_features
 from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
 from tt_edge.compile.vision.grids.tower import GridTower
@@ -49,6 +50,7 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
 
     A model without settings of an image processor is compiled without them: its bundle takes no images, and says so.
     """
+    check_features(model.config, type(model).__name__)  # before what is asked of its processor
     family = family_of(model)
     assert family is not None
     has_settings = bool(image_settings(files))
@@ -58,11 +60,27 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
     tower, geometry = _tower(model, family, ragged)
     if not has_settings:
         return Sight(family, tower, geometry)
-    try:
-        prompt = known_prompt(model, files) if own is None else own.prompt(model, files, geometry)
-        prepared = image_processor_for(read_settings(files, model.config.to_dict(), geometry, prompt))
-    except BundleError as error:
-        raise InvalidInputError(f"checkpoint {source}: {error}") from error
+    while True:
+        try:
+            return _with_prompt(model, family, tower, geometry, files, own)
+        except BundleError as error:
+            raise InvalidInputError(f"checkpoint {source}: {error}") from error
+        except UnsupportedModelError:
+            if own is None or not own.set_apart():
+                raise
+
+
+def _with_prompt(
+    model: PreTrainedModel,
+    family: VLMFamily,
+    tower: GridTower | TileTower,
+    geometry: VisionGeometry,
+    files: HostFiles,
+    own: OwnProcessor | None,
+) -> Sight:
+    """How images stand in prompts goes into ``files``; what the model does with them is compared."""
+    prompt = known_prompt(model, files) if own is None else own.prompt(model, files, geometry)
+    prepared = image_processor_for(read_settings(files, model.config.to_dict(), geometry, prompt))
     if prompt.token_ids:
         files[IMAGE_PROMPT_FILE] = prompt.to_json()
     if own is not None:

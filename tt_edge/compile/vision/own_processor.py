@@ -119,6 +119,20 @@ class OwnProcessor:
             f"{self._name}'s processor takes none of {', '.join(tried)} in the midst of a prompt for an image ({reason})"
         )
 
+    def set_apart(self) -> bool:
+        """From here on prompts have the processor's tokens around an image's, too; false if it has none, or they have them.
+
+        Qwen2.5-Omni finds images in a prompt by them.
+        """
+        holders = (self._processor, self._processor.tokenizer)
+        pairs = [("vision_bos_token", "vision_eos_token"), ("vision_start_token", "vision_end_token")]
+        around = [[getattr(holder, name, None) for name in pair] for pair in pairs for holder in holders]
+        start, end = next(((a, b) for a, b in around if isinstance(a, str) and isinstance(b, str)), ("", ""))
+        if not start or self.word.startswith(start):
+            return False
+        self.word = f"{start}{self.word}{end}"
+        return True
+
     def tile_size(self) -> tuple[int, int]:
         """Height and width of the tiles that it makes."""
         shape = self.run(f"{_BEFORE}{self.word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)]).pixels.shape

@@ -5,17 +5,21 @@ Others of these families are asked by ``benchmarks/coverage.py --kind vlm``.
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from PIL import Image
 
 from tests.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.network.build import build_engine
 from tt_edge.runtime import LLM
 
 NEW = 6
@@ -59,3 +63,11 @@ def test_verify(both):
     *_, folder = both
     report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
     assert report.passed, report.render()
+
+
+def test_its_tower_is_built(both, tensorrt):
+    """TensorRT-RTX takes the network, with a table of positions and without."""
+    *_, folder = both
+    bundle = Bundle.open(folder / "out.ttedge")
+    contract = bundle.manifest.part(VISION)
+    assert build_engine(tensorrt, bundle.network(VISION), contract.profiles(), "sm89", io.BytesIO()).bytes

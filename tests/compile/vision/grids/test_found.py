@@ -11,9 +11,11 @@ from torch import nn
 
 from tests.any_vlm import tiny_model
 from tests.tiny_vlms import tiny_vlm
+from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.grids import found
 from tt_edge.compile.vision.grids.found import grid_tower_of, patch_inputs_of
+from tt_edge.compile.vision.images import prepare_images
 from tt_edge.contract import IMAGE_TOKENS, WINDOWS
 from tt_edge.contract.geometry import BICUBIC, BILINEAR, BILINEAR_ALIGNED, BILINEAR_ANTIALIASED
 from tt_edge.errors import UnsupportedModelError
@@ -60,8 +62,9 @@ def test_what_is_found(family):
 
 
 def test_mixtures_are_refused_for_their_decoder():
+    """Before their processor is asked for anything."""
     with pytest.raises(UnsupportedModelError, match="is a mixture of experts"):
-        grid_tower_of(tiny_model("qwen3_vl_moe"), ragged=False)
+        prepare_images(tiny_model("qwen3_vl_moe"), "", HostFiles({}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tt_edge.compile.export.features import check_features
 from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.families import rope_index
 from tt_edge.compile.vision.grids.calls import Seen, watching
@@ -38,7 +37,6 @@ def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, V
     """
     known = _FOUND.get(model)
     if known is None:
-        check_features(model.config, type(model).__name__)
         inputs = PatchInputs(model)
         known = inputs, _watched(model, inputs)
     inputs, seen = known

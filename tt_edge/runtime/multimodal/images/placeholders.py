@@ -139,5 +139,6 @@ class Placeholders:
             each = token * (tokens // len(image.timestamps))
             return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)
         before = f"<image {number}>" if self.numbered else ""
-        start, end = ("", "") if image.grid is not None else (self.start, self.end)
+        there = image.grid is not None and self.written is None  # in the prompt already
+        start, end = ("", "") if there else (self.start, self.end)
         return f"{before}{start}{token * tokens}{end}"
