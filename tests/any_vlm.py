@@ -154,6 +154,7 @@ DIFFERS: dict[str, Differs] = {
     "hunyuan_vl": Differs(
         config={
             "text_config.rope_parameters": {**_MROPE, "mrope_section": [2, 2, 2, 2]},
+            "text_config.head_dim": 16,
             "vision_config.max_image_size": 4 * PATCH,
             "vision_config.text_hidden_size": 64,
         },

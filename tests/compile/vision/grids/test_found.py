@@ -97,6 +97,11 @@ def test_features_that_depend_on_something_else_are_refused(monkeypatch):
         grid_tower_of(model, ragged=False)
 
 
+def test_rows_for_ends_of_lines_are_refused():
+    with pytest.raises(UnsupportedModelError, match=r"makes 17 rows of features for 12 image tokens \(ends of lines"):
+        grid_tower_of(tiny_model("hunyuan_vl"), ragged=False)
+
+
 def test_other_positions_are_refused(monkeypatch):
     model = tiny_vlm("qwen2_vl")
     own = model.model.get_rope_index

@@ -55,7 +55,7 @@ def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, V
     tower = GridTower(model, geometry, inputs, seen)
     if model in _FOUND:
         return tower, geometry
-    far = max(3, int(window**0.5) + 2)
+    far = max(4, int(window**0.5) + 2)
     for sizes in ([(3, far)], [(far, 2), (2, 4)]):
         _prove(model, tower, geometry, inputs, [_image(inputs, *size) for size in sizes])
     if rope_index(model) is not None:
@@ -132,6 +132,11 @@ def _prove(
     for raster in dict.fromkeys((inputs.raster, True)):
         inputs.raster = raster
         wanted = features_of_grids(model, inputs.of_images(images))
+        if len(wanted[0]) != len(rows):
+            raise UnsupportedModelError(
+                f"the vision tower of {name} makes {len(wanted[0])} rows of features for {len(rows)} image tokens (ends of lines "
+                "or of images), which no backend has"
+            )
         errors.append(_error([table[rows] for table in got], wanted))
         if errors[-1] <= (_EXACT if dtype == torch.float32 else _HALF):
             return
