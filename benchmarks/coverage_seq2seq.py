@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from benchmarks.coverage import Outcome, one_line
@@ -70,6 +71,7 @@ _MORE: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
 def candidates() -> dict[str, str]:
     """Class names by model type."""
     from transformers import CONFIG_MAPPING
