@@ -16,14 +16,17 @@ from tests.compile.seq2seq.seq2seqs import compiled, texts
 from tests.compile.seq2seq.test_pages import page
 from tests.tiny_seq2seq import _BART, _T5, VOCABULARY, save_seq2seq
 from tt_edge.cli import main
+from tt_edge.compile.files import HostFiles
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.engine.reference_session import ReferenceSession
+from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.scheduling.generation import generate
 from tt_edge.runtime.seq2seq.image_text import _TASKS, ImageTextProcessor
 from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 #: The token that stands for a place of the image.
 IMAGE = 98
@@ -60,14 +63,12 @@ def blip2():
 MODELS = {"florence2": florence2, "blip-2": blip2}
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def case(request):
-    """A model, its image processor, and both networks."""
+@pytest.fixture(scope="module")
+def case():
+    """BLIP-2, its image processor, and both networks. Florence-2 is compiled, verified and asked from a checkpoint."""
     torch.manual_seed(0)
-    model, processor = MODELS[request.param]()
-    model.eval()
-    for part in (model, getattr(model, "language_model", model)):
-        part.generation_config.eos_token_id = part.generation_config.forced_eos_token_id = None
+    model, processor = blip2()
+    model.eval().language_model.generation_config.eos_token_id = None
     size = (processor.size["height"], processor.size["width"])
     return model, processor, compiled(model, image_size=size)
 
@@ -75,9 +76,8 @@ def case(request):
 def test_as_generate(case):
     """From images and texts of unequal lengths to tokens, in one batch; and each image matters."""
     model, processor, (encoder, decoder) = case
-    start = 2 if model.config.model_type == "florence2" else 0
     network = ReferenceFeedForward(encoder.network, encoder.contract)
-    pipeline = SourcePipeline(network, DecoderStart(start))
+    pipeline = SourcePipeline(network, DecoderStart(0))
     places = pipeline.image_places
     size = (processor.size["height"], processor.size["width"])
     pipeline.pages = ImageTextProcessor.from_settings(processor.to_dict(), model.config.to_dict(), size, places)
@@ -101,9 +101,30 @@ def test_as_generate(case):
         )
         wanted.append(out[0, 1:].tolist())
     session = ReferenceSession(decoder.network, decoder.contract)
-    found = generate(session, [[start]] * 3, GenerationConfig(**search), sources=sources)
+    found = generate(session, [[0]] * 3, GenerationConfig(**search), sources=sources)
     assert [each.new_token_ids for each in found] == wanted
     assert len({source.digest for source in sources}) == 3
+
+
+def test_a_chat(case, tmp_path):
+    """One message with an image and a text, as the server takes it."""
+    model, processor, (encoder, decoder) = case
+    words(("<s>", 0), ("</s>", 2)).save_pretrained(tmp_path)
+    tokenizer, size = BundleTokenizer.from_bundle(HostFiles.of_folder(tmp_path)), (32, 32)
+    pages = ImageTextProcessor.from_settings(processor.to_dict(), model.config.to_dict(), size, 4)
+    pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(0), pages=pages)
+    given = processor(page(48, 90), return_tensors="pt")["pixel_values"]
+    tokens = torch.tensor([[*[IMAGE] * 4, 0, 30, 31, 2]])
+    search = {"max_new_tokens": 10, "no_repeat_ngram_size": 2}
+    out = model.generate(
+        pixel_values=given, input_ids=tokens, attention_mask=torch.ones_like(tokens), do_sample=False, **search
+    )
+    with LLM(ReferenceSession(decoder.network, decoder.contract), tokenizer, source=pipeline) as llm:
+        parts = [{"type": "image", "image": page(48, 90)}, {"type": "text", "text": "w30 w31"}]
+        answer = llm.chat([{"role": "user", "content": parts}], llm.config(**search, eos_token_ids=()))
+        assert answer.new_token_ids == out[0, 1:].tolist()
+        with pytest.raises(InvalidInputError, match=r"there are 0 images"):
+            llm.chat([{"role": "user", "content": "w30"}])
 
 
 def test_what_is_refused(case):

@@ -39,7 +39,7 @@ def chat_of_page(messages: Sequence[Message]) -> RenderedChat:
     content = messages[0].get("content")
     parts = content if isinstance(content, list) else [{"text": content}]
     text = "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-    return RenderedChat(text, images_of(messages))
+    return RenderedChat(text, images_of(messages), add_special_tokens=True)  # there is no template that has them
 
 
 class SourcePrompts:
