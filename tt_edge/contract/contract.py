@@ -231,7 +231,7 @@ class IOContract:
         """Rebuild from ``to_dict``'s form. Raises ``BundleError`` when a field is missing or of a wrong type."""
         symbols = known_symbols()
         try:
-            geometry, limits, subsampling = data["geometry"], data["limits"], data.get("subsampling")
+            geometry, limits, subsampling = data["geometry"], data["limits"], data["subsampling"]
             contract = cls(
                 inputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["inputs"]),
                 outputs=tuple(TensorSpec.from_dict(t, symbols) for t in data["outputs"]),
