@@ -135,3 +135,20 @@ def test_what_it_cannot_say(module, size, config, message):
     with pytest.raises(UnsupportedModelError, match=message):
         lowered(graph, TILED, **config)
     assert ops(graph) == before
+
+
+class SharedKeys(nn.Module):
+    """Two heads of queries that share one of keys and values, as EXAONE 4.5's tower has them."""
+
+    def forward(self, x: Tensor, segment_ids: Tensor) -> Tensor:
+        heads = x.flatten(0, 1).unflatten(-1, (2, -1)).transpose(0, 1)[None]
+        return torch.ops.tt_edge.segment_attention(heads, heads[:, :1], heads[:, :1], segment_ids.flatten(), SCALE)
+
+
+def test_heads_that_share_keys_are_refused():
+    x, segments = torch.zeros(3, 4, 2 * 64), torch.zeros(3, 4, dtype=torch.int32)
+    module = exported(SharedKeys(), x=x, segment_ids=segments)
+    with pytest.raises(
+        UnsupportedModelError, match=r"2 heads of queries and 1 of keys, .* use --vision-attention native"
+    ):
+        lowered(module, GRID)
