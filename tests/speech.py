@@ -11,7 +11,7 @@ from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
 from tt_edge.compile.files import HostFiles
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.audio import LogMel
+from tt_edge.runtime.audio.log_mel import LogMel
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.llm import LLM

@@ -10,7 +10,8 @@ import numpy as np
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tt_edge.errors import MissingDependencyError
-from tt_edge.runtime.audio import Audio, SpeechFeatures, load_audio
+from tt_edge.runtime.audio import Audio, load_audio
+from tt_edge.runtime.audio.extractors import SpeechFeatures
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.seq2seq.transcription import Segment, Transcript
 from tt_edge.server.errors import ApiError

@@ -15,7 +15,8 @@ from tt_edge.compile.parity.seq2seq import random_sources
 from tt_edge.contract import IOContract, Subsampling
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.audio import Audio, extractor_of
+from tt_edge.runtime.audio import Audio
+from tt_edge.runtime.audio.extractors import extractor_of
 from tt_edge.runtime.benchmark.local import measure
 from tt_edge.runtime.benchmark.workload import Plan
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward

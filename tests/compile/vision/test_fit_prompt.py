@@ -7,7 +7,8 @@ import pytest
 
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.runtime.multimodal.images import Layout, Placeholders, ProcessedImage, TileText
+from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 
 LAYOUTS = [Layout(1, 1), Layout(2, 3, "last"), Layout(3, 1, "last"), Layout(1, 2, "last")]
 

@@ -6,7 +6,8 @@ import pytest
 
 from tt_edge.compile.vision.families import FAMILIES, KNOWN
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
-from tt_edge.runtime.multimodal.images import PROCESSORS, Placeholders
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processors import PROCESSORS
 
 IMG = {"start_image_token": "<i>", "extra_special_tokens": {"end_image_token": "</i>"}}
 

@@ -7,7 +7,8 @@ import pytest
 
 from tests.runtime.audio.test_log_mel import sound
 from tt_edge.errors import BundleError, UnsupportedModelError
-from tt_edge.runtime.audio import Audio, extractor_of
+from tt_edge.runtime.audio import Audio
+from tt_edge.runtime.audio.extractors import extractor_of
 
 #: Class, its settings, and the kind of source that it makes.
 EXTRACTORS = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.runtime.audio import Audio, LogMel
+from tt_edge.runtime.audio import Audio
+from tt_edge.runtime.audio.log_mel import LogMel
 
 
 def sound(seconds: float) -> np.ndarray:

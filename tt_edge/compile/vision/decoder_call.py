@@ -19,7 +19,8 @@ from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.own_processor import OwnProcessor
 from tt_edge.compile.vision.tower import TileTower
 from tt_edge.errors import UnsupportedModelError, one_line
-from tt_edge.runtime.multimodal.images import IMAGE_PROMPT_FILE, ProcessedImage
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.prompt_images import PromptImages
 from tt_edge.runtime.multimodal.vision_inputs import unpadded_inputs

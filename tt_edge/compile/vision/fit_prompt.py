@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.runtime.multimodal.images import Layout, Placeholders, ProcessedImage, TileText
+from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 
 #: Of the tile that follows a text between two tiles: its row, its column, its number.
 Numbers = dict[str, int]

@@ -13,15 +13,10 @@ from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.compile.vision.own_processor import OwnProcessor
 from tt_edge.compile.vision.tower import TileTower, tower_of
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
-from tt_edge.runtime.multimodal.images import (
-    IMAGE_PROMPT_FILE,
-    ImagePrompt,
-    Placeholders,
-    image_processor_for,
-    read_settings,
-)
+from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import class_name
-from tt_edge.runtime.multimodal.images.processors import image_settings
+from tt_edge.runtime.multimodal.images.processors import image_processor_for, image_settings, read_settings
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
 if TYPE_CHECKING:

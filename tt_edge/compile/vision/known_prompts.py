@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tt_edge.runtime.multimodal.images import Placeholders, TileText
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,10 @@ from tt_edge.compile.vision.families import has_grids
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.errors import UnsupportedModelError, one_line
-from tt_edge.runtime.multimodal.images import (
-    PROCESSORS,
-    ImageProcessor,
-    ImagePrompt,
-    Placeholders,
-    image_processor_for,
-    read_settings,
-)
+from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import class_name
+from tt_edge.runtime.multimodal.images.processors import PROCESSORS, ImageProcessor, image_processor_for, read_settings
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 

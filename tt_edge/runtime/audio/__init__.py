@@ -1,7 +1,5 @@
-"""Speech for encoder-decoders: reading files, and features. Torch-free."""
+"""Speech for encoder-decoders: reading files; ``extractors`` makes features of them. Torch-free."""
 
-from tt_edge.runtime.audio.extractors import SpeechFeatures, extractor_of
 from tt_edge.runtime.audio.load import Audio, load_audio
-from tt_edge.runtime.audio.log_mel import LogMel
 
-__all__ = ["Audio", "LogMel", "SpeechFeatures", "extractor_of", "load_audio"]
+__all__ = ["Audio", "load_audio"]

@@ -12,18 +12,10 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import TEXT_IN_BLOCK, VisionGeometry
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.multimodal.images import (
-    AS_IT_IS,
-    ImageOptions,
-    ImageProcessor,
-    ImagePrompt,
-    OpenedImage,
-    ProcessedImage,
-    image_processor_for,
-    open_image,
-    read_settings,
-)
+from tt_edge.runtime.multimodal.images import AS_IT_IS, ImageOptions, OpenedImage, ProcessedImage, open_image
+from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processors import ImageProcessor, image_processor_for, read_settings
 from tt_edge.runtime.multimodal.mrope import mrope_positions
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video

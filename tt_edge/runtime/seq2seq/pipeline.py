@@ -18,7 +18,7 @@ from tt_edge.contract import (
 )
 from tt_edge.contract.symbols import FRAMES
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.audio import SpeechFeatures, extractor_of
+from tt_edge.runtime.audio.extractors import SpeechFeatures, extractor_of
 from tt_edge.runtime.multimodal.images import ImageFile
 from tt_edge.runtime.seq2seq.image_text import ImageTextProcessor
 from tt_edge.runtime.seq2seq.page import PageProcessor

@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw
 
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import TILES, VisionGeometry
-from tt_edge.runtime.multimodal.images import CheckpointSettings, Placeholders
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 
 #: Heights and widths: of cameras, odd, tiny, upright, and a strip.
 SIZES = [(140, 196), (480, 640), (333, 517), (28, 28), (5, 900), (1080, 1920), (61, 59), (900, 200)]

@@ -8,7 +8,8 @@ import pytest
 
 from tt_edge.compile.files import HostFiles
 from tt_edge.errors import BundleError
-from tt_edge.runtime.multimodal.images import IMAGE_PROMPT_FILE, ImagePrompt, Placeholders, TileText
+from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 
 FOUND = ImagePrompt(
     "GotOcr2ImageProcessor",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images import Placeholders, ProcessedImage
+from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 
 QWEN = Placeholders("<I>", "<V>")
 QWEN3 = Placeholders("<I>", "<V>", "<s>", "</s>")

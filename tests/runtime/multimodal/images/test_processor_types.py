@@ -10,8 +10,9 @@ from PIL import Image
 from tests.runtime.multimodal.images.sample_images import photo, settings_of, steps_apart
 from tt_edge.contract import IMAGE_TOKENS, TILES, VisionGeometry
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.multimodal.images import PROCESSORS, Placeholders, image_processor_for
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
+from tt_edge.runtime.multimodal.images.processors import PROCESSORS, image_processor_for
 from tt_edge.runtime.multimodal.position_table import in_blocks
 
 SIDE = 28

@@ -10,7 +10,9 @@ from tests.runtime.multimodal.images.sample_images import tiled_settings
 from tt_edge.compile.files import HostFiles
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import BundleError
-from tt_edge.runtime.multimodal.images import ImagePrompt, Placeholders, image_processor_for, read_settings
+from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images.processors import image_processor_for, read_settings
 
 GRID = VisionGeometry("qwen2_5_vl", IMAGE_TOKENS, 1, merge_size=2, patch_dim=3 * 2 * 14**2)
 PROMPT = ImagePrompt("Qwen2VLImageProcessor", Placeholders("<image>", "<video>"), (1, 2))

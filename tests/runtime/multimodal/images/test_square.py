@@ -8,7 +8,7 @@ from transformers import BlipImageProcessor, CLIPImageProcessor, LlavaImageProce
 
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import BundleError, InvalidInputError
-from tt_edge.runtime.multimodal.images import image_processor_for
+from tt_edge.runtime.multimodal.images.processors import image_processor_for
 
 SIDE = 56
 CHECKPOINTS = {
