@@ -175,7 +175,10 @@ def _texts(content: Any) -> list[str]:
 def processor_inputs(
     processor: Any, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
 ) -> Inputs:
-    """The output of the checkpoint's own processor for a prompt with placeholders, and its images in order."""
+    """The output of the checkpoint's own processor for a prompt with placeholders, and its images in order.
+
+    Raises ``InvalidInputError`` for a prompt that the processor does not take with these images.
+    """
     pictures = [_picture(image, processor) for image in images if not isinstance(image, Video)]
     videos = [image for image in images if isinstance(image, Video)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
@@ -185,7 +188,13 @@ def processor_inputs(
         }
         more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
     more |= kinds_of_tokens(processor)
-    out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
+    try:
+        out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"the checkpoint's processor does not take the prompt {prompt!r:.80} with {len(images)} images "
+            f"({one_line(error).rstrip('.')}); without a chat template, a prompt needs the image token in the place of each image"
+        ) from error
     taken = {*_USED, *processor.model_input_names}
     return {
         name: value if isinstance(value, Tensor) else torch.tensor(value)
