@@ -27,6 +27,8 @@ def test_causal_and_sliding_masks_are_recognised():
     assert asked(masking_utils.create_sliding_window_causal_mask) == Visibility(True, 8)
     assert asked(masking_utils.create_sliding_window_causal_mask, {"sliding_window": 4096}) == Visibility(True, 4096)
     assert asked(masking_utils.create_bidirectional_mask) == Visibility(False)
+    unnamed = asked(masking_utils.create_causal_mask, and_mask_function=lambda b, h, q, k: k > q - 4096)
+    assert unnamed == Visibility(True, 4096)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 4096])
@@ -37,7 +39,7 @@ def test_windows_on_both_sides(size):
     both = masking_utils.create_bidirectional_sliding_window_mask
     assert asked(both, {"sliding_window": size}) == Visibility(False, size + 1, size)
     halves = sliding_window_mask_function(size, is_causal=False)
-    wanted = Visibility(False, (size + 1) // 2, size // 2)
+    wanted = Visibility(size == 1, (size + 1) // 2, size // 2)  # a token that sees only itself sees nothing that comes
     assert asked(masking_utils.create_bidirectional_mask, and_mask_function=halves) == wanted
 
 
@@ -92,8 +94,8 @@ def test_swaps_are_undone():
     assert (dict(mapping), masking_utils.find_packed_sequence_indices) == before
 
 
-def test_a_model_with_another_mask_is_refused_by_name():
-    with pytest.raises(UnsupportedModelError, match="neither causal nor a sliding window"):
-        DecoderCompiler(
-            tiny_model("gemma3", use_bidirectional_attention=True), CompileConfig.of(max_input_len=64, max_seq_len=64)
-        ).export()
+@pytest.mark.parametrize("backend", ["native", "sdpa", "plugin"])
+def test_a_decoder_that_sees_what_comes_is_refused(backend):
+    config = CompileConfig.of(max_input_len=64, max_seq_len=64, backend=backend)
+    with pytest.raises(UnsupportedModelError, match="non-causal attention"):
+        DecoderCompiler(tiny_model("gemma3", use_bidirectional_attention=True, head_dim=64), config).compile()

@@ -15,7 +15,9 @@ def test_a_prompt_that_the_processor_does_not_take():
     images = small_image_processor("LlavaImageProcessor", {})
     processor = LlavaProcessor(images, tiny_tokenizer("llava"), patch_size=7, image_token="<image>")
     picture = Image.new("RGB", (40, 30))
-    with pytest.raises(InvalidInputError, match=r"'what is it\?' with 1 images \(.*\); without a chat template") as caught:
+    with pytest.raises(
+        InvalidInputError, match=r"'what is it\?' with 1 images \(.*\); without a chat template"
+    ) as caught:
         processor_inputs(processor, "what is it?", [picture])
     assert "\n" not in str(caught.value)
     assert processor_inputs(processor, "<image>what is it?", [picture])["pixel_values"].shape[0] == 1

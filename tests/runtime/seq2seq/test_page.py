@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from tt_edge.compile.files import HostFiles
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.seq2seq.page import PageProcessor
+from tt_edge.runtime.seq2seq.pipeline import _settings_of
 
 pytest.importorskip("PIL")
 pytest.importorskip("torchvision")
@@ -66,3 +70,21 @@ def test_wrong_settings(settings, message):
 def test_another_processor_is_named():
     with pytest.raises(UnsupportedModelError, match="type CLIPImageProcessor are not prepared here"):
         PageProcessor.from_settings({"image_processor_type": "CLIPImageProcessor"})
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"preprocessor_config.json": {"size": 5}},
+        {"preprocessor_config.json": {"image_processor": {"size": 5}, "feature_extractor": {"size": 6}}},
+        {"processor_config.json": {"image_processor": {"size": 5}, "num_query_tokens": 4}},
+    ],
+    ids=["own file", "nested", "one file for the whole processor"],
+)
+def test_where_a_checkpoint_has_its_settings(files):
+    given = HostFiles({name: json.dumps(content).encode() for name, content in files.items()})
+    assert _settings_of(given, "image_processor") == {"size": 5}
+
+
+def test_a_checkpoint_without_settings():
+    assert _settings_of(HostFiles({"processor_config.json": b'{"num_query_tokens": 4}'}), "image_processor") == {}

@@ -20,9 +20,7 @@ from transformers import masking_utils
 
 from tt_edge.errors import UnsupportedModelError
 
-# Positions that a mask is evaluated on where it names no length of its own.
-_POSITIONS = 64
-# Keys among which the ends of a window on both sides are looked for.
+# Positions that a mask is evaluated on: a window that it does not name may be as long as a context.
 _FAR = 1 << 17
 
 
@@ -98,9 +96,9 @@ def _visibility(*, mask_function: Callable[..., Any], local_size: int | None = N
 
 
 def _agrees(visibility: Visibility, mask_function: Callable[..., Any], window: int) -> bool:
-    """Whether queries about the edges of ``window`` see the same keys."""
-    keys = torch.arange(2 * window + _POSITIONS)
-    edges = [0, 1, 2, 7, window - 1, window, window + 1, 2 * window, 2 * window + 1, len(keys) - 1]
+    """Whether queries about the edges of ``window``, and far from them, see the same keys."""
+    keys = torch.arange(max(2 * window + 64, _FAR))
+    edges = [0, 1, 2, 7, 63, window - 1, window, window + 1, 2 * window, 2 * window + 1, len(keys) // 2, len(keys) - 1]
     queries = torch.tensor(sorted({max(0, edge) for edge in edges}))[:, None]
     return torch.equal(_seen(mask_function, queries, keys), _allowed(visibility, queries, keys))
 
@@ -111,13 +109,14 @@ def _seen(mask_function: Callable[..., Any], queries: Tensor, keys: Tensor) -> T
 
 
 def _around(mask_function: Callable[..., Any]) -> Visibility | None:
-    """The window on both sides of a token, from what one token in the middle of many sees."""
+    """A window that the mask does not name, from what one token in the middle of many sees."""
     middle = _FAR // 2
     keys = torch.nonzero(_seen(mask_function, torch.tensor([[middle]]), torch.arange(_FAR))[0])
     first, last = int(keys.min()), int(keys.max())
     if first == 0 or last == _FAR - 1:
         return None
-    return Visibility(False, middle - first + 1, last - middle)
+    ahead = last - middle
+    return Visibility(ahead == 0, middle - first + 1, ahead)
 
 
 def _allowed(visibility: Visibility, queries: Tensor, keys: Tensor) -> Tensor:

@@ -268,12 +268,9 @@ class SourcePipeline:
 
 def _settings_of(bundle: Bundle, part: str) -> Mapping[str, Any]:
     """Of a part of the checkpoint's processor; newer checkpoints have them in a file for all of it."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        settings = read_json(bundle, name)
-        found = settings.get(part, settings)
-        if isinstance(found, Mapping) and (found is not settings or name.startswith("pre")):
-            return found
-    return {}
+    own = read_json(bundle, "preprocessor_config.json")
+    found = own.get(part, own) or read_json(bundle, "processor_config.json").get(part)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _words(shape: Sequence[int | str]) -> str:
