@@ -61,7 +61,8 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
         except BundleError as error:
             raise InvalidInputError(f"checkpoint {source}: {error}") from error
         except UnsupportedModelError:
-            if own is None or not own.set_apart():
+            # A model may find images by the tokens around them, for the positions of M-RoPE.
+            if own is None or family.position_axes == 1 or not own.set_apart():
                 raise
 
 
