@@ -217,6 +217,13 @@ def test_refused(served, parts, message):
     assert (served.model.waiting, served.model.running) == (0, 0)
 
 
+def test_an_image_token_among_ids_is_refused(served):
+    [token, *_] = served.model.llm.vision.processor.token_ids
+    status, answer, _ = post(f"{served.url}/v1/completions", {"model": "road", "prompt": [40, token, 41]})
+    assert status == 400
+    assert "the prompt has 1 image tokens (<|image_pad|>), and its images have 0" in answer["error"]["message"]
+
+
 def test_images_that_are_refused_are_not_counted(served):
     def count():
         return next(

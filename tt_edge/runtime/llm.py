@@ -312,8 +312,10 @@ class LLM:
         return EncodedPrompt(prompt, ids, found, start, cache_salt)
 
     def encoded_ids(self, token_ids: Sequence[int], cache_salt: str = "") -> EncodedPrompt:
-        """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary."""
+        """A prompt of token ids. Raises ``InvalidInputError`` for an id outside the vocabulary, and for that of an image."""
         check_ids("the prompt", token_ids, self.session.contract.vocab_size)
+        if self.vision is not None:
+            self.vision.processor.check_ids(token_ids)
         if self.source is not None:
             source, text = self.source.text(token_ids), self.tokenizer.decode(token_ids)
             return self.sources.answer_to(source, text, self.source.start.default, cache_salt)

@@ -144,6 +144,14 @@ def test_an_extractor_that_is_not_there(parts):
     assert pipeline.source(speech(62)[0]).length == 16
     with pytest.raises(InvalidInputError, match=r"speech for ParakeetFeatureExtractor is not prepared here"):
         pipeline.speech(Speech(Audio(sound(0.5), 16_000)))
+    for settings, message in (
+        (b'{"num_mel_bins": 10}', r"preprocessor_config.json has no feature_extractor_type, so it is not known"),
+        (b'{"feature_extractor_type": "Speech2TextFeatureExtractor", "num_mel_bins": 10, "dither": 0.1}', r"dither is 0\.1"),
+    ):  # fmt: skip
+        files["preprocessor_config.json"] = settings
+        pipeline = SourcePipeline.from_bundle(files, pipeline.encoder)
+        with pytest.raises(InvalidInputError, match=message):
+            pipeline.speech(Speech(Audio(sound(0.5), 16_000)))
     files["preprocessor_config.json"] = b'{"feature_extractor_type": "Speech2TextFeatureExtractor"}'
     with pytest.raises(BundleError, match=r"makes features \(frames, 80\), and the encoder takes \(frames, 10\)"):
         SourcePipeline.from_bundle(files, pipeline.encoder)

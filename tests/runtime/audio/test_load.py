@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tt_edge.errors import InvalidInputError, MissingDependencyError
-from tt_edge.runtime.audio import load_audio
+from tt_edge.runtime.audio import Audio, load_audio
 
 NUMBERS = np.array([[0.0, 0.5], [-1.0, 0.0], [0.25, 0.25]])  # two channels
 
@@ -110,3 +110,18 @@ def test_the_extensible_format_of_integers(width):
     body = b"WAVEfmt " + struct.pack("<I", 40) + b"\xfe\xff" + plain[22:36] + more + plain[36:]
     audio = load_audio(b"RIFF" + struct.pack("<I", len(body)) + body)
     np.testing.assert_array_equal(audio.samples, load_audio(plain).samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(9, np.int16), 16_000, r"samples of speech are int16 \(9,\); give float32 of one dimension"),
+        (np.zeros((9, 2), np.float32), 16_000, r"samples of speech are float32 \(9, 2\)"),
+        ([0.0], 16_000, "samples of speech are list"),
+        (np.zeros(9, np.float32), 0, "sampling rate of speech is 0; give an integer"),
+        (np.zeros(9, np.float32), 16e3, r"sampling rate of speech is 16000\.0"),
+    ],
+)
+def test_sound_of_a_program(samples, rate, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Audio(samples, rate)

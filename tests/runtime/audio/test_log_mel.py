@@ -47,7 +47,7 @@ def test_what_is_refused(audio, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"feature_size": 0}, {"feature_size": 80, "n_fft": "400"}, {"feature_size": 80, "dither": 1.0}]
+    "settings", [{}, {"feature_size": 0}, {"feature_size": 80, "n_fft": "400"}, {"feature_size": 80, "n_fft": 401}]
 )
 def test_wrong_settings(settings):
     with pytest.raises(BundleError, match=r"preprocessor_config\.json"):

@@ -99,3 +99,15 @@ def test_many_large_canvases_are_refused_before_any_is_decoded(monkeypatch):
     with pytest.raises(InvalidInputError, match="frames have 320,000,000 pixels, more than"):
         tokens(Video([gif(8000, 8000)] * 5))
     assert time.perf_counter() - start < 2
+
+
+def test_image_tokens_of_the_text_itself_are_refused():
+    """Where a prompt has another word for an image than the token, the token in a text is no placeholder."""
+    [image] = [PROCESSOR.preprocess(each) for each in PROCESSOR.plan([pixels(56, 56)])]
+    PROCESSOR.check_ids([1, *[7] * image.tokens, 2], [image])
+    with pytest.raises(
+        InvalidInputError, match=r"the prompt has 5 image tokens .*, and its images have 4; remove those of"
+    ):
+        PROCESSOR.check_ids([7, 1, *[7] * image.tokens, 2], [image])
+    with pytest.raises(InvalidInputError, match=r"the prompt has 1 image tokens .*, and its images have 0"):
+        PROCESSOR.check_ids([1, 8, 2])

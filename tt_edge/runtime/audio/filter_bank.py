@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.errors import BundleError
 from tt_edge.runtime.audio.load import Audio
 from tt_edge.runtime.audio.resample import resample
-from tt_edge.runtime.audio.settings import flag, number
+from tt_edge.runtime.audio.settings import flag, number, refuse_others
 
 #: Samples of a window, from one window to the next, and of the Fourier transform.
 _WINDOW, _HOP, _FFT = 400, 160, 512
@@ -39,12 +38,14 @@ class FilterBank:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> FilterBank:
-        """Raises ``BundleError`` for settings that are wrong."""
+        """Raises ``BundleError`` for settings that are wrong, ``UnsupportedModelError`` for those that are not followed."""
         mels, rate = number(settings, "num_mel_bins", 80), number(settings, "sampling_rate", 16_000)
         if settings.get("feature_extractor_type") == "SeamlessM4TFeatureExtractor":
+            refuse_others(
+                settings, {"padding_side": "right", "mel_filters": None}
+            )  # what is left of a frame is at the end
             return cls(mels, rate, unbiased=True, stack=number(settings, "stride", 2))
-        if settings.get("dither"):
-            raise BundleError("preprocessor_config.json dithers speech, which is not supported")
+        refuse_others(settings, {"dither": 0.0})
         normalize = flag(settings, "do_ceptral_normalize", True)
         centre, scale = (normalize and flag(settings, name, True) for name in ("normalize_means", "normalize_vars"))
         return cls(mels, rate, centre, scale)

@@ -29,10 +29,21 @@ AudioFile = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """One channel of sound, float32 ``[samples]`` from -1 to 1; ``rate`` is in samples per second."""
+    """One channel of sound, float32 ``[samples]`` from -1 to 1; ``rate`` is in samples per second.
+
+    Raises ``InvalidInputError`` for samples of another type or shape, and a rate that is no positive integer.
+    """
 
     samples: NDArray[np.float32]
     rate: int
+
+    def __post_init__(self) -> None:
+        given = self.samples
+        if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype != np.float32:
+            what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+            raise InvalidInputError(f"the samples of speech are {what}; give float32 of one dimension, from -1 to 1")
+        if isinstance(self.rate, bool) or not isinstance(self.rate, int) or self.rate < 1:
+            raise InvalidInputError(f"the sampling rate of speech is {self.rate!r}; give an integer, such as 16000")
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.audio.load import Audio
 from tt_edge.runtime.audio.resample import resample
-from tt_edge.runtime.audio.settings import number
+from tt_edge.runtime.audio.settings import number, refuse_others
 
 #: Slaney's mel scale: linear below 1,000 Hz, which is 15 mel, and logarithmic above, 27 mel for a factor of 6.4.
 _LINEAR_HZ, _LINEAR_MEL, _STEP = 1000.0, 15.0, 27.0 / np.log(6.4)
@@ -34,14 +34,16 @@ class LogMel:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> LogMel:
-        """Raises ``BundleError`` for settings that are missing or wrong."""
+        """Raises ``BundleError`` for settings that are missing or wrong, ``UnsupportedModelError`` for those not followed."""
         names = {
             "mels": "feature_size", "rate": "sampling_rate", "hop": "hop_length", "window": "n_fft", "seconds": "chunk_length"
         }  # fmt: skip
         defaults = {f.name: None if f.default is MISSING else f.default for f in fields(cls)}
         values = {field: number(settings, name, defaults[field]) for field, name in names.items()}
-        if settings.get("do_normalize") or settings.get("dither"):
-            raise BundleError("preprocessor_config.json normalizes or dithers speech, which is not supported")
+        if values["window"] % 2:  # transformers makes one frame less with it
+            raise BundleError(f"preprocessor_config.json has n_fft {values['window']}, and only even ones are followed")
+        # Speech is followed by silence, and not preceded.
+        refuse_others(settings, {"do_normalize": False, "dither": 0.0, "padding_value": 0.0, "padding_side": "right"})
         return cls(**values)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, UnsupportedModelError
 
 
 def number(settings: Mapping[str, Any], name: str, default: int | None, most: int = 100_000) -> int:
@@ -22,3 +22,17 @@ def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise BundleError(f"preprocessor_config.json has {name} {value!r}; compile the model again")
     return value
+
+
+def refuse_others(settings: Mapping[str, Any], only: Mapping[str, Any]) -> None:
+    """Raise ``UnsupportedModelError`` for a setting whose value is another than that in ``only``, the one that is followed.
+
+    ``None`` and ``False`` say as little as 0.
+    """
+    for name, followed in only.items():
+        value = settings.get(name, followed)
+        if value != followed and (followed or value):
+            raise UnsupportedModelError(
+                f"the speech extractor's setting {name} is {value!r:.80}, which tt-edge does not follow (only {followed!r}); "
+                "correct preprocessor_config.json and compile again, or give features to SourcePipeline.source in a program"
+            )

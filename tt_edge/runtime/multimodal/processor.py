@@ -106,8 +106,18 @@ class MultimodalProcessor:
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
         adds = add_special_tokens and self.placeholders.before_text is None  # what begins the sequence is in its midst
-        ids = tokenizer.encode(text, add_special_tokens=adds)
-        return [self.token_ids[0]] * leading + ids, ordered
+        ids = [self.token_ids[0]] * leading + tokenizer.encode(text, add_special_tokens=adds)
+        self.check_ids(ids, ordered)
+        return ids, ordered
+
+    def check_ids(self, token_ids: Sequence[int], images: Sequence[ProcessedImage] = ()) -> None:
+        """Raise ``InvalidInputError`` for more image tokens than ``images`` have: the text has some of its own."""
+        found = int(np.isin(np.asarray(token_ids, np.int64), self.token_ids).sum())
+        if found > (count := sum(image.kept(self.keep) for image in images)):
+            raise InvalidInputError(
+                f"the prompt has {found} image tokens ({self.image_processor.placeholders.image}), and its images have {count}; "
+                "remove those of the text"
+            )
 
     def plan(self, sources: Sequence[ImageSource]) -> list[PlannedImage | ProcessedImage]:
         """Open the images of a prompt and decide their sizes. Videos are preprocessed at once.

@@ -28,7 +28,7 @@ from tt_edge.runtime.text.tokenizer import read_json
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
-    from tt_edge.contract import Feeds
+    from tt_edge.contract import Feeds, TensorSpec
     from tt_edge.runtime.engine.feed_forward import FeedForward
 
 
@@ -88,6 +88,12 @@ class SourcePipeline:
 
     def _add_extractor(self, settings: Mapping[str, Any]) -> None:
         if not settings:
+            return
+        if "feature_extractor_type" not in settings and self._input.name != INPUT_FEATURES:
+            self._without_extractor = (
+                "preprocessor_config.json has no feature_extractor_type, so it is not known how speech is prepared; add it and "
+                "compile the model again"
+            )
             return
         try:
             extractor = extractor_of(settings)
@@ -153,12 +159,7 @@ class SourcePipeline:
         if content.ndim != len(wanted) or not all(fits):
             raise InvalidInputError(f"the source has shape {content.shape}; the encoder takes {_words(wanted)}")
         places = contract.max_source_len if contract.subsampling is None else self._places(len(content))
-        batch = np.ascontiguousarray(content[None], spec.dtype.numpy)
-        if not np.isfinite(batch).all():
-            raise InvalidInputError(
-                f"the source has numbers that are not finite, or beyond {spec.dtype.value}; give others (speech that is silent "
-                "throughout has no features where they are divided by their deviation)"
-            )
+        batch = _batch_of(content, spec)
         return self._encode({spec.name: batch}, places, digest_of(batch))
 
     def _places(self, length: int) -> int:
@@ -209,7 +210,7 @@ class SourcePipeline:
                 f"the image has {self.image_places} places and the text {len(token_ids)} tokens, more than the {limit} that the "
                 "encoder was compiled for; shorten the text, or compile with a larger --max-source-len"
             )
-        batch = np.ascontiguousarray(pixels[None], spec.dtype.numpy)
+        batch = _batch_of(pixels, spec)
         ids = np.array([[*[0] * self.image_places, *token_ids]], np.int64)
         lengths = np.array([places], np.int32)
         feeds: dict[str, np.ndarray] = {SOURCE_IDS: ids, SOURCE_LENGTHS: lengths, PAGE_PIXELS: batch}
@@ -271,6 +272,18 @@ def _settings_of(bundle: Bundle, part: str) -> Mapping[str, Any]:
     own = read_json(bundle, "preprocessor_config.json")
     found = own.get(part, own) or read_json(bundle, "processor_config.json").get(part)
     return found if isinstance(found, Mapping) else {}
+
+
+def _batch_of(content: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """One source as the encoder takes it. Raises ``InvalidInputError`` for numbers that are not finite."""
+    with np.errstate(over="ignore"):  # they are named below
+        batch = np.ascontiguousarray(content[None], spec.dtype.numpy)
+    if not np.isfinite(batch).all():
+        raise InvalidInputError(
+            f"the source has numbers that are not finite, or beyond {spec.dtype.value}; give others (speech that is silent "
+            "throughout has no features where they are divided by their deviation)"
+        )
+    return batch
 
 
 def _words(shape: Sequence[int | str]) -> str:

@@ -47,6 +47,8 @@ def test_numbered_placeholders_put_the_images_in_order():
     assert (leading, ordered) == (0, [two, one])
     with pytest.raises(InvalidInputError, match="the prompt has <image-3>, and there are 1 images; count from 1"):
         EAGLE.expand("<image-3>", [one])
+    with pytest.raises(InvalidInputError, match="the prompt has 0 placeholders <image-N> for 1 images"):
+        EAGLE.expand(f"<image-{'9' * 5000}>", [one])
 
 
 def test_images_before_the_prompt():

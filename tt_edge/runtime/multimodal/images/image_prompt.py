@@ -13,6 +13,8 @@ from tt_edge.runtime.text.tokenizer import Files, read_json
 
 #: Of a bundle of a vision-language model.
 IMAGE_PROMPT_FILE = "image_prompt.json"
+#: Token ids are lower.
+_MOST_ID = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class ImagePrompt:
             made = cls(
                 str(found["processor"]),
                 Placeholders(**words, tiles=None if tiles is None else TileText(**tiles)),
-                tuple(int(each) for each in found["token_ids"]),
+                tuple(found["token_ids"]),
                 dict(found["settings"]),
             )
             _check(made.placeholders)
+            _check_ids(made.token_ids)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{IMAGE_PROMPT_FILE} is malformed ({error!s:.80}); compile the model again") from error
         return made
@@ -63,5 +66,12 @@ def _check(record: Placeholders | TileText) -> None:
         elif type(default) in (bool, float):
             if type(value) is not type(default):
                 raise ValueError(f"{each.name} is {value!r}")
-        elif value is not None and not isinstance(value, str):
+        elif not (isinstance(value, str) or (value is None and default is None)):
             raise ValueError(f"{each.name} is {value!r}")
+    if isinstance(record, Placeholders) and "" in (record.image, record.video, record.written):
+        raise ValueError("a placeholder is empty")  # it would be everywhere in a prompt
+
+
+def _check_ids(token_ids: tuple[Any, ...]) -> None:
+    if not token_ids or any(type(each) is not int or not 0 <= each < _MOST_ID for each in token_ids):
+        raise ValueError(f"token_ids is {token_ids!r}")

@@ -118,7 +118,9 @@ class Placeholders:
 
     def _found(self, prompt: str) -> list[re.Match[str]]:
         pattern = (
-            r"<image-(\d+)>" if self.numbered else "|".join(map(re.escape, filter(None, (self.in_prompt, self.video))))
+            r"<image-([0-9]{1,6})>"
+            if self.numbered
+            else "|".join(map(re.escape, filter(None, (self.in_prompt, self.video))))
         )
         return list(re.finditer(pattern, prompt))
 
