@@ -27,6 +27,11 @@ IMG = {"start_image_token": "<i>", "extra_special_tokens": {"end_image_token": "
         ),
         ("internvl", {}, Placeholders("<I>", None, "<img>", "</img>")),
         ("internvl", IMG, Placeholders("<I>", None, "<i>", "</i>")),
+        (
+            "internvl",
+            {"start_image_token": {"content": "<i>"}, "end_image_token": None},
+            Placeholders("<I>", None, "<i>", "</img>"),
+        ),
         ("eagle2", {"extra_special_tokens": None}, Placeholders("<I>", None, "<img>", "</img>", numbered=True)),
     ],
 )

@@ -1,6 +1,7 @@
 """How images stand in the prompts of families whose processors write what cannot be found, or need not be asked. Torch-free.
 
-What is written here is compared with each processor by the tests. For every other checkpoint, ``found_prompt`` runs its processor.
+What is written here is compared with each processor by the tests. For every other checkpoint, ``OwnProcessor.prompt`` runs its
+processor.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class KnownPrompt:
             extra = tokenizer_config.get("extra_special_tokens")
             named = tokenizer_config | (extra if isinstance(extra, dict) else {})
             start, end = (
-                str(named.get(key, default)) for key, default in zip(self.around_settings, self.around, strict=True)
+                _content(named.get(key)) or default
+                for key, default in zip(self.around_settings, self.around, strict=True)
             )
         return Placeholders(
             image,
