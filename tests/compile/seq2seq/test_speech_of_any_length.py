@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.runtime.audio.test_log_mel import sound
 from tests.tiny_seq2seq import save_seq2seq
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity.seq2seq import random_sources
+from tt_edge.compile.seq2seq.speech import check_extractor
 from tt_edge.contract import IOContract, Subsampling
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
@@ -155,3 +158,24 @@ def test_an_extractor_that_is_not_there(parts):
     files["preprocessor_config.json"] = b'{"feature_extractor_type": "Speech2TextFeatureExtractor"}'
     with pytest.raises(BundleError, match=r"makes features \(frames, 80\), and the encoder takes \(frames, 10\)"):
         SourcePipeline.from_bundle(files, pipeline.encoder)
+
+
+def test_a_compile_says_that_audio_will_be_refused(caplog):
+    name = {"feature_extractor_type": "Speech2TextFeatureExtractor", "num_mel_bins": 10}
+    check_extractor(name, (None, 10), "checkpoint")
+    check_extractor({}, (None, 10), "checkpoint")
+    assert not caplog.text
+    for settings, message in (
+        ({**name, "dither": 0.1}, "setting dither is 0.1"),
+        ({"num_mel_bins": 10}, "no feature_extractor"),
+    ):
+        with caplog.at_level(logging.WARNING, "tt_edge"):
+            check_extractor(settings, (None, 10), "checkpoint")
+        assert "the bundle takes features, and no audio: " in caplog.text
+        assert message in caplog.text
+    with pytest.raises(
+        InvalidInputError, match=r"checkpoint C: preprocessor_config.json makes features \(None, 10\), and"
+    ):
+        check_extractor(name, (None, 12), "C")
+    with pytest.raises(InvalidInputError, match=r"checkpoint C: preprocessor_config.json has num_mel_bins 0"):
+        check_extractor({**name, "num_mel_bins": 0}, (None, 10), "C")

@@ -10,7 +10,7 @@ import pytest
 from tt_edge.compile.files import HostFiles
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.seq2seq.page import PageProcessor
-from tt_edge.runtime.seq2seq.pipeline import _settings_of
+from tt_edge.runtime.seq2seq.pipeline import settings_of
 
 pytest.importorskip("PIL")
 pytest.importorskip("torchvision")
@@ -83,8 +83,8 @@ def test_another_processor_is_named():
 )
 def test_where_a_checkpoint_has_its_settings(files):
     given = HostFiles({name: json.dumps(content).encode() for name, content in files.items()})
-    assert _settings_of(given, "image_processor") == {"size": 5}
+    assert settings_of(given, "image_processor") == {"size": 5}
 
 
 def test_a_checkpoint_without_settings():
-    assert _settings_of(HostFiles({"processor_config.json": b'{"num_query_tokens": 4}'}), "image_processor") == {}
+    assert settings_of(HostFiles({"processor_config.json": b'{"num_query_tokens": 4}'}), "image_processor") == {}

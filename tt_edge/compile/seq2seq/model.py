@@ -137,6 +137,13 @@ class Seq2Seq:
         return self.source == SOURCE_IDS
 
     @property
+    def speech_size(self) -> tuple[int | None, ...] | None:
+        """The size of a source of speech, ``None`` in it for any length; ``None`` for another source."""
+        if self.source == SPEECH_FEATURES:
+            return None, self.width
+        return (None,) if self.source == SPEECH_SAMPLES else self.fixed_size if self.source == INPUT_FEATURES else None
+
+    @property
     def cross_names(self) -> list[str]:
         return cross_names(self.layers)
 

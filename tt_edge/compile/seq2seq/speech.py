@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from tt_edge.contract import Subsampling
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
+from tt_edge.runtime.audio.extractors import extractor_of
+
+_LOGGER = logging.getLogger("tt_edge")
 
 #: What configurations call the numbers of a frame of features.
 _WIDTHS = ("input_feat_per_channel", "feature_projection_input_dim", "num_mel_bins")
@@ -89,3 +93,24 @@ def subsampling_of(encode: Callable[[Tensor], Tensor], width: int | None, dtype:
             f"which tt-edge knows, would make {found.places(wrong)}"
         )
     return found
+
+
+def check_extractor(settings: Mapping[str, Any], size: tuple[int | None, ...], source: str) -> None:
+    """Warn where speech will be refused for the extractor's ``settings``; ``size`` is that of an encoder's source.
+
+    Raises ``InvalidInputError``, naming the checkpoint's ``source``, for settings that are malformed or make another size.
+    """
+    if not settings:
+        return
+    try:
+        made = extractor_of(settings, any_length=None in size).shape
+    except UnsupportedModelError as error:
+        _LOGGER.warning("the bundle takes features, and no audio: %s", error)
+        return
+    except BundleError as error:
+        raise InvalidInputError(f"checkpoint {source}: {error}") from error
+    if made != size:
+        raise InvalidInputError(
+            f"checkpoint {source}: preprocessor_config.json makes features {made}, and the encoder takes {size}; correct it "
+            "(None is any length)"
+        )

@@ -42,12 +42,20 @@ _KNOWN: dict[str, type[FilterBank | LogMel | Waveform]] = {
 }
 
 
-def extractor_of(settings: Mapping[str, Any]) -> SpeechFeatures:
-    """From a checkpoint's ``preprocessor_config.json``.
+def extractor_of(settings: Mapping[str, Any], *, any_length: bool = False) -> SpeechFeatures:
+    """From a checkpoint's ``preprocessor_config.json``; ``any_length``: of an encoder of speech of any length, so not
+    Whisper's.
 
-    Raises ``BundleError`` for settings that are wrong, and ``UnsupportedModelError`` for an extractor that is not there.
+    Raises ``BundleError`` for settings that are wrong, and ``UnsupportedModelError`` for an extractor that is not there, or
+    settings of it that are not followed.
     """
-    name = str(settings.get("feature_extractor_type", "WhisperFeatureExtractor"))
+    name = settings.get("feature_extractor_type")
+    if name is None and any_length:
+        raise UnsupportedModelError(
+            "preprocessor_config.json has no feature_extractor_type, so it is not known how speech is prepared; add it and "
+            "compile the model again"
+        )
+    name = str(name or "WhisperFeatureExtractor")
     if name not in _KNOWN:
         raise UnsupportedModelError(
             f"speech for {name} is not prepared here (there are {', '.join(sorted(_KNOWN))}); give the extractor's features to "

@@ -24,7 +24,7 @@ from tt_edge.runtime.seq2seq.image_text import ImageTextProcessor
 from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
 from tt_edge.runtime.seq2seq.source import Source, Speech, digest_of
-from tt_edge.runtime.text.tokenizer import read_json
+from tt_edge.runtime.text.tokenizer import Files, read_json
 
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
@@ -59,13 +59,13 @@ class SourcePipeline:
         start = DecoderStart.from_settings(read_json(bundle, "generation_config.json"))
         pipeline = cls(encoder, start)
         if pipeline.takes_speech:
-            pipeline._add_extractor(_settings_of(bundle, "feature_extractor"))
+            pipeline._add_extractor(settings_of(bundle, "feature_extractor"))
         if pipeline.takes_pages:
             pipeline._add_pages(bundle)
         return pipeline
 
     def _add_pages(self, bundle: Bundle) -> None:
-        settings = _settings_of(bundle, "image_processor")
+        settings = settings_of(bundle, "image_processor")
         if not settings:
             return
         pixels = self.encoder.contract.input(PAGE_PIXELS)
@@ -89,14 +89,8 @@ class SourcePipeline:
     def _add_extractor(self, settings: Mapping[str, Any]) -> None:
         if not settings:
             return
-        if "feature_extractor_type" not in settings and self._input.name != INPUT_FEATURES:
-            self._without_extractor = (
-                "preprocessor_config.json has no feature_extractor_type, so it is not known how speech is prepared; add it and "
-                "compile the model again"
-            )
-            return
         try:
-            extractor = extractor_of(settings)
+            extractor = extractor_of(settings, any_length=self._input.name != INPUT_FEATURES)
         except UnsupportedModelError as error:  # it takes features
             self._without_extractor = str(error)
             return
@@ -267,10 +261,10 @@ class SourcePipeline:
         self.encoder.close()
 
 
-def _settings_of(bundle: Bundle, part: str) -> Mapping[str, Any]:
+def settings_of(files: Files, part: str) -> Mapping[str, Any]:
     """Of a part of the checkpoint's processor; newer checkpoints have them in a file for all of it."""
-    own = read_json(bundle, "preprocessor_config.json")
-    found = own.get(part, own) or read_json(bundle, "processor_config.json").get(part)
+    own = read_json(files, "preprocessor_config.json")
+    found = own.get(part, own) or read_json(files, "processor_config.json").get(part)
     return found if isinstance(found, Mapping) else {}
 
 

@@ -31,6 +31,10 @@ def test_what_is_written_is_read():
 def test_a_bundle_without_it():
     with pytest.raises(BundleError, match="no image token, so images cannot be prepared; compile from a checkpoint"):
         ImagePrompt.read(HostFiles())
+    with pytest.raises(
+        BundleError, match=r"has no image_prompt\.json: it is from an earlier tt-edge.*; compile the model again"
+    ):
+        ImagePrompt.read(HostFiles({"preprocessor_config.json": b"{}"}))
 
 
 @pytest.mark.parametrize(

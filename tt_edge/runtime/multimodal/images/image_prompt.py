@@ -33,6 +33,11 @@ class ImagePrompt:
     def read(cls, files: Files) -> ImagePrompt:
         """Of a bundle. Raises ``BundleError`` for one without it, or with fields that it cannot have."""
         found = read_json(files, IMAGE_PROMPT_FILE)
+        if not found and files.has("preprocessor_config.json"):
+            raise BundleError(
+                f"the bundle has no {IMAGE_PROMPT_FILE}: it is from an earlier tt-edge, or the checkpoint names no image token of "
+                "its tokenizer; compile the model again"
+            )
         if not found:
             raise BundleError(
                 "the bundle has no preprocessor_config.json or no image token, so images cannot be prepared; compile from a "
