@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Worker processes for the tests; each holds torch and a model of a few MB.
 JOBS ?= 2
+# Images of Python often set it. Without bytecode each of many processes compiles torch and transformers again: 10 seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types package docs install bench clean
 

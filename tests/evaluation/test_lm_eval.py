@@ -62,7 +62,7 @@ def python(tmp_path_factory):
     if given := os.environ.get("TT_EDGE_LM_EVAL_PYTHON"):
         return given
     folder = tmp_path_factory.mktemp("lm_eval")
-    venv.create(folder, with_pip=True)
+    venv.create(folder, with_pip=False)  # making its own pip takes as long as importing torch
     made = folder / "bin" / "python"
     packages = subprocess.run(
         [made, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
@@ -73,9 +73,8 @@ def python(tmp_path_factory):
     here = sysconfig.get_path("purelib")
     Path(packages, "these.pth").write_text(f"import site; site.addsitedir({here!r})\n")
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run(
-        [made, "-m", "pip", "install", "--quiet", "--no-compile", *constraints, PACKAGE], check=True, timeout=900
-    )
+    pip = [sys.executable, "-m", "pip", "--python", made, "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, *constraints, PACKAGE], check=True, timeout=900)
     return made
 
 
