@@ -125,6 +125,9 @@ def test_a_chat(case, tmp_path):
         assert answer.new_token_ids == out[0, 1:].tolist()
         with pytest.raises(InvalidInputError, match=r"there are 0 images"):
             llm.chat([{"role": "user", "content": "w30"}])
+        parts[1] = {"type": "text", "text": f"w30 w{IMAGE}"}
+        with pytest.raises(InvalidInputError, match=rf"the text has the image token \({IMAGE}\); remove it"):
+            llm.chat([{"role": "user", "content": parts}])
 
 
 def test_what_is_refused(case):
@@ -137,6 +140,8 @@ def test_what_is_refused(case):
         pipeline.text([5])
     with pytest.raises(InvalidInputError, match=r"the image has shape \(3, 8, 8\)"):
         pipeline.image_text(pixels[:, :8, :8], [5])
+    with pytest.raises(InvalidInputError, match=r"has numbers that are not finite"):
+        pipeline.image_text(pixels + np.float32("nan"), [5])
 
 
 def test_from_a_checkpoint_to_an_answer(tmp_path, capsys):

@@ -3,7 +3,7 @@ them. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,14 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class ImageTextProcessor:
-    """Makes pixels of an image, and the text that is asked of it. ``has_tasks``: as Florence-2's processor."""
+    """Makes pixels of an image, and the text that is asked of it. ``has_tasks``: as Florence-2's processor.
+
+    ``image_token_id`` stands for an image's features in transformers' form of a source.
+    """
 
     images: SquareProcessor
     has_tasks: bool = False
+    image_token_id: int | None = None
 
     @classmethod
     def from_settings(
@@ -67,7 +71,8 @@ class ImageTextProcessor:
         complete = PROCESSOR_TYPES[name].complete(settings)
         checkpoint = CheckpointSettings(complete, model, geometry, Placeholders("<image>"), processor=name)
         images = SquareProcessor.from_settings(checkpoint)
-        return cls(images, model.get("model_type") == "florence2")
+        token = model.get("image_token_id", model.get("image_token_index"))
+        return cls(images, model.get("model_type") == "florence2", token if isinstance(token, int) else None)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,6 +87,13 @@ class ImageTextProcessor:
         """An image ``[H, W, 3]`` as ``[3, height, width]``."""
         made: NDArray[np.float32] = self.images.process(image).pixels[0]
         return made
+
+    def check_ids(self, token_ids: Sequence[int]) -> None:
+        """Raise ``InvalidInputError`` for an image token in the text: the image stands before it."""
+        if self.image_token_id in token_ids:
+            raise InvalidInputError(
+                f"the text has the image token ({self.image_token_id}); remove it, the image is put before it"
+            )
 
     def text(self, prompt: str) -> str:
         """What is asked. Raises ``InvalidInputError`` for a task with more than it takes."""

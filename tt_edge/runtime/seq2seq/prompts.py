@@ -114,6 +114,7 @@ class SourcePrompts:
         pipeline, processor = self.pipeline, self.pipeline.page_processor()
         if isinstance(processor, ImageTextProcessor):
             ids = self.tokenizer.encode(processor.text(text), add_special_tokens=add_special_tokens)
+            processor.check_ids(ids)
             return pipeline.image_text(pixels, ids), pipeline.start.default
         return pipeline.source(pixels), self._beginning(text)
 
