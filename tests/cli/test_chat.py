@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from tt_edge.runtime.llm import LLM
+
+
+def started_in(home: Path | None, arguments: list[str]) -> pexpect.spawn:
+    """A Python on a pseudo-terminal, which Ctrl-C reaches even where the tests themselves run in the background."""
+    return pexpect.spawn(
+        sys.executable, arguments, timeout=60, encoding="utf-8", env=PLAIN if home is None else {**PLAIN, "HOME": str(home)},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -20,7 +30,7 @@ def terminal(bundle):
 
     def start(*options: object):
         argv = ["-m", "tt_edge", "chat", str(bundle), "--runtime", "reference", *map(str, options)]
-        child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env={**PLAIN, "HOME": str(bundle)})
+        child = started_in(bundle, argv)
         started.append(child)
         return child
 
@@ -41,7 +51,7 @@ def road_chat(tmp_path):
     config = CompileConfig.of(max_input_len=128, max_seq_len=224, max_image_tokens=96)
     compile_checkpoint(str(PICTURES.parent / "checkpoint"), tmp_path / "road.ttedge", config, EngineTarget())
     argv = ["-m", "tt_edge", "chat", str(tmp_path / "road.ttedge"), "--runtime", "reference", "--max-new-tokens", "24"]
-    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env={**PLAIN, "HOME": str(tmp_path)})
+    child = started_in(tmp_path, argv)
     yield child
     child.close(force=True)
 
@@ -93,7 +103,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(bundle):
     slow += "def forward(*a, **k):\n    time.sleep(0.1)\n    return f(*a, **k)\ns.Session.forward = forward\n"
     slow += "import sys; from tt_edge.cli import main; sys.exit(main())"
     argv = ["-c", slow, "chat", str(bundle), "--runtime", "reference", "--temperature", "5", "--seed", "3"]
-    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env=PLAIN)
+    child = started_in(None, argv)
     child.expect("> ")
     child.sendline("Go")
     child.expect("Go\r\n.")
@@ -149,7 +159,7 @@ sys.exit(main())
 def test_escape_sequences_of_an_answer_do_not_reach_the_terminal(bundle, command):
     options = ["--prompt", "Go", "--max-new-tokens", "2"] if command == "run" else ["--max-new-tokens", "2"]
     argv = ["-c", ESCAPES, command, str(bundle), "--runtime", "reference", *options]
-    child = pexpect.spawn(sys.executable, argv, timeout=60, encoding="utf-8", env=PLAIN)
+    child = started_in(None, argv)
     if command == "chat":
         child.expect("> ")
         child.sendline("Go")
