@@ -116,7 +116,7 @@ def _called(model: PreTrainedModel, decoder: Any, run: Any) -> dict[str, Any]:
             run()
     except _ReachedError:
         return seen
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run with its processor's outputs ({one_line(error)})"
         ) from error

@@ -87,7 +87,7 @@ def _with_prompt(
 def _tower(model: PreTrainedModel, family: VLMFamily, ragged: bool) -> tuple[GridTower | TileTower, VisionGeometry]:
     try:
         return tower_of(model, family, ragged=ragged)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         if model.config.model_type in KNOWN_PROMPTS:
             raise
         raise UnsupportedModelError(
