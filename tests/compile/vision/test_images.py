@@ -14,9 +14,9 @@ from tt_edge.compile.vision.families import Blocks, family_of
 from tt_edge.compile.vision.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.runtime.multimodal.images import tiles
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.multimodal.images.tiled import tiles
 
 
 def prepared(folder):

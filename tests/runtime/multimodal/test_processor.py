@@ -12,7 +12,7 @@ from PIL import Image
 
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.images import ImageOptions
-from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
+from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.sources import SizedImage, Video
 

@@ -24,7 +24,7 @@ from tt_edge.runtime.benchmark.records import Measured, RequestTimes
 from tt_edge.runtime.benchmark.workload import Plan
 from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.options import SIZE_SETTINGS, refuse_pixel_settings
-from tt_edge.runtime.multimodal.images.qwen_vl import check_frames
+from tt_edge.runtime.multimodal.images.patched.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.text.chat import as_parts, without_media
 from tt_edge.runtime.text.chat_template import Message

@@ -17,7 +17,7 @@ from tt_edge.runtime.multimodal.images.load import pixels_of
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
-from tt_edge.runtime.multimodal.images.square import SquareProcessor
+from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
 
 #: transformers' classes whose images are made here.
 _PROCESSORS = ("BlipImageProcessor", "CLIPImageProcessor")

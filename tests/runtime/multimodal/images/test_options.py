@@ -9,9 +9,9 @@ from PIL import Image
 from tests.runtime.multimodal.images.sample_images import assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import ImageOptions
+from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.images.processor_types import STD
 from tt_edge.runtime.multimodal.images.processors import image_processor_for
-from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
 
 QWEN = QwenVLProcessor()
 

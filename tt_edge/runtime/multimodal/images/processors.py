@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
-from tt_edge.runtime.multimodal.images.anyres import AnyResProcessor
-from tt_edge.runtime.multimodal.images.canvas import CanvasProcessor
-from tt_edge.runtime.multimodal.images.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
-from tt_edge.runtime.multimodal.images.pixtral import PixtralProcessor
+from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
+from tt_edge.runtime.multimodal.images.patched.pixtral import PixtralProcessor
+from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, QWEN_VIDEO
-from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
-from tt_edge.runtime.multimodal.images.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
-from tt_edge.runtime.multimodal.images.square import SquareProcessor
-from tt_edge.runtime.multimodal.images.tiles import TilingProcessor
+from tt_edge.runtime.multimodal.images.tiled.anyres import AnyResProcessor
+from tt_edge.runtime.multimodal.images.tiled.canvas import CanvasProcessor
+from tt_edge.runtime.multimodal.images.tiled.rows_and_columns import RowsAndColumnsProcessor
+from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
+from tt_edge.runtime.multimodal.images.tiled.tiles import TilingProcessor
 from tt_edge.runtime.text.tokenizer import Files, read_json
 
 

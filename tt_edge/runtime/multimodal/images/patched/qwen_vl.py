@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tt_edge.compat import Self
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images.grids import GridProcessor, PixelBounds, Size
 from tt_edge.runtime.multimodal.images.options import ImageOptions
+from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor, PixelBounds, Size
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import normalize, resize

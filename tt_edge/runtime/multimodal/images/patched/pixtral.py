@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tt_edge.compat import Self
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images.grids import GridProcessor, Size
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
+from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor, Size
 from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
 from tt_edge.runtime.multimodal.images.resize import check_resize
 from tt_edge.runtime.multimodal.images.settings import (

@@ -24,11 +24,11 @@ from tests.runtime.multimodal.images.sample_images import settings_of as sample_
 from tests.tiny_vlms import IMAGE, tiny_vlm
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images.grids import PLACEHOLDERS
+from tt_edge.runtime.multimodal.images.patched.grids import PLACEHOLDERS
+from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.images.processors import image_processor_for
-from tt_edge.runtime.multimodal.images.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.mrope import mrope_positions
 
 AROUND = "<|vision_start|>", "<|vision_end|>"

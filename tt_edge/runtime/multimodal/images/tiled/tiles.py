@@ -9,16 +9,6 @@ from numpy.typing import NDArray
 
 from tt_edge.compat import Self
 from tt_edge.errors import BundleError
-from tt_edge.runtime.multimodal.images.arrangements import (
-    Arrangement,
-    Choice,
-    covering,
-    largest_canvas,
-    least_upscaling,
-    nearest_ratio,
-    nearest_ratio_of_16,
-    ratio_and_area,
-)
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
@@ -30,6 +20,16 @@ from tt_edge.runtime.multimodal.images.settings import (
     integer,
     mean_and_std,
     resampling,
+)
+from tt_edge.runtime.multimodal.images.tiled.arrangements import (
+    Arrangement,
+    Choice,
+    covering,
+    largest_canvas,
+    least_upscaling,
+    nearest_ratio,
+    nearest_ratio_of_16,
+    ratio_and_area,
 )
 
 #: Of an image, at most.

@@ -11,8 +11,8 @@ from transformers import GotOcr2ImageProcessor
 
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import BundleError, UnsupportedModelError
-from tt_edge.runtime.multimodal.images.arrangements import nearest_ratio, ratio_and_area
 from tt_edge.runtime.multimodal.images.processors import image_processor_for
+from tt_edge.runtime.multimodal.images.tiled.arrangements import nearest_ratio, ratio_and_area
 
 SIDE = 56
 

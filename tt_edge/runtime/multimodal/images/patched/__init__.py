@@ -1,0 +1,1 @@
+"""Images of nearly their own size as grids of patches."""
