@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tt_edge.server.errors import ApiError
 
-#: Seconds that a refused connection stays open for its answer to be read.
-_LINGER_S = 0.2
+#: Seconds for which bytes that a client still sends are read and dropped after its answer. Closed with bytes unread, the connection
+#: would be reset, and the client might lose the answer (RFC 9112, section 9.6).
+_LINGER_S = 1.0
 
 
 def is_loopback(address: str) -> bool:
@@ -70,12 +72,11 @@ class LimitedConnection(H11Protocol):
 
     _pool: _Pool | None = None
     _owner = ""
-    _refused = False
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit the connection, or refuse it in a line."""
-        super().connection_made(transport)
+        super().connection_made(_LingeringTransport(transport, self._has_unread))  # type: ignore[arg-type]
         address = self.client[0] if self.client else ""
         local = self.limits.is_local(address)
         self._owner, pool = owner(address), self.pools[local]
@@ -97,7 +98,7 @@ class LimitedConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; while they are the headers of a request, the time runs on."""
-        if self._refused:
+        if self.transport.is_closing():
             return
         super().data_received(data)
         if not self.waits_for_request:
@@ -136,10 +137,35 @@ class LimitedConnection(H11Protocol):
         body = json.dumps(ApiError(status, f"{message}; try again later", "overloaded").to_dict()).encode()
         head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self.transport.write(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n".encode() + body)
-        self.transport.write_eof()
-        # Closed at once, with bytes unread, the connection would be reset before the client has the answer.
-        self._refused = True
-        self.loop.call_later(_LINGER_S, self.transport.close)
+        self.transport.close()
+
+    def _has_unread(self) -> bool:
+        """Whether the client may still be sending: it was refused unheard, or the body of its request has not ended."""
+        return self._pool is None or self.conn.their_state is h11.SEND_BODY
+
+
+class _LingeringTransport:
+    """A transport that, while the client ``sends``, closes its own side first, and the connection ``_LINGER_S`` later."""
+
+    def __init__(self, transport: asyncio.Transport, sends: Callable[[], bool]) -> None:
+        self._transport, self._sends, self._lingers = transport, sends, False
+
+    def close(self) -> None:
+        if self._lingers or self._transport.is_closing():
+            return
+        if not self._sends() or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._lingers = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(_LINGER_S, self._transport.close)
+
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
 
 
 def _close_one_that_waits(pool: _Pool) -> bool:
