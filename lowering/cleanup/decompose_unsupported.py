@@ -66,7 +66,10 @@ def inline(
         return function(*args, **kwargs)
 
     with fake_mode(graph):
-        traced = make_fx(call, decomposition_table=dict(table), pre_dispatch=False)(*[value(n) for n in inputs])
+        # Nodes of repeated layers share one fake tensor, which the trace would take for one input.
+        values = (value(n) for n in inputs)
+        given = [each.detach() if isinstance(each, torch.Tensor) else each for each in values]
+        traced = make_fx(call, decomposition_table=dict(table), pre_dispatch=False)(*given)
     mapping = dict(zip(traced.graph.find_nodes(op="placeholder"), inputs, strict=True))
     with graph.inserting_before(node):
         for inner in traced.graph.nodes:

@@ -53,3 +53,19 @@ def test_results_of_an_operator_with_several_stay_with_it():
     run(DecomposeUnsupported(), module, context_with(lambda n: n.target in converted, core_aten_decompositions()))
     assert [n.target for n in module.graph.nodes].count(operator.getitem) == 2
     torch.testing.assert_close(module(x), want)
+
+
+def test_nodes_that_share_a_fake_tensor_are_told_apart():
+    """Layers that are repeated share it: ``stack`` of two of their results had the second one twice."""
+    x = torch.randn(2, 6)
+    module = canonical(export(Function(lambda _, x: torch.stack([torch.sin(x), torch.cos(x)])), x))
+    first, second = (
+        next(n for n in module.graph.nodes if n.target is getattr(torch.ops.aten, name).default)
+        for name in ("sin", "cos")
+    )
+    second.meta["val"] = first.meta["val"]
+    want = module(x)
+    missing = {torch.ops.aten.stack.default}
+    run(DecomposeUnsupported(), module, context_with(lambda n: n.target not in missing, core_aten_decompositions()))
+    assert "aten.stack.default" not in ops(module)
+    torch.testing.assert_close(module(x), want)
