@@ -178,6 +178,20 @@ DIFFERS: dict[str, Differs] = {
     ),
     "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
     "hyperclovax_vision_v2": Differs(config=_WINDOWS),
+    "mllama": Differs(
+        words=("<|image|>",),
+        token="<|image|>",
+        image={"max_image_tiles": 4},
+        config={
+            "text_config.num_hidden_layers": 5,
+            "text_config.cross_attention_layers": [1, 3],
+            "vision_config.attention_heads": 2,
+            "vision_config.num_global_layers": 2,
+            "vision_config.num_hidden_layers": 3,
+            "vision_config.intermediate_layers_indices": [0, 2],
+            "vision_config.vision_output_dim": 96,
+        },
+    ),
     "perception_lm": Differs(image={"tile_size": SIDE, "max_num_tiles": 3}, processor={"patch_size": PATCH}),
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tt_edge.compile.checkpoint.limits import longest_sequence
 from tt_edge.config.limits import Limits
-from tt_edge.contract import TILES, VisionGeometry
+from tt_edge.contract import TILES, WHOLE_IMAGES, VisionGeometry
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -44,16 +44,17 @@ def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int)
 
     ``most_tiles`` is the maximum for one image. Raises ``InvalidInputError`` for limits that the tower does not support.
     """
-    unit = geometry.tokens_a_unit if geometry.unit == TILES else 1
+    whole = geometry.unit in (TILES, WHOLE_IMAGES)
+    unit = geometry.tokens_a_unit if whole else 1
     most = limits.max_image_tokens
     if most is None:
-        most = most_tiles * unit if geometry.unit == TILES else _MAX_TOKENS
+        most = most_tiles * unit if whole else _MAX_TOKENS
     least = min(limits.min_image_tokens or _MIN_TOKENS, most)
     if most < unit:
         raise InvalidInputError(
             f"max_image_tokens {most} is less than the {unit} of one image; give --max-image-tokens {unit} or more"
         )
-    if most > limits.max_seq_len:
+    if most > limits.max_seq_len and geometry.unit != WHOLE_IMAGES:  # whose rows have no places in the prompt
         if limits.max_image_tokens is None and geometry.unit != TILES:
             most = limits.max_seq_len
         else:

@@ -67,13 +67,19 @@ class VisionLanguageParts(LanguageParts):
         seen = prepare_images(self.model, source, files, ragged=ragged)
         check_options(self.model, seen.family, config.with_limits(limits))
         self._tower = pruned(seen.tower, seen.geometry, config.vision.keep_image_tokens)
+        self._crosses = seen.family.tower == "images"
         return config.with_limits(with_image_tokens(limits, seen.geometry, seen.most_tiles))
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
         from tt_edge.compile.vision.network import TowerCompiler
 
         yield TowerCompiler(self.model, config, *self._tower, network_name=f"{name}-vision")
-        yield from super().compilers(config, name, kv_scales)
+        if self._crosses:
+            from tt_edge.compile.vision.crossed.decoder import CrossedDecoderCompiler
+
+            yield CrossedDecoderCompiler(self.model, config, name, self._tower[1])
+        else:
+            yield from super().compilers(config, name, kv_scales)
 
 
 class Seq2SeqParts(PartSet):

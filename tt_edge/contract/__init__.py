@@ -12,8 +12,11 @@ from tt_edge.contract.contract import (
     IOContract,
     KVPair,
 )
-from tt_edge.contract.geometry import IMAGE_TOKENS, TILES, WINDOWS, VisionGeometry, kept_tokens
+from tt_edge.contract.geometry import IMAGE_TOKENS, TILES, WHOLE_IMAGES, WINDOWS, VisionGeometry, kept_tokens
 from tt_edge.contract.inputs import (
+    ASPECT_RATIO_IDS,
+    ASPECT_RATIO_MASK,
+    CANVAS_PIXELS,
     CROSS_KEY,
     CROSS_LENGTHS,
     CROSS_VALUE,
@@ -21,6 +24,8 @@ from tt_edge.contract.inputs import (
     END,
     IMAGE_FEATURES,
     IMAGE_INDICES,
+    IMAGE_KEY,
+    IMAGE_VALUE,
     INPUT_FEATURES,
     INPUTS_EMBEDS,
     KEPT_PLACES,
@@ -35,6 +40,8 @@ from tt_edge.contract.inputs import (
     START,
     TEXT_IN_BLOCK,
     TILE_PIXELS,
+    TILES_FROM,
+    TILES_UNTIL,
     VISIBLE_UNTIL,
     EngineInput,
     FedBy,
@@ -44,6 +51,7 @@ from tt_edge.contract.inputs import (
     engine_input,
     fed_by,
     feeds,
+    image_cache_names,
     is_shape_tensor,
     registered,
 )
@@ -53,7 +61,10 @@ from tt_edge.contract.symbols import CONTEXT_PHASE, GENERATION_PHASE, GENERATION
 from tt_edge.contract.tensor import BATCH, SEQUENCE, Dim, Shape, ShapeRange, TensorSpec
 
 __all__ = [
+    "ASPECT_RATIO_IDS",
+    "ASPECT_RATIO_MASK",
     "BATCH",
+    "CANVAS_PIXELS",
     "CONTEXT_PHASE",
     "CONTEXT_PROFILE",
     "CROSS_KEY",
@@ -66,7 +77,9 @@ __all__ = [
     "GENERATION_TOKENS",
     "IMAGE_FEATURES",
     "IMAGE_INDICES",
+    "IMAGE_KEY",
     "IMAGE_TOKENS",
+    "IMAGE_VALUE",
     "INPUTS_EMBEDS",
     "INPUT_FEATURES",
     "KEPT_PLACES",
@@ -84,12 +97,15 @@ __all__ = [
     "START",
     "TEXT_IN_BLOCK",
     "TILES",
+    "TILES_FROM",
+    "TILES_UNTIL",
     "TILE_PIXELS",
     "TOP_IDS",
     "TOP_LOGITS",
     "TOP_OUTPUTS",
     "TWO_PROFILES",
     "VISIBLE_UNTIL",
+    "WHOLE_IMAGES",
     "WINDOWS",
     "Dim",
     "EngineInput",
@@ -110,6 +126,7 @@ __all__ = [
     "engine_input",
     "fed_by",
     "feeds",
+    "image_cache_names",
     "is_shape_tensor",
     "kept_tokens",
     "registered",

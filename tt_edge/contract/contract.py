@@ -14,7 +14,15 @@ import numpy as np
 
 from tt_edge.config.limits import Limits
 from tt_edge.contract.geometry import VisionGeometry
-from tt_edge.contract.inputs import VISIBLE_UNTIL, FedBy, engine_input, fed_by, is_shape_tensor, known_symbols
+from tt_edge.contract.inputs import (
+    TILES_UNTIL,
+    VISIBLE_UNTIL,
+    FedBy,
+    engine_input,
+    fed_by,
+    is_shape_tensor,
+    known_symbols,
+)
 from tt_edge.contract.step import Step
 from tt_edge.contract.subsampling import Subsampling
 from tt_edge.contract.symbols import FEATURE_ROWS, FRAMES, SOURCE, UNITS, Phase, Scope
@@ -119,12 +127,27 @@ class IOContract:
 
     @property
     def takes_images(self) -> bool:
-        return bool(self.feature_tables)
+        return bool(self.feature_tables) or self.sees_tiles
 
     @cached_property
     def cross(self) -> tuple[TensorSpec, ...]:
-        """Inputs that hold keys and values of a source (encoder-decoders)."""
+        """Inputs that hold keys and values of a slot's source (encoder-decoders) or images, ``[B, H, T, D]``."""
         return self.inputs_fed_by(FedBy.CROSS)
+
+    @cached_property
+    def sees_tiles(self) -> bool:
+        """Whether a decoder sees images by cross-attention (``tt_edge.contract.seen_tiles``)."""
+        return any(spec.name == TILES_UNTIL for spec in self.inputs)
+
+    @property
+    def takes_source(self) -> bool:
+        """Whether it is the decoder of an encoder-decoder."""
+        return bool(self.cross) and not self.sees_tiles
+
+    @property
+    def cross_places(self) -> int:
+        """How many places of a slot's source or images a decoder attends to, 0 without."""
+        return next((int(spec.shape[2]) for spec in self.cross), 0)
 
     @property
     def max_source_len(self) -> int:
@@ -136,6 +159,8 @@ class IOContract:
         """For a decoder: feature table rows per slot, 0 for a language model. For a tower: the maximum per call."""
         if self.geometry is not None:
             return self.limits.max_image_tokens or 0
+        if self.sees_tiles:
+            return self.cross_places
         return next((int(t.shape[0]) // self.max_batch for t in self.feature_tables), 0)
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from tt_edge.contract.tensor import size
 
 #: What the first dimension of a tower's inputs counts (``VisionGeometry.unit``).
-IMAGE_TOKENS, WINDOWS, TILES = "image_tokens", "windows", "tiles"
+IMAGE_TOKENS, WINDOWS, TILES, WHOLE_IMAGES = "image_tokens", "windows", "tiles", "images"
 
 #: How a table of learned positions is resampled to an image's grid (``VisionGeometry.position_sampling``): PyTorch's modes,
 #: with the corners of the table at the corners of the image ("aligned"), or with a filter as wide as a step ("antialiased").
@@ -34,7 +34,8 @@ class VisionGeometry:
     learned positions, 0 without, and ``position_sampling`` how it is resampled. For towers that take tiles: ``tile_size`` is
     ``(height, width)``. ``ragged``: offsets say which tokens attend to each other (ViTAttentionPlugin), so that the tokens of
     all images follow one another without gaps. ``keep``: which part of the image tokens of a frame or a tile is returned, or
-    above 1 how many (``kept_tokens``).
+    above 1 how many (``kept_tokens``). For a tower whose units are whole images, ``tiles`` is how many tiles each has, some of
+    which may be padding; a decoder sees its features by cross-attention.
     """
 
     family: str
@@ -48,6 +49,7 @@ class VisionGeometry:
     tile_size: tuple[int, int] | None = None
     ragged: bool = False
     keep: float = 1.0
+    tiles: int = 0
 
     @property
     def prunes(self) -> bool:
@@ -88,7 +90,7 @@ class VisionGeometry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
-        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, **data}  # what older bundles lack
+        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, "tiles": 0, **data}  # what older bundles lack
         values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
         tile = values.pop("tile_size")
         for key, value in values.items():
@@ -101,7 +103,7 @@ class VisionGeometry:
             raise ValueError(f"keep is {values['keep']!r}")
         if values["position_sampling"] not in (*_TAPS, BILINEAR_ANTIALIASED):
             raise ValueError(f"position_sampling is {values['position_sampling']!r}")
-        if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES):
+        if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES, WHOLE_IMAGES):
             raise ValueError(f"unit is {values['unit']!r}")
         size(values["tokens_a_unit"], "tokens_a_unit")
         if tile is not None:

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from tt_edge.contract import symbols as s
+from tt_edge.contract.seen_tiles import tiles_from, tiles_until
 from tt_edge.contract.step import Step
 from tt_edge.contract.symbols import Scope, Sizes, Symbol
 from tt_edge.dtypes import DType
@@ -88,7 +89,17 @@ IMAGE_FEATURES, IMAGE_INDICES = "image_features", "image_indices"
 #: Of models in which the tokens of a block see each other in both directions: the place up to which each token sees, exclusive,
 #: int32 ``[B, S]``. Blocks are runs of tokens whose image index is not -1; -2 is text in a block.
 VISIBLE_UNTIL, TEXT_IN_BLOCK = "visible_until", -2
+#: Of models that see images by cross-attention: for each layer that does, the keys and values of a slot's images ``[B, H, T, D]``,
+#: which the tower makes as rows ``[rows, H * D]``; and which tiles each token sees, int32 ``[B, S]``
+#: (``tt_edge.contract.seen_tiles``).
+IMAGE_KEY, IMAGE_VALUE = "image_key_{i}", "image_value_{i}"
+TILES_FROM, TILES_UNTIL = "tiles_from", "tiles_until"
 _DEEPSTACK = "deepstack_features_{i}"
+
+
+def image_cache_names(layers: int) -> list[str]:
+    """The names of images' keys and values of all layers with cross-attention, in order."""
+    return [name.format(i=layer) for layer in range(layers) for name in (IMAGE_KEY, IMAGE_VALUE)]
 
 
 def deepstack_name(level: int) -> str:
@@ -117,6 +128,8 @@ def cross_names(layers: int) -> list[str]:
 
 #: The input of towers that take tiles.
 TILE_PIXELS = "pixel_values"
+#: Of towers that take whole images: the tiles of each, the number of its arrangement of rows and columns, which tiles it has.
+CANVAS_PIXELS, ASPECT_RATIO_IDS, ASPECT_RATIO_MASK = "canvas_pixels", "aspect_ratio_ids", "aspect_ratio_mask"
 #: Of ragged towers: where each tile begins, and the end.
 CU_TILES = "cu_tiles"
 #: Of ragged towers: which offsets tell the same as numbers of segments and windows for every patch.
@@ -214,6 +227,10 @@ REGISTRY: list[EngineInput] = [
     _of_step(VISIBLE_UNTIL, DType.INT32, _TOKENS, _visible_until),
     EngineInput(IMAGE_FEATURES, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
     EngineInput(_DEEPSTACK, None, _TABLE, FedBy.TABLE, produced=_ROWS_MADE),
+    EngineInput(IMAGE_KEY, None, _CROSS, FedBy.CROSS, produced=_ROWS_MADE),
+    EngineInput(IMAGE_VALUE, None, _CROSS, FedBy.CROSS, produced=_ROWS_MADE),
+    _of_step(TILES_FROM, DType.INT32, _TOKENS, lambda step: tiles_from(_image_indices(step))),
+    _of_step(TILES_UNTIL, DType.INT32, _TOKENS, lambda step: tiles_until(_image_indices(step))),
     # Of encoder-decoders: the encoder's, then the decoder's.
     EngineInput(SOURCE_IDS, DType.INT64, (s.BATCH, s.SOURCE), FedBy.SOURCE),
     EngineInput(SOURCE_LENGTHS, DType.INT32, (s.BATCH,), FedBy.SOURCE),
@@ -256,6 +273,9 @@ REGISTRY: list[EngineInput] = [
     EngineInput(ROPE_TABLE, DType.FLOAT32, (None, None, None), FedBy.EDGE_LLM),
     # Of vision towers.
     _of_tower(TILE_PIXELS, None, s.UNITS, None, None, None),
+    _of_tower(CANVAS_PIXELS, None, s.UNITS, None, None, None, None),
+    _of_tower(ASPECT_RATIO_IDS, DType.INT64, s.UNITS),
+    _of_tower(ASPECT_RATIO_MASK, DType.INT64, s.UNITS, None),
     _of_tower("patches", None, s.UNITS, None, None),
     _of_tower("patch_positions", DType.INT64, s.UNITS, None, None),
     _of_tower("segment_ids", DType.INT32, s.UNITS, None),

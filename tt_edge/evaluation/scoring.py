@@ -125,7 +125,7 @@ def score(session: Session, targets: Iterable[Target]) -> Iterator[tuple[int, To
         while (free := [slot for slot in slots if not slot.busy]) and (pair := next(queue, None)) is not None:
             number, target = pair
             target.check(session.contract.max_seq_len)
-            if session.contract.cross and target.source is None:
+            if session.contract.takes_source and target.source is None:
                 raise InvalidInputError(
                     "the bundle is of an encoder-decoder, and texts are scored only by language models; give one"
                 )
@@ -135,7 +135,7 @@ def score(session: Session, targets: Iterable[Target]) -> Iterator[tuple[int, To
                 session.write_cross(slot.index, target.source.cross, target.source.length)
         for slot in slots:
             if slot.busy and not slot.held and slot.target.images.tokens:
-                session.write_features(slot.index, slot.target.images.features)
+                slot.target.images.write_to(session, slot.index)
         busy = [slot for slot in slots if slot.busy]
         if not busy:
             return

@@ -173,7 +173,7 @@ def teacher_forced(
     session.reset(len(prompts))
     for row, own in enumerate(images):
         if own.features:
-            session.write_features(row, own.features)
+            own.write_to(session, row)
     lengths = np.array([len(ids) for ids in prompts])
     ids = np.zeros((len(prompts), lengths.max()), np.int64)
     for row, prompt in enumerate(prompts):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -23,7 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from tt_edge.compile.export.masks import Visibility, visible_masks
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.plugins.ops import semantic
+from tt_edge.plugins.ops import native, semantic  # noqa: F401  (define operators)
 
 ATTENTION_NAME = "tt_edge"
 
@@ -50,12 +50,27 @@ class Segments:
     numbers: Tensor
 
 
+class SeenKeys(NamedTuple):
+    """A stand-in for a mask that is computed in the network: the keys that each query sees, boolean ``[B, 1, S, T]``.
+
+    Attention is 0 where a query is not ``there``, boolean ``[B, S]``; ``None``: all are.
+    """
+
+    mask: Tensor
+    there: Tensor | None = None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention ``[B, S, Hq, D]``, with K and V not repeated."""
+        out: Tensor = torch.ops.tt_edge.masked_attention(query * scale, key, value, self.mask).transpose(1, 2)
+        return out if self.there is None else torch.where(self.there[:, :, None, None], out, torch.zeros_like(out))
+
+
 def _attention_function(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | Visibility | Segments | None,
+    attention_mask: Tensor | Visibility | Segments | SeenKeys | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -71,6 +86,9 @@ def _attention_function(
     if segments is not None:  # of a vision tower: ``tt_edge.compile.vision.grids`` passes segments in its place
         scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
         return torch.ops.tt_edge.segment_attention(query, key, value, segments, scale).transpose(1, 2), None
+    if isinstance(attention_mask, SeenKeys):
+        scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        return attention_mask.attend(query, key, value, scale), None
     if isinstance(attention_mask, Tensor):
         raise UnsupportedModelError(
             f"{type(module).__name__} builds its own attention mask, which tt-edge does not translate; "

@@ -69,7 +69,8 @@ def picture_prompts(
     found: list[Prompt] = []
     for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
         tokens = sum(picture.tokens for picture in chosen)
-        length = sum(picture.kept(vision.processor.keep) for picture in chosen) + _TEXT_BETWEEN * (len(chosen) + 1)
+        counts = [vision.processor.tokens_in_prompt(picture) for picture in chosen]
+        length = sum(counts) + _TEXT_BETWEEN * (len(chosen) + 1)
         if not chosen or (found and (length > room or tokens > contract.max_image_tokens)):
             continue
         if length > room:
@@ -83,9 +84,9 @@ def picture_prompts(
         ]
         keep, token = vision.processor.keep, vision.processor.token_ids[0]
         ids, whole = list(texts[0]), list(texts[0])
-        for picture, text in zip(chosen, texts[1:], strict=True):
-            ids += [token] * picture.kept(keep) + text
-            whole += [token] * picture.tokens + text
+        for picture, count, text in zip(chosen, counts, texts[1:], strict=True):
+            ids += [token] * count + text
+            whole += [token] * (count if keep == 1 else picture.tokens) + text
         found.append(Prompt(ids, tuple(chosen), vision.prompt_images(ids, chosen), keep, tuple(whole)))
     return found
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.vision.crossed.reference import crossed_inputs, is_crossed
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import has_grids, rope_index
 from tt_edge.compile.vision.grids.found import patch_inputs_of
@@ -88,8 +89,9 @@ class PyTorchVLM(PyTorchBaseline):
         start = self._now()
         if vision:
             pixels = vision.pop("pixel_values").to(self.device, self.model.dtype)
+            tower = self.model.model.vision_model if is_crossed(self.model) else self.model.get_image_features
             with torch.no_grad():
-                self.model.get_image_features(pixels, **{k: v.to(self.device) for k, v in vision.items()})
+                tower(pixels, **{k: v.to(self.device) for k, v in vision.items()})
         seconds = self._now() - start
         clock = _Clock(self)
         start = self._now()
@@ -210,7 +212,7 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
 
 
 #: The model inputs that say how large images are.
-SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes")
+SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes", "aspect_ratio_ids", "aspect_ratio_mask")
 #: The processor outputs that models take.
 _USED = {
     "input_ids",
@@ -265,6 +267,8 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     grids = getattr(model.config, "vision_config", None) is not None and has_grids(model)
     if grids and rope_index(model) is not None:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    if images and is_crossed(model):
+        return inputs | crossed_inputs(model, rows, images)
     if grids and images:
         return inputs | patch_inputs_of(model).of_images(images)
     if images:

@@ -12,6 +12,7 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pruning import follows_rule
 from tt_edge.compile.parity.pytorch_vlm import SIZES, cast, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
+from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
 from tt_edge.compile.vision.families import has_grids
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, deepstack_name
 from tt_edge.errors import MissingDependencyError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> dict[str, np.ndarray]:
     """Hugging Face's features of the images ``pictures``, fp32 ``[tokens, hidden]``, keyed by the names of the language
     network's feature tables."""
+    if is_crossed(model):
+        return crossed_features(model, pictures)
     inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
     taken = {name: inputs[name] for name in ("pixel_values", *SIZES) if name in inputs}
     with torch.no_grad():
@@ -127,8 +130,8 @@ def compare_preprocessing(
         ours = model_inputs(model, [ids], processed)["pixel_values"].numpy()
     else:
         ours = np.concatenate([image.pixels for image in processed])
-    if wanted.ndim == 5:  # images side by side, those of fewer tiles padded with zeros
-        wanted = wanted.reshape(-1, *wanted.shape[2:])
+    if wanted.ndim >= 5:  # images side by side, those of fewer tiles padded with zeros
+        wanted = wanted.reshape(-1, *wanted.shape[-3:])
         wanted = wanted[wanted.any(axis=(1, 2, 3))]
     steps = float("inf")
     if ours.size == wanted.size:

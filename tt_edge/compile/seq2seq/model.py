@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import EncoderDecoderModel
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tt_edge.compile.export.latest_cache import LatestLayer
 from tt_edge.compile.export.masks import Visibility
 from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
 from tt_edge.compile.seq2seq.positions import Positions
@@ -49,23 +50,12 @@ _MASK_MAKERS = ("SwitchTransformersStack",)
 _POOLED = ("PPFormulaNetVisionModel",)
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]
-    """A layer of a cache that keeps the latest keys and values, and nothing from before."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = key_states, value_states
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        return 0
-
-
 def _caches(cross: Sequence[tuple[Tensor, Tensor]] = ()) -> EncoderDecoderCache:
     """Empty caches, or one whose attention to the source already has the keys and values ``cross``, layer by layer."""
-    made = Cache(layer_class_to_replicate=_Layer)
+    made = Cache(layer_class_to_replicate=LatestLayer)
     for layer, (keys, values) in enumerate(cross):
         made.update(keys, values, layer)
-    caches = EncoderDecoderCache(Cache(layer_class_to_replicate=_Layer), made)
+    caches = EncoderDecoderCache(Cache(layer_class_to_replicate=LatestLayer), made)
     caches.is_updated = dict.fromkeys(range(len(cross)), True)
     return caches
 

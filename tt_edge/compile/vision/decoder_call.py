@@ -15,9 +15,8 @@ from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.own_processor import OwnProcessor
-from tt_edge.compile.vision.tower import TileTower
+from tt_edge.compile.vision.tower import Tower
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE
@@ -43,7 +42,7 @@ class _ReachedError(Exception):
 def check_decoder_call(
     model: PreTrainedModel,
     family: VLMFamily,
-    tower: GridTower | TileTower,
+    tower: Tower,
     geometry: VisionGeometry,
     own: OwnProcessor,
     files: HostFiles,
@@ -128,7 +127,7 @@ def _called(model: PreTrainedModel, decoder: Any, run: Any) -> dict[str, Any]:
 def _run_ours(
     model: PreTrainedModel,
     family: VLMFamily,
-    tower: GridTower | TileTower,
+    tower: Tower,
     geometry: VisionGeometry,
     ids: list[int],
     prepared: list[ProcessedImage],

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from tt_edge.config import Backend, CompileConfig
+from tt_edge.config import Backend, CompileConfig, TowerAttention
 from tt_edge.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class VLMFamily:
 
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
     width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
-    one size, ``tile_size`` where the configuration does not have it. ``whole``: logits are computed by the whole model, which may
+    one size, ``tile_size`` where the configuration does not have it; ``images`` takes whole images, which the decoder sees by
+    cross-attention. ``whole``: logits are computed by the whole model, which may
     scale them, not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
     """
 
@@ -62,6 +63,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
+    "mllama": VLMFamily("model.language_model", "lm_head", "images", prunes=False),
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
@@ -166,6 +168,8 @@ def holder_of_features(model: Any) -> Any:
 def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConfig) -> None:
     """Raise ``UnsupportedModelError`` for options that the family's images do not have, or that its blocks exclude."""
     name = type(model).__name__
+    if family.tower == "images":
+        check_crossed_options(name, config)
     if config.vision.keep_image_tokens != 1 and not family.prunes:
         raise UnsupportedModelError(
             f"{name}'s image tokens have places in lines, rows or blocks, of which none can be dropped; omit --keep-image-tokens"
@@ -183,6 +187,18 @@ def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConf
             f"{name}'s prompts see beyond its sliding window of {window} tokens, which no backend has; compile with "
             f"--max-seq-len {window} or less"
         )
+
+
+def check_crossed_options(name: str, config: CompileConfig) -> None:
+    """Raise ``UnsupportedModelError`` for options that a decoder with cross-attention to images does not have."""
+    given = {
+        "--backend plugin": config.attention.backend is Backend.PLUGIN,
+        "--vision-attention plugin": config.vision.attention is TowerAttention.PLUGIN,
+        "--quant": config.quantization.recipe is not None,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise UnsupportedModelError(f"{name} sees images by cross-attention, which {option} does not have; omit it")
 
 
 def _decoder(model: Any) -> nn.Module | None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from tt_edge.compile.export.features import check_features
 from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
-from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.compile.vision.own_processor import OwnProcessor
-from tt_edge.compile.vision.tower import TileTower, tower_of
+from tt_edge.compile.vision.tower import Tower, tower_of
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
@@ -31,7 +30,7 @@ class Sight:
     """A model's tower, the sizes of its inputs, and of how many tiles an image is at most."""
 
     family: VLMFamily
-    tower: GridTower | TileTower
+    tower: Tower
     geometry: VisionGeometry
     most_tiles: int = 1
 
@@ -69,7 +68,7 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
 def _with_prompt(
     model: PreTrainedModel,
     family: VLMFamily,
-    tower: GridTower | TileTower,
+    tower: Tower,
     geometry: VisionGeometry,
     files: HostFiles,
     own: OwnProcessor | None,
@@ -84,7 +83,7 @@ def _with_prompt(
     return Sight(family, tower, geometry, prepared.most_tiles)
 
 
-def _tower(model: PreTrainedModel, family: VLMFamily, ragged: bool) -> tuple[GridTower | TileTower, VisionGeometry]:
+def _tower(model: PreTrainedModel, family: VLMFamily, ragged: bool) -> tuple[Tower, VisionGeometry]:
     try:
         return tower_of(model, family, ragged=ragged)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:

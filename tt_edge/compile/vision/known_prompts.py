@@ -21,7 +21,7 @@ class KnownPrompt:
     that hold them, with their defaults). ``numbered``, ``leading`` and ``tiles`` are those of ``Placeholders``.
     ``prompts_have_start``: prompts have the token before an image's tokens in the place of the image, and ``apart`` is put before
     and after. ``one_block``: all tokens of a prompt see each other, and its text begins with the token that begins sequences and
-    ends with a newline.
+    ends with a newline. ``single``: an image is one token, and a prompt has the token that begins sequences before its text.
     """
 
     processor: str
@@ -34,6 +34,7 @@ class KnownPrompt:
     apart: str = ""
     one_block: bool = False
     tiles: TileText | None = None
+    single: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
@@ -56,6 +57,8 @@ class KnownPrompt:
             written=start if self.prompts_have_start else None,
             before_text=_content(tokenizer_config.get("bos_token")) if self.one_block else None,
             tiles=self.tiles,
+            single=self.single,
+            begins=_content(tokenizer_config.get("bos_token")) or None if self.single else None,
         )
 
 
@@ -98,5 +101,6 @@ KNOWN_PROMPTS: dict[str, KnownPrompt] = {
         around_settings=_IMG_SETTINGS,
         settings={"crop_to_patches": True},  # which its processor asks for
     ),
+    "mllama": KnownPrompt("MllamaImageProcessor", single=True),
     "eagle2": KnownPrompt("Eagle2", around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
 }

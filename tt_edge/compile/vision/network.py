@@ -11,10 +11,10 @@ from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
+from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import deepstack_levels
-from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.pruning import PrunedTower
-from tt_edge.compile.vision.tower import TileTower
+from tt_edge.compile.vision.tower import Tower
 from tt_edge.config import CompileConfig
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, KEPT_ROWS, IOContract, VisionGeometry, deepstack_name
 from tt_edge.lowering.base import LoweringContext, LoweringPass
@@ -36,7 +36,7 @@ class TowerCompiler(PartCompiler):
         self,
         model: PreTrainedModel,
         config: CompileConfig,
-        tower: GridTower | TileTower | PrunedTower,
+        tower: Tower | PrunedTower,
         geometry: VisionGeometry,
         network_name: str = "model-vision",
     ) -> None:
@@ -59,6 +59,8 @@ class TowerCompiler(PartCompiler):
         return vision_passes(self.geometry)
 
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
+        if isinstance(self.tower, CrossedTower):
+            return read_contract(module, self.tower.tables, self.config.limits, geometry=self.geometry)
         tables = [IMAGE_FEATURES, *(deepstack_name(level) for level in range(deepstack_levels(self.model)))]
         tables += [KEPT_PLACES] if self.geometry.prunes else []
         return read_contract(module, tables, self.config.limits, geometry=self.geometry)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tt_edge.compile.vision.grids.tower import GridTower
-from tt_edge.compile.vision.tower import TileTower
+from tt_edge.compile.vision.tower import Tower
 from tt_edge.contract import KEPT_ROWS, PRUNING_PLAN, VisionGeometry
 
 #: Rows that are returned in the traced example: a number that no model has as a size.
@@ -25,7 +24,7 @@ _ROWS = 11
 class PrunedTower(nn.Module):
     """``tower``, of whose feature rows only those of the kept tokens are returned, in the order of their places."""
 
-    def __init__(self, tower: GridTower | TileTower, tokens_a_unit: int = 1) -> None:
+    def __init__(self, tower: Tower, tokens_a_unit: int = 1) -> None:
         super().__init__()
         self.tower, self._tokens = tower, tokens_a_unit
 
@@ -75,9 +74,7 @@ def distances(features: Tensor, group: Tensor) -> Tensor:
     return (apart * apart).sum(1)
 
 
-def pruned(
-    tower: GridTower | TileTower, geometry: VisionGeometry, keep: float
-) -> tuple[GridTower | TileTower | PrunedTower, VisionGeometry]:
+def pruned(tower: Tower, geometry: VisionGeometry, keep: float) -> tuple[Tower | PrunedTower, VisionGeometry]:
     """``tower`` and its ``geometry`` where ``keep`` of the image tokens are returned; as they are where all are."""
     return (
         (tower, geometry) if keep == 1 else (PrunedTower(tower, geometry.tokens_a_unit), replace(geometry, keep=keep))

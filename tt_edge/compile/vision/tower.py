@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import VLMFamily
 from tt_edge.compile.vision.features import features_of
 from tt_edge.compile.vision.grids.found import grid_tower_of
@@ -44,12 +45,17 @@ class TileTower(nn.Module):
         yield
 
 
-def tower_of(
-    model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False
-) -> tuple[GridTower | TileTower, VisionGeometry]:
+#: Any tower; each has ``example`` and ``traceable``.
+Tower: TypeAlias = GridTower | TileTower | CrossedTower
+
+
+def tower_of(model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False) -> tuple[Tower, VisionGeometry]:
     """The tower of ``model``, and the geometry that determines its input shapes."""
     if family.tower == "grid":
         return grid_tower_of(model, ragged=ragged)
+    if family.tower == "images":
+        crossed = CrossedTower(model)
+        return crossed, crossed.geometry()
     tower = TileTower(model, family.tile_size or _tile_size(model))
     return tower, replace(_tile_geometry(model, tower), ragged=ragged)
 

@@ -282,7 +282,7 @@ class Session(ABC):
         ``cross`` has keys and values ``[H, T, D]`` by name, of which the first ``length`` places are written. They stay on the
         device until the slot's next source. Raises ``CapacityError`` for a source that is too long.
         """
-        limit = self.contract.max_source_len
+        limit = self.contract.cross_places
         if not 1 <= length <= limit:
             raise CapacityError(
                 f"a source of {length} tokens does not fit the compiled model, which takes 1 to {limit}; shorten it, or compile "

@@ -59,7 +59,7 @@ class VisionPipeline:
         kept = features.pop(KEPT_PLACES, None)
         with self._placing:  # it hands out keys
             placed = self.processor.place(token_ids, images, kept)
-        return dataclasses.replace(placed, features=features)
+        return placed.with_features(features)
 
     def with_exact_images(self) -> VisionPipeline:
         """The same, but images that do not fit are refused, not scaled."""

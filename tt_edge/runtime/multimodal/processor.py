@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import TEXT_IN_BLOCK, VisionGeometry
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
+from tt_edge.runtime.multimodal.crossed.aspect_ratios import AspectRatioProcessor
+from tt_edge.runtime.multimodal.crossed.placing import place_crossed
 from tt_edge.runtime.multimodal.images import AS_IT_IS, ImageOptions, OpenedImage, ProcessedImage, open_image
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
@@ -92,6 +94,10 @@ class MultimodalProcessor:
         """How images stand in a prompt."""
         return replace(self.image_processor.placeholders, keep=self.keep)
 
+    def tokens_in_prompt(self, image: ProcessedImage) -> int:
+        """How many tokens of a prompt stand for ``image``."""
+        return 1 if self.placeholders.single else image.kept(self.keep)
+
     def tokenize(
         self, tokenizer: BundleTokenizer, prompt: str, sources: Sequence[ImageSource], *, add_special_tokens: bool
     ) -> tuple[list[int], list[ProcessedImage]]:
@@ -113,7 +119,7 @@ class MultimodalProcessor:
     def check_ids(self, token_ids: Sequence[int], images: Sequence[ProcessedImage] = ()) -> None:
         """Raise ``InvalidInputError`` for more image tokens than ``images`` have: the text has some of its own."""
         found = int(np.isin(np.asarray(token_ids, np.int64), self.token_ids).sum())
-        if found > (count := sum(image.kept(self.keep) for image in images)):
+        if found > (count := sum(map(self.tokens_in_prompt, images))):
             raise InvalidInputError(
                 f"the prompt has {found} image tokens ({self.image_processor.placeholders.image}), and its images have {count}; "
                 "remove those of the text"
@@ -164,6 +170,8 @@ class MultimodalProcessor:
         ``kept_places`` are the places of each image's kept tokens among its own, of all images one after the other, where the
         vision network drops some. Raises ``BundleError`` unless there are as many image tokens as the images have.
         """
+        if isinstance(self.image_processor, AspectRatioProcessor):
+            return place_crossed(token_ids, self.token_ids[0], images, self.image_processor.max_tiles, self._keys)
         ids = np.asarray(token_ids)
         is_image = np.isin(ids, self.token_ids)
         counts = [image.kept(self.keep) for image in images]

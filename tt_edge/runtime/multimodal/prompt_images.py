@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compat import Self
+
 if TYPE_CHECKING:
     from tt_edge.contract import IOContract
+    from tt_edge.runtime.engine.session import Session
 
 Int64s = NDArray[np.int64]
 Int32s = NDArray[np.int32]
@@ -46,6 +49,18 @@ class PromptImages:
     def tokens(self) -> int:
         """How many tokens of the prompt are an image's."""
         return int((self.indices >= 0).sum())
+
+    def with_features(self, features: Mapping[str, np.ndarray]) -> Self:
+        """The same, with the ``features`` of all images, one after the other."""
+        return replace(self, features=features)
+
+    def of_vocabulary(self, ids: Sequence[int]) -> Sequence[int]:
+        """Those of the prompt's ``ids`` that must have a logit."""
+        return ids
+
+    def write_to(self, session: Session, slot: int) -> None:
+        """Put the features where the network finds those of ``slot``."""
+        session.write_features(slot, self.features)
 
     def whole(self, start: int, count: int) -> int:
         """How many of the ``count`` tokens from place ``start`` on can be computed in one call without splitting a block.
@@ -112,7 +127,8 @@ def place_images(
     for slot, start, count, images in rows:
         positions[:, slot - first, :count] = images.positions_at(start, count, len(positions))
         own = images.indices_at(start, count)
-        indices[slot - first, :count] = np.where(own >= 0, own + slot * contract.max_image_tokens, own)
+        base = 0 if contract.sees_tiles else slot * contract.max_image_tokens
+        indices[slot - first, :count] = np.where(own >= 0, own + base, own)
     return positions, indices
 
 

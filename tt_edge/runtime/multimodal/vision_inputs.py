@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.contract import (
+    ASPECT_RATIO_MASK,
     CU_TILES,
     KEPT_ROWS,
     OFFSETS_OF,
     PRUNING_PLAN,
     TILE_PIXELS,
     TILES,
+    WHOLE_IMAGES,
     IOContract,
     VisionGeometry,
     kept_tokens,
 )
 from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.runtime.multimodal.crossed.inputs import canvas_inputs
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
 from tt_edge.runtime.multimodal.position_table import in_blocks, interpolation
 
@@ -65,6 +68,8 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
 
 def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     """As ``vision_inputs``, of exactly these images, for a tower without limits."""
+    if geometry.unit == WHOLE_IMAGES:
+        return canvas_inputs(geometry, images), np.arange(len(images) * geometry.tokens_a_unit)
     return _tiles(geometry, images) if geometry.unit == TILES else grid_inputs(geometry, images)
 
 
@@ -74,7 +79,7 @@ def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -
     if name == "window_ids":  # windows of their own, no larger than others
         fill = np.broadcast_to(-1 - (np.arange(more) // geometry.window_tokens)[:, None], shape)
     else:
-        fill = np.full(shape, -1 if name == "segment_ids" else 0)
+        fill = np.full(shape, {"segment_ids": -1, ASPECT_RATIO_MASK: 1}.get(name, 0))
     return np.concatenate([array, fill.astype(array.dtype)])
 
 

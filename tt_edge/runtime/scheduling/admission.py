@@ -32,7 +32,7 @@ def check_prompt(
     source: Source | None = None,
 ) -> None:
     """Raise ``InvalidInputError`` or ``CapacityError`` if ``prompt``, called ``what``, cannot run, now or ever."""
-    check_ids(what, prompt, contract.vocab_size)
+    check_ids(what, images.of_vocabulary(prompt), contract.vocab_size)
     total = len(prompt) + config.max_new_tokens
     if total > contract.max_seq_len:
         raise CapacityError(
@@ -41,10 +41,10 @@ def check_prompt(
             "or compile with a larger --max-seq-len"
         )
     _check_images(what, images, config, contract)
-    if bool(contract.cross) != (source is not None):
+    if contract.takes_source != (source is not None):
         raise InvalidInputError(
             f"{what} has no source, and the compiled model is an encoder-decoder; give the text, speech or page that it answers to"
-            if contract.cross
+            if contract.takes_source
             else f"{what} has a source, and the compiled model is no encoder-decoder; give a prompt"
         )
     if source is not None and config.prompt_logprobs is not None:

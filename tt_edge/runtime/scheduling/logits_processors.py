@@ -134,8 +134,9 @@ class RepetitionPenalty:
         self._penalty = np.float32(penalty)
 
     def __call__(self, scores: Scores, history: TokenHistory) -> None:
-        old = scores[history.ids]
-        scores[history.ids] = np.where(old < 0, old * self._penalty, old / self._penalty)
+        ids = _inside(history.ids, len(scores))
+        old = scores[ids]
+        scores[ids] = np.where(old < 0, old * self._penalty, old / self._penalty)
 
 
 class AnswerPenalties:
@@ -160,7 +161,7 @@ class NoRepeatNGram:
             return
         windows = np.lib.stride_tricks.sliding_window_view(history.ids, self._size)
         latest = history.ids[len(history) + 1 - self._size :]
-        scores[windows[(windows[:, :-1] == latest).all(axis=1), -1]] = -np.inf
+        scores[_inside(windows[(windows[:, :-1] == latest).all(axis=1), -1], len(scores))] = -np.inf
 
 
 class MinLength:
@@ -242,5 +243,7 @@ class Timestamps:
             scores[: self._first] = -np.inf
 
 
-def _inside(tokens: Sequence[int], vocab_size: int) -> Ids:
-    return np.array([token for token in tokens if token < vocab_size], np.int64)
+def _inside(tokens: Sequence[int] | Ids, vocab_size: int) -> Ids:
+    """Those of ``tokens`` that have a score; the token of an image may have none."""
+    found = np.asarray(tokens, np.int64)
+    return found[found < vocab_size]

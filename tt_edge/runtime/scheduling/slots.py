@@ -115,7 +115,7 @@ class BatchSlots:
         contract, images = self.session.contract, slot.images
         start = len(slot.keys) if contract.kv_cache else 0
         if (images.indices[start:] >= 0).any():
-            self.session.write_features(slot.index, images.features)
+            images.write_to(self.session, slot.index)
 
     def write_source(self, slot: Slot) -> None:
         """Put the keys and values of the slot's source where the network finds them."""

@@ -50,6 +50,7 @@ SIZES = {
     "Ovis2ImageProcessor": ("Ovis2ImageProcessor", {"size": SMALL, "max_patches": 4, "crop_to_patches": True}),
     "PerceptionLMImageProcessor": ("PerceptionLMImageProcessor", {"tile_size": SIDE, "max_num_tiles": 4}),
     "Llama4ImageProcessor": ("Llama4ImageProcessor", {"size": SMALL, "max_patches": 4}),
+    "MllamaImageProcessor": ("MllamaImageProcessor", {"size": SMALL, "max_image_tiles": 4}),
     "Qwen2VLImageProcessor": ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": 6272}}),
     **{name: (name, {"size": {"shortest_edge": 3136, "longest_edge": 12544}}) for name in PATCHES},
     "PixtralImageProcessor": ("PixtralImageProcessor", {"size": {"longest_edge": 80}}),
@@ -86,6 +87,7 @@ VALUES = {
     "crop_to_patches": [True, False],
     "min_size": [10, 20],
     "max_num_tiles": [1, 2],
+    "max_image_tiles": [1, 2],
     "tile_size": [20],
     "vision_input_type": ["vanilla"],
     "use_covering_area_grid": [False],
@@ -124,7 +126,7 @@ def processor(family, image, side=SIDE):
     grid = {"merge_size": merge, "patch_dim": 3 * frames * patch**2}
     sizes = grid if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
     tokens = 5 if family.startswith("llava_") else 4
-    geometry = VisionGeometry(family, kind, tokens, **sizes)
+    geometry = VisionGeometry(family, kind, tokens, **sizes, tiles=4)  # the last is of whole images only
     return image_processor_for(settings_of(family, image, geometry))
 
 
@@ -139,6 +141,8 @@ def pixels_of_transformers(theirs, picture):
     if "Paddle" in type(theirs).__name__:  # row by row
         rows, columns = out["image_grid_thw"][0][1:].tolist()
         return own[in_blocks(np.arange(rows * columns).reshape(rows, columns), 2)].reshape(rows * columns, -1)
+    if "Mllama" in type(theirs).__name__:  # without the tiles that an image lacks
+        return own[0, 0, : out["num_tiles"][0][0]]
     return own[0] if own.ndim == 5 else own
 
 

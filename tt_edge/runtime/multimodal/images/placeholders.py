@@ -50,6 +50,8 @@ class Placeholders:
     kept (``ProcessedImage.kept``). ``written`` is what a prompt has for an image where that is not ``image``. ``before_text``,
     where it is given, is put before the text behind the last image, and a newline after it (PaliGemma); a prompt without images
     is then refused. ``tiles``: an image of several tiles is written otherwise than with ``start`` and ``end`` around all tokens.
+    ``single``: an image is one token, whatever its size, and the decoder sees it by cross-attention. ``begins`` is put before the
+    text, but behind images that stand before it, unless the prompt has it already.
     """
 
     image: str
@@ -62,6 +64,8 @@ class Placeholders:
     written: str | None = None
     before_text: str | None = None
     tiles: TileText | None = None
+    single: bool = False
+    begins: str | None = None
 
     @property
     def needs_image(self) -> bool:
@@ -100,6 +104,7 @@ class Placeholders:
         Raises ``InvalidInputError`` unless there are as many placeholders as images.
         """
         self.check(prompt, len(images))
+        prompt = self._begun(prompt)
         if self.leading:
             return prompt, sum(image.kept(self.keep) for image in images), list(images)
         found = self._found(prompt)
@@ -115,6 +120,15 @@ class Placeholders:
             end = match.end()
         rest = prompt[end:] if self.before_text is None else f"{self.before_text}{prompt[end:]}\n"
         return "".join([*parts, rest]), 0, ordered
+
+    def _begun(self, prompt: str) -> str:
+        """``prompt`` with what it begins with."""
+        if self.begins is None or self.begins in prompt:
+            return prompt
+        rest, word = prompt, self.in_prompt
+        while rest.startswith(word):
+            rest = rest[len(word) :]
+        return f"{prompt[: len(prompt) - len(rest)]}{self.begins}{rest}"
 
     def _found(self, prompt: str) -> list[re.Match[str]]:
         pattern = (
@@ -133,7 +147,7 @@ class Placeholders:
 
     def _written(self, image: ProcessedImage, number: int) -> str:
         token = self.video if image.is_video and self.video else self.image
-        tokens = image.kept(self.keep)
+        tokens = 1 if self.single else image.kept(self.keep)
         layout = image.layout
         if self.tiles is not None and layout is not None and layout.tiles > 1:
             return self.tiles.written(layout, token * (tokens // layout.tiles))

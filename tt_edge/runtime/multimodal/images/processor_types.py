@@ -212,6 +212,18 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         },
         ("max_patches", "resize_to_max_canvas"),
     ),
+    "MllamaImageProcessor": ProcessorType(
+        {
+            "resample": 2,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "size": _square(224),
+            "do_pad": True,
+            "max_image_tiles": 4,
+        },
+        ("max_image_tiles",),
+        only={"do_pad": (True,)},
+    ),
     "Eagle2": ProcessorType(  # code in the checkpoint
         {
             "resample": 3,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError, UnsupportedModelError
+from tt_edge.runtime.multimodal.crossed.aspect_ratios import AspectRatioProcessor
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
@@ -72,6 +73,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "Ovis2ImageProcessor": TilingProcessor.of_ovis2,
     "PerceptionLMImageProcessor": TilingProcessor.of_perception,
     "Llama4ImageProcessor": CanvasProcessor.from_settings,
+    "MllamaImageProcessor": AspectRatioProcessor.from_settings,
     "Eagle2": TilingProcessor.of_eagle2,
     "Qwen2VLImageProcessor": QwenVLProcessor.from_settings,
     "Glm4vImageProcessor": GridProcessor.of_glm,

@@ -76,18 +76,22 @@ class CanvasProcessor:
         self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
     ) -> ProcessedImage:
         """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
+        rows, columns = self._canvas((image.shape[0], image.shape[1]), options, max_tokens)
+        tiles = self._tiles(image, rows, columns)
+        if len(tiles) > 1:
+            tiles.append(normalize(resize(image, self.tile, self.tile, self.resample), self.mean, self.std))
+        layout = Layout(rows, columns, "last" if len(tiles) > 1 else "")
+        return ProcessedImage(np.stack(tiles), None, len(tiles) * self.tokens_a_tile, layout=layout)
+
+    def _tiles(self, image: NDArray[np.uint8], rows: int, columns: int) -> list[NDArray[np.float32]]:
+        """The tiles of the image in its canvas, ``[3, H, W]`` each, row by row."""
         size, side = (image.shape[0], image.shape[1]), self.tile
-        rows, columns = self._canvas(size, options, max_tokens)
         inner = self._inner(size, (rows * side, columns * side))
         check_resize(size, inner)
         canvas = np.zeros((rows * side, columns * side, 3), np.uint8)
         canvas[: inner[0], : inner[1]] = resize(image, *inner, self.resample)
-        tiles = list(canvas.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3))
-        if len(tiles) > 1:
-            tiles.append(resize(image, side, side, self.resample))
-        pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
-        layout = Layout(rows, columns, "last" if len(tiles) > 1 else "")
-        return ProcessedImage(pixels, None, len(tiles) * self.tokens_a_tile, layout=layout)
+        tiles = canvas.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        return [normalize(tile, self.mean, self.std) for tile in tiles]
 
     def _canvas(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[int, int]:
         """Rows and columns of tiles."""
