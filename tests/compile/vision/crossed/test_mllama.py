@@ -10,6 +10,7 @@ from tests.tiny_mllama import write_mllama
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
@@ -64,3 +65,54 @@ def test_images_change_the_answer(llm):
     """The tokens of one prompt with four images: what is compared with transformers is not blind to them."""
     found = llm.generate([f"before {IMAGE} what?"] * 4, GREEDY, images=[[each] for each in PHOTOS])
     assert len({tuple(completion.new_token_ids) for completion in found}) == 4
+
+
+def test_beginnings_are_reused_with_the_same_images_only(llm, theirs):
+    """Not even the token before the image is of use with another image, or without one."""
+    first, second = f"before all this: {IMAGE}what is it?", f"before all this: {IMAGE}what is it? And then?"
+    for prompt, images, reused in [
+        (first, PHOTOS[1:2], False),
+        (second, PHOTOS[1:2], True),
+        (second, PHOTOS[:1], False),
+        (first.replace(IMAGE, ""), [], False),
+        (f"{second}{IMAGE}", PHOTOS[1:3], False),
+        (second, PHOTOS[1:2], True),
+    ]:
+        [completion] = llm.generate([prompt], GREEDY, images=[images])
+        assert (completion.cached_tokens > 20) is reused, (prompt, completion.cached_tokens)
+        check(llm, theirs, prompt, images, completion)
+
+
+def test_a_chat_of_two_turns(llm, theirs):
+    """The answer of the first is part of the second's prompt, and its tokens see what they saw when they were generated."""
+    picture = {"type": "image", "image": PHOTOS[1]}
+    messages = [{"role": "user", "content": [picture, {"type": "text", "text": "what?"}]}]
+    answer = llm.chat(messages, GREEDY)
+    check(llm, theirs, llm.apply_chat_template(messages), [PHOTOS[1]], answer, add_special_tokens=False)
+    messages += [{"role": "assistant", "content": "a car"}, {"role": "user", "content": "and now?"}]
+    second = llm.chat(messages, GREEDY)
+    check(llm, theirs, llm.apply_chat_template(messages), [PHOTOS[1]], second, add_special_tokens=False)
+
+
+def test_penalties_of_tokens_that_have_no_logit(llm):
+    """The image token is behind the vocabulary; transformers fails here."""
+    config = GenerationConfig(max_new_tokens=4, ignore_eos=True, repetition_penalty=1.3, no_repeat_ngram_size=1)
+    [completion] = llm.generate([f"{IMAGE}what?"], config, images=[PHOTOS[:1]])
+    assert len({*completion.new_token_ids} - {*completion.input_ids}) == 4
+
+
+def test_prompts_and_options_that_do_not_fit(llm, checkpoint, tmp_path):
+    with pytest.raises(CapacityError, match="4 images have 272 image tokens, more than max_image_tokens 204"):
+        llm.generate([IMAGE * 4], GREEDY, images=[PHOTOS])
+    with pytest.raises(InvalidInputError, match=r"has 2 placeholders <\|image\|> for 1 images"):
+        llm.generate([IMAGE * 2], GREEDY, images=[PHOTOS[:1]])
+
+    def compiled(**more):
+        compile_checkpoint(str(checkpoint), tmp_path / "b", CompileConfig.of(**LIMITS | more), EngineTarget())
+
+    with pytest.raises(InvalidInputError, match="max_image_tokens 60 is less than the 68 of one image"):
+        compiled(max_image_tokens=60)
+    with pytest.raises(
+        UnsupportedModelError, match="by cross-attention, which --backend plugin does not have; omit it"
+    ):
+        compiled(precision="fp16", backend="plugin")
