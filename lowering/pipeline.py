@@ -23,6 +23,7 @@ from tt_edge.lowering.cleanup.replace_linears import ReplaceLinears
 from tt_edge.lowering.decoder.expand_rotary import ExpandRotary
 from tt_edge.lowering.decoder.insert_kv_cache import InsertKVCache
 from tt_edge.lowering.decoder.insert_static_cache import InsertStaticCache
+from tt_edge.lowering.decoder.mask_entries import MaskEntries
 from tt_edge.lowering.decoder.move_logits_to_last_token import MoveLogitsToLastToken
 from tt_edge.lowering.decoder.replace_ids_with_embeddings import ReplaceIdsWithEmbeddings
 from tt_edge.lowering.decoder.select_top_logits import SelectTopLogits
@@ -50,6 +51,7 @@ def passes_for(config: CompileConfig) -> list[LoweringPass]:
         CanonicalizeGraph(),
         CheckTokenIndependence(),
         FoldConstants(),
+        MaskEntries(),
         FuseRmsNorm(),
         MoveLogitsToLastToken(),
         *_selecting(config),
@@ -108,6 +110,7 @@ def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:
     """The lowering passes of a vision tower, in the order they run."""
     return [
         CanonicalizeGraph(),
+        DecomposeNorms(),
         FoldConstants(),
         ReplacePatchConvolution(),
         FuseRmsNorm(),

@@ -7,13 +7,14 @@ which its processor asks for, and the processor is the one that transformers has
 from __future__ import annotations
 
 import inspect
+import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -68,7 +69,8 @@ _COUNTS = ("image_seq_length", "image_seq_len", "num_image_tokens", "num_query_t
 @dataclass(frozen=True)
 class Differs:
     """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), of its
-    processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's."""
+    processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's.
+    ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its special tokens."""
 
     config: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
@@ -77,14 +79,56 @@ class Differs:
     token: str = "<image>"
     image_processor: str | None = None
     processor_class: str | None = None
+    named: bool = True
+    roles: dict[str, str] = field(default_factory=dict)
+
+
+def _letters(number: int) -> str:
+    """A number as Chameleon's names of image tokens write it."""
+    return "".join(string.ascii_uppercase[int(digit)] for digit in str(number))
 
 
 _SQUARE = {"height": SIDE, "width": SIDE}
 _GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
+_KOSMOS = {"embed_dim": 64, "layers": 2, "ffn_dim": 96, "attention_heads": 4}
 _WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
 DIFFERS: dict[str, Differs] = {
     "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
+    "instructblip": Differs(
+        config={"qformer_config.encoder_hidden_size": 32, "text_config.word_embed_proj_dim": 64}, named=False
+    ),
+    "kosmos-2": Differs(
+        config={
+            **{f"text_config.{key}": size for key, size in _KOSMOS.items()},
+            "text_config.vocab_size": VOCABULARY + 20,
+            "text_config.pad_token_id": 0,
+        },
+        processor={"num_patch_index_tokens": 4},
+        processor_class="Kosmos2Processor",
+        image_processor="CLIPImageProcessor",
+        image={"size": {"shortest_edge": SIDE}, "crop_size": _SQUARE},
+        words=("</s>",),
+        roles={"unk_token": "</s>"},  # the ids that follow are words'
+    ),
+    "kosmos-2.5": Differs(
+        config={f"text_config.{key}": size for key, size in _KOSMOS.items()},
+        processor_class="Kosmos2_5Processor",
+        image_processor="Kosmos2_5ImageProcessor",
+    ),
+    "chameleon": Differs(
+        config={
+            "vocabulary_map": {"<image>": _IMAGE, **{f"IMGIMG{_letters(i)}Z": 350 + i for i in range(40)}},
+            "vq_config.num_embeddings": 40,
+            "vq_config.base_channels": 32,
+            "vq_config.latent_channels": 32,
+            "vq_config.resolution": 64,
+        },
+        image={"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
+        processor={"image_seq_length": 16},
+        words=("<sep>",),
+        roles={"sep_token": "<sep>"},
+    ),
     "step3p7": Differs(config={"vision_config.intermediate_size": 186}),
     "glm5_next": Differs(config={"text_config.num_key_value_heads": 4}),
     "aya_vision": Differs(
@@ -277,8 +321,24 @@ def tiny_tokenizer(name: str) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens=dict(_WORDS),
+        extra_special_tokens=dict(_WORDS) if DIFFERS.get(name, Differs()).named else {},
+        **DIFFERS.get(name, Differs()).roles,
     )
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """As BERT's: lower case, pieces of words, ``[CLS]`` and ``[SEP]`` around a text."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "this", "the", "?", *string.ascii_lowercase]
+    words += [f"##{letter}" for letter in string.ascii_lowercase]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {f"{role}_token": word for role, word in zip(("pad", "unk", "cls", "sep"), words, strict=False)}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def tiny_processor(name: str, tokens: int) -> Any:
@@ -293,6 +353,7 @@ def tiny_processor(name: str, tokens: int) -> Any:
     if images is None:
         raise ValueError(f"transformers has no image processor for {name}")
     given["image_processor"] = small_image_processor(images, differs.image)
+    given |= {key: bert_tokenizer() for key in accepted if key.endswith("_tokenizer")}
     if "video_processor" in accepted:
         videos = _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name)) or images.replace("Image", "Video")
         given["video_processor"] = getattr(transformers, videos)() if hasattr(transformers, videos) else None
@@ -329,11 +390,12 @@ def _named(entry: Any) -> str | None:
 
 def tokens_of(model: Any) -> int:
     """Features of a tile."""
-    from tt_edge.compile.vision.features import features_of
+    from tt_edge.compile.vision.tower import TileTower
 
     try:
         with torch.no_grad():
-            found = features_of(model)(model, torch.zeros(1, 3, SIDE, SIDE))
+            tower = TileTower(model, (SIDE, SIDE))
+            (found,) = tower(**tower.example(1, torch.float32))
     except Exception:  # takes other inputs: its processor counts without being told
         return 4
     return int(found.shape[-2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class CanonicalizeGraph(LoweringPass):
 
         1. a = aten.to.dtype(x, float32)       x is float32 already
         2. b = aten.to.dtype(a, float16)
-        3. c = aten.slice(b, 1, 0, INT64_MAX)
+        3. c = aten.slice(b, 1, 0, INT64_MAX)   (and what is written to all of it: slice_scatter)
         4. aten._assert_tensor_metadata(c)
         5. d = aten.div(position_ids, 64)
 
@@ -83,9 +84,13 @@ class CanonicalizeGraph(LoweringPass):
             if _promotes_integers(node):
                 matches += _cast_integers(node)
         for node in calls(graph, aten.slice.Tensor):
-            if _is_full_slice(node):
+            if _is_full_slice(node.args[2:]):
                 replace(node, _source(node))
             matches += 1
+        for node in calls(graph, aten.slice_scatter.default):
+            if _is_full_slice(node.args[3:]):
+                replace(node, node.args[1])  # type: ignore[arg-type]
+                matches += 1
         for node in calls(graph, *_CONVERSIONS):
             converted = _source(node)
             if value(converted).dtype != value(node).dtype:
@@ -128,9 +133,8 @@ def _is_integer(found: Any) -> bool:
     return is_tensor and not (found.dtype.is_floating_point or found.dtype is torch.bool)
 
 
-def _is_full_slice(node: Node) -> bool:
-    start = node.args[2] if len(node.args) > 2 else None
-    stop = node.args[3] if len(node.args) > 3 else None
-    step = node.args[4] if len(node.args) > 4 else 1
+def _is_full_slice(bounds: Sequence[Any]) -> bool:
+    given: list[Any] = [*bounds, *[None, None, 1][len(bounds) :]]
+    start, stop, step = given
     unbounded = stop is None or (isinstance(stop, int) and stop >= sys.maxsize)
     return bool(start in (None, 0) and unbounded and step == 1)

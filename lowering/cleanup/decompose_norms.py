@@ -53,6 +53,13 @@ def group_norm(
     return _affine(scaled.reshape(x.shape).to(x.dtype), weight, bias)
 
 
+def _native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, _n: int, _c: int, _hw: int, groups: int, eps: float
+) -> tuple[Tensor]:
+    """``aten.native_group_norm``, of which only the first result is used."""
+    return (group_norm(x, groups, weight, bias, eps),)
+
+
 def batch_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -77,7 +84,8 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias.reshape(shape)
 
 
-_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     aten.group_norm.default: group_norm,
+    aten.native_group_norm.default: _native_group_norm,
     aten.batch_norm.default: batch_norm,
 }

@@ -26,7 +26,15 @@ from tt_edge.lowering.base import (
 _HEADS = (aten.linear.default, torch.ops.tt_edge.quantized_linear.default)
 #: Elementwise operators that may be between the head's matrix multiply and the logits.
 _ELEMENTWISE = frozenset(
-    {aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.tanh.default, aten._to_copy.default, aten.mul.Scalar}
+    {
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        aten.add.Tensor,
+        aten.tanh.default,
+        aten._to_copy.default,
+        aten.mul.Scalar,
+        aten.masked_fill.Scalar,
+    }
 )
 
 

@@ -35,7 +35,8 @@ class VisionGeometry:
     ``(height, width)``. ``ragged``: offsets say which tokens attend to each other (ViTAttentionPlugin), so that the tokens of
     all images follow one another without gaps. ``keep``: which part of the image tokens of a frame or a tile is returned, or
     above 1 how many (``kept_tokens``). For a tower whose units are whole images, ``tiles`` is how many tiles each has, some of
-    which may be padding; a decoder sees its features by cross-attention.
+    which may be padding; a decoder sees its features by cross-attention. ``max_instruction``: token ids of a prompt's text that the
+    tower reads with each tile, at most; 0 for a tower that reads pixels only.
     """
 
     family: str
@@ -50,6 +51,7 @@ class VisionGeometry:
     ragged: bool = False
     keep: float = 1.0
     tiles: int = 0
+    max_instruction: int = 0
 
     @property
     def prunes(self) -> bool:
@@ -90,7 +92,8 @@ class VisionGeometry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
-        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, "tiles": 0, **data}  # what older bundles lack
+        # What older bundles lack.
+        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, "tiles": 0, "max_instruction": 0, **data}
         values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
         tile = values.pop("tile_size")
         for key, value in values.items():

@@ -108,6 +108,12 @@ def _feature_rows(scope: Scope) -> Sizes:
     return least, usual, most
 
 
+def _instruction(scope: Scope) -> Sizes:
+    assert scope.geometry is not None
+    most = max(1, scope.geometry.max_instruction)
+    return 1, min(32, most), most
+
+
 BATCH = Symbol(tensor.BATCH, lambda s: (1, 1, s.limits.max_batch))
 SEQUENCE = Symbol(tensor.SEQUENCE, _sequence)
 #: Tokens of a source in one call of an encoder.
@@ -129,6 +135,8 @@ CONTEXTS = Symbol("contexts", lambda s: (0, int(not s.generates), s.limits.max_b
 UNITS = Symbol("units", lambda s: s.units, of_tower=True)
 #: Image tokens of which a tower returns features.
 FEATURE_ROWS = Symbol("rows", _feature_rows, of_tower=True)
+#: Token ids of a prompt's text that a tower reads with each tile.
+INSTRUCTION = Symbol("instruction", _instruction, of_tower=True)
 # Of a ragged tower. A segment, or a window at an edge, may have one token only.
 SEGMENTS = Symbol("segments+1", lambda s: (2, 2, s.units[2] + 1), of_tower=True)
 WINDOW_OFFSETS = Symbol("windows+1", _windows, of_tower=True)

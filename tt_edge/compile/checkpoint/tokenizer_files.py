@@ -63,11 +63,16 @@ def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
             "tokenizer_config.json: clean_up_tokenization_spaces not applied by tt-edge; answers keep their spaces before "
             "punctuation"
         )
+    yield from saved_tokenizer(tokenizer)
+
+
+def saved_tokenizer(tokenizer: Any, folder: str = "") -> Iterator[tuple[str, bytes]]:
+    """Name (in ``folder``, which ends with ``/``) and content of each file that the runtime reads of a fast tokenizer."""
     with tempfile.TemporaryDirectory(prefix="tt-edge-tokenizer-") as scratch:
         tokenizer.save_pretrained(scratch)
         for name in _FILES:
             if (file := Path(scratch) / name).is_file():
-                yield name, file.read_bytes()
+                yield folder + name, file.read_bytes()
 
 
 def _cleans_up(tokenizer: Any) -> bool:

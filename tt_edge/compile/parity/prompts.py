@@ -69,8 +69,8 @@ def picture_prompts(
     found: list[Prompt] = []
     for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
         tokens = sum(picture.tokens for picture in chosen)
-        counts = [vision.processor.tokens_in_prompt(picture) for picture in chosen]
-        length = sum(counts) + _TEXT_BETWEEN * (len(chosen) + 1)
+        images = [vision.processor.image_ids(vision.processor.tokens_in_prompt(picture)) for picture in chosen]
+        length = sum(map(len, images)) + _TEXT_BETWEEN * (len(chosen) + 1)
         if not chosen or (found and (length > room or tokens > contract.max_image_tokens)):
             continue
         if length > room:
@@ -82,11 +82,11 @@ def picture_prompts(
             generator.choice(vocabulary, _TEXT_BETWEEN).tolist() if part or not leading else []
             for part in range(len(chosen) + 1)
         ]
-        keep, token = vision.processor.keep, vision.processor.token_ids[0]
+        keep = vision.processor.keep
         ids, whole = list(texts[0]), list(texts[0])
-        for picture, count, text in zip(chosen, counts, texts[1:], strict=True):
-            ids += [token] * count + text
-            whole += [token] * (count if keep == 1 else picture.tokens) + text
+        for picture, image, text in zip(chosen, images, texts[1:], strict=True):
+            ids += image + text
+            whole += (image if keep == 1 else vision.processor.image_ids(picture.tokens)) + text
         found.append(Prompt(ids, tuple(chosen), vision.prompt_images(ids, chosen), keep, tuple(whole)))
     return found
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,16 @@ from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.vision.crossed.reference import crossed_inputs, is_crossed
 from tt_edge.compile.vision.eagle2 import is_eagle2
-from tt_edge.compile.vision.families import has_grids, rope_index
+from tt_edge.compile.vision.families import (
+    PLACES,
+    Instruction,
+    has_grids,
+    holder_of_features,
+    language_part,
+    placed_features,
+    rope_index,
+)
+from tt_edge.compile.vision.features import handed_features
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
@@ -85,13 +95,13 @@ class PyTorchVLM(PyTorchBaseline):
         return observe(self.word, lambda: [self._images_timed(inputs, plan.osl)], plan.warmup, plan.runs)
 
     def _images_timed(self, inputs: Inputs, new_tokens: int) -> RequestTimes:
-        vision = {name: inputs[name] for name in ("pixel_values", *SIZES) if name in inputs}
+        vision = {name: inputs[name] for name in vision_inputs_of(self.model) if name in inputs}
         start = self._now()
         if vision:
-            pixels = vision.pop("pixel_values").to(self.device, self.model.dtype)
-            tower = self.model.model.vision_model if is_crossed(self.model) else self.model.get_image_features
+            dtype = self.model.dtype
+            moved = {k: v.to(self.device, dtype if k == "pixel_values" else v.dtype) for k, v in vision.items()}
             with torch.no_grad():
-                tower(pixels, **{k: v.to(self.device) for k, v in vision.items()})
+                tower_outputs(self.model, moved)
         seconds = self._now() - start
         clock = _Clock(self)
         start = self._now()
@@ -201,7 +211,7 @@ def processor_inputs(
     return {
         name: value if isinstance(value, Tensor) else torch.tensor(value)
         for name, value in out.items()
-        if name in taken
+        if name in taken or name.endswith(PLACES)
     }
 
 
@@ -213,6 +223,23 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
 
 #: The model inputs that say how large images are.
 SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes", "aspect_ratio_ids", "aspect_ratio_mask")
+
+
+def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
+    """What ``get_image_features`` returns; of a model without it, what it hands its decoder, as ``pooler_output``."""
+    if is_crossed(model):
+        return model.model.vision_model(**inputs)
+    if hasattr(holder_of_features(model), "get_image_features"):
+        return model.get_image_features(**inputs)
+    return SimpleNamespace(pooler_output=handed_features(model, inputs["pixel_values"]))
+
+
+def vision_inputs_of(model: Any) -> tuple[str, ...]:
+    """What ``get_image_features`` may take of a processor's outputs."""
+    instruction = Instruction.of(model)
+    return ("pixel_values", *SIZES, *(() if instruction is None else (instruction.name,)))
+
+
 #: The processor outputs that models take.
 _USED = {
     "input_ids",
@@ -275,6 +302,13 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         inputs["pixel_values"] = _pixels(model, rows, images)
         if images[0].size is not None:
             inputs["image_sizes"] = torch.tensor([image.size for image in images])
+        if (instruction := Instruction.of(model)) is not None:
+            inputs[instruction.name] = torch.tensor([image.instruction for image in images])
+        if images[0].place is not None and (placing := placed_features(language_part(model))):
+            mask = torch.zeros_like(inputs["input_ids"])
+            for row, image in zip(mask, images, strict=False):
+                row[image.place : (image.place or 0) + image.tokens] = 1
+            inputs[placing + PLACES] = mask
     if model.config.model_type == "gemma3":
         inputs["token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
     if images and model.config.model_type == "paligemma":

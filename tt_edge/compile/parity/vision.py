@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pruning import follows_rule
-from tt_edge.compile.parity.pytorch_vlm import SIZES, cast, model_inputs, processor_inputs, processor_of
+from tt_edge.compile.parity.pytorch_vlm import (
+    cast,
+    model_inputs,
+    processor_inputs,
+    processor_of,
+    tower_outputs,
+    vision_inputs_of,
+)
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
 from tt_edge.compile.vision.families import has_grids
@@ -33,9 +40,9 @@ def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> d
     if is_crossed(model):
         return crossed_features(model, pictures)
     inputs = cast(model_inputs(model, [[0]], pictures), model.dtype)
-    taken = {name: inputs[name] for name in ("pixel_values", *SIZES) if name in inputs}
+    taken = {name: inputs[name] for name in vision_inputs_of(model) if name in inputs}
     with torch.no_grad():
-        out: Any = model.get_image_features(**taken)
+        out = tower_outputs(model, taken)
     tables = {IMAGE_FEATURES: out.pooler_output}
     tables |= {deepstack_name(i): table for i, table in enumerate(getattr(out, "deepstack_features", None) or ())}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tt_edge.compile.vision.families import VLMFamily, deepstack_levels
+from tt_edge.compile.vision.families import PLACES, VLMFamily, deepstack_levels, placed_features
+from tt_edge.compile.vision.own_positions import by_positions
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, deepstack_name
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class ImageDecoder(nn.Module):
             input_ids = input_ids.masked_fill(image_indices >= 0, 0)
         embeds = rows_where(image_indices, image_features, embeddings(input_ids))
         if self._family.whole:
-            out = self.model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False)
+            placing = placed_features(self._family.decoder_of(self.model))
+            places = {} if placing is None else {f"{placing}{PLACES}": (image_indices >= 0).long()}
+            owner = self._family.whole_of(self.model)
+            out = owner(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **places)
             whole: Tensor = out.logits
             return whole
         more: dict[str, Any] = {}
@@ -83,12 +87,14 @@ class ImageDecoder(nn.Module):
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
-        """Within the block, the features of deeper levels are added by index instead of by boolean mask."""
+        """Within the block, the features of deeper levels are added by index instead of by boolean mask, and a decoder that places
+        features looks its positions up."""
         decoder = self._family.decoder_of(self.model)
-        if not hasattr(decoder, "_deepstack_process"):
-            yield
-            return
-        with patch.object(decoder, "_deepstack_process", _add_rows):
+        with ExitStack() as stack:
+            if hasattr(decoder, "_deepstack_process"):
+                stack.enter_context(patch.object(decoder, "_deepstack_process", _add_rows))
+            if placed_features(decoder) is not None:
+                stack.enter_context(by_positions(decoder))
             yield
 
 

@@ -54,7 +54,7 @@ def check_decoder_call(
     name = type(model).__name__
     assert files.has(IMAGE_PROMPT_FILE)
     processor = MultimodalProcessor.from_files(files, geometry, family.position_axes)
-    images = own.samples(geometry)[:2]
+    images = own.samples(geometry)[: 2 if own.word else 1]
     prompt = f"A {own.word} or {own.word}?"
     written = own.run(prompt, images)
     tokenizer = BundleTokenizer.from_bundle(files)
@@ -67,9 +67,9 @@ def check_decoder_call(
         for key, value in written.outputs.items()
         if isinstance(value, Tensor) and (key in taken or key.startswith("pixel"))
     }
-    decoder = family.decoder_of(model)
-    theirs = _called(model, decoder, lambda: model(**inputs, use_cache=False))
-    ours = _called(model, decoder, lambda: _run_ours(model, family, tower, geometry, ids, prepared, placed))
+    entry = family.entry_of(model)
+    theirs = _called(model, entry, lambda: model(**inputs, use_cache=False))
+    ours = _called(model, entry, lambda: _run_ours(model, family, tower, geometry, ids, prepared, placed))
     _compare(name, theirs, ours, len(ids), _CLOSE.get(model.dtype, 5e-2))
     theirs_see, ours_see = (_visible(each.get("attention_mask"), len(ids)) for each in (theirs, ours))
     if theirs_see is None or np.array_equal(theirs_see, np.tri(len(ids), dtype=bool)):
@@ -145,7 +145,8 @@ def _run_ours(
     positions: Any = np.arange(len(ids))[None] if placed.positions is None else placed.positions[:, None]
     indices = torch.from_numpy(placed.indices)[None]
     module = ImageDecoder(model, family)
-    return module(torch.tensor([ids]), torch.from_numpy(np.ascontiguousarray(positions)), indices, *tables)
+    with module.traceable():
+        return module(torch.tensor([ids]), torch.from_numpy(np.ascontiguousarray(positions)), indices, *tables)
 
 
 def _compare(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], length: int, close: float) -> None:
@@ -174,7 +175,10 @@ def _compare(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], leng
             raise UnsupportedModelError(
                 f"{name} hands its decoder other {key} with images than tt-edge's network has ({apart:.2g} apart)"
             )
-    if (embeds := theirs.get("inputs_embeds")) is None or embeds.shape[1] != length:
+    embeds = theirs.get(
+        "inputs_embeds", theirs.get("hidden_states")
+    )  # of its first layer, where it places features itself
+    if embeds is None or embeds.shape[1] != length:
         raise UnsupportedModelError(f"{name} does not hand its decoder embeddings of its {length} tokens")
 
 

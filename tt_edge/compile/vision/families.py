@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ class VLMFamily:
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
     width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
     one size, ``tile_size`` where the configuration does not have it; ``images`` takes whole images, which the decoder sees by
-    cross-attention. ``whole``: logits are computed by the whole model, which may
-    scale them, not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
+    cross-attention. ``whole``: logits are computed by the whole model, which may scale them (``whole_of``), not by ``decoder`` and
+    ``head`` only. ``prunes``: some of the image tokens can be dropped.
     """
 
     decoder: str
@@ -50,6 +51,19 @@ class VLMFamily:
     def decoder_of(self, model: PreTrainedModel) -> Any:
         """The module that computes hidden states from ``inputs_embeds``."""
         return model.get_submodule(self.decoder)
+
+    def entry_of(self, model: PreTrainedModel) -> Any:
+        """The module that is called with all embeddings: the decoder, or its first layer where it places or makes features."""
+        decoder = self.decoder_of(model)
+        places = placed_features(decoder) or "pixel_values" in inspect.signature(decoder.forward).parameters
+        return decoder.layers[0] if places else decoder
+
+    def whole_of(self, model: PreTrainedModel) -> Any:
+        """The module that computes logits from ``inputs_embeds``: the smallest that has decoder and head."""
+        common = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(*map(_names, (self.decoder, self.head)), strict=False)
+        )
+        return model.get_submodule(".".join(name for name, _ in common))
 
     def head_of(self, model: PreTrainedModel) -> nn.Module:
         head: nn.Module = model.get_submodule(self.head)
@@ -67,6 +81,30 @@ FAMILIES: dict[str, VLMFamily] = {
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """The text of a prompt that a tower reads with pixels: ``name`` is the argument that takes its token ids, ``most`` of them."""
+
+    name: str
+    most: int
+
+    @property
+    def tokenizer(self) -> str:
+        """What the processor, and the folder of a checkpoint, call the tokenizer that makes the ids."""
+        return self.name.removesuffix(_IDS) + "_tokenizer"
+
+    @classmethod
+    def of(cls, model: Any) -> Instruction | None:
+        """That of ``model``'s ``get_image_features``; ``None`` where it reads pixels only."""
+        features = getattr(holder_of_features(model), "get_image_features", None)
+        taken = {} if features is None else inspect.signature(features).parameters
+        name = next((each for each in taken if each.endswith(_IDS)), None)
+        if name is None:
+            return None
+        reader = getattr(model.config, name.removesuffix(_IDS) + "_config", None)
+        return cls(name, int(getattr(reader, "max_position_embeddings", 0)))
 
 
 @dataclass(frozen=True)
@@ -89,6 +127,10 @@ KNOWN: dict[str, _Facts] = {
 #: What was found of a model by running it and its processor.
 _FOUND_OF: WeakKeyDictionary[Any, VLMFamily] = WeakKeyDictionary()
 
+#: How the names end of masks of the places of features.
+PLACES = "_position_mask"
+#: How the names end of token ids that ``get_image_features`` takes.
+_IDS = "_input_ids"
 #: Inputs of ``get_image_features`` beside pixels that tt-edge's runtime makes itself, or does not need for whole tiles.
 _SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"})
 #: Those of models whose images are grids of patches of any size.
@@ -122,18 +164,22 @@ def _found(model: PreTrainedModel) -> VLMFamily:
     name, kind = type(model).__name__, model.config.model_type
     grids, facts = has_grids(model), KNOWN.get(kind, _Facts())
     features = getattr(holder_of_features(model), "get_image_features", None)
-    if features is None:
+    if features is None and hasattr(model, "get_video_features"):
+        raise UnsupportedModelError(f"{name} takes videos only, which no backend has")
+    if features is None and placed_features(language_part(model)) is None:
         raise UnsupportedModelError(
             f"{name} has no get_image_features, so its language part takes images in another way than as embeddings "
-            "(cross-attention); no backend has this"
+            "(it attends to them, or puts them before the text by itself); no backend has this"
         )
-    parameters = inspect.signature(features).parameters.values()
+    parameters = inspect.signature(features).parameters.values() if features is not None else ()
     needed = sorted(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
-    if strange := [each for each in needed if each not in _SERVED | _OF_GRIDS]:
+    instruction = Instruction.of(model)
+    served = _SERVED | _OF_GRIDS | ({instruction.name} if instruction is not None and instruction.most else set())
+    if strange := [each for each in needed if each not in served]:
         raise UnsupportedModelError(
             f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge does not make; no backend has this"
         )
-    decoder = _path(model, _decoder(model))
+    decoder = _path(model, language_part(model))
     head = _path(model, model.get_output_embeddings())
     if not decoder or not head:
         raise UnsupportedModelError(
@@ -201,12 +247,28 @@ def check_crossed_options(name: str, config: CompileConfig) -> None:
             raise UnsupportedModelError(f"{name} sees images by cross-attention, which {option} does not have; omit it")
 
 
-def _decoder(model: Any) -> nn.Module | None:
+def placed_features(decoder: nn.Module | None) -> str | None:
+    """The argument by which a decoder takes features that it places itself, where ``…_position_mask`` says (Kosmos-2).
+
+    ``None`` for one that is handed embeddings.
+    """
+    taken = () if decoder is None else inspect.signature(decoder.forward).parameters
+    return next((name for name in taken if f"{name}{PLACES}" in taken), None)
+
+
+def language_part(model: Any) -> nn.Module | None:
     """The module that makes hidden states of ``inputs_embeds``, by the names that transformers' models have for it."""
     inner = getattr(model, "model", model)
-    found = next((getattr(inner, name) for name in ("language_model", "text_model") if hasattr(inner, name)), None)
-    nested = getattr(found, "model", None)  # a language model with a head of its own
-    return nested if isinstance(nested, nn.Module) else found
+    itself = inner if hasattr(inner, "layers") else None  # a decoder that makes features itself (Chameleon)
+    found = next((getattr(inner, name) for name in ("language_model", "text_model") if hasattr(inner, name)), itself)
+    for nested in ("model", "decoder"):  # of a language model with a head of its own; OPT's within
+        part = getattr(found, nested, None)
+        found = part if isinstance(part, nn.Module) else found
+    return found
+
+
+def _names(path: str) -> list[str]:
+    return path.split(".")
 
 
 def _path(model: nn.Module, part: nn.Module | None) -> str:
@@ -216,4 +278,5 @@ def _path(model: nn.Module, part: nn.Module | None) -> str:
 
 def deepstack_levels(model: PreTrainedModel) -> int:
     """The number of first decoder layers that receive their own vision features (Qwen3-VL)."""
-    return len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ())
+    vision = getattr(model.config, "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or ())

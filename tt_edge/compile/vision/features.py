@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from tt_edge.compile.vision.families import holder_of_features
+from tt_edge.compile.vision.families import PLACES, holder_of_features, language_part, placed_features
 
-#: ``(model, pixel_values [tiles, 3, H, W])`` to features ``[tiles, rows, hidden]``.
-Features = Callable[[Any, Tensor], Tensor]
+#: ``(model, pixel_values [tiles, 3, H, W])`` to features ``[tiles, rows, hidden]``; ``image_features`` takes other inputs, too.
+Features = Callable[..., Tensor]
 
 
-def image_features(model: Any, pixel_values: Tensor) -> Tensor:
+def image_features(model: Any, pixel_values: Tensor, **more: Tensor) -> Tensor:
     """What the model's own ``get_image_features`` makes of each tile."""
-    features: Any = holder_of_features(model).get_image_features(pixel_values=pixel_values)
+    features: Any = holder_of_features(model).get_image_features(pixel_values=pixel_values, **more)
     features = getattr(features, "pooler_output", features)
     if isinstance(features, list | tuple):  # one for each image
         features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
@@ -25,6 +26,31 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
         features = features.reshape(pixel_values.shape[0], -1, features.shape[-1])
     found: Tensor = features
     return found
+
+
+class _Nothing:
+    """The outputs of a language part that did not run."""
+
+    def __getattr__(self, _name: str) -> None:
+        return None
+
+
+def handed_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """What a model without ``get_image_features`` hands its decoder, which places features itself (Kosmos-2)."""
+    decoder = language_part(model)
+    name, handed = placed_features(decoder), []
+    assert name is not None
+    owner = next(part for part in model.children() if any(each is decoder for each in part.modules()))
+
+    def called(*_: Any, **given: Any) -> _Nothing:
+        handed.append(given[name])
+        return _Nothing()
+
+    ids = torch.zeros(pixel_values.shape[0], 1, dtype=torch.int64)
+    with patch.object(owner, "forward", called):
+        model(pixel_values=pixel_values, input_ids=ids, **{f"{name}{PLACES}": ids}, use_cache=False)
+    features: Tensor = handed[0]
+    return features
 
 
 def selected_layers(model: Any, pixel_values: Tensor) -> Tensor:
@@ -88,6 +114,8 @@ def projected(model: Any, pixel_values: Tensor) -> Tensor:
 
 def features_of(model: Any) -> Features:
     """How ``model`` makes features of tiles; code only where ``get_image_features`` takes images apart, or other inputs, too."""
+    if not hasattr(holder_of_features(model), "get_image_features"):
+        return handed_features
     inner = getattr(model, "model", model)
     holder = inner if hasattr(inner, "get_image_features") else model
     takes = inspect.signature(holder.get_image_features).parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule
 from transformers import PreTrainedModel
@@ -16,7 +18,15 @@ from tt_edge.compile.vision.families import deepstack_levels
 from tt_edge.compile.vision.pruning import PrunedTower
 from tt_edge.compile.vision.tower import Tower
 from tt_edge.config import CompileConfig
-from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, KEPT_ROWS, IOContract, VisionGeometry, deepstack_name
+from tt_edge.contract import (
+    IMAGE_FEATURES,
+    INSTRUCTION_IDS,
+    KEPT_PLACES,
+    KEPT_ROWS,
+    IOContract,
+    VisionGeometry,
+    deepstack_name,
+)
 from tt_edge.lowering.base import LoweringContext, LoweringPass
 from tt_edge.lowering.pipeline import vision_passes
 
@@ -46,12 +56,15 @@ class TowerCompiler(PartCompiler):
     def export(self) -> GraphModule:
         inputs = self.tower.example(_UNITS, next(self.model.parameters()).dtype)
         units, kept = torch.export.Dim("units"), torch.export.Dim("kept")
+        shapes: dict[str, dict[int, Any]] = {name: {0: kept if name == KEPT_ROWS else units} for name in inputs}
+        if INSTRUCTION_IDS in inputs:
+            shapes[INSTRUCTION_IDS][1] = torch.export.Dim("instruction", max=self.geometry.max_instruction)
         with self.tower.traceable(), semantic_attention(self.model):
             return trace(
                 self.tower,
                 (),
                 inputs,
-                {name: {0: kept if name == KEPT_ROWS else units} for name in inputs},
+                shapes,
                 f"the vision tower of {type(self.model).__name__}",
             )
 

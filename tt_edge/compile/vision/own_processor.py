@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
 from tt_edge.compile.vision.drawing import drawn
-from tt_edge.compile.vision.families import has_grids
+from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
+from tt_edge.compile.vision.fit_leading import fit_leading
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.errors import UnsupportedModelError, one_line
@@ -25,6 +27,8 @@ from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import class_name
 from tt_edge.runtime.multimodal.images.processors import PROCESSORS, ImageProcessor, image_processor_for, read_settings
+from tt_edge.runtime.multimodal.instruction import InstructionReader
+from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
@@ -75,10 +79,15 @@ class Written:
 
 
 class OwnProcessor:
-    """The processor of ``name``'s checkpoint. ``word`` is what a prompt has for an image."""
+    """The processor of ``name``'s checkpoint.
+
+    ``word`` is what a prompt has for an image; empty where the processor puts one image before the text. ``behind`` is what it puts
+    behind a prompt.
+    """
 
     def __init__(self, processor: Any, name: str) -> None:
         self._processor, self._name = processor, name
+        self.behind = ""  # of each prompt, known with ``word``
         self.kind = class_name({}, type(processor.image_processor).__name__)
         if self.kind not in PROCESSORS:
             raise UnsupportedModelError(
@@ -107,12 +116,42 @@ class OwnProcessor:
             except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
                 reason = reason or one_line(error)
                 continue
-            if text.startswith(_BEFORE) and text.endswith(_BEHIND):
+            if text.startswith(_BEFORE) and _BEHIND in text:
+                self.behind = text.rpartition(_BEHIND)[2]
                 return word
             reason = reason or f"it writes {text!r:.80}"
+        if self._leads() or self._leading() is not None:
+            return ""
         raise UnsupportedModelError(
             f"{self._name}'s processor takes none of {', '.join(tried)} in the midst of a prompt for an image ({reason})"
         )
+
+    def _leads(self) -> bool:
+        """Whether it puts the tokens of an image before a text that says nothing of it, and before the token that begins texts."""
+        text = _BEFORE + _BEHIND
+        try:
+            ids = self.run(text, [drawn(_UNIT, _UNIT, 0)]).token_ids
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
+            return False
+        own = self._processor.tokenizer(text)["input_ids"]
+        image = ids[: -len(own)]
+        return ids[-len(own) :] == own and len(set(image)) == 1
+
+    def _leading(self) -> LeadingImage | None:
+        """How it puts an image before a text, where a mask of its outputs says in which places."""
+
+        def make(text: str) -> tuple[list[int], list[int]]:
+            written = self.run(text, [drawn(_UNIT, _UNIT, 0)])
+            mask: list[int] = next(
+                (value[0].tolist() for name, value in written.outputs.items() if name.endswith(PLACES)), []
+            )
+            return written.token_ids, mask
+
+        tokenizer = self._processor.tokenizer
+        try:
+            return fit_leading(make, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
+            return None
 
     def set_apart(self) -> bool:
         """From here on prompts have the processor's tokens around an image's, too; false if it has none, or they have them.
@@ -187,15 +226,19 @@ class OwnProcessor:
         malformed.
         """
         tokenizer, images = BundleTokenizer.from_bundle(files), self.samples(geometry)
-        config = model.config
+        config, leads = model.config, not self.word
+        leading = self._leading() if leads else None
         index = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        if leading is not None:
+            index = leading.image[0]
         token = tokenizer.backend.id_to_token(index) if isinstance(index, int) else None
         if token is None or not isinstance(index, int):
             raise UnsupportedModelError(
                 f"{self._name}'s configuration names no image token of the tokenizer ({index!r})"
             )
         settings = self.run(f"{_BEFORE}{self.word}{_BEHIND}", images[:1]).settings
-        found = ImagePrompt(self.kind, Placeholders(token), (index,), settings)
+        instruction = self._instruction(model, files)
+        found = ImagePrompt(self.kind, Placeholders(token, leading=leads), (index,), settings, instruction, leading)
         own = image_processor_for(read_settings(files, config.to_dict(), geometry, found))
         images = self._with_rows_and_columns(own, images, geometry)
         written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
@@ -204,21 +247,37 @@ class OwnProcessor:
         for image, mine, theirs in zip(images, prepared, written, strict=True):
             pixels = mine.pixels if grids is None else grids.of_images([mine])["pixel_values"].numpy()
             self._check_pixels(own, image, pixels, theirs)
-        if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}" for each in written):
+        if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}{self.behind}" for each in written):
             # It leaves prompts as they are: they have all tokens of an image.
             self.word = token * prepared[0].tokens
             written = [self.run(f"{_BEFORE}{self.word}{_BEHIND}", [image]) for image in images]
+        if leads:
+            self._check_tokens(found, files, geometry, config.to_dict(), images, Instruction.of(model))
+            return found
         seen = [
-            Expanded(each.text[len(_BEFORE) : len(each.text) - len(_BEHIND)], mine)
+            Expanded(each.text[len(_BEFORE) : len(each.text) - len(_BEHIND + self.behind)], mine)
             for each, mine in zip(written, prepared, strict=True)
         ]
         try:
-            placeholders = fit_placeholders(token, self.word, seen)
+            placeholders = replace(fit_placeholders(token, self.word, seen), behind=self.behind)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{self._name}: {error}") from error
-        found = ImagePrompt(self.kind, placeholders, (index,), settings)
-        self._check_tokens(found, files, geometry, config.to_dict(), images)
+        found = ImagePrompt(self.kind, placeholders, (index,), settings, instruction)
+        self._check_tokens(found, files, geometry, config.to_dict(), images, Instruction.of(model))
         return found
+
+    def _instruction(self, model: PreTrainedModel, files: HostFiles) -> str | None:
+        """The folder of the tokenizer that makes an instruction, whose files go into ``files``; ``None`` where none is read."""
+        if (instruction := Instruction.of(model)) is None:
+            return None
+        folder = instruction.tokenizer
+        tokenizer = getattr(self._processor, folder, None)
+        if not getattr(tokenizer, "is_fast", False):
+            raise UnsupportedModelError(
+                f"{self._name}'s processor has no {folder} with a tokenizer.json, which makes {instruction.name} of a prompt's text"
+            )
+        files.update(saved_tokenizer(tokenizer, f"{folder}/"))
+        return folder
 
     def _check_pixels(self, own: ImageProcessor, image: Image, got: NDArray[np.float32], theirs: Written) -> None:
         want = theirs.pixels.float().numpy()
@@ -242,16 +301,24 @@ class OwnProcessor:
         geometry: VisionGeometry,
         config: dict[str, Any],
         images: Sequence[Image],
+        instruction: Instruction | None,
     ) -> None:
-        """The ids of prompts with one image and with two, apart and side by side."""
-        own = image_processor_for(read_settings(files, config, geometry, found))
-        processor = MultimodalProcessor(own, found.token_ids, merge_size=geometry.merge_size)
+        """The ids of prompts with one image and with two, apart and side by side; and those of instructions."""
+        own, reader = image_processor_for(read_settings(files, config, geometry, found)), None
+        if found.instruction is not None:
+            reader = InstructionReader.from_files(files, found.instruction, geometry.max_instruction)
+        processor = MultimodalProcessor(
+            own, found.token_ids, merge_size=geometry.merge_size, instruction=reader, leading=found.leading
+        )
         tokenizer, word = BundleTokenizer.from_bundle(files), self.word
         prompts = [(f"{word}What?", images[:1]), (f"A {word} or {word}?", images[1:3]), (f"{word}{word}", images[3:5])]
+        if not word:  # one image
+            prompts = [("What?", images[:1]), ("A red one or a BLUE one?", images[1:2])]
         for prompt, given in prompts:
-            ids, _ = processor.tokenize(tokenizer, prompt, given, add_special_tokens=True)
+            ids, prepared = processor.tokenize(tokenizer, prompt, given, add_special_tokens=True)
             try:
-                want = self.run(prompt, given).token_ids
+                written = self.run(prompt, given)
+                want = written.token_ids
             except (ValueError, TypeError, LookupError, RuntimeError) as error:
                 raise UnsupportedModelError(
                     f"{self._name}'s processor does not take {len(given)} images ({one_line(error)})"
@@ -259,6 +326,13 @@ class OwnProcessor:
             if ids != want:
                 raise UnsupportedModelError(
                     f"{self._name}'s processor makes {len(want)} other tokens of {prompt!r} than tt-edge, which makes {len(ids)}"
+                )
+            if (
+                instruction is not None
+                and list(prepared[0].instruction) != written.outputs[instruction.name][0].tolist()
+            ):
+                raise UnsupportedModelError(
+                    f"{self._name}'s processor makes other {instruction.name} of {prompt!r} than tt-edge"
                 )
 
 

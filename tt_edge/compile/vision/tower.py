@@ -14,31 +14,41 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.vision.crossed.tower import CrossedTower
-from tt_edge.compile.vision.families import VLMFamily
+from tt_edge.compile.vision.families import Instruction, VLMFamily
 from tt_edge.compile.vision.features import features_of
 from tt_edge.compile.vision.grids.found import grid_tower_of
 from tt_edge.compile.vision.grids.tower import GridTower
-from tt_edge.contract import TILE_PIXELS, TILES, VisionGeometry
+from tt_edge.contract import INSTRUCTION_IDS, TILE_PIXELS, TILES, VisionGeometry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+#: Token ids of the traced example's instruction: a number that no model has as a size.
+_INSTRUCTION = 13
+
+
 class TileTower(nn.Module):
-    """A tower that takes tiles of one size, with its projection: what ``get_image_features`` runs."""
+    """A tower that takes tiles of one size, with its projection: what ``get_image_features`` runs.
+
+    ``instruction``: what it reads with each tile, if it does.
+    """
 
     def __init__(self, model: PreTrainedModel, tile_size: tuple[int, int]) -> None:
         super().__init__()
         self.model, self.tile_size = model, tile_size
-        self._features = features_of(model)
+        self._features, self.instruction = features_of(model), Instruction.of(model)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """``pixel_values`` ``[tiles, 3, H, W]`` to features ``[tiles * rows of a tile, hidden]``."""
-        return (self._features(self.model, pixel_values).flatten(0, -2),)
+    def forward(self, pixel_values: Tensor, instruction_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        """``pixel_values`` ``[tiles, 3, H, W]`` and ``instruction_ids`` ``[tiles, I]`` to features ``[tiles * rows, hidden]``."""
+        more = {} if self.instruction is None else {self.instruction.name: instruction_ids}
+        return (self._features(self.model, pixel_values, **more).flatten(0, -2),)
 
     def example(self, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Inputs to trace with, by name: ``units`` tiles."""
-        return {TILE_PIXELS: torch.zeros(units, 3, *self.tile_size, dtype=dtype)}
+        pixels = {TILE_PIXELS: torch.zeros(units, 3, *self.tile_size, dtype=dtype)}
+        ids = torch.zeros(units, _INSTRUCTION, dtype=torch.int64)
+        return pixels if self.instruction is None else pixels | {INSTRUCTION_IDS: ids}
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
@@ -75,4 +85,5 @@ def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
         unit=TILES,
         tokens_a_unit=len(features),
         tile_size=tower.tile_size,
+        max_instruction=0 if tower.instruction is None else tower.instruction.most,
     )

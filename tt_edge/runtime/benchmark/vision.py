@@ -28,7 +28,7 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
                 f"no image of this model has {tokens} image tokens; give a multiple of {geometry.tokens_a_unit}"
             )
         pixels = generator.standard_normal((tiles, 3, *geometry.tile_size), np.float32)
-        return ProcessedImage(pixels, None, tokens)
+        return ProcessedImage(pixels, None, tokens, instruction=(0,) * min(16, geometry.max_instruction))
     if tokens < 1:
         raise InvalidInputError(f"no image has {tokens} image tokens; give 1 or more")
     rows = next(side for side in range(math.isqrt(tokens), 0, -1) if tokens % side == 0)
@@ -48,10 +48,11 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, wh
             f"{length} input tokens have no room for {image_tokens} image tokens and text; raise --isl, or lower --image-tokens"
         )
     vocabulary = np.setdiff1d(np.arange(llm.session.contract.vocab_size), llm.vision.processor.token_ids)
-    text: list[int] = np.random.default_rng(seed).choice(vocabulary, length - image_tokens).tolist()
+    around = len(llm.vision.processor.image_ids(image_tokens)) - image_tokens
+    text: list[int] = np.random.default_rng(seed).choice(vocabulary, max(0, length - image_tokens - around)).tolist()
     before = 0 if llm.vision.processor.placeholders.leading else len(text) // 2
     if image_tokens and not whole:
         geometry = llm.vision.encoder.session.contract.tower
         group = image_tokens if geometry.tile_size is None else geometry.tokens_a_unit
         image_tokens = image_tokens // group * kept_tokens(geometry.keep, group)
-    return text[:before] + [llm.vision.processor.token_ids[0]] * image_tokens + text[before:]
+    return text[:before] + llm.vision.processor.image_ids(image_tokens) + text[before:]

@@ -11,7 +11,7 @@ import numpy as np
 
 #: Features of one image, ``[tokens, hidden]`` by the names of the language network's tables.
 Features = dict[str, np.ndarray]
-#: A client's salt, and the digest of an image's preprocessed pixels.
+#: A client's salt, and the digest of all that the network reads of an image: pixels, and the instruction where it reads one.
 Key = tuple[str, str]
 
 #: Bytes of features that are kept where nothing else is said.
@@ -35,7 +35,8 @@ class CacheStats:
 class FeatureCache:
     """Features up to ``max_bytes`` in all; the image that was used the longest ago goes first. 0 keeps nothing. Thread-safe.
 
-    The key is of the *preprocessed* pixels: they are all that a vision network reads of an image, so the features of one key are
+    The key is of the *preprocessed* pixels (and of the instruction, where a network reads one with them): they are all that a
+    vision network reads of an image, so the features of one key are
     equal by construction, whatever the file's format, and under any preprocessing settings. The salt is part of the key: no
     client can find out by an answer's time which images another one has sent. (A digest of the file would not know the settings,
     and one of the decoded pixels not how they are scaled to fit beside other images. Preprocessing is paid each time.)

@@ -67,4 +67,6 @@ class VisionPipeline:
 
     def close(self) -> None:
         """Release the vision network. Closing twice is harmless."""
+        if self.processor.instruction is not None:
+            self.processor.instruction.close()
         self.encoder.close()

@@ -18,6 +18,8 @@ from tt_edge.runtime.multimodal.images import AS_IT_IS, ImageOptions, OpenedImag
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processors import ImageProcessor, image_processor_for, read_settings
+from tt_edge.runtime.multimodal.instruction import InstructionReader
+from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.multimodal.mrope import mrope_positions
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
@@ -60,7 +62,8 @@ class MultimodalProcessor:
     M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others. Of ``max_tokens`` image
     tokens, what the vision network takes in one call, each image of a prompt gets its share: larger images are scaled to
     fit, or refused without ``scale_to_fit``. Then ``keep`` of each frame's or tile's are in the prompt (``kept_tokens``).
-    ``in_blocks`` is that of ``PromptImages``.
+    ``in_blocks`` is that of ``PromptImages``. ``instruction`` reads the text of a prompt for a network that takes it with images.
+    ``leading``: an image stands before each text, and its tokens are known by their places.
     """
 
     image_processor: ImageProcessor
@@ -71,6 +74,8 @@ class MultimodalProcessor:
     scale_to_fit: bool = True
     keep: float = 1.0
     in_blocks: bool = False
+    instruction: InstructionReader | None = None
+    leading: LeadingImage | None = None
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
@@ -87,7 +92,18 @@ class MultimodalProcessor:
         """
         prompt = ImagePrompt.read(files)
         own = image_processor_for(read_settings(files, read_json(files, "config.json"), geometry, prompt))
-        return cls(own, prompt.token_ids, axes, geometry.merge_size, max_tokens, keep=geometry.keep)
+        most = geometry.max_instruction
+        reader = InstructionReader.from_files(files, prompt.instruction, most) if prompt.instruction and most else None
+        return cls(
+            own,
+            prompt.token_ids,
+            axes,
+            geometry.merge_size,
+            max_tokens,
+            keep=geometry.keep,
+            instruction=reader,
+            leading=prompt.leading,
+        )
 
     @property
     def placeholders(self) -> Placeholders:
@@ -112,18 +128,35 @@ class MultimodalProcessor:
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
         adds = add_special_tokens and self.placeholders.before_text is None  # what begins the sequence is in its midst
-        ids = [self.token_ids[0]] * leading + tokenizer.encode(text, add_special_tokens=adds)
-        self.check_ids(ids, ordered)
+        if self.leading is None:
+            ids = [self.token_ids[0]] * leading + tokenizer.encode(text, add_special_tokens=adds)
+            self.check_ids(ids, ordered)
+        elif not ordered:
+            raise InvalidInputError("this model answers to an image, and the prompt has none; give an image")
+        else:
+            ids = self.leading.ids + tokenizer.encode(self.leading.text(text), add_special_tokens=False)
+        if self.instruction is not None and ordered:
+            asked = self.instruction.read(prompt, add_special_tokens=add_special_tokens)
+            ordered = [replace(image, instruction=asked) for image in ordered]
         return ids, ordered
 
     def check_ids(self, token_ids: Sequence[int], images: Sequence[ProcessedImage] = ()) -> None:
-        """Raise ``InvalidInputError`` for more image tokens than ``images`` have: the text has some of its own."""
+        """Raise ``InvalidInputError`` for more image tokens than ``images`` have: the text has some of its own.
+
+        Not where places say which tokens are an image's.
+        """
+        if self.leading is not None:
+            return
         found = int(np.isin(np.asarray(token_ids, np.int64), self.token_ids).sum())
         if found > (count := sum(map(self.tokens_in_prompt, images))):
             raise InvalidInputError(
                 f"the prompt has {found} image tokens ({self.image_processor.placeholders.image}), and its images have {count}; "
                 "remove those of the text"
             )
+
+    def image_ids(self, tokens: int) -> list[int]:
+        """What stands in a prompt for an image of so many image tokens, without the text around it."""
+        return [self.token_ids[0]] * tokens if self.leading is None else self.leading.ids
 
     def plan(self, sources: Sequence[ImageSource]) -> list[PlannedImage | ProcessedImage]:
         """Open the images of a prompt and decide their sizes. Videos are preprocessed at once.
@@ -151,14 +184,19 @@ class MultimodalProcessor:
         return found
 
     def preprocess(self, source: ImageSource | PlannedImage) -> ProcessedImage:
-        """Read and preprocess an image or a video. Raises ``InvalidInputError`` for one that cannot be read."""
+        """Read and preprocess an image or a video, of which nothing is asked yet.
+
+        Raises ``InvalidInputError`` for one that cannot be read.
+        """
         if isinstance(source, ProcessedImage):
             return source
         if isinstance(source, Video):
             return self._video(source)
         if isinstance(source, PlannedImage):
             found = self.image_processor.process(source.image.pixels(), source.options, source.limit)
-            return replace(found, note=source.note)
+            empty = () if self.instruction is None else self.instruction.empty
+            place = None if self.leading is None else len(self.leading.before)
+            return replace(found, note=source.note, instruction=empty, place=place)
         [planned] = self.plan([source])
         return self.preprocess(planned)
 
@@ -173,7 +211,7 @@ class MultimodalProcessor:
         if isinstance(self.image_processor, AspectRatioProcessor):
             return place_crossed(token_ids, self.token_ids[0], images, self.image_processor.max_tiles, self._keys)
         ids = np.asarray(token_ids)
-        is_image = np.isin(ids, self.token_ids)
+        is_image = np.isin(ids, self.token_ids) if self.leading is None else self.leading.places(len(ids))
         counts = [image.kept(self.keep) for image in images]
         count = sum(counts)
         if int(is_image.sum()) != count:

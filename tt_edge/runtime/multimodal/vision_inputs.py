@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tt_edge.contract import (
     ASPECT_RATIO_MASK,
     CU_TILES,
+    INSTRUCTION_IDS,
     KEPT_ROWS,
     OFFSETS_OF,
     PRUNING_PLAN,
@@ -115,7 +116,19 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
     for image in images:
         rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows))
         first += len(image.pixels) * geometry.tokens_a_unit
-    return {TILE_PIXELS: pixels}, np.concatenate(rows)
+    inputs = {TILE_PIXELS: pixels}
+    if geometry.max_instruction:
+        inputs[INSTRUCTION_IDS] = _instructions(images)
+    return inputs, np.concatenate(rows)
+
+
+def _instructions(images: Sequence[ProcessedImage]) -> NDArray[np.int64]:
+    """Token ids ``[tiles, I]``. Raises ``InvalidInputError`` for images of one call that are asked about in different lengths."""
+    if len(lengths := {len(image.instruction) for image in images}) > 1:
+        raise InvalidInputError(
+            f"the images of a call have instructions of {sorted(lengths)} tokens; give those of one prompt"
+        )
+    return np.repeat([image.instruction for image in images], [len(image.pixels) for image in images], axis=0)
 
 
 def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:

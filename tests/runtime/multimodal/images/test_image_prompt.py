@@ -10,6 +10,7 @@ from tt_edge.compile.files import HostFiles
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.multimodal.leading import LeadingImage
 
 FOUND = ImagePrompt(
     "GotOcr2ImageProcessor",
@@ -25,7 +26,9 @@ def read(content):
 
 def test_what_is_written_is_read():
     assert read(FOUND.to_json()) == FOUND
-    assert read(ImagePrompt("X", Placeholders("I", "V", leading=True), (1, 2)).to_json()).placeholders.leading
+    leading = LeadingImage((0,), (1, 2), (3,), " ", True)
+    found = ImagePrompt("X", Placeholders("I", "V", leading=True), (1, 2), {}, "reader", leading)
+    assert read(found.to_json()) == found
 
 
 def test_a_bundle_without_it():
@@ -58,6 +61,11 @@ def test_a_bundle_without_it():
         {"token_ids": [10**30]},
         {"token_ids": 3},
         {"settings": 5},
+        {"instruction": 5},
+        {"leading": 5},
+        {"leading": {"before": [], "image": [], "behind": [], "start": "", "strips": False}},
+        {"leading": {"before": [-1], "image": [3], "behind": [], "start": "", "strips": False}},
+        {"leading": {"before": [1], "image": [3], "behind": [], "start": None, "strips": False}},
     ],
     ids=str,
 )

@@ -33,6 +33,7 @@ PATCHES = {
 SIZES = {
     "CLIPImageProcessor": ("vipllava", CROPPED),
     "LlavaImageProcessor": ("llava", CROPPED),
+    "ChameleonImageProcessor": ("ChameleonImageProcessor", CROPPED),
     "BlipImageProcessor": ("blip-2", {"size": SMALL}),
     "SiglipImageProcessor": ("paligemma", {"size": SMALL}),
     "Gemma3ImageProcessor": ("gemma3", {"size": SMALL}),

@@ -9,6 +9,7 @@ from typing import Any
 
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.text.tokenizer import Files, read_json
 
 #: Of a bundle of a vision-language model.
@@ -21,13 +22,17 @@ _MOST_ID = 1 << 31
 class ImagePrompt:
     """``processor`` is a class of transformers (``PROCESSOR_TYPES``); ``token_ids`` are the tokens that stand for a row of
     features, that of images, then that of videos. ``settings`` are those of the image processor that hold whatever its file says:
-    a processor may be called with other ones.
+    a processor may be called with other ones. ``instruction`` is the folder of the tokenizer whose ids of the prompt's text the
+    network reads with each image; ``None`` where it reads pixels only. ``leading``: ids with an image before each text, where its
+    tokens are known by their places.
     """
 
     processor: str
     placeholders: Placeholders
     token_ids: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    instruction: str | None = None
+    leading: LeadingImage | None = None
 
     @classmethod
     def read(cls, files: Files) -> ImagePrompt:
@@ -51,7 +56,11 @@ class ImagePrompt:
                 Placeholders(**words, tiles=None if tiles is None else TileText(**tiles)),
                 tuple(found["token_ids"]),
                 dict(found["settings"]),
+                found.get("instruction"),
+                None if found.get("leading") is None else LeadingImage.from_dict(found["leading"]),
             )
+            if not isinstance(made.instruction, str | None):
+                raise ValueError(f"instruction is {made.instruction!r}")
             _check(made.placeholders)
             _check_ids(made.token_ids)
         except (KeyError, TypeError, ValueError) as error:

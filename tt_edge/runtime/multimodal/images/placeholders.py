@@ -52,6 +52,7 @@ class Placeholders:
     is then refused. ``tiles``: an image of several tiles is written otherwise than with ``start`` and ``end`` around all tokens.
     ``single``: an image is one token, whatever its size, and the decoder sees it by cross-attention. ``begins`` is put before the
     text, but behind images that stand before it, unless the prompt has it already.
+    ``behind`` is put behind every prompt.
     """
 
     image: str
@@ -66,6 +67,7 @@ class Placeholders:
     tiles: TileText | None = None
     single: bool = False
     begins: str | None = None
+    behind: str = ""
 
     @property
     def needs_image(self) -> bool:
@@ -74,8 +76,8 @@ class Placeholders:
 
     @property
     def in_prompt(self) -> str:
-        """What a prompt has in the place of an image."""
-        return self.written or self.image
+        """What a prompt has in the place of an image; nothing where one stands before the text."""
+        return "" if self.leading else self.written or self.image
 
     def are_in(self, prompt: str) -> bool:
         """Whether ``prompt`` says where its images stand."""
@@ -106,7 +108,7 @@ class Placeholders:
         self.check(prompt, len(images))
         prompt = self._begun(prompt)
         if self.leading:
-            return prompt, sum(image.kept(self.keep) for image in images), list(images)
+            return prompt + self.behind, sum(image.kept(self.keep) for image in images), list(images)
         found = self._found(prompt)
         parts, ordered, end = [], [], 0
         for place, match in enumerate(found):
@@ -119,7 +121,7 @@ class Placeholders:
             ordered.append(image)
             end = match.end()
         rest = prompt[end:] if self.before_text is None else f"{self.before_text}{prompt[end:]}\n"
-        return "".join([*parts, rest]), 0, ordered
+        return "".join([*parts, rest, self.behind]), 0, ordered
 
     def _begun(self, prompt: str) -> str:
         """``prompt`` with what it begins with."""

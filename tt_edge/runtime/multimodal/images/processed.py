@@ -46,6 +46,8 @@ class ProcessedImage:
 
     ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
     ``size`` is the image's own height and width, where the model asks for it. ``layout`` is how its tiles are arranged.
+    ``instruction`` are the token ids that the network reads with the pixels, where it does (``InstructionReader``). ``place`` is
+    that of its first token in a prompt, where it is always the same (``LeadingImage``).
     """
 
     pixels: NDArray[np.float32]
@@ -58,11 +60,13 @@ class ProcessedImage:
     rows: NDArray[np.int64] | None = None
     layout: Layout | None = None
     size: tuple[int, int] | None = None
+    instruction: tuple[int, ...] = ()
+    place: int | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the pixels, their shape and the rows used, in hex: equal for equal images."""
-        shape = repr((self.pixels.shape, self.grid)).encode()
+        """SHA-256 of all that a network reads, and the rows used of its result, in hex: equal for equal images."""
+        shape = repr((self.pixels.shape, self.grid, self.instruction)).encode()
         rows = b"" if self.rows is None else self.rows.tobytes()
         return hashlib.sha256(shape + rows + self.pixels.tobytes()).hexdigest()
 

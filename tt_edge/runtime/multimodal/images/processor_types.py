@@ -145,6 +145,20 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "LlavaImageProcessor": ProcessorType(
         _CROPPED | {"do_pad": False}, (*_CROPS, "do_pad"), sizes=_EDGE_OR_BOTH, edge=True
     ),
+    "ChameleonImageProcessor": ProcessorType(
+        {
+            "resample": 1,
+            "image_mean": (1.0, 1.0, 1.0),
+            "image_std": (1.0, 1.0, 1.0),
+            "size": {"shortest_edge": 512},
+            "crop_size": _square(512),
+            "do_center_crop": True,
+            "rescale_factor": 0.0078,
+        },
+        _CROPS,
+        sizes=_EDGE_OR_BOTH,
+        edge=True,
+    ),
     "BlipImageProcessor": ProcessorType(_OPENAI | {"size": _square(384)}),
     "SiglipImageProcessor": ProcessorType(
         {"resample": 3, "image_mean": HALF, "image_std": HALF, "size": _square(224)}, edge=True

@@ -56,6 +56,7 @@ class ImageProcessor(Protocol):
 PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "CLIPImageProcessor": SquareProcessor.from_settings,
     "LlavaImageProcessor": SquareProcessor.from_settings,
+    "ChameleonImageProcessor": SquareProcessor.from_settings,
     "BlipImageProcessor": SquareProcessor.from_settings,
     "SiglipImageProcessor": SquareProcessor.from_settings,
     "Gemma3ImageProcessor": SquareProcessor.from_settings,

@@ -1,0 +1,73 @@
+"""Models whose processors put an image before the text: to answers equal to ``generate()`` with the checkpoint's own processor.
+
+InstructBLIP's vision network reads the text of the prompt with the image. Kosmos-2 knows its image tokens by their places.
+"""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from tests.any_vlm import write_any
+from tests.runtime.multimodal.images.sample_images import photo
+from tt_edge.bundle import Bundle
+from tt_edge.compile.parity import verify_bundle
+from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.errors import InvalidInputError
+from tt_edge.generation_config import GenerationConfig
+from tt_edge.runtime import LLM
+
+NEW = 6
+#: Prompts of more than 80 tokens are computed in pieces.
+LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=80, max_seq_len=160, max_image_tokens=64)
+GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
+
+
+@pytest.fixture(scope="module", params=["instructblip", "kosmos-2"])
+def both(request, tmp_path_factory):
+    """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_any(request.param, folder / "checkpoint")
+    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
+    with LLM.load(folder / "out.ttedge", "reference") as llm:
+        yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
+
+
+def check(theirs, llm, prompt, image, completion):
+    inputs = theirs.inputs(llm, prompt, [image])
+    assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
+    assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
+
+
+def test_questions_about_an_image(both):
+    """Two about the same image at once, of which the network reads the texts; then one of them again."""
+    name, llm, theirs, _ = both
+    wide, tall = Image.fromarray(photo(60, 80)), Image.fromarray(photo(57, 33, 1))
+    asked = [("What is this?", wide), ("Who is it, and why?", wide), (" the end ", tall)]
+    completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[[image] for _, image in asked])
+    for (prompt, image), completion in zip(asked, completions, strict=True):
+        check(theirs, llm, prompt, image, completion)
+    assert llm.vision.encoder.cached_images == (3 if name == "instructblip" else 2)
+    before = llm.vision.encoder.cache.stats.hits
+    [again] = llm.generate(["What is this?"], GREEDY, images=[[wide]])
+    check(theirs, llm, "What is this?", wide, again)
+    assert llm.vision.encoder.cache.stats.hits == before + 1
+
+
+def test_verify(both):
+    *_, folder = both
+    report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
+    assert report.passed, report.render()
+    assert all(row.pictures for row in report.rows)
+
+
+def test_errors_name_the_next_step(both):
+    name, llm, *_ = both
+    image = photo(30, 30)
+    with pytest.raises(InvalidInputError, match="takes one image a prompt, and there are 2; give one"):
+        llm.generate(["what?"], GREEDY, images=[[image, image]])
+    if name == "kosmos-2":
+        with pytest.raises(InvalidInputError, match="answers to an image, and the prompt has none; give an image"):
+            llm.generate(["what?"], GREEDY)
