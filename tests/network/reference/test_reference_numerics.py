@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tt_edge.dtypes import DType
-from tt_edge.network.reference.numerics import round_to_half, rounding, stored, widening
+from tt_edge.network.reference.numerics import round_to_half, rounded, rounding, stored, widening
 
 
 def bits_of(x: np.ndarray) -> np.ndarray:
@@ -59,3 +59,15 @@ def test_a_carried_array_is_read_uncopied_and_stored_exactly(dtype):
 def test_eight_bit_floats_are_arrays_of_their_type():
     x = np.float32([1.0, 2.3, -7.7])
     assert rounding(DType.FP8)(x).dtype == ml_dtypes.float8_e4m3fn
+
+
+@pytest.mark.parametrize("large", [1.0, 1e5], ids=["in range", "beyond it"])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_function_is_rounded_a_block_at_a_time(large):
+    """Blocks change nothing: the last one is partial, and one value beyond the range sends the whole array to NumPy."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(2, 300, 701)).astype(np.float32)
+    x[-1, -1], y[-1, -1] = large, 2.0
+    for a, b in ((x, y), (x, y[:1]), (x.T, y.T)):  # the last two are computed at once
+        expected = (a * b).astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(rounded(np.multiply, DType.FLOAT16)(a, b), expected)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tt_edge.dtypes import DType
-from tt_edge.network.reference.numerics import erf, rounding, widening
+from tt_edge.network.reference.numerics import erf, rounded, rounding, widening
 from tt_edge.network.reference.registry import BoundLayer, Compute, kernel
 
 Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -62,8 +62,8 @@ def elementwise(layer: BoundLayer) -> Compute:
     read_a, read_b = layer.reader(0), layer.reader(1)
     if layer.dtype is DType.BOOL:
         return lambda a, b: operation(read_a(a), read_b(b))
-    write = layer.writer()
-    return lambda a, b: write(operation(read_a(a), read_b(b)))
+    compute = rounded(operation, layer.dtype)
+    return lambda a, b: compute(read_a(a), read_b(b))
 
 
 _UNARY: dict[str, Function] = {
@@ -110,8 +110,8 @@ def _float_function(layer: BoundLayer, function: Function) -> Compute:
     read = widening(dtype)
     if layer.dtype is DType.BOOL:
         return lambda x: function(read(x))
-    write = layer.writer()
-    return lambda x: write(function(read(x)))
+    compute = rounded(function, layer.dtype)
+    return lambda x: compute(read(x))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ _CARRIED = (DType.FLOAT16, DType.BFLOAT16)
 # Below so many elements NumPy's conversion loops beat the whole-array bit operations. CuPy's always do.
 _SMALL_TO_WIDEN = 8192
 _SMALL_TO_ROUND = 2048
+#: Elements that are rounded at a time: what is made on the way stays in a core's cache. A whole temporary array would be
+#: new pages from the operating system each time, which costs more than the arithmetic.
+_BLOCK = 1 << 16
 _HALF_SIGN_AND_DIGITS = np.uint32(0x8FFFE000).view(np.int32)
 _HALF_EXPONENT_SHIFT = np.float32(2.0**112)
 # The smallest float32 that rounds to an infinite float16 rounds to this with unlimited exponents.
@@ -70,25 +73,58 @@ def half_to_float32(x: np.ndarray) -> np.ndarray:
 def round_to_half(x: np.ndarray) -> np.ndarray:
     """The float16 values nearest to float32 ``x``, ties to even, as float32: ``x.astype(float16).astype(float32)``.
 
-    For large arrays four times faster. Adding 1.5 * 2**(e + 13) to a number of exponent e leaves no room for the 13
+    For large arrays four to five times faster. Adding 1.5 * 2**(e + 13) to a number of exponent e leaves no room for the 13
     digits that float16 lacks, so the addition rounds them, and the subtraction takes the summand away again. Zero keeps
     its sign. What overflows, infinity and NaN send the array to ``astype``.
     """
     if x.size < _SMALL_TO_ROUND or not isinstance(x, np.ndarray):
         return x.astype(np.float16).astype(np.float32)
+    rounded = _round_in_blocks(_same, np.ascontiguousarray(x))
+    return x.astype(np.float16).astype(np.float32) if rounded is None else rounded
+
+
+def rounded(function: Callable[..., np.ndarray], dtype: DType) -> Callable[..., np.ndarray]:
+    """``function`` of float32 arrays, element by element, with its float32 result rounded to ``dtype`` as ``rounding`` does."""
+    write = rounding(dtype)
+
+    def compute(*arrays: np.ndarray) -> np.ndarray:
+        first = arrays[0]
+        in_blocks = (
+            dtype is DType.FLOAT16
+            and first.size > _BLOCK
+            and all(isinstance(x, np.ndarray) and x.shape == first.shape and x.flags.c_contiguous for x in arrays)
+        )
+        result = _round_in_blocks(function, *arrays) if in_blocks else None
+        return write(function(*arrays)) if result is None else result
+
+    return compute
+
+
+def _round_in_blocks(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray | None:
+    """``function`` of contiguous arrays of one shape, rounded to float16's values; ``None`` if one is beyond its range."""
+    flat = [x.reshape(-1) for x in arrays]
+    out = np.empty(flat[0].size, np.float32)
+    work = np.empty(min(out.size, _BLOCK), np.int32)
+    for start in range(0, out.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        if not _round_block(function(*(x[block] for x in flat)), out[block], work[: out[block].size]):
+            return None
+    return out.reshape(arrays[0].shape)
+
+
+def _round_block(x: np.ndarray, out: np.ndarray, work: np.ndarray) -> bool:
+    """Round float32 ``x`` into ``out``; whether all of it is within float16's range."""
     bits = x.view(np.int32)
-    work = bits & _EXPONENT
+    np.bitwise_and(bits, _EXPONENT, out=work)
     np.maximum(work, _HALF_NORMAL, out=work)
     work += _HALF_MAGIC
     summand = work.view(np.float32)
-    rounded: np.ndarray = x + summand
-    rounded -= summand
+    np.add(x, summand, out=out)
+    out -= summand
     np.bitwise_and(bits, _SIGN, out=work)
-    rounded_bits = rounded.view(np.int32)
-    rounded_bits |= work
-    if not max(rounded.max(), -rounded.min()) < _HALF_OVERFLOW:
-        return x.astype(np.float16).astype(np.float32)
-    return rounded
+    out_bits = out.view(np.int32)
+    out_bits |= work
+    return bool(max(out.max(), -out.min()) < _HALF_OVERFLOW)
 
 
 def _same(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,7 @@ def _highest(dtype: np.dtype) -> float | int:
 def _mean(x: np.ndarray, axes: tuple[int, ...], keep: bool) -> np.ndarray:
     """Average; of integers the truncated quotient, 0 over an empty volume (NaN for floats)."""
     total = x.sum(axes, keepdims=keep)
-    count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    count = math.prod(x.shape[axis] for axis in axes)
     if x.dtype.kind == "f":
         quotient: np.ndarray = total / np.float32(count)
         return quotient
