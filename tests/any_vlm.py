@@ -1,14 +1,14 @@
 """Checkpoints of any vision-language model of transformers, made tiny from its class's own defaults. Needs torch.
 
 Sizes in a configuration are shrunk by their names, token ids are set to those of a tokenizer of bytes that has every special token
-which its processor asks for, and the processor is the one that transformers has for the model type. What differs is in ``DIFFERS``.
+which its processor asks for, and the processor is the one that transformers has for the model type. What differs is in
+``tests/vlm_differs.py``.
 """
 
 from __future__ import annotations
 
 import inspect
 import string
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 from tests.tiny_vlms import draw_weights
+from tests.vlm_differs import DIFFERS, GRIDS, IMAGE, PATCH, SIDE, SQUARE, VOCABULARY, Differs
 
-VOCABULARY, SIDE, PATCH = 400, 28, 7
-_IMAGE = 300
 _TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 1024, "num_experts": 4, "num_local_experts": 4,
@@ -66,180 +65,6 @@ _WORDS = {
 _COUNTS = ("image_seq_length", "image_seq_len", "num_image_tokens", "num_query_tokens")
 
 
-@dataclass(frozen=True)
-class Differs:
-    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), of its
-    processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's.
-    ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its special tokens."""
-
-    config: dict[str, Any] = field(default_factory=dict)
-    processor: dict[str, Any] = field(default_factory=dict)
-    image: dict[str, Any] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
-    token: str = "<image>"
-    image_processor: str | None = None
-    processor_class: str | None = None
-    named: bool = True
-    roles: dict[str, str] = field(default_factory=dict)
-
-
-def _letters(number: int) -> str:
-    """A number as Chameleon's names of image tokens write it."""
-    return "".join(string.ascii_uppercase[int(digit)] for digit in str(number))
-
-
-_SQUARE = {"height": SIDE, "width": SIDE}
-_GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
-_KOSMOS = {"embed_dim": 64, "layers": 2, "ffn_dim": 96, "attention_heads": 4}
-_WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
-DIFFERS: dict[str, Differs] = {
-    "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
-    "instructblip": Differs(
-        config={"qformer_config.encoder_hidden_size": 32, "text_config.word_embed_proj_dim": 64}, named=False
-    ),
-    "kosmos-2": Differs(
-        config={
-            **{f"text_config.{key}": size for key, size in _KOSMOS.items()},
-            "text_config.vocab_size": VOCABULARY + 20,
-            "text_config.pad_token_id": 0,
-        },
-        processor={"num_patch_index_tokens": 4},
-        processor_class="Kosmos2Processor",
-        image_processor="CLIPImageProcessor",
-        image={"size": {"shortest_edge": SIDE}, "crop_size": _SQUARE},
-        words=("</s>",),
-        roles={"unk_token": "</s>"},  # the ids that follow are words'
-    ),
-    "kosmos-2.5": Differs(
-        config={f"text_config.{key}": size for key, size in _KOSMOS.items()},
-        processor_class="Kosmos2_5Processor",
-        image_processor="Kosmos2_5ImageProcessor",
-    ),
-    "chameleon": Differs(
-        config={
-            "vocabulary_map": {"<image>": _IMAGE, **{f"IMGIMG{_letters(i)}Z": 350 + i for i in range(40)}},
-            "vq_config.num_embeddings": 40,
-            "vq_config.base_channels": 32,
-            "vq_config.latent_channels": 32,
-            "vq_config.resolution": 64,
-        },
-        image={"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
-        processor={"image_seq_length": 16},
-        words=("<sep>",),
-        roles={"sep_token": "<sep>"},
-    ),
-    "step3p7": Differs(config={"vision_config.intermediate_size": 186}),
-    "glm5_next": Differs(config={"text_config.num_key_value_heads": 4}),
-    "aya_vision": Differs(
-        processor={"patch_size": PATCH, "img_size": SIDE, "downsample_factor": 2},
-        words=("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"),
-        token="<|IMG_PATCH|>",
-        image={"max_patches": 4},
-    ),
-    "cohere2_vision": Differs(image={"patch_size": 2, "max_patches": 3}),
-    "qianfan_ocr": Differs(token="<context>", image={"max_patches": 3}),
-    "ovis2": Differs(
-        config={"visual_indicator_token_ids": ("<IMG_START>", "<IMG_END>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>")},
-        words=("<IMG_ATOM>", "<IMG_START>", "<IMG_END>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"),
-        token="<IMG_ATOM>",
-        image={"max_patches": 3},
-    ),
-    "janus": Differs(config={"vision_config.projection_dim": 64}),
-    "got_ocr2": Differs(
-        words=("<imgpad>",),
-        token="<imgpad>",
-        config={"vision_config.image_size": 128, "vision_config.patch_size": 2},
-        image={"size": {"height": 128, "width": 128}},
-    ),
-    "pp_chart2table": Differs(config={"vision_config.image_size": 56}, image={"size": {"height": 56, "width": 56}}),
-    "video_llava": Differs(image={"size": {"shortest_edge": SIDE}, "crop_size": _SQUARE}),
-    "llava_next_video": Differs(
-        config={"image_grid_pinpoints": _GRIDS},
-        processor={"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
-    ),
-    "llama4": Differs(
-        words=(
-            "<|image|>",
-            "<|image_start|>",
-            "<|image_end|>",
-            "<|patch|>",
-            "<|tile_x_separator|>",
-            "<|tile_y_separator|>",
-        ),
-        token="<|patch|>",
-        processor={"patch_size": PATCH},
-        image={"max_patches": 4},
-        config={"vision_config.intermediate_size": 128},
-    ),
-    "cosmos3_edge": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "cosmos3_omni": Differs(
-        processor_class="Qwen3VLProcessor",
-        image_processor="Qwen2VLImageProcessor",
-        config={
-            "vision_config.deepstack_visual_indexes": [0, 1],
-            "text_config.rope_parameters": {**_MROPE, "mrope_interleaved": True},
-        },
-    ),
-    "ernie4_5_vl_moe": Differs(config={"text_config.rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2]}}),
-    "glm4v": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "glm46v": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "glm_ocr": Differs(
-        processor_class="Glm46VProcessor",
-        image_processor="Glm46VImageProcessor",
-        config={"text_config.rope_parameters": _MROPE},
-    ),
-    "glmga": Differs(
-        processor_class="Glm46VProcessor",
-        image_processor="GlmgaImageProcessor",
-        config={"text_config.rope_parameters": _MROPE},
-    ),
-    "glm4v_moe": Differs(processor_class="Glm4vProcessor", image_processor="Glm4vImageProcessor"),
-    "hunyuan_vl": Differs(
-        config={
-            "text_config.rope_parameters": {**_MROPE, "mrope_section": [2, 2, 2, 2]},
-            "text_config.head_dim": 16,
-            "vision_config.max_image_size": 4 * PATCH,
-            "vision_config.text_hidden_size": 64,
-        },
-        words=("<boi>", "<eoi>"),
-    ),
-    "qwen3_vl_moe": Differs(processor_class="Qwen3VLProcessor", image_processor="Qwen2VLImageProcessor"),
-    "lighton_ocr": Differs(image={"patch_size": {"height": 2 * PATCH, "width": 2 * PATCH}}),
-    "mistral3": Differs(
-        processor={
-            "spatial_merge_size": 2,
-            "image_token": "<image>",
-            "image_break_token": "<break>",
-            "image_end_token": "<image_end>",
-        }
-    ),
-    "paddleocr_vl": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "qwen2_5_omni_thinker": Differs(
-        processor_class="Qwen2_5OmniProcessor",
-        image_processor="Qwen2VLImageProcessor",
-        config={"text_config.rope_parameters": _MROPE, "vision_start_token_id": "<vision_start>", **_WINDOWS},
-    ),
-    "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
-    "hyperclovax_vision_v2": Differs(config=_WINDOWS),
-    "mllama": Differs(
-        words=("<|image|>",),
-        token="<|image|>",
-        image={"max_image_tiles": 4},
-        config={
-            "text_config.num_hidden_layers": 5,
-            "text_config.cross_attention_layers": [1, 3],
-            "vision_config.attention_heads": 2,
-            "vision_config.num_global_layers": 2,
-            "vision_config.num_hidden_layers": 3,
-            "vision_config.intermediate_layers_indices": [0, 2],
-            "vision_config.vision_output_dim": 96,
-        },
-    ),
-    "perception_lm": Differs(image={"tile_size": SIDE, "max_num_tiles": 3}, processor={"patch_size": PATCH}),
-}
-
-
 def candidates() -> dict[str, str]:
     """Class names by model type, of every class that transformers maps for images and text to text."""
     found = {
@@ -262,14 +87,14 @@ def tiny_config(name: str) -> PreTrainedConfig:
         for each in parts:
             part = getattr(part, each)
         if isinstance(value, tuple):
-            value = [words.index(word) + _IMAGE for word in value]
-        setattr(part, last, words.index(value) + _IMAGE if value in words else value)
+            value = [words.index(word) + IMAGE for word in value]
+        setattr(part, last, words.index(value) + IMAGE if value in words else value)
     for part in (config, config.get_text_config()):
         for key in list(vars(part)):
             if key in ("image_token_id", "image_token_index", "img_context_token_id"):
-                setattr(part, key, words.index(differs.token) + _IMAGE)
+                setattr(part, key, words.index(differs.token) + IMAGE)
             elif key in ("video_token_id", "video_token_index") and isinstance(getattr(part, key), int):
-                setattr(part, key, words.index("<video>") + _IMAGE)
+                setattr(part, key, words.index("<video>") + IMAGE)
             elif key.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(part, key), int):
                 setattr(part, key, min(value, VOCABULARY - 1))
     return config
@@ -308,7 +133,7 @@ def _shrink(config: Any, sizes: dict[str, Any]) -> None:
 def tiny_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Bytes, and the special tokens of ``words_of``; a text begins with ``<s>``."""
     names = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    names += [f"<unused{i}>" for i in range(len(names), _IMAGE)]
+    names += [f"<unused{i}>" for i in range(len(names), IMAGE)]
     names += words_of(name)
     names += [f"<unused{i}>" for i in range(len(names), VOCABULARY)]
     tokenizer = Tokenizer(models.BPE({each: i for i, each in enumerate(names)}, []))
@@ -371,14 +196,14 @@ def small_image_processor(class_name: str, settings: dict[str, Any]) -> Any:
     size: Any = getattr(maker, "size", None) or {}
     given: dict[str, Any] = {}
     if set(size) == {"height", "width"}:
-        given["size"] = _SQUARE
+        given["size"] = SQUARE
     elif set(size) == {"shortest_edge", "longest_edge"}:
         token = (2 * PATCH) ** 2
         given |= {"size": {"shortest_edge": 4 * token, "longest_edge": 24 * token}, "patch_size": PATCH}
     elif set(size) == {"shortest_edge"}:
-        given |= {"size": {"shortest_edge": SIDE}, "crop_size": _SQUARE}
+        given |= {"size": {"shortest_edge": SIDE}, "crop_size": SQUARE}
     if hasattr(maker, "image_grid_pinpoints"):
-        given["image_grid_pinpoints"] = _GRIDS
+        given["image_grid_pinpoints"] = GRIDS
     return maker(**{**given, **settings})
 
 
@@ -390,15 +215,22 @@ def _named(entry: Any) -> str | None:
 
 def tokens_of(model: Any) -> int:
     """Features of a tile."""
+    from tt_edge.compile.vision.features import learned_tokens
     from tt_edge.compile.vision.tower import TileTower
 
+    high_res = getattr(getattr(model.config, "high_res_vision_config", None), "image_size", None)
     try:
+        tower = TileTower(model, *((side, side) for side in (_side(model), high_res) if isinstance(side, int)))
         with torch.no_grad():
-            tower = TileTower(model, (SIDE, SIDE))
-            (found,) = tower(**tower.example(1, torch.float32))
+            found = tower(**tower.example(1, torch.float32))[0]
     except Exception:  # takes other inputs: its processor counts without being told
         return 4
-    return int(found.shape[-2])
+    return len(found) - len(learned_tokens(model))
+
+
+def _side(model: Any) -> int:
+    side = getattr(getattr(model.config, "vision_config", None), "image_size", SIDE)
+    return side if isinstance(side, int) else SIDE
 
 
 def write_any(name: str, folder: Path) -> None:

@@ -36,7 +36,9 @@ class VisionGeometry:
     all images follow one another without gaps. ``keep``: which part of the image tokens of a frame or a tile is returned, or
     above 1 how many (``kept_tokens``). For a tower whose units are whole images, ``tiles`` is how many tiles each has, some of
     which may be padding; a decoder sees its features by cross-attention. ``max_instruction``: token ids of a prompt's text that the
-    tower reads with each tile, at most; 0 for a tower that reads pixels only.
+    tower reads with each tile, at most; 0 for a tower that reads pixels only. ``learned_rows``: so many rows behind those of a
+    tile's own tokens, the same for every tile, stand in for special tokens around images. ``high_res_size``: each tile is taken in
+    this size, too.
     """
 
     family: str
@@ -52,11 +54,18 @@ class VisionGeometry:
     keep: float = 1.0
     tiles: int = 0
     max_instruction: int = 0
+    learned_rows: int = 0
+    high_res_size: tuple[int, int] | None = None
 
     @property
     def prunes(self) -> bool:
         """Whether image tokens are dropped."""
         return self.keep != 1
+
+    @property
+    def tokens_a_tile(self) -> int:
+        """The rows of a tile's own tokens."""
+        return self.tokens_a_unit - self.learned_rows
 
     @property
     def patches_a_unit(self) -> int:
@@ -81,7 +90,7 @@ class VisionGeometry:
         """A sufficient number of units for ``tokens`` image tokens; windows may be half empty at the images' edges."""
         if self.unit == WINDOWS:
             return max(1, -(-2 * tokens // self.tokens_a_unit))
-        return max(1, tokens // self.tokens_a_unit)
+        return max(1, tokens // self.tokens_a_tile)
 
     def units(self, least_tokens: int, most_tokens: int) -> tuple[int, int, int]:
         """Minimum, typical and maximum number of units in one call, for calls with these numbers of image tokens."""
@@ -93,9 +102,16 @@ class VisionGeometry:
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
         # What older bundles lack.
-        given = {"keep": 1.0, "position_sampling": BILINEAR_ALIGNED, "tiles": 0, "max_instruction": 0, **data}
+        older = {
+            "keep": 1.0,
+            "position_sampling": BILINEAR_ALIGNED,
+            "tiles": 0,
+            "max_instruction": 0,
+            "learned_rows": 0,
+        }
+        given = {**older, "high_res_size": None, **data}
         values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
-        tile = values.pop("tile_size")
+        sizes = {name: values.pop(name) for name in ("tile_size", "high_res_size")}
         for key, value in values.items():
             wanted = {"family": str, "unit": str, "position_sampling": str, "ragged": bool, "keep": float}.get(key, int)
             if type(value) is not wanted:
@@ -109,7 +125,10 @@ class VisionGeometry:
         if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES, WHOLE_IMAGES):
             raise ValueError(f"unit is {values['unit']!r}")
         size(values["tokens_a_unit"], "tokens_a_unit")
-        if tile is not None:
-            height, width = tile
-            tile = size(height, "tile_size"), size(width, "tile_size")
-        return cls(**values, tile_size=tile)
+        if values["learned_rows"] >= values["tokens_a_unit"]:
+            raise ValueError(f"learned_rows is {values['learned_rows']!r}")
+        for name, given_size in sizes.items():
+            if given_size is not None:
+                height, width = given_size
+                sizes[name] = size(height, name), size(width, name)
+        return cls(**values, **sizes)

@@ -126,8 +126,8 @@ def cross_names(layers: int) -> list[str]:
     return [name.format(i=layer) for layer in range(layers) for name in (CROSS_KEY, CROSS_VALUE)]
 
 
-#: The input of towers that take tiles.
-TILE_PIXELS = "pixel_values"
+#: The input of towers that take tiles, and that of the same tiles in a higher resolution, for a second tower.
+TILE_PIXELS, HIGH_RES_PIXELS = "pixel_values", "high_res_pixel_values"
 #: Of towers that take whole images: the tiles of each, the number of its arrangement of rows and columns, which tiles it has.
 CANVAS_PIXELS, ASPECT_RATIO_IDS, ASPECT_RATIO_MASK = "canvas_pixels", "aspect_ratio_ids", "aspect_ratio_mask"
 #: Of towers that read the text of a prompt with each tile: its token ids, as many for all tiles of a call.
@@ -275,6 +275,7 @@ REGISTRY: list[EngineInput] = [
     EngineInput(ROPE_TABLE, DType.FLOAT32, (None, None, None), FedBy.EDGE_LLM),
     # Of vision towers.
     _of_tower(TILE_PIXELS, None, s.UNITS, None, None, None),
+    _of_tower(HIGH_RES_PIXELS, None, s.UNITS, None, None, None),
     _of_tower(CANVAS_PIXELS, None, s.UNITS, None, None, None, None),
     _of_tower(ASPECT_RATIO_IDS, DType.INT64, s.UNITS),
     _of_tower(ASPECT_RATIO_MASK, DType.INT64, s.UNITS, None),

@@ -13,6 +13,7 @@ from tt_edge.compile.vision import families, images, known_prompts, own_processo
 from tt_edge.compile.vision.families import Blocks, family_of
 from tt_edge.compile.vision.images import prepare_images
 from tt_edge.config import Precision
+from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
@@ -86,11 +87,9 @@ def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ovis2", "hands its decoder other inputs_embeds with images than tt-edge's network has"),
         ("idefics2", r"idefics2's image processor Idefics2ImageProcessor is not one of the \d+ that tt-edge follows"),
         ("aria", r"AriaForConditionalGeneration is a mixture of experts"),
         ("git", "GitForCausalLM has no get_image_features, so its language part takes images in another way"),
-        ("deepseek_vl_hybrid", "vision tower takes high_res_pixel_values beside pixels"),
     ],
 )
 def test_refusals_name_the_feature(tmp_path, name, words):
@@ -98,6 +97,13 @@ def test_refusals_name_the_feature(tmp_path, name, words):
     with pytest.raises(UnsupportedModelError, match=words) as found:
         prepared(tmp_path)
     assert "\n" not in str(found.value)
+
+
+def test_an_input_that_nobody_makes_is_named(tmp_path, monkeypatch):
+    write_any("deepseek_vl_hybrid", tmp_path)
+    monkeypatch.setattr(families, "_SERVED", families._SERVED - {HIGH_RES_PIXELS})
+    with pytest.raises(UnsupportedModelError, match="vision tower takes high_res_pixel_values beside pixels"):
+        prepared(tmp_path)
 
 
 def test_blocks_are_found_in_the_mask(tmp_path, monkeypatch):

@@ -69,7 +69,9 @@ def picture_prompts(
     found: list[Prompt] = []
     for chosen in (pictures[:1], pictures[-2:] if len(pictures) > 1 and not leading else ()):
         tokens = sum(picture.tokens for picture in chosen)
-        images = [vision.processor.image_ids(vision.processor.tokens_in_prompt(picture)) for picture in chosen]
+        images = [
+            vision.processor.image_ids(vision.processor.tokens_in_prompt(picture), picture.layout) for picture in chosen
+        ]
         length = sum(map(len, images)) + _TEXT_BETWEEN * (len(chosen) + 1)
         if not chosen or (found and (length > room or tokens > contract.max_image_tokens)):
             continue

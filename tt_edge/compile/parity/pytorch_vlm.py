@@ -27,8 +27,9 @@ from tt_edge.compile.vision.families import (
     placed_features,
     rope_index,
 )
-from tt_edge.compile.vision.features import handed_features
+from tt_edge.compile.vision.features import handed_features, masks_tiles
 from tt_edge.compile.vision.grids.found import patch_inputs_of
+from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
 from tt_edge.runtime.benchmark.records import Measured, RequestTimes
@@ -98,8 +99,7 @@ class PyTorchVLM(PyTorchBaseline):
         vision = {name: inputs[name] for name in vision_inputs_of(self.model) if name in inputs}
         start = self._now()
         if vision:
-            dtype = self.model.dtype
-            moved = {k: v.to(self.device, dtype if k == "pixel_values" else v.dtype) for k, v in vision.items()}
+            moved = {name: tensor.to(self.device) for name, tensor in cast(vision, self.model.dtype).items()}
             with torch.no_grad():
                 tower_outputs(self.model, moved)
         seconds = self._now() - start
@@ -221,6 +221,8 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
     return {"return_mm_token_type_ids": True} if makes else {}
 
 
+#: The pixels that towers take, and which of the tiles are padding.
+OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask")
 #: The model inputs that say how large images are.
 SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes", "aspect_ratio_ids", "aspect_ratio_mask")
 
@@ -230,21 +232,21 @@ def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
     if is_crossed(model):
         return model.model.vision_model(**inputs)
     if hasattr(holder_of_features(model), "get_image_features"):
-        return model.get_image_features(**inputs)
+        return holder_of_features(model).get_image_features(**inputs)
     return SimpleNamespace(pooler_output=handed_features(model, inputs["pixel_values"]))
 
 
 def vision_inputs_of(model: Any) -> tuple[str, ...]:
     """What ``get_image_features`` may take of a processor's outputs."""
     instruction = Instruction.of(model)
-    return ("pixel_values", *SIZES, *(() if instruction is None else (instruction.name,)))
+    return (*OF_TOWER, *SIZES, *(() if instruction is None else (instruction.name,)))
 
 
 #: The processor outputs that models take.
 _USED = {
     "input_ids",
     "attention_mask",
-    "pixel_values",
+    *OF_TOWER,
     "pixel_values_images",
     "image_grid_thw",
     "image_merge_sizes",
@@ -255,7 +257,6 @@ _USED = {
     "token_type_ids",
     "image_sizes",
     "batch_num_images",
-    "pixel_attention_mask",
 }
 
 
@@ -300,6 +301,10 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         return inputs | patch_inputs_of(model).of_images(images)
     if images:
         inputs["pixel_values"] = _pixels(model, rows, images)
+        if images[0].high_res is not None:
+            inputs[HIGH_RES_PIXELS] = torch.cat([torch.from_numpy(each.high_res) for each in images])
+        if masks_tiles(model):
+            inputs["pixel_attention_mask"] = torch.ones(inputs["pixel_values"].shape[:2], dtype=torch.bool)
         if images[0].size is not None:
             inputs["image_sizes"] = torch.tensor([image.size for image in images])
         if (instruction := Instruction.of(model)) is not None:
@@ -321,7 +326,7 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
     tiles = [torch.from_numpy(image.pixels) for image in images]
     if images[0].size is not None:
         return torch.nn.utils.rnn.pad_sequence(tiles, batch_first=True)
-    if model.config.model_type in ("idefics3", "smolvlm"):
+    if model.config.model_type in ("idefics3", "smolvlm") or masks_tiles(model):
         left, grouped = list(zip(tiles, images, strict=True)), []
         for row in rows if len(rows) > 1 else [()]:
             count, own = sum(id == model.config.image_token_id for id in row), []

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tt_edge.compile.vision.families import PLACES, VLMFamily, deepstack_levels, placed_features
+from tt_edge.compile.vision.deepstack import added_by_index, deepstack_levels, handed, rows_where
+from tt_edge.compile.vision.families import PLACES, VLMFamily, placed_features
 from tt_edge.compile.vision.own_positions import by_positions
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, deepstack_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def rows_where(indices: Tensor, table: Tensor, otherwise: Tensor) -> Tensor:
-    """Rows of ``table`` ``[N, H]`` at ``indices`` ``[B, S]``; for a negative index the row of ``otherwise`` ``[B, S, H]``."""
-    rows = functional.embedding(indices.clamp(min=0), table)
-    return torch.where((indices >= 0).unsqueeze(-1), rows, otherwise)
 
 
 class ImageDecoder(nn.Module):
@@ -49,19 +42,13 @@ class ImageDecoder(nn.Module):
         if self._outside(embeddings):
             input_ids = input_ids.masked_fill(image_indices >= 0, 0)
         embeds = rows_where(image_indices, image_features, embeddings(input_ids))
-        if self._family.whole:
-            placing = placed_features(self._family.decoder_of(self.model))
-            places = {} if placing is None else {f"{placing}{PLACES}": (image_indices >= 0).long()}
-            owner = self._family.whole_of(self.model)
-            out = owner(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **places)
-            whole: Tensor = out.logits
-            return whole
-        more: dict[str, Any] = {}
-        if deepstack_features:
-            more = {"visual_pos_masks": image_indices, "deepstack_visual_embeds": list(deepstack_features)}
         decoder, head = self._family.decoder_of(self.model), self._family.head_of(self.model)
-        hidden = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **more).last_hidden_state
-        logits: Tensor = head(hidden)
+        called = self._family.whole_of(self.model) if self._family.whole else decoder
+        placing = placed_features(decoder) if self._family.whole else None
+        places = {} if placing is None else {f"{placing}{PLACES}": (image_indices >= 0).long()}
+        with handed(self.model, decoder, image_indices, deepstack_features):
+            out = called(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **places)
+        logits: Tensor = out.logits if self._family.whole else head(out.last_hidden_state)
         return logits
 
     def _outside(self, embeddings: nn.Module) -> bool:
@@ -91,12 +78,7 @@ class ImageDecoder(nn.Module):
         features looks its positions up."""
         decoder = self._family.decoder_of(self.model)
         with ExitStack() as stack:
-            if hasattr(decoder, "_deepstack_process"):
-                stack.enter_context(patch.object(decoder, "_deepstack_process", _add_rows))
+            stack.enter_context(added_by_index(decoder))
             if placed_features(decoder) is not None:
                 stack.enter_context(by_positions(decoder))
             yield
-
-
-def _add_rows(hidden_states: Tensor, indices: Tensor, table: Tensor) -> Tensor:
-    return hidden_states + rows_where(indices, table, torch.zeros_like(hidden_states))

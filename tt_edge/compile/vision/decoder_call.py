@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.vision.decoder import ImageDecoder
+from tt_edge.compile.vision.deepstack import MASKS
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.own_processor import OwnProcessor
+from tt_edge.compile.vision.own_processor import OwnProcessor, Written
 from tt_edge.compile.vision.tower import Tower
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -59,7 +60,7 @@ def check_decoder_call(
     written = own.run(prompt, images)
     tokenizer = BundleTokenizer.from_bundle(files)
     ids, prepared = processor.tokenize(tokenizer, prompt, images, add_special_tokens=True)
-    prepared = _with_pixels(model, prepared, written.pixels.float())
+    prepared = _with_pixels(model, prepared, written)
     placed = processor.place(ids, prepared)
     taken = inspect.signature(model.forward).parameters
     inputs = {
@@ -86,15 +87,17 @@ def check_decoder_call(
     )
 
 
-def _with_pixels(model: PreTrainedModel, prepared: list[ProcessedImage], pixels: Tensor) -> list[ProcessedImage]:
-    """``prepared`` with the processor's own ``pixels``, which differ in rounding only."""
+def _with_pixels(model: PreTrainedModel, prepared: list[ProcessedImage], written: Written) -> list[ProcessedImage]:
+    """``prepared`` with the processor's own pixels, which differ in rounding only."""
+    pixels, high_res = written.pixels.float(), written.high_res
     if has_grids(model):
         patches = patch_inputs_of(model).blocks(pixels, [image.grid or (0, 0, 0) for image in prepared])
         return [replace(image, pixels=own) for image, own in zip(prepared, patches, strict=True)]
     found, first = [], 0
     for image in prepared:
-        own = pixels[first : first + len(image.pixels)].reshape(image.pixels.shape)
-        found.append(replace(image, pixels=own.numpy()))
+        own = slice(first, first + len(image.pixels))
+        tiles = pixels[own].reshape(image.pixels.shape).numpy()
+        found.append(replace(image, pixels=tiles, high_res=None if high_res is None else high_res[own].float().numpy()))
         first += len(image.pixels)
     return found
 
@@ -156,25 +159,11 @@ def _compare(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], leng
             continue
         if key in ("past_key_values", "cache_position", "input_ids"):
             continue
-        if not isinstance(want, Tensor):
-            if _holds_tensors(want) and not _holds_tensors(got):
-                raise UnsupportedModelError(f"{name} hands its decoder {key} with images, which tt-edge does not make")
-            continue
-        if not isinstance(got, Tensor):
+        wanted, found = _tensors(want), _tensors(got)
+        if wanted.keys() != found.keys():
             raise UnsupportedModelError(f"{name} hands its decoder {key} with images, which tt-edge does not make")
-        if key == "visual_pos_masks":  # the decoder is handed rows of features instead
-            got = got >= 0
-        if key == "position_ids":
-            want, got = want.expand_as(got) if want.ndim <= got.ndim else want, got
-        if want.shape != got.shape:
-            raise UnsupportedModelError(
-                f"{name} hands its decoder {key} of {list(want.shape)}, and tt-edge {list(got.shape)}"
-            )
-        apart = float((want.double() - got.double()).norm() / want.double().norm().clamp(min=1e-12))
-        if apart > close:
-            raise UnsupportedModelError(
-                f"{name} hands its decoder other {key} with images than tt-edge's network has ({apart:.2g} apart)"
-            )
+        for place in wanted:
+            _compare_tensors(name, key, wanted[place], found[place], close)
     embeds = theirs.get(
         "inputs_embeds", theirs.get("hidden_states")
     )  # of its first layer, where it places features itself
@@ -182,9 +171,31 @@ def _compare(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], leng
         raise UnsupportedModelError(f"{name} does not hand its decoder embeddings of its {length} tokens")
 
 
-def _holds_tensors(value: Any) -> bool:
-    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return any(isinstance(each, Tensor) for each in values)
+def _compare_tensors(name: str, key: str, want: Tensor, got: Tensor, close: float) -> None:
+    if key in MASKS:  # the decoder is handed rows of features instead
+        got = got >= 0
+        want = want[..., 0] if want.ndim > got.ndim else want
+    if key == "position_ids":
+        want = want.expand_as(got) if want.ndim <= got.ndim else want
+    if want.shape != got.shape:
+        raise UnsupportedModelError(
+            f"{name} hands its decoder {key} of {list(want.shape)}, and tt-edge {list(got.shape)}"
+        )
+    apart = float((want.double() - got.double()).norm() / want.double().norm().clamp(min=1e-12))
+    if apart > close:
+        raise UnsupportedModelError(
+            f"{name} hands its decoder other {key} with images than tt-edge's network has ({apart:.2g} apart)"
+        )
+
+
+def _tensors(value: Any) -> dict[Any, Tensor]:
+    """A tensor, or those of a list or a mapping, by their places."""
+    named = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value if isinstance(value, list | tuple) else [value])
+    )
+    return {place: each for place, each in named if isinstance(each, Tensor)}
 
 
 def _visible(mask: Any, length: int) -> np.ndarray | None:

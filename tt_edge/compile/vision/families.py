@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from tt_edge.compile.vision.deepstack import deepstack_levels
 from tt_edge.config import Backend, CompileConfig, TowerAttention
+from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
 from tt_edge.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -34,9 +36,9 @@ class VLMFamily:
 
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
     width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
-    one size, ``tile_size`` where the configuration does not have it; ``images`` takes whole images, which the decoder sees by
-    cross-attention. ``whole``: logits are computed by the whole model, which may scale them (``whole_of``), not by ``decoder`` and
-    ``head`` only. ``prunes``: some of the image tokens can be dropped.
+    one size, ``tile_size`` where the configuration does not have it, and in ``high_res_size``, too, where there is one; ``images``
+    takes whole images, which the decoder sees by cross-attention. ``whole``: logits are computed by the whole model, which may
+    scale them (``whole_of``), not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
     """
 
     decoder: str
@@ -44,6 +46,7 @@ class VLMFamily:
     tower: str
     position_axes: int = 1
     tile_size: tuple[int, int] | None = None
+    high_res_size: tuple[int, int] | None = None
     whole: bool = False
     blocks: Blocks = Blocks.NONE
     prunes: bool = True
@@ -132,7 +135,9 @@ PLACES = "_position_mask"
 #: How the names end of token ids that ``get_image_features`` takes.
 _IDS = "_input_ids"
 #: Inputs of ``get_image_features`` beside pixels that tt-edge's runtime makes itself, or does not need for whole tiles.
-_SERVED = frozenset({"pixel_values", "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"})
+_SERVED = frozenset(
+    {TILE_PIXELS, HIGH_RES_PIXELS, "image_sizes", "pixel_attention_mask", "pixel_mask", "kwargs", "args"}
+)
 #: Those of models whose images are grids of patches of any size.
 _OF_GRIDS = frozenset({"image_grid_thw", "image_merge_sizes"})
 
@@ -207,8 +212,9 @@ def rope_index(model: Any) -> Any:
 
 
 def holder_of_features(model: Any) -> Any:
-    """The module that has ``get_image_features``: the model, or its base model where only that has it."""
-    return model if hasattr(model, "get_image_features") else getattr(model, "model", model)
+    """The module that has ``get_image_features``: the base model, or the model where only that has it."""
+    inner = getattr(model, "model", model)
+    return inner if hasattr(inner, "get_image_features") else model
 
 
 def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConfig) -> None:
@@ -274,9 +280,3 @@ def _names(path: str) -> list[str]:
 def _path(model: nn.Module, part: nn.Module | None) -> str:
     """The name of a submodule; empty if it is none."""
     return next((name for name, module in model.named_modules() if module is part and part is not None), "")
-
-
-def deepstack_levels(model: PreTrainedModel) -> int:
-    """The number of first decoder layers that receive their own vision features (Qwen3-VL)."""
-    vision = getattr(model.config, "vision_config", None)
-    return len(getattr(vision, "deepstack_visual_indexes", None) or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -12,20 +12,47 @@ from torch import Tensor
 
 from tt_edge.compile.vision.families import PLACES, holder_of_features, language_part, placed_features
 
-#: ``(model, pixel_values [tiles, 3, H, W])`` to features ``[tiles, rows, hidden]``; ``image_features`` takes other inputs, too.
-Features = Callable[..., Tensor]
+#: ``(model, pixel_values [tiles, 3, H, W], …)`` to features ``[tiles, rows, hidden]``, or to these and those of deeper levels.
+Features = Callable[..., Tensor | Sequence[Tensor]]
+
+
+def all_tables(out: Any) -> list[Tensor]:
+    """Of the result of ``get_image_features``: features ``[rows, hidden]`` of all images, then those of deeper levels.
+
+    Where all features are for deeper levels, and named after their decoder layer, the first ones are zero (Granite 4 Vision).
+    """
+    levels = list(getattr(out, "deepstack_features", None) or ())
+    if levels and isinstance(levels[0], tuple) and isinstance(levels[0][0], int):
+        levels = [features for _, features in levels]
+    joined = [torch.cat([*map(_rows, each)]) if isinstance(each, list | tuple) else _rows(each) for each in levels]
+    first = out.pooler_output
+    if first is None:
+        return [torch.zeros_like(joined[0]), *joined]
+    return [torch.cat([*map(_rows, first)]) if isinstance(first, list | tuple) else _rows(first), *joined]
+
+
+def _rows(features: Tensor) -> Tensor:
+    return features.flatten(0, -2)
+
+
+def learned_tokens(model: Any) -> tuple[int, ...]:
+    """The special tokens around images that have learned rows of the tower in place of their embeddings (Ovis 2)."""
+    return tuple(getattr(model.config, "visual_indicator_token_ids", None) or ())
 
 
 def image_features(model: Any, pixel_values: Tensor, **more: Tensor) -> Tensor:
-    """What the model's own ``get_image_features`` makes of each tile."""
-    features: Any = holder_of_features(model).get_image_features(pixel_values=pixel_values, **more)
-    features = getattr(features, "pooler_output", features)
+    """What the model's own ``get_image_features`` makes of each tile, and behind it the rows of ``learned_tokens``."""
+    found: Any = holder_of_features(model).get_image_features(pixel_values=pixel_values, **more)
+    features = getattr(found, "pooler_output", found)
     if isinstance(features, list | tuple):  # one for each image
         features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
     if features.ndim == 2:
         features = features.reshape(pixel_values.shape[0], -1, features.shape[-1])
-    found: Tensor = features
-    return found
+    if learned_tokens(model):
+        rows = found.visual_indicator_features
+        features = torch.cat([features, rows.to(features.dtype).expand(features.shape[0], *rows.shape)], dim=1)
+    made: Tensor = features
+    return made
 
 
 class _Nothing:
@@ -69,9 +96,34 @@ def selected_layers(model: Any, pixel_values: Tensor) -> Tensor:
 
 def with_newline(model: Any, pixel_values: Tensor) -> Tensor:
     """LLaVA-NeXT's: as ``selected_layers``, and behind a tile's rows the one that ends each line of tokens."""
-    features = selected_layers(model, pixel_values)
+    return _ended(model, selected_layers(model, pixel_values))
+
+
+def _ended(model: Any, features: Tensor) -> Tensor:
     newline = model.model.image_newline.to(features.dtype).expand(features.shape[0], 1, features.shape[2])
     return torch.cat([features, newline], dim=1)
+
+
+def of_levels(model: Any, pixel_values: Tensor) -> list[Tensor]:
+    """Granite 4 Vision's: several layers of the tower, each with a projector and LLaVA-NeXT's line ends, all for deeper levels.
+
+    The embedding of an image token is zero.
+    """
+    config, inner = model.config, model.model
+    drop = config.vision_feature_select_strategy == "default"
+    hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+    layers = [*(layer for layer, _ in config.deepstack_layer_map)]
+    layers += [config.spatial_vision_layer] * len(config.spatial_target_layers)
+    projectors = [*inner.layerwise_projectors, *inner.spatial_projectors][: len(layers)]
+    selected = [hidden[layer][:, 1:] if drop else hidden[layer] for layer in layers]
+    levels = [_ended(model, project(states)) for project, states in zip(projectors, selected, strict=True)]
+    return [torch.zeros_like(levels[0]), *levels]
+
+
+def of_vision_model(model: Any, pixel_values: Tensor) -> list[Tensor]:
+    """What the vision model makes of each tile; ``get_image_features`` only leaves out tiles that are padding."""
+    tables = all_tables(model.model.vision_model(pixel_values=pixel_values, return_dict=True))
+    return [table.reshape(pixel_values.shape[0], -1, table.shape[-1]) for table in tables]
 
 
 class Connected:
@@ -112,16 +164,26 @@ def projected(model: Any, pixel_values: Tensor) -> Tensor:
     return features
 
 
+def masks_tiles(model: Any) -> bool:
+    """Whether ``get_image_features`` takes all tiles of a prompt, and a mask that says which of them are padding."""
+    features = getattr(holder_of_features(model), "get_image_features", None)
+    mask = None if features is None else inspect.signature(features).parameters.get("pixel_attention_mask")
+    return mask is not None and mask.default is mask.empty
+
+
 def features_of(model: Any) -> Features:
     """How ``model`` makes features of tiles; code only where ``get_image_features`` takes images apart, or other inputs, too."""
     if not hasattr(holder_of_features(model), "get_image_features"):
         return handed_features
     inner = getattr(model, "model", model)
-    holder = inner if hasattr(inner, "get_image_features") else model
-    takes = inspect.signature(holder.get_image_features).parameters
+    takes = inspect.signature(holder_of_features(model).get_image_features).parameters
+    if masks_tiles(model):
+        return of_vision_model
     if "pixel_attention_mask" in takes and hasattr(inner, "connector"):
         return Connected(model)
     if "image_sizes" in takes:
+        if hasattr(inner, "layerwise_projectors"):
+            return of_levels
         return with_newline if getattr(inner, "image_newline", None) is not None else selected_layers
     if model.config.model_type == "llama4":
         return projected

@@ -50,7 +50,8 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
     has_settings = bool(image_settings(files))
     own = OwnProcessor.open(source) if has_settings and model.config.model_type not in KNOWN_PROMPTS else None
     if own is not None and family.tower == "tiles":
-        family = remember(model, replace(family, tile_size=own.tile_size()))
+        tile_size, high_res_size = own.tile_sizes()
+        family = remember(model, replace(family, tile_size=tile_size, high_res_size=high_res_size))
     tower, geometry = _tower(model, family, ragged)
     if not has_settings:
         return Sight(family, tower, geometry)

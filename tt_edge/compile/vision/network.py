@@ -14,7 +14,7 @@ from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.vision.crossed.tower import CrossedTower
-from tt_edge.compile.vision.families import deepstack_levels
+from tt_edge.compile.vision.deepstack import deepstack_levels
 from tt_edge.compile.vision.pruning import PrunedTower
 from tt_edge.compile.vision.tower import Tower
 from tt_edge.config import CompileConfig

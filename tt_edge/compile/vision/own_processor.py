@@ -19,9 +19,11 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
 from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
+from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.compile.vision.fit_leading import fit_leading
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.grids.found import patch_inputs_of
+from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
@@ -47,6 +49,8 @@ _BEFORE, _BEHIND = "Look: ", " so"
 _ALL_STEPS, _MOST_STEPS, _SHARE = 2.5, 1.5, 1e-3
 #: Arguments of an image processor that are no settings.
 _OF_CALLS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+#: The deviation of pixels that are not divided by one.
+_UNSCALED = (1.0, 1.0, 1.0)
 #: Names of the pixels among a processor's outputs.
 _PIXELS = ("pixel_values", "pixel_values_images")
 
@@ -69,9 +73,17 @@ class Written:
     @property
     def pixels(self) -> torch.Tensor:
         """``[tiles, 3, H, W]`` of all images in order, without what only pads them; or patches."""
-        found = next((self.outputs[name] for name in _PIXELS if name in self.outputs), None)
+        return self._pixels(_PIXELS)
+
+    @property
+    def high_res(self) -> torch.Tensor | None:
+        """``[tiles, 3, H, W]`` in the size that a second tower takes; ``None`` where it makes none."""
+        return self._pixels((HIGH_RES_PIXELS,)) if HIGH_RES_PIXELS in self.outputs else None
+
+    def _pixels(self, names: tuple[str, ...]) -> torch.Tensor:
+        found = next((self.outputs[name] for name in names if name in self.outputs), None)
         if not isinstance(found, torch.Tensor):
-            raise UnsupportedModelError(f"its processor makes {', '.join(self.outputs)}, and none is {_PIXELS[0]}")
+            raise UnsupportedModelError(f"its processor makes {', '.join(self.outputs)}, and none is {names[0]}")
         if found.ndim <= 4:
             return found
         tiles = found.flatten(0, -4)
@@ -167,14 +179,17 @@ class OwnProcessor:
         self.word = f"{start}{self.word}{end}"
         return True
 
-    def tile_size(self) -> tuple[int, int]:
-        """Height and width of the tiles that it makes."""
-        shape = self.run(f"{_BEFORE}{self.word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)]).pixels.shape
-        if len(shape) < 3:
+    def tile_sizes(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Height and width of the tiles that it makes; and of those for a second tower, if it makes any."""
+        made = self.run(f"{_BEFORE}{self.word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)])
+        return self._size(made.pixels), None if made.high_res is None else self._size(made.high_res)
+
+    def _size(self, pixels: torch.Tensor) -> tuple[int, int]:
+        if pixels.ndim < 3:
             raise UnsupportedModelError(
-                f"{self._name}'s processor makes pixels of shape {list(shape)}, which are no tiles"
+                f"{self._name}'s processor makes pixels of shape {list(pixels.shape)}, which are no tiles"
             )
-        return int(shape[-2]), int(shape[-1])
+        return int(pixels.shape[-2]), int(pixels.shape[-1])
 
     def run(self, prompt: str, images: Sequence[Image]) -> Written:
         """What the processor makes of ``prompt`` and ``images``. Raises whatever it raises."""
@@ -246,7 +261,9 @@ class OwnProcessor:
         grids = patch_inputs_of(model) if has_grids(model) else None
         for image, mine, theirs in zip(images, prepared, written, strict=True):
             pixels = mine.pixels if grids is None else grids.of_images([mine])["pixel_values"].numpy()
-            self._check_pixels(own, image, pixels, theirs)
+            self._check_pixels(image, pixels, theirs.pixels, getattr(own, "std", _UNSCALED))
+            if mine.high_res is not None and theirs.high_res is not None:
+                self._check_pixels(image, mine.high_res, theirs.high_res, getattr(own, "high_res_std", _UNSCALED))
         if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}{self.behind}" for each in written):
             # It leaves prompts as they are: they have all tokens of an image.
             self.word = token * prepared[0].tokens
@@ -262,7 +279,10 @@ class OwnProcessor:
             placeholders = replace(fit_placeholders(token, self.word, seen), behind=self.behind)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{self._name}: {error}") from error
-        found = ImagePrompt(self.kind, placeholders, (index,), settings, instruction)
+        learned = learned_tokens(model)
+        words = tuple(str(tokenizer.backend.id_to_token(each)) for each in learned)
+        placeholders = replace(placeholders, learned=words)
+        found = ImagePrompt(self.kind, placeholders, (index, *learned), settings, instruction)
         self._check_tokens(found, files, geometry, config.to_dict(), images, Instruction.of(model))
         return found
 
@@ -279,14 +299,16 @@ class OwnProcessor:
         files.update(saved_tokenizer(tokenizer, f"{folder}/"))
         return folder
 
-    def _check_pixels(self, own: ImageProcessor, image: Image, got: NDArray[np.float32], theirs: Written) -> None:
-        want = theirs.pixels.float().numpy()
+    def _check_pixels(
+        self, image: Image, got: NDArray[np.float32], pixels: torch.Tensor, deviation: Sequence[float]
+    ) -> None:
+        want = pixels.float().numpy()
         shape = f"an image of {image.shape[1]} x {image.shape[0]} pixels"
         if got.size != want.size:
             raise UnsupportedModelError(
                 f"{self._name}'s processor makes {list(want.shape)} of {shape}, and tt-edge {list(got.shape)}"
             )
-        std = np.asarray(getattr(own, "std", (1.0, 1.0, 1.0)), np.float32)
+        std = np.asarray(deviation, np.float32)
         scale = std[:, None, None] if got.ndim == 4 else np.repeat(std, got.shape[-1] // 3)
         steps = np.abs(got - want.reshape(got.shape)) * scale * 255
         if steps.max() > _ALL_STEPS or (steps > _MOST_STEPS).mean() > _SHARE:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import Instruction, VLMFamily
-from tt_edge.compile.vision.features import features_of
+from tt_edge.compile.vision.features import features_of, learned_tokens
 from tt_edge.compile.vision.grids.found import grid_tower_of
 from tt_edge.compile.vision.grids.tower import GridTower
-from tt_edge.contract import INSTRUCTION_IDS, TILE_PIXELS, TILES, VisionGeometry
+from tt_edge.contract import HIGH_RES_PIXELS, INSTRUCTION_IDS, TILE_PIXELS, TILES, VisionGeometry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,26 +29,35 @@ _INSTRUCTION = 13
 
 
 class TileTower(nn.Module):
-    """A tower that takes tiles of one size, with its projection: what ``get_image_features`` runs.
+    """A tower that takes tiles of one size, or of two, with its projection: what ``get_image_features`` runs.
 
     ``instruction``: what it reads with each tile, if it does.
     """
 
-    def __init__(self, model: PreTrainedModel, tile_size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tile_size: tuple[int, int], high_res_size: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.tile_size = model, tile_size
+        self.model, self.tile_size, self.high_res_size = model, tile_size, high_res_size
         self._features, self.instruction = features_of(model), Instruction.of(model)
 
-    def forward(self, pixel_values: Tensor, instruction_ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """``pixel_values`` ``[tiles, 3, H, W]`` and ``instruction_ids`` ``[tiles, I]`` to features ``[tiles * rows, hidden]``."""
-        more = {} if self.instruction is None else {self.instruction.name: instruction_ids}
-        return (self._features(self.model, pixel_values, **more).flatten(0, -2),)
+    def forward(
+        self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None, instruction_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Pixels ``[tiles, 3, H, W]`` and ``instruction_ids`` ``[tiles, I]`` to features ``[tiles * rows of a tile, hidden]``, then
+        those of deeper levels."""
+        more = {} if high_res_pixel_values is None else {HIGH_RES_PIXELS: high_res_pixel_values}
+        if self.instruction is not None and instruction_ids is not None:
+            more[self.instruction.name] = instruction_ids
+        found = self._features(self.model, pixel_values, **more)
+        return tuple(table.flatten(0, -2) for table in ([found] if isinstance(found, Tensor) else found))
 
     def example(self, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Inputs to trace with, by name: ``units`` tiles."""
-        pixels = {TILE_PIXELS: torch.zeros(units, 3, *self.tile_size, dtype=dtype)}
+        sizes = {TILE_PIXELS: self.tile_size, HIGH_RES_PIXELS: self.high_res_size}
+        found = {name: torch.zeros(units, 3, *size, dtype=dtype) for name, size in sizes.items() if size is not None}
         ids = torch.zeros(units, _INSTRUCTION, dtype=torch.int64)
-        return pixels if self.instruction is None else pixels | {INSTRUCTION_IDS: ids}
+        return found if self.instruction is None else found | {INSTRUCTION_IDS: ids}
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
@@ -66,7 +75,7 @@ def tower_of(model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False)
     if family.tower == "images":
         crossed = CrossedTower(model)
         return crossed, crossed.geometry()
-    tower = TileTower(model, family.tile_size or _tile_size(model))
+    tower = TileTower(model, family.tile_size or _tile_size(model), family.high_res_size)
     return tower, replace(_tile_geometry(model, tower), ragged=ragged)
 
 
@@ -79,11 +88,13 @@ def _tile_size(model: PreTrainedModel) -> tuple[int, int]:
 def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        (features,) = tower(**tower.example(1, dtype))
+        features, *_ = tower(**tower.example(1, dtype))
     return VisionGeometry(
         family=str(model.config.model_type),
         unit=TILES,
         tokens_a_unit=len(features),
         tile_size=tower.tile_size,
         max_instruction=0 if tower.instruction is None else tower.instruction.most,
+        learned_rows=len(learned_tokens(model)),
+        high_res_size=tower.high_res_size,
     )

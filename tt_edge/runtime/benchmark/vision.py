@@ -22,13 +22,20 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
     """
     geometry, generator = contract.tower, np.random.default_rng(seed)
     if geometry.tile_size is not None:
-        tiles, rest = divmod(tokens, geometry.tokens_a_unit)
+        tiles, rest = divmod(tokens, geometry.tokens_a_tile)
         if rest or not tiles:
             raise InvalidInputError(
-                f"no image of this model has {tokens} image tokens; give a multiple of {geometry.tokens_a_unit}"
+                f"no image of this model has {tokens} image tokens; give a multiple of {geometry.tokens_a_tile}"
             )
-        pixels = generator.standard_normal((tiles, 3, *geometry.tile_size), np.float32)
-        return ProcessedImage(pixels, None, tokens, instruction=(0,) * min(16, geometry.max_instruction))
+        sizes = (geometry.tile_size, geometry.high_res_size)
+        pixels, high_res = (
+            None if size is None else generator.standard_normal((tiles, 3, *size), np.float32) for size in sizes
+        )
+        first = np.arange(tiles)[:, None] * geometry.tokens_a_unit
+        own_rows = (first + np.arange(geometry.tokens_a_tile)).reshape(-1) if geometry.learned_rows else None
+        instruction = (0,) * min(16, geometry.max_instruction)
+        assert pixels is not None
+        return ProcessedImage(pixels, None, tokens, rows=own_rows, high_res=high_res, instruction=instruction)
     if tokens < 1:
         raise InvalidInputError(f"no image has {tokens} image tokens; give 1 or more")
     rows = next(side for side in range(math.isqrt(tokens), 0, -1) if tokens % side == 0)
@@ -53,6 +60,6 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, wh
     before = 0 if llm.vision.processor.placeholders.leading else len(text) // 2
     if image_tokens and not whole:
         geometry = llm.vision.encoder.session.contract.tower
-        group = image_tokens if geometry.tile_size is None else geometry.tokens_a_unit
+        group = image_tokens if geometry.tile_size is None else geometry.tokens_a_tile
         image_tokens = image_tokens // group * kept_tokens(geometry.keep, group)
     return text[:before] + llm.vision.processor.image_ids(image_tokens) + text[before:]

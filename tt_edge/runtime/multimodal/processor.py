@@ -14,7 +14,7 @@ from tt_edge.contract import TEXT_IN_BLOCK, VisionGeometry
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.crossed.aspect_ratios import AspectRatioProcessor
 from tt_edge.runtime.multimodal.crossed.placing import place_crossed
-from tt_edge.runtime.multimodal.images import AS_IT_IS, ImageOptions, OpenedImage, ProcessedImage, open_image
+from tt_edge.runtime.multimodal.images import AS_IT_IS, ImageOptions, Layout, OpenedImage, ProcessedImage, open_image
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processors import ImageProcessor, image_processor_for, read_settings
@@ -154,9 +154,14 @@ class MultimodalProcessor:
                 "remove those of the text"
             )
 
-    def image_ids(self, tokens: int) -> list[int]:
-        """What stands in a prompt for an image of so many image tokens, without the text around it."""
-        return [self.token_ids[0]] * tokens if self.leading is None else self.leading.ids
+    def image_ids(self, tokens: int, layout: Layout | None = None) -> list[int]:
+        """What stands in a prompt for an image of so many image tokens, and of such tiles, without other text around it."""
+        if self.leading is not None:
+            return self.leading.ids
+        if not self.placeholders.learned or layout is None:
+            return [self.token_ids[0]] * tokens
+        own = tokens - self.placeholders.learned_in(layout)
+        return [self.token_ids[kind] for kind in self.placeholders.kinds(layout, own)]
 
     def plan(self, sources: Sequence[ImageSource]) -> list[PlannedImage | ProcessedImage]:
         """Open the images of a prompt and decide their sizes. Videos are preprocessed at once.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tt_edge.contract import (
     ASPECT_RATIO_MASK,
     CU_TILES,
+    HIGH_RES_PIXELS,
     INSTRUCTION_IDS,
     KEPT_ROWS,
     OFFSETS_OF,
@@ -117,6 +118,8 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
         rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows))
         first += len(image.pixels) * geometry.tokens_a_unit
     inputs = {TILE_PIXELS: pixels}
+    if geometry.high_res_size is not None:
+        inputs[HIGH_RES_PIXELS] = np.concatenate([image.high_res for image in images if image.high_res is not None])
     if geometry.max_instruction:
         inputs[INSTRUCTION_IDS] = _instructions(images)
     return inputs, np.concatenate(rows)

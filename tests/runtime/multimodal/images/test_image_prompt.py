@@ -29,6 +29,8 @@ def test_what_is_written_is_read():
     leading = LeadingImage((0,), (1, 2), (3,), " ", True)
     found = ImagePrompt("X", Placeholders("I", "V", leading=True), (1, 2), {}, "reader", leading)
     assert read(found.to_json()) == found
+    learned = ImagePrompt("X", Placeholders("I", learned=("<s>", "</s>")), (1, 2, 3))
+    assert read(learned.to_json()) == learned
 
 
 def test_a_bundle_without_it():
@@ -48,6 +50,9 @@ def test_a_bundle_without_it():
         {"placeholders": {"image": "<image>", "tiles": {"start": 1}}},
         {"placeholders": {"image": "<image>", "tiles": None, "numbered": "yes"}},
         {"placeholders": {"image": "<image>", "tiles": None, "other": ""}},
+        {"placeholders": {"image": "<image>", "tiles": None, "learned": "ab"}},
+        {"placeholders": {"image": "<image>", "tiles": None, "learned": [3]}},
+        {"placeholders": {"image": "<image>", "tiles": None, "learned": [""]}},
         {"placeholders": {"image": None, "tiles": None}},
         {"placeholders": {"image": "", "tiles": None}},
         {"placeholders": {"image": "<image>", "written": "", "tiles": None}},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images import ProcessedImage
-from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
+from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 
 QWEN = Placeholders("<I>", "<V>")
 QWEN3 = Placeholders("<I>", "<V>", "<s>", "</s>")
@@ -75,3 +76,21 @@ def test_whether_a_prompt_places_its_images():
     assert QWEN.are_in("see <V>")
     assert EAGLE.are_in("<image-12>")
     assert not INTERN.are_in("<img>")
+
+
+@pytest.mark.parametrize(
+    ("layout", "text", "rows"),
+    [
+        (Layout(1, 1), "<s>II<g></s>", [2, 0, 1, 3, 4]),
+        (Layout(1, 2, "first"), "<s>II<g>II<c>II</s>", [2, 0, 1, 3, 5, 6, 10, 11, 4]),
+    ],
+    ids=["one tile", "three"],
+)
+def test_tokens_around_images_with_learned_rows(layout, text, rows):
+    """As Ovis 2: they count among the image's tokens; of those here, the one between two tiles has no row."""
+    geometry = VisionGeometry("", TILES, tokens_a_unit=2 + 3, learned_rows=3, tile_size=(28, 28))
+    tiles = TileText("<s>", "<c>", "<r>", "<g>", "</s>")
+    rule = Placeholders("I", start="<s>", end="<g></s>", tiles=tiles, learned=("<s>", "<g>", "</s>"))
+    assert rule.rows(layout, geometry).tolist() == rows
+    assert rule.learned_in(layout) == 3
+    assert rule.expand("aIb", [image(len(rows), layout=layout)])[0] == f"a{text}b"

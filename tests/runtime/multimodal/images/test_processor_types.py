@@ -15,7 +15,7 @@ from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
 from tt_edge.runtime.multimodal.images.processors import PROCESSORS, image_processor_for
 from tt_edge.runtime.multimodal.position_table import in_blocks
 
-SIDE = 28
+SIDE, LARGE = 28, 64
 SMALL = {"height": SIDE, "width": SIDE}
 GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
 CROPPED = {"size": {"shortest_edge": SIDE}, "crop_size": SMALL}
@@ -45,6 +45,10 @@ SIZES = {
     "PPChart2TableImageProcessor": ("PPChart2TableImageProcessor", {"size": SMALL}),
     "VideoLlavaImageProcessor": ("VideoLlavaImageProcessor", CROPPED),
     "DeepseekVLImageProcessor": ("DeepseekVLImageProcessor", {"size": SMALL}),
+    "DeepseekVLHybridImageProcessor": (
+        "DeepseekVLHybridImageProcessor",
+        {"size": SMALL, "high_res_size": {"height": LARGE, "width": LARGE}},
+    ),
     "JanusImageProcessor": ("JanusImageProcessor", {"size": SMALL}),
     "Cohere2VisionImageProcessor": ("Cohere2VisionImageProcessor", {"size": SMALL, "max_patches": 3}),
     "GraniteDoclingImageProcessor": ("GraniteDoclingImageProcessor", {"size": SMALL, "max_patches": 3}),
@@ -87,6 +91,10 @@ VALUES = {
     "resize_to_max_canvas": [True],
     "crop_to_patches": [True, False],
     "min_size": [10, 20],
+    "high_res_size": [{"height": 40, "width": 40}],
+    "high_res_resample": [2],
+    "high_res_image_mean": [[0.1, 0.2, 0.3]],
+    "high_res_image_std": [[0.9, 0.8, 0.7]],
     "max_num_tiles": [1, 2],
     "max_image_tiles": [1, 2],
     "tile_size": [20],
@@ -126,9 +134,14 @@ def processor(family, image, side=SIDE):
     patch, frames, merge = PATCHES.get(family, (14, 2, 2))
     grid = {"merge_size": merge, "patch_dim": 3 * frames * patch**2}
     sizes = grid if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
+    sizes |= {"high_res_size": (LARGE, LARGE)} if "Hybrid" in family else {}
     tokens = 5 if family.startswith("llava_") else 4
     geometry = VisionGeometry(family, kind, tokens, **sizes, tiles=4)  # the last is of whole images only
     return image_processor_for(settings_of(family, image, geometry))
+
+
+def high_res_of_transformers(theirs, picture):
+    return theirs(images=[picture], return_tensors="pt").get("high_res_pixel_values")
 
 
 def pixels_of_transformers(theirs, picture):
@@ -166,14 +179,17 @@ def test_every_setting_is_followed_or_refused(name):
                     message
                 )
                 continue
-            got = ours.process(image).pixels
+            got = ours.process(image)
             try:
                 want = pixels_of_transformers(make(**{**sizes, **more}), Image.fromarray(image))
             except (ValueError, TypeError):  # a half-given size of Qwen-VL; Llama 4 takes no pixels of 0 to 255
                 assert field in ("size", "do_rescale")
                 followed.add(field)
                 continue
-            by_channel = [each.reshape(len(each), 3, -1) for each in (got, want)]
+            if got.high_res is not None:
+                larger = high_res_of_transformers(make(**{**sizes, **more}), Image.fromarray(image)).numpy()
+                assert steps_apart(got.high_res, larger, ours.high_res_std).max() <= 2.01, (field, value)
+            by_channel = [each.reshape(len(each), 3, -1) for each in (got.pixels, want)]
             # Images are resized up to three times.
             assert steps_apart(*by_channel, ours.std).max() <= 2.01, (field, value)
             followed.add(field)

@@ -21,10 +21,10 @@ _MOST_ID = 1 << 31
 @dataclass(frozen=True)
 class ImagePrompt:
     """``processor`` is a class of transformers (``PROCESSOR_TYPES``); ``token_ids`` are the tokens that stand for a row of
-    features, that of images, then that of videos. ``settings`` are those of the image processor that hold whatever its file says:
-    a processor may be called with other ones. ``instruction`` is the folder of the tokenizer whose ids of the prompt's text the
-    network reads with each image; ``None`` where it reads pixels only. ``leading``: ids with an image before each text, where its
-    tokens are known by their places.
+    features, that of images, then that of videos, or those of ``Placeholders.learned``. ``settings`` are those of the image
+    processor that hold whatever its file says: a processor may be called with other ones. ``instruction`` is the folder of the
+    tokenizer whose ids of the prompt's text the network reads with each image; ``None`` where it reads pixels only. ``leading``:
+    ids with an image before each text, where its tokens are known by their places.
     """
 
     processor: str
@@ -50,10 +50,12 @@ class ImagePrompt:
             )
         try:
             words = dict(found["placeholders"])
-            tiles = words.pop("tiles")
+            tiles, learned = words.pop("tiles"), words.pop("learned", [])
+            if not isinstance(learned, list):
+                raise TypeError(f"learned is {learned!r}")
             made = cls(
                 str(found["processor"]),
-                Placeholders(**words, tiles=None if tiles is None else TileText(**tiles)),
+                Placeholders(**words, tiles=None if tiles is None else TileText(**tiles), learned=tuple(learned)),
                 tuple(found["token_ids"]),
                 dict(found["settings"]),
                 found.get("instruction"),
@@ -77,6 +79,9 @@ def _check(record: Placeholders | TileText) -> None:
         value, default = getattr(record, each.name), each.default
         if isinstance(value, TileText):
             _check(value)
+        elif isinstance(value, tuple):
+            if not all(isinstance(word, str) and word for word in value):
+                raise ValueError(f"{each.name} is {value!r}")
         elif type(default) in (bool, float):
             if type(value) is not type(default):
                 raise ValueError(f"{each.name} is {value!r}")

@@ -6,6 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
 
@@ -53,6 +57,8 @@ class Placeholders:
     ``single``: an image is one token, whatever its size, and the decoder sees it by cross-attention. ``begins`` is put before the
     text, but behind images that stand before it, unless the prompt has it already.
     ``behind`` is put behind every prompt.
+    ``learned``: special tokens around images in whose place the model reads learned rows, in the order of these
+    (``VisionGeometry.learned_rows``); they count among the image's tokens.
     """
 
     image: str
@@ -68,6 +74,7 @@ class Placeholders:
     single: bool = False
     begins: str | None = None
     behind: str = ""
+    learned: tuple[str, ...] = ()
 
     @property
     def needs_image(self) -> bool:
@@ -132,6 +139,30 @@ class Placeholders:
             rest = rest[len(word) :]
         return f"{prompt[: len(prompt) - len(rest)]}{self.begins}{rest}"
 
+    def rows(self, layout: Layout, geometry: VisionGeometry) -> NDArray[np.int64]:
+        """The feature row of each token of an image of such tiles, counted from its first, in the order of the text."""
+        kinds = self.kinds(layout, geometry.tokens_a_tile * layout.tiles)
+        tile, place = np.divmod(np.cumsum(kinds == 0) - 1, geometry.tokens_a_tile)
+        return np.where(kinds == 0, tile * geometry.tokens_a_unit + place, geometry.tokens_a_tile + kinds - 1)
+
+    def kinds(self, layout: Layout, tokens: int) -> NDArray[np.int64]:
+        """What each token of an image of such tiles is: 0 for one of its own ``tokens``, or the number of a word of ``learned``."""
+        words = (self.image, *self.learned)
+        found = re.findall("|".join(map(re.escape, words)), self._around(layout, self.image * tokens))
+        return np.array([words.index(word) for word in found], np.int64)
+
+    def learned_in(self, layout: Layout) -> int:
+        """How many tokens of ``learned`` are written for an image of such tiles."""
+        if not self.learned:
+            return 0
+        return len(re.findall("|".join(map(re.escape, self.learned)), self._around(layout, "")))
+
+    def _around(self, layout: Layout, tokens: str) -> str:
+        """``tokens`` of all tiles, and the texts around those of each."""
+        if self.tiles is not None and layout.tiles > 1:
+            return self.tiles.written(layout, tokens[: len(tokens) // layout.tiles])
+        return f"{self.start}{tokens}{self.end}"
+
     def _found(self, prompt: str) -> list[re.Match[str]]:
         pattern = (
             r"<image-([0-9]{1,6})>"
@@ -149,10 +180,11 @@ class Placeholders:
 
     def _written(self, image: ProcessedImage, number: int) -> str:
         token = self.video if image.is_video and self.video else self.image
-        tokens = 1 if self.single else image.kept(self.keep)
-        layout = image.layout
-        if self.tiles is not None and layout is not None and layout.tiles > 1:
-            return self.tiles.written(layout, token * (tokens // layout.tiles))
+        tokens, layout = 1 if self.single else image.kept(self.keep), image.layout
+        if layout is not None:
+            tokens -= self.learned_in(layout)
+            if self.tiles is not None and layout.tiles > 1:
+                return self._around(layout, token * tokens)
         if image.timestamps:
             each = token * (tokens // len(image.timestamps))
             return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)

@@ -48,6 +48,7 @@ class ProcessedImage:
     ``size`` is the image's own height and width, where the model asks for it. ``layout`` is how its tiles are arranged.
     ``instruction`` are the token ids that the network reads with the pixels, where it does (``InstructionReader``). ``place`` is
     that of its first token in a prompt, where it is always the same (``LeadingImage``).
+    ``high_res`` are its tiles in the size that a second tower takes.
     """
 
     pixels: NDArray[np.float32]
@@ -62,13 +63,15 @@ class ProcessedImage:
     size: tuple[int, int] | None = None
     instruction: tuple[int, ...] = ()
     place: int | None = None
+    high_res: NDArray[np.float32] | None = None
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a network reads, and the rows used of its result, in hex: equal for equal images."""
         shape = repr((self.pixels.shape, self.grid, self.instruction)).encode()
         rows = b"" if self.rows is None else self.rows.tobytes()
-        return hashlib.sha256(shape + rows + self.pixels.tobytes()).hexdigest()
+        more = b"" if self.high_res is None else self.high_res.tobytes()
+        return hashlib.sha256(shape + rows + self.pixels.tobytes() + more).hexdigest()
 
     @property
     def groups(self) -> list[int]:

@@ -106,6 +106,12 @@ _EDGE_OR_BOTH = (frozenset({"shortest_edge"}), frozenset({"height", "width"}))
 _CROPS = ("crop_size", "do_center_crop")
 _TILED: dict[str, Any] = {"min_patches": 1, "max_patches": 12, "crop_to_patches": False}
 _PADDED: dict[str, Any] = {"size": _square(384), "min_size": 14, "do_pad": True}
+_LARGER: dict[str, Any] = {
+    "high_res_size": _square(1024),
+    "high_res_resample": 3,
+    "high_res_image_mean": MEAN,
+    "high_res_image_std": STD,
+}
 _COMPUTED = ("background_color",)  # from image_mean
 _SPLIT = ProcessorType(
     {
@@ -190,6 +196,9 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         _CROPPED, _CROPS, inert=("return_legacy_image_output",), sizes=_EDGE_OR_BOTH, edge=True
     ),
     "DeepseekVLImageProcessor": ProcessorType(_OPENAI | _PADDED, ("min_size", "do_pad"), _COMPUTED),
+    "DeepseekVLHybridImageProcessor": ProcessorType(
+        _OPENAI | _PADDED | _LARGER, ("min_size", "do_pad", *_LARGER), (*_COMPUTED, "high_res_background_color")
+    ),
     "JanusImageProcessor": ProcessorType(_OPENAI | _PADDED, ("min_size", "do_pad"), _COMPUTED),
     "Cohere2VisionImageProcessor": ProcessorType(
         _OPENAI | {"size": _square(512), **_TILED, "crop_to_patches": True}, tuple(_TILED), inert=("patch_size",)

@@ -26,6 +26,7 @@ from tt_edge.runtime.multimodal.images.tiled.canvas import CanvasProcessor
 from tt_edge.runtime.multimodal.images.tiled.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
 from tt_edge.runtime.multimodal.images.tiled.tiles import TilingProcessor
+from tt_edge.runtime.multimodal.images.tiled.two_sizes import TwoSizesProcessor
 from tt_edge.runtime.text.tokenizer import Files, read_json
 
 
@@ -68,6 +69,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "PPChart2TableImageProcessor": SquareProcessor.from_settings,
     "VideoLlavaImageProcessor": SquareProcessor.at_once,
     "DeepseekVLImageProcessor": SquareProcessor.within_square,
+    "DeepseekVLHybridImageProcessor": TwoSizesProcessor.from_settings,
     "JanusImageProcessor": SquareProcessor.within_square,
     "Cohere2VisionImageProcessor": TilingProcessor.of_cohere2,
     "GraniteDoclingImageProcessor": TilingProcessor.of_granite_docling,

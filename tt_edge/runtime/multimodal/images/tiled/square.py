@@ -113,6 +113,10 @@ class SquareProcessor:
     ) -> ProcessedImage:
         """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
         self.tokens_of((image.shape[0], image.shape[1]), options)
+        return ProcessedImage(normalize(self.cut(image), self.mean, self.std)[None], None, self.tokens)
+
+    def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The square ``[side, side, 3]`` of an image whose size ``tokens_of`` takes."""
         if self.pad is not None and self.least_side is None:
             image = _padded_to_square(image, self.pad)
         change = resize_at_once if self.in_one_pass else resize
@@ -121,7 +125,7 @@ class SquareProcessor:
             cut = _padded_to_square(cut, self.pad)
         if self.shortest_edge is not None:
             cut = _middle(cut, *self.tile_size)
-        return ProcessedImage(normalize(cut, self.mean, self.std)[None], None, self.tokens)
+        return cut
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the middle is cut out."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compat import Self
+from tt_edge.contract import VisionGeometry
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
@@ -45,7 +46,7 @@ class TilingProcessor:
     """
 
     placeholders: Placeholders
-    tokens_a_tile: int
+    geometry: VisionGeometry
     tile_size: tuple[int, int]
     choose: Choice
     min_tiles: int = 1
@@ -102,7 +103,7 @@ class TilingProcessor:
             mean, std = mean_and_std(image)
             found = cls(
                 placeholders=settings.placeholders,
-                tokens_a_tile=geometry.tokens_a_unit,
+                geometry=geometry,
                 tile_size=height_and_width(image[size], size),
                 choose=choose,
                 min_tiles=integer(image[least], least, _MOST_TILES) if least else 1,
@@ -118,6 +119,11 @@ class TilingProcessor:
                 raise ValueError(f"{found.min_tiles} to {found.max_tiles} tiles")
         if crops and not image.get(crops):
             found = replace(found, min_tiles=1, max_tiles=1)
+        if len(settings.placeholders.learned) not in (0, geometry.learned_rows):
+            raise BundleError(
+                f"prompts have {len(settings.placeholders.learned)} tokens with learned rows, and the vision network makes "
+                f"{geometry.learned_rows}; compile the model again"
+            )
         if found.tile_size != geometry.tile_size:
             raise BundleError(
                 f"the image processor makes tiles of {found.tile_size}, and the vision network takes {geometry.tile_size}; "
@@ -136,16 +142,23 @@ class TilingProcessor:
         Raises ``InvalidInputError`` for an image that is too elongated to be resized.
         """
         columns, rows = self._arrangement(size, options, max_tokens)
-        return self.tokens_a_tile * self._tiles(columns * rows)
+        return self._tokens(self._layout(columns, rows))
 
     def _tiles(self, tiles: int) -> int:
         return tiles + (self.thumbnail and (tiles > 1 or self.always))
+
+    def _layout(self, columns: int, rows: int) -> Layout:
+        return Layout(rows, columns, self.whole if self._tiles(rows * columns) > rows * columns else "")
+
+    def _tokens(self, layout: Layout) -> int:
+        return self.geometry.tokens_a_tile * layout.tiles + self.placeholders.learned_in(layout)
 
     def _arrangement(self, size: tuple[int, int], options: ImageOptions, max_tokens: int | None) -> Arrangement:
         refuse_pixel_settings(options)
         most = 1 if options.low_detail else self.max_tiles
         if max_tokens is not None:
-            while most > 1 and self.tokens_a_tile * self._tiles(most) > max_tokens:
+            # One row or one column of them, whichever has more tokens between tiles.
+            while most > 1 and max(self._tokens(self._layout(*sides)) for sides in ((most, 1), (1, most))) > max_tokens:
                 most -= 1
         columns, rows = self.choose(size, self.tile_size, min(self.min_tiles, most), most)
         check_resize(size, (rows * self.tile_size[0], columns * self.tile_size[1]))
@@ -159,9 +172,9 @@ class TilingProcessor:
         columns, rows = self._arrangement(size, options, max_tokens)
         whole = resize(image, rows * height, columns * width, self.resample)
         tiles = list(whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3))
-        has_whole = self._tiles(rows * columns) > rows * columns
-        if has_whole:
+        layout = self._layout(columns, rows)
+        if layout.whole:
             tiles.insert(0 if self.whole == "first" else len(tiles), resize(image, height, width, self.resample))
         pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
-        layout = Layout(rows, columns, self.whole if has_whole else "")
-        return ProcessedImage(pixels, None, len(tiles) * self.tokens_a_tile, layout=layout)
+        own_rows = self.placeholders.rows(layout, self.geometry) if self.geometry.learned_rows else None
+        return ProcessedImage(pixels, None, self._tokens(layout), rows=own_rows, layout=layout)

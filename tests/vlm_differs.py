@@ -1,0 +1,266 @@
+"""What the tiny checkpoints of ``tests/any_vlm.py`` have otherwise than their classes' defaults, made small, by model type."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Size of the vocabulary, and the first id of its special tokens; pixels of a tile's side, and of a patch's.
+VOCABULARY, IMAGE = 400, 300
+SIDE, PATCH = 28, 7
+
+
+@dataclass(frozen=True)
+class Differs:
+    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), of its
+    processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's.
+    ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its special tokens."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    image: dict[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    token: str = "<image>"
+    image_processor: str | None = None
+    processor_class: str | None = None
+    named: bool = True
+    roles: dict[str, str] = field(default_factory=dict)
+
+
+def _letters(number: int) -> str:
+    """A number as Chameleon's names of image tokens write it."""
+    return "".join(string.ascii_uppercase[int(digit)] for digit in str(number))
+
+
+SQUARE = {"height": SIDE, "width": SIDE}
+GRIDS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+_LARGER_GRIDS = [[2 * height, 2 * width] for height, width in GRIDS]
+_ROWS_AND_COLUMNS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
+_KOSMOS = {"embed_dim": 64, "layers": 2, "ffn_dim": 96, "attention_heads": 4}
+_WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
+DIFFERS: dict[str, Differs] = {
+    "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
+    "instructblip": Differs(
+        config={"qformer_config.encoder_hidden_size": 32, "text_config.word_embed_proj_dim": 64}, named=False
+    ),
+    "kosmos-2": Differs(
+        config={
+            **{f"text_config.{key}": size for key, size in _KOSMOS.items()},
+            "text_config.vocab_size": VOCABULARY + 20,
+            "text_config.pad_token_id": 0,
+        },
+        processor={"num_patch_index_tokens": 4},
+        processor_class="Kosmos2Processor",
+        image_processor="CLIPImageProcessor",
+        image={"size": {"shortest_edge": SIDE}, "crop_size": SQUARE},
+        words=("</s>",),
+        roles={"unk_token": "</s>"},  # the ids that follow are words'
+    ),
+    "kosmos-2.5": Differs(
+        config={f"text_config.{key}": size for key, size in _KOSMOS.items()},
+        processor_class="Kosmos2_5Processor",
+        image_processor="Kosmos2_5ImageProcessor",
+    ),
+    "chameleon": Differs(
+        config={
+            "vocabulary_map": {"<image>": IMAGE, **{f"IMGIMG{_letters(i)}Z": 350 + i for i in range(40)}},
+            "vq_config.num_embeddings": 40,
+            "vq_config.base_channels": 32,
+            "vq_config.latent_channels": 32,
+            "vq_config.resolution": 64,
+        },
+        image={"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
+        processor={"image_seq_length": 16},
+        words=("<sep>",),
+        roles={"sep_token": "<sep>"},
+    ),
+    "step3p7": Differs(config={"vision_config.intermediate_size": 186}),
+    "glm5_next": Differs(config={"text_config.num_key_value_heads": 4}),
+    "aya_vision": Differs(
+        processor={"patch_size": PATCH, "img_size": SIDE, "downsample_factor": 2},
+        words=("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"),
+        token="<|IMG_PATCH|>",
+        image={"max_patches": 4},
+    ),
+    "cohere2_vision": Differs(image={"patch_size": 2, "max_patches": 3}),
+    "qianfan_ocr": Differs(token="<context>", image={"max_patches": 3}),
+    "deepseek_vl_hybrid": Differs(
+        config={
+            "high_res_vision_config.image_size": 2 * SIDE,
+            "high_res_vision_config.num_hidden_layers": 3,
+            "high_res_vision_config.global_attn_indexes": [1, 2],
+            "high_res_vision_config.window_size": 3,
+        },
+        image={"high_res_size": {"height": 2 * SIDE, "width": 2 * SIDE}},
+    ),
+    "granite4_vision": Differs(
+        config={
+            "vision_config.hidden_size": 64,
+            "vision_config.image_size": 2 * SIDE,
+            "vision_config.num_hidden_layers": 3,
+            "qformer_config.hidden_size": 64,
+            "qformer_config.encoder_hidden_size": 64,
+            "qformer_config.num_attention_heads": 1,
+            "downsample_rate": "2/4",
+            "deepstack_layer_map": [[-3, 2], [-1, 0]],
+            "spatial_target_layers": [1, 3, 4, 5],
+            "text_config.num_hidden_layers": 6,
+            "text_config.embedding_multiplier": 12.0,
+            "text_config.logits_scaling": 8.0,
+            "text_config.residual_multiplier": 0.22,
+            "text_config.attention_multiplier": 0.125,
+            "image_grid_pinpoints": _LARGER_GRIDS,
+        },
+        processor={
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+            "downsample_rate": "2/4",
+        },
+        image={
+            "size": {"shortest_edge": 2 * SIDE},
+            "crop_size": {"height": 2 * SIDE, "width": 2 * SIDE},
+            "image_grid_pinpoints": _LARGER_GRIDS,
+        },
+    ),
+    "granite_docling": Differs(
+        words=("<fake_token_around_image>", "<global-img>", *_ROWS_AND_COLUMNS),
+        config={
+            "vision_config.image_size": 2 * SIDE,
+            "vision_config.num_hidden_layers": 4,
+            "vision_config.deepstack_visual_indexes": [0, 1, 3],
+            "text_config.num_hidden_layers": 4,
+        },
+        image={"size": {"height": 2 * SIDE, "width": 2 * SIDE}, "max_patches": 6},
+    ),
+    "ovis2": Differs(
+        config={"visual_indicator_token_ids": ("<IMG_START>", "<IMG_END>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>")},
+        words=("<IMG_ATOM>", "<IMG_START>", "<IMG_END>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"),
+        token="<IMG_ATOM>",
+        image={"max_patches": 3},
+    ),
+    "janus": Differs(config={"vision_config.projection_dim": 64}),
+    "got_ocr2": Differs(
+        words=("<imgpad>",),
+        token="<imgpad>",
+        config={"vision_config.image_size": 128, "vision_config.patch_size": 2},
+        image={"size": {"height": 128, "width": 128}},
+    ),
+    "pp_chart2table": Differs(config={"vision_config.image_size": 56}, image={"size": {"height": 56, "width": 56}}),
+    "video_llava": Differs(image={"size": {"shortest_edge": SIDE}, "crop_size": SQUARE}),
+    "llava_next_video": Differs(
+        config={"image_grid_pinpoints": GRIDS},
+        processor={"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "llama4": Differs(
+        words=(
+            "<|image|>",
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|tile_x_separator|>",
+            "<|tile_y_separator|>",
+        ),
+        token="<|patch|>",
+        processor={"patch_size": PATCH},
+        image={"max_patches": 4},
+        config={"vision_config.intermediate_size": 128},
+    ),
+    "cosmos3_edge": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "cosmos3_omni": Differs(
+        processor_class="Qwen3VLProcessor",
+        image_processor="Qwen2VLImageProcessor",
+        config={
+            "vision_config.deepstack_visual_indexes": [0, 1],
+            "text_config.rope_parameters": {**_MROPE, "mrope_interleaved": True},
+        },
+    ),
+    "ernie4_5_vl_moe": Differs(config={"text_config.rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2]}}),
+    "glm4v": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "glm46v": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "glm_ocr": Differs(
+        processor_class="Glm46VProcessor",
+        image_processor="Glm46VImageProcessor",
+        config={"text_config.rope_parameters": _MROPE},
+    ),
+    "glmga": Differs(
+        processor_class="Glm46VProcessor",
+        image_processor="GlmgaImageProcessor",
+        config={"text_config.rope_parameters": _MROPE},
+    ),
+    "glm4v_moe": Differs(processor_class="Glm4vProcessor", image_processor="Glm4vImageProcessor"),
+    "hunyuan_vl": Differs(
+        config={
+            "text_config.rope_parameters": {**_MROPE, "mrope_section": [2, 2, 2, 2]},
+            "text_config.head_dim": 16,
+            "vision_config.max_image_size": 4 * PATCH,
+            "vision_config.text_hidden_size": 64,
+        },
+        words=("<boi>", "<eoi>"),
+    ),
+    "qwen3_vl_moe": Differs(processor_class="Qwen3VLProcessor", image_processor="Qwen2VLImageProcessor"),
+    "lighton_ocr": Differs(image={"patch_size": {"height": 2 * PATCH, "width": 2 * PATCH}}),
+    "mistral3": Differs(
+        processor={
+            "spatial_merge_size": 2,
+            "image_token": "<image>",
+            "image_break_token": "<break>",
+            "image_end_token": "<image_end>",
+        }
+    ),
+    "paddleocr_vl": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "qwen2_5_omni_thinker": Differs(
+        processor_class="Qwen2_5OmniProcessor",
+        image_processor="Qwen2VLImageProcessor",
+        config={"text_config.rope_parameters": _MROPE, "vision_start_token_id": "<vision_start>", **_WINDOWS},
+    ),
+    "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
+    "hyperclovax_vision_v2": Differs(config=_WINDOWS),
+    "mllama": Differs(
+        words=("<|image|>",),
+        token="<|image|>",
+        image={"max_image_tiles": 4},
+        config={
+            "text_config.num_hidden_layers": 5,
+            "text_config.cross_attention_layers": [1, 3],
+            "vision_config.attention_heads": 2,
+            "vision_config.num_global_layers": 2,
+            "vision_config.num_hidden_layers": 3,
+            "vision_config.intermediate_layers_indices": [0, 2],
+            "vision_config.vision_output_dim": 96,
+        },
+    ),
+    "fast_vlm": Differs(  # towers of timm have their sizes as arguments
+        config={
+            "vision_config.model_args": {
+                "inference_mode": True,
+                "layers": [1, 1, 1, 2, 2],
+                "embed_dims": [16, 16, 32, 32, 32],
+            },
+            "vision_config.hidden_size": 64,
+        },
+        processor_class="LlavaProcessor",
+        image_processor="CLIPImageProcessor",
+        processor={"patch_size": 64, "vision_feature_select_strategy": "full"},
+        image={"size": {"shortest_edge": 128}, "crop_size": {"height": 128, "width": 128}},
+    ),
+    "perception_lm": Differs(
+        config={
+            "vision_config.architecture": "vit_pe_core_large_patch14_336",
+            "vision_config.model_args": {
+                "embed_dim": 32,
+                "depth": 2,
+                "num_heads": 2,
+                "img_size": [56, 56],
+                "ref_feat_shape": [4, 4],
+                "global_pool": "",
+                "init_values": 0.1,
+                "use_post_transformer_norm": False,
+            },
+            "projector_pooling_ratio": 2,
+        },
+        image={"tile_size": 56, "max_num_tiles": 3},
+        processor={"patch_size": 14},
+    ),
+}
