@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from tt_edge import strict_json
 from tt_edge.errors import BundleError
-from tt_edge.proof.sketch import COLUMNS, sketch
+from tt_edge.proof.sketch import COLUMNS, sketch, without_never
 
 GOLDEN_FILE = "golden.safetensors"
 VERSION = 1
@@ -60,6 +60,7 @@ class GoldenPrompt:
     ) -> GoldenPrompt:
         """From the logits ``[T, V]`` that chose ``tokens``: PyTorch's ``own``, and ``exact`` ones of the model in fp32."""
         top = np.argsort(-exact, axis=-1, kind="stable")[:, : min(TOP, exact.shape[1])]
+        own, exact = without_never(own), without_never(exact)
         return cls(
             ids=np.asarray(ids, np.int64),
             tokens=np.asarray(tokens, np.int64),

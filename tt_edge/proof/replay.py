@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError
 from tt_edge.proof.golden import GoldenPrompt, GoldenSet, rest_of
-from tt_edge.proof.sketch import sketch, squared_length
+from tt_edge.proof.sketch import sketch, squared_length, without_never
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
 
 if TYPE_CHECKING:
@@ -198,12 +198,12 @@ def _forward(
 
 
 def _compare(batch: int, number: int, golden: GoldenPrompt, logits: np.ndarray, tolerance: float) -> RowResult:
+    chosen, own, logits = logits.argmax(-1), golden.own_logits, without_never(logits)
     delta = np.take_along_axis(logits, golden.top_ids.astype(np.int64), -1) - golden.top_logits
     squares = np.square(delta.astype(np.float64)).sum(-1)
     squares += squared_length(rest_of(logits, golden.top_ids) - golden.rest)
     norms = golden.norms.astype(np.float64)
     error = float(np.sqrt(squares.sum()) / np.linalg.norm(norms))
-    chosen, own = logits.argmax(-1), golden.own_logits
     wrong = np.flatnonzero(chosen != golden.tokens)
     # Two logits, each off by the largest error on either side.
     slack = 2 * (np.abs(delta).max(-1) + np.abs(own - golden.top_logits).max(-1))

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 #: Numbers that stand for one vector.
 COLUMNS = 32
 
+#: The lowest fp16 number. A model that never chooses some tokens overwrites their logits with the lowest of its type (Chameleon).
+_NEVER = -65504.0
+
 Floats = NDArray[np.float32]
+
+
+def without_never(logits: np.ndarray) -> np.ndarray:
+    """``logits`` with 0 in the place of those that say that a token is never chosen: beside them, any other number is nothing."""
+    return np.where(logits <= _NEVER, np.zeros((), logits.dtype), logits)
 
 
 @lru_cache(maxsize=2)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from tt_edge.compile.parity.report import RowParity
+from tt_edge.proof.sketch import without_never
 
 
 def compare_row(
     prompt_tokens: int, logits: np.ndarray, tokens: list[int], own: np.ndarray, exact: np.ndarray, pictures: int = 0
 ) -> RowParity:
     """Compare ``logits`` ``[T, V]`` with those that chose PyTorch's ``tokens``: its ``own``, and ``exact`` ones in fp32."""
-    norm = float(np.linalg.norm(exact))
     chosen = logits.argmax(-1)
     wrong = np.flatnonzero(chosen != np.array(tokens))
     margins = own[wrong, np.array(tokens)[wrong]] - own[wrong, chosen[wrong]]
+    logits, own, exact = (without_never(each) for each in (logits, own, exact))
+    norm = float(np.linalg.norm(exact))
     # Two logits, each off by the largest error on either side.
     slack = 2 * (np.abs(logits - exact).max(-1)[wrong] + np.abs(own - exact).max(-1)[wrong])
     ties = margins <= slack
