@@ -58,6 +58,7 @@ def _by_structure(name: str, reason: str) -> Outcome:
     import transformers
 
     from tests.any_vlm import tiny_config
+    from tt_edge.compile.export.features import check_features
     from tt_edge.compile.vision.families import family_of
     from tt_edge.errors import TTEdgeError
 
@@ -67,6 +68,7 @@ def _by_structure(name: str, reason: str) -> Outcome:
     except Exception as error:
         return Outcome("not made", one_line(error))
     try:
+        check_features(model.config, type(model).__name__)
         family = family_of(model)
     except TTEdgeError as error:
         return Outcome("refused", one_line(error))

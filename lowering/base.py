@@ -42,7 +42,8 @@ class LoweringContext:
     ``decoder_layers`` is the number of attention layers in the model's configuration. ``kv_cache`` collects the placeholder
     and output name of every cache tensor, K then V, layer by layer. ``kv_scales`` are the scales of an FP8 cache, layer by
     layer: for queries, keys and values. ``converters`` are those of the conversion that follows; without them, nothing is
-    decomposed for it. ``blocks``: some tokens of a prompt see each other in both directions, which an input says.
+    decomposed for it. ``blocks``: some tokens of a prompt see each other in both directions, which an input says;
+    ``window_blocks``: in the layers with a sliding window only.
     """
 
     config: CompileConfig
@@ -51,6 +52,7 @@ class LoweringContext:
     kv_scales: Sequence[tuple[float, float, float]] = ()
     converters: Converters | None = None
     blocks: bool = False
+    window_blocks: bool = False
 
 
 @dataclass(frozen=True)

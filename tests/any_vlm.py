@@ -7,6 +7,7 @@ which its processor asks for, and the processor is the one that transformers has
 
 from __future__ import annotations
 
+import copy
 import inspect
 import string
 from pathlib import Path
@@ -58,6 +59,8 @@ _WORDS = {
     "vision_bos_token": "<vision_start>",
     "vision_eos_token": "<vision_end>",
     "image_break_token": "<break>",
+    "boa_token": "<boa>",
+    "eoa_token": "<eoa>",
     "audio_bos_token": "<audio_start>",
     "audio_eos_token": "<audio_end>",
 }
@@ -78,9 +81,9 @@ def candidates() -> dict[str, str]:
 
 def tiny_config(name: str) -> PreTrainedConfig:
     """The default configuration of a model type with small sizes."""
-    config = getattr(transformers, candidates()[name]).config_class()
-    _shrink(config, _TEXT)
     differs, words = DIFFERS.get(name, Differs()), words_of(name)
+    config = getattr(transformers, candidates()[name]).config_class(**copy.deepcopy(differs.made))
+    _shrink(config, _TEXT)
     for path, value in differs.config.items():
         part: Any = config
         *parts, last = path.split(".")
@@ -119,7 +122,7 @@ def _shrink(config: Any, sizes: dict[str, Any]) -> None:
     kinds = vars(config).get("layer_types")
     if isinstance(kinds, list) and kinds:
         config.layer_types = [kinds[0], kinds[-1]]
-    for key in ("no_rope_layers", "mlp_layer_types"):
+    for key in ("no_rope_layers", "mlp_layer_types", "layer_rope_theta"):
         if isinstance(given := vars(config).get(key), list) and given:
             setattr(config, key, [given[0], given[-1]])
     rope = getattr(config, "rope_parameters", None)

@@ -13,11 +13,13 @@ SIDE, PATCH = 28, 7
 
 @dataclass(frozen=True)
 class Differs:
-    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), of its
-    processor and image processor, special tokens by the names that the tokenizer has for them, and which of these is an image's.
-    ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its special tokens."""
+    """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), those that it is
+    ``made`` with, settings of its processor and image processor, special tokens by the names that the tokenizer has for them, and
+    which of these is an image's. ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its
+    special tokens."""
 
     config: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     image: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
@@ -40,6 +42,16 @@ _ROWS_AND_COLUMNS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
 _KOSMOS = {"embed_dim": 64, "layers": 2, "ffn_dim": 96, "attention_heads": 4}
 _WINDOWS = {"vision_config.window_size": 8 * PATCH, "vision_config.fullatt_block_indexes": [1]}
+#: The words of Gemma 4's processors, and its larger models: keys that are values, and images that see each other in windows.
+_GEMMA_WORDS = ("<|image|>", "<|audio|>", "<boa>", "<eoa>", "<|video|>")
+_GEMMA_TEXT = {
+    "use_bidirectional_attention": "vision",
+    "attention_k_eq_v": True,
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+}
 DIFFERS: dict[str, Differs] = {
     "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
     "instructblip": Differs(
@@ -194,7 +206,13 @@ DIFFERS: dict[str, Differs] = {
     "glm4v_moe": Differs(processor_class="Glm4vProcessor", image_processor="Glm4vImageProcessor"),
     "hunyuan_vl": Differs(
         config={
-            "text_config.rope_parameters": {**_MROPE, "mrope_section": [2, 2, 2, 2]},
+            "text_config.rope_parameters": {
+                "rope_type": "dynamic",
+                "alpha": 1000.0,
+                "factor": 1.0,
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 2, 2, 2],
+            },
             "text_config.head_dim": 16,
             "vision_config.max_image_size": 4 * PATCH,
             "vision_config.text_hidden_size": 64,
@@ -219,6 +237,41 @@ DIFFERS: dict[str, Differs] = {
     ),
     "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
     "hyperclovax_vision_v2": Differs(config=_WINDOWS),
+    "gemma4": Differs(
+        words=_GEMMA_WORDS,
+        made={
+            "text_config": {**_GEMMA_TEXT, "hidden_size_per_layer_input": 0},
+            "vision_config": {"position_embedding_size": 128},
+        },
+        image={"patch_size": PATCH, "max_soft_tokens": 70},
+    ),
+    "gemma4_unified": Differs(
+        words=_GEMMA_WORDS,
+        made={
+            "text_config": _GEMMA_TEXT,
+            "vision_config": {"mm_embed_dim": 32, "output_proj_dims": 32, "mm_posemb_size": 128},
+        },
+        image={"patch_size": PATCH, "max_soft_tokens": 70},
+    ),
+    "muse_glimmer": Differs(
+        words=(
+            "<|patch|>",
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|video|>",
+            "<|vid_start|>",
+            "<|vid_end|>",
+            "<|vid_frame_separator|>",
+        ),
+        token="<|patch|>",
+        config={
+            "vision_config.pos_emb_height": 4,
+            "vision_config.pos_emb_width": 4,
+            "out_hidden_size": 128,
+            "projector_hidden_size": 48,
+        },
+        image={"patch_size": PATCH, "max_image_tokens": 24},
+    ),
     "mllama": Differs(
         words=("<|image|>",),
         token="<|image|>",

@@ -6,7 +6,13 @@ import torch
 from torch.fx import Graph, Node
 
 from tt_edge.contract import VISIBLE_UNTIL
+from tt_edge.lowering.attention_call import AttentionCall
 from tt_edge.lowering.base import LoweringContext, add_placeholder, aten, emit, shape
+
+
+def in_blocks(call: AttentionCall, until: Node | None, context: LoweringContext) -> Node | None:
+    """``until`` for a layer in which tokens see each other in both directions; ``None`` for a causal one."""
+    return None if context.window_blocks and call.window is None else until
 
 
 def visible_until(graph: Graph, tokens: Node, context: LoweringContext) -> Node | None:

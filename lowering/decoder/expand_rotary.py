@@ -42,23 +42,32 @@ class ExpandRotary(LoweringPass):
                         found = emit(graph, aten.embedding.default, source, positions) if by_table else source
                         rows[source, positions] = emit(graph, aten.unsqueeze.default, found, 1)
                 cos, sin = rows[cos_source, positions], rows[sin_source, positions]
-                rotated = _rotate(graph, node, x, cos, sin, bool(interleaved and interleaved[0]))
+                rotated = rotate(
+                    graph, node, x, (cos, sin), (cos, sin), interleaved=bool(interleaved and interleaved[0])
+                )
             replace(node, rotated)
             matches += 1
         return matches
 
 
-def _rotate(graph: Graph, origin: Node, x: Node, cos: Node, sin: Node, interleaved: bool) -> Node:
+Angles = tuple[Node, Node]
+
+
+def rotate(graph: Graph, origin: Node, x: Node, own: Angles, others: Angles, *, interleaved: bool = False) -> Node:
+    """``x`` ``[B, H, S, D]``, rotated: of each pair the first by its ``own`` cosines and sines ``[B, 1, S, R / 2]``, the second by
+    the ``others``.
+    """
+
     def add(target: Any, *args: Any) -> Node:
         return emit(graph, target, *args, origin=origin)
 
-    dim, half = int(shape(x)[-1]), int(shape(cos)[-1])
+    dim, half = int(shape(x)[-1]), int(shape(own[0])[-1])
     if interleaved:
         first, second = (add(aten.slice.Tensor, x, -1, offset, 2 * half, 2) for offset in (0, 1))
     else:
         first, second = (add(aten.slice.Tensor, x, -1, start, start + half) for start in (0, half))
-    a = add(aten.sub.Tensor, add(aten.mul.Tensor, first, cos), add(aten.mul.Tensor, second, sin))
-    b = add(aten.add.Tensor, add(aten.mul.Tensor, second, cos), add(aten.mul.Tensor, first, sin))
+    a = add(aten.sub.Tensor, add(aten.mul.Tensor, first, own[0]), add(aten.mul.Tensor, second, own[1]))
+    b = add(aten.add.Tensor, add(aten.mul.Tensor, second, others[0]), add(aten.mul.Tensor, first, others[1]))
     if interleaved:
         pairs = [add(aten.unsqueeze.default, t, -1) for t in (a, b)]
         parts = [add(aten.flatten.using_ints, add(aten.cat.default, pairs, -1), -2, -1)]

@@ -23,7 +23,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
-from tt_edge.lowering.decoder.blocks import visible_until
+from tt_edge.lowering.decoder.blocks import in_blocks, visible_until
 from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
@@ -67,7 +67,7 @@ class InsertKVCache(LoweringPass):
         tokens = placeholder(graph, "input_ids")
         write_indices = add_placeholder(graph, "write_indices", shape(tokens)[:1], torch.int32)
         capacity = context.config.limits.max_seq_len
-        visibility = _Visibility(tokens, write_indices, capacity, visible_until(graph, tokens, context))
+        visibility = _Visibility(tokens, write_indices, visible_until(graph, tokens, context), context)
         biases = CausalBias(module, tokens, write_indices, None, capacity)
         presents: list[Node] = []
         for index, call in enumerate(attentions):
@@ -94,30 +94,33 @@ class InsertKVCache(LoweringPass):
 class _Visibility:
     """The visibility inputs: lengths for plain causal attention, and one mask for each distinct sliding window."""
 
-    def __init__(self, tokens: Node, write_indices: Node, capacity: int, until: Node | None) -> None:
-        self.tokens, self.write_indices, self.capacity, self.until = tokens, write_indices, capacity, until
+    def __init__(self, tokens: Node, write_indices: Node, until: Node | None, context: LoweringContext) -> None:
+        self.tokens, self.write_indices, self.until, self.context = tokens, write_indices, until, context
+        self.capacity = context.config.limits.max_seq_len
         self.lengths: Node | None = None
-        self.masks: dict[int, Node] = {}
+        self.masks: dict[tuple[int, Node | None], Node] = {}
 
     def attend(self, call: AttentionCall, query: Node, keys: Node, values: Node) -> Node:
         graph, window = call.node.graph, call.window_within(self.capacity)
+        until = in_blocks(call, self.until, self.context)
         if call.softcap is not None:
-            mask = self.mask(graph, window or self.capacity)
+            mask = self.mask(graph, window or self.capacity, until)
             return emit(graph, ops.capped_attention.default, query, keys, values, mask, call.softcap, like=call.node)
-        if window is not None or self.until is not None:
-            mask = self.mask(graph, window or self.capacity)
+        if window is not None or until is not None:
+            mask = self.mask(graph, window or self.capacity, until)
             return emit(graph, ops.masked_attention.default, query, keys, values, mask, like=call.node)
         if self.lengths is None:
             self.lengths = emit(graph, ops.kv_lengths.default, self.write_indices, self.tokens)
         return emit(graph, ops.causal_attention.default, query, keys, values, self.lengths, like=call.node)
 
-    def mask(self, graph: torch.fx.Graph, window: int) -> Node:
+    def mask(self, graph: torch.fx.Graph, window: int, until: Node | None) -> Node:
         """The mask of the keys that each query sees; a window of the cache's capacity means plain causal attention."""
-        if window not in self.masks:
+        key = window, until
+        if key not in self.masks:
             mask = ops.sliding_window_mask.default
             arguments = (self.write_indices, self.tokens, self.capacity, window)
-            self.masks[window] = emit(graph, mask, *arguments, *([] if self.until is None else [self.until]))
-        return self.masks[window]
+            self.masks[key] = emit(graph, mask, *arguments, *([] if until is None else [until]))
+        return self.masks[key]
 
 
 def cache_input(graph: torch.fx.Graph, name: str, update: Any, context: LoweringContext) -> Node:

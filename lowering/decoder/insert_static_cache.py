@@ -24,7 +24,7 @@ from tt_edge.lowering.base import (
     shape,
     value,
 )
-from tt_edge.lowering.decoder.blocks import visible_until
+from tt_edge.lowering.decoder.blocks import in_blocks, visible_until
 from tt_edge.lowering.decoder.causal_bias import CausalBias, check_bias
 
 ops = torch.ops.tt_edge
@@ -90,7 +90,7 @@ class _Cache:
         graph = self.graph
         self.version = context.config.attention.cache
         self.tokens = placeholder(graph, "input_ids")
-        self.masks: dict[int | None, Node] = {}
+        self.masks: dict[tuple[int | None, Node | None], Node] = {}
         self.start: Node | None = None
         self.end: Node | None = None
         if self.version is not Cache.NONE:
@@ -103,11 +103,12 @@ class _Cache:
         if call.bias is not None:
             return self.biases.mask(call.bias)
         window = call.window_within(self.context.config.limits.max_seq_len)
-        if window not in self.masks:
+        until = in_blocks(call, self.until, self.context)
+        if (window, until) not in self.masks:
             mask = ops.causal_mask.default
             arguments = (self.tokens, self.start, self.end, window or 0)
-            self.masks[window] = emit(self.graph, mask, *arguments, *([] if self.until is None else [self.until]))
-        return self.masks[window]
+            self.masks[window, until] = emit(self.graph, mask, *arguments, *([] if until is None else [until]))
+        return self.masks[window, until]
 
     def extend(self, kind: str, index: int, update: Node, origin: Node, presents: list[Node]) -> Node:
         """All keys, or values, that the layer attends to; the new cache is added to ``presents``."""

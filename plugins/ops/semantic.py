@@ -192,15 +192,21 @@ def _(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, scale: float)
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Rotate the leading ``2 * R`` of ``x``'s last dimension; ``cos`` and ``sin`` are ``[..., R]``, broadcastable."""
+def rotate(
+    x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, others: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Rotate the leading ``2 * R`` of ``x``'s last dimension; ``cos`` and ``sin`` are ``[..., R]``, broadcastable.
+
+    ``others`` are those of the second of each pair, where its angle is another.
+    """
+    cos_b, sin_b = others or (cos, sin)
     half = cos.shape[-1]
     turned, rest = x[..., : 2 * half], x[..., 2 * half :]
     if interleaved:
         first, second = turned[..., 0::2], turned[..., 1::2]
     else:
         first, second = turned[..., :half], turned[..., half:]
-    a, b = first * cos - second * sin, second * cos + first * sin
+    a, b = first * cos - second * sin, second * cos_b + first * sin_b
     turned = torch.stack([a, b], dim=-1).flatten(-2) if interleaved else torch.cat([a, b], dim=-1)
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
@@ -209,12 +215,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary position embedding of one tensor.
 
-    ``x`` ``[B, H, S, D]``; ``cos`` and ``sin`` ``[B or 1, S, R]`` as the model's rotary module gives them, of which the
-    first ``R / 2`` columns are the angles' (the second half repeats them). ``R < D`` rotates only the leading ``R``
-    elements of each head (partial rotary). ``interleaved`` pairs neighbours (GPT-J) in place of halves (NeoX).
+    ``x`` ``[B, H, S, D]``; ``cos`` and ``sin`` ``[B or 1, S, R]`` as the model's rotary module gives them: the first ``R / 2``
+    columns are of the first of each pair, the others of the second (nearly always they repeat the first half). ``R < D``
+    rotates only the leading ``R`` elements of each head (partial rotary). ``interleaved`` pairs neighbours (GPT-J) in place of
+    halves (NeoX); then the second half of the columns is not read.
     """
     half = cos.shape[-1] // 2
-    return rotate(x, cos[..., :half].unsqueeze(1), sin[..., :half].unsqueeze(1), interleaved).contiguous()
+    first, second = ([t[..., columns].unsqueeze(1) for t in (cos, sin)] for columns in (slice(half), slice(half, None)))
+    others = None if interleaved else (second[0], second[1])
+    return rotate(x, first[0], first[1], interleaved, others).contiguous()
 
 
 @rotary_embedding.register_fake

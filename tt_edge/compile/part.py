@@ -45,7 +45,7 @@ class PartCompiler(ABC):
     #: The number of decoder layers, each of which must have exactly one attention; 0: not checked.
     decoder_layers = 0
     #: Whether some tokens of a prompt see each other in both directions.
-    blocks = False
+    blocks = window_blocks = False
     #: Scales of an FP8 KV cache, layer by layer.
     kv_scales: Sequence[tuple[float, float, float]] = ()
 
@@ -80,6 +80,7 @@ class PartCompiler(ABC):
                 kv_scales=self.kv_scales,
                 converters=converters(),
                 blocks=self.blocks,
+                window_blocks=self.window_blocks,
             )
             lowering = lower(module, self.passes(), context, dump)
         with stages.stage("convert"):

@@ -226,7 +226,7 @@ class IOContract:
             if isinstance(symbol, str)
         }
         if self.geometry is not None and not self.geometry.prunes:  # a tower that prunes has an input of as many rows
-            sizes[FEATURE_ROWS.name] = sizes[UNITS.name] * self.geometry.tokens_a_unit
+            sizes[FEATURE_ROWS.name] = sizes[UNITS.name] * self.geometry.tokens_a_unit + self.geometry.end_rows
         if self.subsampling is not None:
             sizes[SOURCE.name] = self.subsampling.places(sizes[FRAMES.name])
         return sizes

@@ -13,10 +13,16 @@ from tt_edge.contract.tensor import size
 IMAGE_TOKENS, WINDOWS, TILES, WHOLE_IMAGES = "image_tokens", "windows", "tiles", "images"
 
 #: How a table of learned positions is resampled to an image's grid (``VisionGeometry.position_sampling``): PyTorch's modes,
-#: with the corners of the table at the corners of the image ("aligned"), or with a filter as wide as a step ("antialiased").
+#: with the corners of the table at the corners of the image ("aligned"), with zeros beyond the table's edge ("zeros"), or with a
+#: filter as wide as a step ("antialiased").
 BILINEAR, BILINEAR_ALIGNED, BICUBIC, BICUBIC_ALIGNED = "bilinear", "bilinear-aligned", "bicubic", "bicubic-aligned"
-BILINEAR_ANTIALIASED = "bilinear-antialiased"
-_TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
+BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
+#: Fields that older bundles lack.
+_ADDED = (
+    *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
+    "image_ends",
+)
+_TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
 
 def kept_tokens(keep: float, tokens: int) -> int:
@@ -38,7 +44,8 @@ class VisionGeometry:
     which may be padding; a decoder sees its features by cross-attention. ``max_instruction``: token ids of a prompt's text that the
     tower reads with each tile, at most; 0 for a tower that reads pixels only. ``learned_rows``: so many rows behind those of a
     tile's own tokens, the same for every tile, stand in for special tokens around images. ``high_res_size``: each tile is taken in
-    this size, too.
+    this size, too. ``line_ends``: a row of the model's own ends each line of an image's features; ``image_ends``: one begins and
+    one ends each image's. Such rows are in front of all features: the two of an image, then that of a line.
     """
 
     family: str
@@ -56,6 +63,22 @@ class VisionGeometry:
     max_instruction: int = 0
     learned_rows: int = 0
     high_res_size: tuple[int, int] | None = None
+    line_ends: bool = False
+    image_ends: bool = False
+
+    @property
+    def end_rows(self) -> int:
+        """How many rows of the model's own are in front of the features."""
+        return 2 * self.image_ends + self.line_ends
+
+    def tokens_of(self, rows: int, columns: int) -> int:
+        """How many image tokens an image of so many rows and columns of features has."""
+        return rows * (columns + self.line_ends) + 2 * self.image_ends
+
+    def columns_of(self, tokens: int, rows: int) -> int:
+        """The columns of an image of so many image tokens in so many rows; 0 where no image has."""
+        columns, rest = divmod(tokens - 2 * self.image_ends, rows)
+        return 0 if rest else max(0, columns - self.line_ends)
 
     @property
     def prunes(self) -> bool:
@@ -101,19 +124,12 @@ class VisionGeometry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisionGeometry:
         """Rebuild from JSON. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for a wrong field."""
-        # What older bundles lack.
-        older = {
-            "keep": 1.0,
-            "position_sampling": BILINEAR_ALIGNED,
-            "tiles": 0,
-            "max_instruction": 0,
-            "learned_rows": 0,
-        }
-        given = {**older, "high_res_size": None, **data}
+        given = {f.name: f.default for f in fields(cls) if f.name in _ADDED} | dict(data)
         values: dict[str, Any] = {f.name: given[f.name] for f in fields(cls)}
         sizes = {name: values.pop(name) for name in ("tile_size", "high_res_size")}
         for key, value in values.items():
-            wanted = {"family": str, "unit": str, "position_sampling": str, "ragged": bool, "keep": float}.get(key, int)
+            wanted = {"family": str, "unit": str, "position_sampling": str, "keep": float}.get(key, int)
+            wanted = bool if key in ("ragged", "line_ends", "image_ends") else wanted
             if type(value) is not wanted:
                 raise ValueError(f"{key} is {value!r}")
             if isinstance(value, int) and value < 0:

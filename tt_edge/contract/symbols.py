@@ -101,7 +101,7 @@ def _longest(scope: Scope) -> Sizes:
 
 def _feature_rows(scope: Scope) -> Sizes:
     assert scope.geometry is not None
-    least, usual, most = (units * scope.geometry.tokens_a_unit for units in scope.units)
+    least, usual, most = (units * scope.geometry.tokens_a_unit + scope.geometry.end_rows for units in scope.units)
     if scope.geometry.prunes:
         most = min(most, scope.limits.max_image_tokens or most)
         return 1, min(most, kept_tokens(scope.geometry.keep, usual)), most

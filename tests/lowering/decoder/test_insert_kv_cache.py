@@ -76,3 +76,20 @@ def test_bounded_scores_take_plain_layers(window):
 def test_what_iattention_lacks_is_refused_by_name():
     with pytest.raises(UnsupportedModelError, match="non-causal"):
         run(InsertKVCache(), attention_module(causal=False))
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_blocks_may_be_in_layers_with_windows_only(window):
+    """Gemma 4: a causal layer does not read how far a token of an image sees; one with a window does."""
+    module, ctx = attention_module(sliding_window=window), context()
+    ctx.blocks = ctx.window_blocks = True
+    run(InsertKVCache(), module, ctx)
+    q, k, v = query_key_value(7, seed=3)
+    past, zero = [torch.full((2, 2, 64, 8), 1e4)] * 2, torch.zeros(2, dtype=torch.int32)
+    until = torch.tensor([1, 4, 4, 4, 5, 6, 7], dtype=torch.int32).expand(2, 7)  # tokens 1 to 3 see each other
+    out, *_ = module(torch.zeros(2, 7, dtype=torch.int64), q, k, v, zero, until, *past)
+    places = torch.arange(7)
+    seen = places < until[0][:, None] if window else places <= places[:, None]
+    seen = seen & (places > places[:, None] - (window or 7))
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, scale=0.25, enable_gqa=True)
+    torch.testing.assert_close(out, want)

@@ -88,6 +88,7 @@ class DecoderCompiler(PartCompiler):
         check_features(model.config, type(model).__name__)
         family = family_of(model)
         self.blocks = family is not None and family.blocks is not Blocks.NONE
+        self.window_blocks = family is not None and family.blocks is Blocks.IMAGE_IN_WINDOWS
         module: _LogitsOnly | ImageDecoder
         traceable: AbstractContextManager[None]
         if family is None:

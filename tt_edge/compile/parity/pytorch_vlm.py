@@ -224,7 +224,14 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
 #: The pixels that towers take, and which of the tiles are padding.
 OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask")
 #: The model inputs that say how large images are.
-SIZES = ("image_grid_thw", "image_merge_sizes", "image_sizes", "aspect_ratio_ids", "aspect_ratio_mask")
+SIZES = (
+    "image_grid_thw",
+    "image_merge_sizes",
+    "image_sizes",
+    "image_position_ids",
+    "aspect_ratio_ids",
+    "aspect_ratio_mask",
+)
 
 
 def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
@@ -256,6 +263,7 @@ _USED = {
     "mm_token_type_ids",
     "token_type_ids",
     "image_sizes",
+    "image_position_ids",
     "batch_num_images",
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.vision.deepstack import added_by_index, deepstack_levels, handed, rows_where
-from tt_edge.compile.vision.families import PLACES, VLMFamily, placed_features
+from tt_edge.compile.vision.families import PLACES, Blocks, VLMFamily, placed_features
 from tt_edge.compile.vision.own_positions import by_positions
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, deepstack_name
 
@@ -74,11 +75,14 @@ class ImageDecoder(nn.Module):
 
     @contextmanager
     def traceable(self) -> Iterator[None]:
-        """Within the block, the features of deeper levels are added by index instead of by boolean mask, and a decoder that places
-        features looks its positions up."""
-        decoder = self._family.decoder_of(self.model)
+        """Within the block, the features of deeper levels are added by index instead of by boolean mask, a decoder that places
+        features looks its positions up, and Gemma 4 makes causal masks: which tokens see each other is an input of the network."""
+        decoder, text = self._family.decoder_of(self.model), self.model.config.get_text_config()
+        blocks = self._family.blocks is not Blocks.NONE
         with ExitStack() as stack:
             stack.enter_context(added_by_index(decoder))
             if placed_features(decoder) is not None:
                 stack.enter_context(by_positions(decoder))
+            if blocks and getattr(text, "use_bidirectional_attention", None) == "vision":
+                stack.enter_context(patch.object(text, "use_bidirectional_attention", None))
             yield

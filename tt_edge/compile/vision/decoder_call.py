@@ -73,18 +73,35 @@ def check_decoder_call(
     ours = _called(model, entry, lambda: _run_ours(model, family, tower, geometry, ids, prepared, placed))
     _compare(name, theirs, ours, len(ids), _CLOSE.get(model.dtype, 5e-2))
     theirs_see, ours_see = (_visible(each.get("attention_mask"), len(ids)) for each in (theirs, ours))
-    if theirs_see is None or np.array_equal(theirs_see, np.tri(len(ids), dtype=bool)):
-        return family
-    inside = placed.indices >= 0
-    run = np.cumsum(np.diff(inside, prepend=False))
-    image = np.tri(len(ids), dtype=bool) | (inside[:, None] & inside[None, :] & (run[:, None] == run[None, :]))
-    if np.array_equal(theirs_see, image):
-        return replace(family, blocks=Blocks.IMAGE)
-    if ours_see is not None and np.array_equal(theirs_see, ours_see):
+    blocks = _blocks(theirs_see, placed.indices >= 0, model)
+    if blocks is not None:
+        return replace(family, blocks=blocks) if blocks is not Blocks.NONE else family
+    if theirs_see.keys() == ours_see.keys() and all(np.array_equal(theirs_see[key], ours_see[key]) for key in ours_see):
         return family
     raise UnsupportedModelError(
         f"{name}'s tokens of images see others than those before them and those of their image, which no backend has"
     )
+
+
+def _blocks(seen: Mapping[str, np.ndarray], inside: np.ndarray, model: Any) -> Blocks | None:
+    """Which tokens see each other, by the masks of each kind of layers; ``None`` for what is not followed."""
+    causal, places = np.tri(len(inside), dtype=bool), np.arange(len(inside))
+    run = np.cumsum(np.diff(inside, prepend=False))
+    image = causal | (inside[:, None] & inside[None, :] & (run[:, None] == run[None, :]))
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or len(inside)
+    near = places[None, :] > places[:, None] - window
+    kinds: dict[str, Blocks] = {}
+    for layers, mask in seen.items():
+        for blocks, full in ((Blocks.NONE, causal), (Blocks.IMAGE, image)):
+            if np.array_equal(mask, full) or np.array_equal(mask, full & near):
+                kinds.setdefault(layers, blocks)
+        if layers not in kinds:
+            return None
+    found = set(kinds.values()) or {Blocks.NONE}
+    if len(found) == 1:
+        return found.pop()
+    windows = kinds.get("sliding_attention") is Blocks.IMAGE
+    return Blocks.IMAGE_IN_WINDOWS if windows and list(kinds.values()).count(Blocks.IMAGE) == 1 else None
 
 
 def _with_pixels(model: PreTrainedModel, prepared: list[ProcessedImage], written: Written) -> list[ProcessedImage]:
@@ -198,12 +215,15 @@ def _tensors(value: Any) -> dict[Any, Tensor]:
     return {place: each for place, each in named if isinstance(each, Tensor)}
 
 
-def _visible(mask: Any, length: int) -> np.ndarray | None:
-    """``[S, S]``: which tokens each token sees; ``None`` where the mask says nothing but that all are there."""
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    if not isinstance(mask, Tensor) or mask.ndim < 4:
-        return None
-    own = mask[0, 0, :length, :length]
-    seen: np.ndarray = (own if own.dtype is torch.bool else own > -1).numpy()
-    return seen
+def _visible(masks: Any, length: int) -> dict[str, np.ndarray]:
+    """``[S, S]``, which tokens each token sees, by the kind of layers; none where nothing is said but that all tokens are there."""
+    if not isinstance(masks, Mapping):
+        masks = {"full_attention": masks}
+    found: dict[str, np.ndarray] = {}
+    for layers, mask in masks.items():
+        if isinstance(mask, Tensor) and mask.ndim == 4:
+            own = mask[0, 0, :length, :length]
+            found[layers] = (own if own.dtype is torch.bool else own > -1).numpy()
+        elif mask is None and len(masks) > 1:
+            found[layers] = np.tri(length, dtype=bool)
+    return found

@@ -26,6 +26,8 @@ class Blocks(Enum):
     NONE = "none"
     #: The tokens of one image.
     IMAGE = "image"
+    #: Likewise, in the layers with a sliding window only.
+    IMAGE_IN_WINDOWS = "image in windows"
     #: The whole prompt.
     PROMPT = "prompt"
 
@@ -35,7 +37,7 @@ class VLMFamily:
     """The structure of a family of vision-language models.
 
     Paths are those of submodules in the model. ``position_axes`` is 3 for M-RoPE text positions (temporal, height,
-    width). ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
+    width), or 4. ``tower`` is the kind of vision network: ``grid`` takes patches of images of any size; ``tiles`` takes tiles of
     one size, ``tile_size`` where the configuration does not have it, and in ``high_res_size``, too, where there is one; ``images``
     takes whole images, which the decoder sees by cross-attention. ``whole``: logits are computed by the whole model, which may
     scale them (``whole_of``), not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
@@ -140,6 +142,8 @@ _SERVED = frozenset(
 )
 #: Those of models whose images are grids of patches of any size.
 _OF_GRIDS = frozenset({"image_grid_thw", "image_merge_sizes"})
+#: Of those, what says where each patch is in its image.
+COORDINATES = "image_position_ids"
 
 
 def is_vision_language(config: PreTrainedConfig) -> bool:
@@ -184,6 +188,13 @@ def _found(model: PreTrainedModel) -> VLMFamily:
         raise UnsupportedModelError(
             f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge does not make; no backend has this"
         )
+    text = model.config.get_text_config()
+    for setting in ("hidden_size_per_layer_input", "num_kv_shared_layers"):  # Gemma 4's smaller models
+        if own := getattr(text, setting, 0):
+            raise UnsupportedModelError(
+                f"{name}'s decoder layers have inputs of their own, or keys and values of other layers ({setting} {own}), which no "
+                "backend has for prompts with images"
+            )
     decoder = _path(model, language_part(model))
     head = _path(model, model.get_output_embeddings())
     if not decoder or not head:
@@ -192,16 +203,19 @@ def _found(model: PreTrainedModel) -> VLMFamily:
         )
     if not grids:
         return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
-    axes = 1 if rope_index(model) is None else 3
-    return VLMFamily(decoder, head, "grid", axes, whole=not deepstack_levels(model), **asdict(facts))
+    return VLMFamily(decoder, head, "grid", _position_axes(model), whole=not deepstack_levels(model), **asdict(facts))
 
 
 def has_grids(model: Any) -> bool:
-    """Whether images are grids of patches of any size: the tower takes their sizes, or makes positions of them (Pixtral)."""
+    """Whether images are grids of patches of any size: the tower takes their sizes or their patches' places, or makes positions
+    of them (Pixtral).
+    """
     features = getattr(holder_of_features(model), "get_image_features", None)
     taken = {} if features is None else inspect.signature(features).parameters
-    return "image_grid_thw" in taken or any(
-        name.endswith("patch_positional_embedding") for name, _ in model.named_modules()
+    return (
+        "image_grid_thw" in taken
+        or COORDINATES in taken
+        or any(name.endswith("patch_positional_embedding") for name, _ in model.named_modules())
     )
 
 
@@ -209,6 +223,12 @@ def rope_index(model: Any) -> Any:
     """The model's function of the positions of image tokens on several axes (M-RoPE); ``None`` where a position is a place."""
     owners: tuple[Any, ...] = (model, getattr(model, "model", None))
     return next((each.get_rope_index for each in owners if hasattr(each, "get_rope_index")), None)
+
+
+def _position_axes(model: Any) -> int:
+    """How many numbers a token's position has: one for each section of M-RoPE's frequencies."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return 1 if rope_index(model) is None else len(rope.get("mrope_section") or (1, 1, 1))
 
 
 def holder_of_features(model: Any) -> Any:

@@ -65,7 +65,8 @@ def fit_placeholders(token: str, written: str, seen: Sequence[Expanded]) -> Plac
     start, end = next(iter(single), ("", "")) if tiles is None or single else (tiles.start, tiles.end)
     if tiles == TileText(start, end=end):  # all tokens in a row, as those of one tile
         tiles = None
-    in_prompt = None if written == token else written
+    adds = bool(start or end) and any(each.image.grid is not None for each in seen)  # which prompts may have already
+    in_prompt = None if written == token and not adds else written
     found = Placeholders(token, start=start, end=end, written=in_prompt, tiles=tiles)
     for each in seen:
         if found.expand(found.in_prompt, [each.image])[0] != each.text:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
 from tt_edge.compile.vision.drawing import drawn
-from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
+from tt_edge.compile.vision.families import COORDINATES, PLACES, Instruction, has_grids
 from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.compile.vision.fit_leading import fit_leading
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
@@ -26,11 +26,13 @@ from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
+from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import class_name
 from tt_edge.runtime.multimodal.images.processors import PROCESSORS, ImageProcessor, image_processor_for, read_settings
 from tt_edge.runtime.multimodal.instruction import InstructionReader
 from tt_edge.runtime.multimodal.leading import LeadingImage
+from tt_edge.runtime.multimodal.mrope import CONTINUED
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
@@ -84,6 +86,9 @@ class Written:
         found = next((self.outputs[name] for name in names if name in self.outputs), None)
         if not isinstance(found, torch.Tensor):
             raise UnsupportedModelError(f"its processor makes {', '.join(self.outputs)}, and none is {names[0]}")
+        places = self.outputs.get(COORDINATES)
+        if isinstance(places, torch.Tensor):
+            return found[(places >= 0).all(-1)]
         if found.ndim <= 4:
             return found
         tiles = found.flatten(0, -4)
@@ -117,10 +122,16 @@ class OwnProcessor:
 
     @cached_property
     def word(self) -> str:
-        """The first of the processor's special tokens that it takes for an image."""
+        """The first of the processor's special tokens that it takes for an image; some want it between two others."""
         holders = (self._processor, self._processor.tokenizer)
         named = [getattr(holder, name, None) for name in ("image_token", "boi_token") for holder in holders]
-        tried = dict.fromkeys(each for each in (*named, "<image>") if isinstance(each, str) and each)
+        bare = [each for each in (*named, "<image>") if isinstance(each, str) and each]
+        around = [
+            f"{start}{each}{end}"
+            for each in bare
+            for start, end in self._pairs(("image_start_token", "image_end_token"))
+        ]
+        tried = dict.fromkeys((*bare, *around))
         reason = ""
         for word in tried:
             try:
@@ -170,14 +181,18 @@ class OwnProcessor:
 
         Qwen2.5-Omni finds images in a prompt by them.
         """
-        holders = (self._processor, self._processor.tokenizer)
-        pairs = [("vision_bos_token", "vision_eos_token"), ("vision_start_token", "vision_end_token")]
-        around = [[getattr(holder, name, None) for name in pair] for pair in pairs for holder in holders]
-        start, end = next(((a, b) for a, b in around if isinstance(a, str) and isinstance(b, str)), ("", ""))
+        names = ("vision_bos_token", "vision_eos_token"), ("vision_start_token", "vision_end_token")
+        start, end = next(iter(self._pairs(*names)), ("", ""))
         if not start or self.word.startswith(start):
             return False
         self.word = f"{start}{self.word}{end}"
         return True
+
+    def _pairs(self, *names: tuple[str, str]) -> list[tuple[str, str]]:
+        """Of two special tokens by each two of ``names``, those that the processor or its tokenizer has."""
+        holders = (self._processor, self._processor.tokenizer)
+        found = [[getattr(holder, name, None) for name in pair] for pair in names for holder in holders]
+        return [(start, end) for start, end in found if isinstance(start, str) and isinstance(end, str)]
 
     def tile_sizes(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Height and width of the tiles that it makes; and of those for a second tower, if it makes any."""
@@ -261,9 +276,9 @@ class OwnProcessor:
         grids = patch_inputs_of(model) if has_grids(model) else None
         for image, mine, theirs in zip(images, prepared, written, strict=True):
             pixels = mine.pixels if grids is None else grids.of_images([mine])["pixel_values"].numpy()
-            self._check_pixels(image, pixels, theirs.pixels, getattr(own, "std", _UNSCALED))
+            self._check_pixels(own, image, pixels, theirs.pixels, getattr(own, "std", _UNSCALED))
             if mine.high_res is not None and theirs.high_res is not None:
-                self._check_pixels(image, mine.high_res, theirs.high_res, getattr(own, "high_res_std", _UNSCALED))
+                self._check_pixels(own, image, mine.high_res, theirs.high_res, getattr(own, "high_res_std", _UNSCALED))
         if self.word == token and all(each.text == f"{_BEFORE}{token}{_BEHIND}{self.behind}" for each in written):
             # It leaves prompts as they are: they have all tokens of an image.
             self.word = token * prepared[0].tokens
@@ -282,7 +297,8 @@ class OwnProcessor:
         learned = learned_tokens(model)
         words = tuple(str(tokenizer.backend.id_to_token(each)) for each in learned)
         placeholders = replace(placeholders, learned=words)
-        found = ImagePrompt(self.kind, placeholders, (index, *learned), settings, instruction)
+        rule = CONTINUED if grids is None else grids.positions
+        found = ImagePrompt(self.kind, placeholders, (index, *learned), settings, instruction, positions=rule)
         self._check_tokens(found, files, geometry, config.to_dict(), images, Instruction.of(model))
         return found
 
@@ -300,7 +316,12 @@ class OwnProcessor:
         return folder
 
     def _check_pixels(
-        self, image: Image, got: NDArray[np.float32], pixels: torch.Tensor, deviation: Sequence[float]
+        self,
+        own: ImageProcessor,
+        image: Image,
+        got: NDArray[np.float32],
+        pixels: torch.Tensor,
+        deviation: Sequence[float],
     ) -> None:
         want = pixels.float().numpy()
         shape = f"an image of {image.shape[1]} x {image.shape[0]} pixels"
@@ -309,8 +330,12 @@ class OwnProcessor:
                 f"{self._name}'s processor makes {list(want.shape)} of {shape}, and tt-edge {list(got.shape)}"
             )
         std = np.asarray(deviation, np.float32)
-        scale = std[:, None, None] if got.ndim == 4 else np.repeat(std, got.shape[-1] // 3)
-        steps = np.abs(got - want.reshape(got.shape)) * scale * 255
+        apart = np.abs(got - want.reshape(got.shape))
+        if isinstance(own, GridProcessor) and got.ndim < 4:
+            apart, std = own.by_channel(apart.reshape(-1, apart.shape[-1])), std[:, None]
+        else:
+            std = std[:, None, None]
+        steps = apart * std * 255
         if steps.max() > _ALL_STEPS or (steps > _MOST_STEPS).mean() > _SHARE:
             raise UnsupportedModelError(
                 f"{self._name}'s processor makes other pixels of {shape} than tt-edge, by up to {steps.max():.1f} of 255"

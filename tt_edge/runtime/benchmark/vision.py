@@ -38,8 +38,13 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
         return ProcessedImage(pixels, None, tokens, rows=own_rows, high_res=high_res, instruction=instruction)
     if tokens < 1:
         raise InvalidInputError(f"no image has {tokens} image tokens; give 1 or more")
-    rows = next(side for side in range(math.isqrt(tokens), 0, -1) if tokens % side == 0)
-    grid = (1, rows * geometry.merge_size, tokens // rows * geometry.merge_size)
+    sides = ((rows, geometry.columns_of(tokens, rows)) for rows in range(math.isqrt(tokens), 0, -1))
+    rows, columns = next(((rows, found) for rows, found in sides if found), (0, 0))
+    if not rows:
+        raise InvalidInputError(
+            f"no image of this model has {tokens} image tokens, with those at the ends of lines and of images; give another number"
+        )
+    grid = (1, rows * geometry.merge_size, columns * geometry.merge_size)
     pixels = generator.standard_normal((math.prod(grid), geometry.patch_dim), np.float32)
     return ProcessedImage(pixels, grid, tokens)
 

@@ -1,8 +1,8 @@
-"""M-RoPE: the positions of a prompt with images, on three axes."""
+"""M-RoPE: the positions of a prompt with images, on several axes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Span
 
+Positions = tuple[NDArray[np.int64], int]
+
 
 def mrope_positions(
     is_image: Sequence[bool] | NDArray[np.bool_],
     spans: Sequence[Span],
     merge_size: int,
     kept: Sequence[NDArray[np.int32]] | None = None,
-) -> tuple[NDArray[np.int64], int]:
+    axes: int = 3,
+) -> Positions:
     """Positions ``[3, S]`` (frame, row, column) of a prompt's tokens, and how far generated tokens are from their places.
 
     ``is_image`` ``[S]`` says which tokens are an image's; ``spans`` are their runs, in order. Text counts on all axes alike; an
@@ -26,6 +29,7 @@ def mrope_positions(
     ``get_rope_index`` of the Qwen-VL
     models).
     """
+    del axes  # three
     flags = np.asarray(is_image, bool)
     positions = np.empty((3, len(flags)), np.int64)
     place, next_position, remaining = 0, 0, list(spans)
@@ -52,3 +56,40 @@ def mrope_positions(
         place += count
     highest = int(positions.max()) if len(flags) else -1
     return positions, highest + 1 - len(flags)
+
+
+def counted_positions(
+    is_image: Sequence[bool] | NDArray[np.bool_],
+    spans: Sequence[Span],
+    merge_size: int,
+    kept: Sequence[NDArray[np.int32]] | None = None,
+    axes: int = 3,
+) -> Positions:
+    """Likewise ``[axes, S]``, where all tokens count on all axes, but that on the last three an image's have their column, their
+    row, and its number in the prompt (HunyuanOCR).
+
+    An image's first token and its last have their place on all axes; the end of a line is in the last column. None is dropped.
+    """
+    assert kept is None
+    flags = np.array(is_image, bool)
+    positions = np.tile(np.arange(len(flags)), (axes, 1))
+    place = 0
+    for number, span in enumerate(spans):
+        frames, rows, columns = span.grid
+        rows, columns = frames * rows // merge_size, columns // merge_size + 1
+        place += int(np.argmax(flags[place:])) if place < len(flags) else 0
+        end = place + rows * columns + 2
+        if end > len(flags) or not flags[place:end].all():
+            raise InvalidInputError(f"an image of {rows * columns + 2} tokens has fewer in the prompt; expand it again")
+        row, column = np.indices((rows, columns)).reshape(2, -1)
+        positions[-3:, place + 1 : end - 1] = np.stack([column, row, np.full(rows * columns, number)])
+        flags[place:end] = False
+        place = end
+    if flags.any():
+        raise InvalidInputError(f"the prompt has more image tokens than its {len(spans)} images; expand it again")
+    return positions, int(positions.max(initial=-1)) + 1 - len(flags)
+
+
+#: How the positions of a prompt with images on several axes are computed.
+CONTINUED, COUNTED = "continued", "counted"
+POSITIONS: dict[str, Callable[..., Positions]] = {CONTINUED: mrope_positions, COUNTED: counted_positions}

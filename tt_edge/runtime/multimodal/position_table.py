@@ -15,6 +15,7 @@ from tt_edge.contract.geometry import (
     BILINEAR,
     BILINEAR_ALIGNED,
     BILINEAR_ANTIALIASED,
+    BILINEAR_ZEROS,
 )
 from tt_edge.runtime.multimodal.images.processed import Grid
 
@@ -47,8 +48,11 @@ def interpolation(grid: Grid, geometry: VisionGeometry) -> tuple[Int64s, Floats]
     return np.tile(flat[0], (frames, 1)), np.tile(flat[1], (frames, 1)).astype(np.float32)
 
 
-def _taps(count: int, side: int, *, aligned: bool, cubic: bool) -> tuple[Int64s, Floats]:
-    """Entries along one axis of ``side`` for ``count`` patches, and their weights, ``[count, 2 or 4]``."""
+def _taps(count: int, side: int, *, aligned: bool, cubic: bool, zeros: bool = False) -> tuple[Int64s, Floats]:
+    """Entries along one axis of ``side`` for ``count`` patches, and their weights, ``[count, 2 or 4]``.
+
+    Beyond the edge the table has the values of its edge, or ``zeros``.
+    """
     places = np.arange(count, dtype=np.float32)
     if aligned:
         at = places * np.float32(side - 1) / np.float32(max(count - 1, 1))
@@ -56,10 +60,12 @@ def _taps(count: int, side: int, *, aligned: bool, cubic: bool) -> tuple[Int64s,
         at = (places + np.float32(0.5)) * np.float32(side) / np.float32(count) - np.float32(0.5)
     low = np.floor(at)
     offsets = np.arange(-1, 3) if cubic else np.arange(2)
-    indices = (low[:, None].astype(np.int64) + offsets).clip(0, side - 1)
+    taps = low[:, None].astype(np.int64) + offsets
+    indices = taps.clip(0, side - 1)
     distance = np.abs((at - low)[:, None] - offsets.astype(np.float32))
     if not cubic:
-        return indices, np.maximum(1 - distance, 0)
+        weights = np.maximum(1 - distance, 0)
+        return indices, np.where(taps == indices, weights, 0) if zeros else weights
     near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance * distance + 1
     far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
     return indices, np.where(distance <= 1, near, far)
@@ -82,6 +88,7 @@ def _antialiased(count: int, side: int) -> tuple[Int64s, Floats]:
 _AXES: dict[str, Callable[[int, int], tuple[Int64s, Floats]]] = {
     BILINEAR: partial(_taps, aligned=False, cubic=False),
     BILINEAR_ALIGNED: partial(_taps, aligned=True, cubic=False),
+    BILINEAR_ZEROS: partial(_taps, aligned=False, cubic=False, zeros=True),
     BICUBIC: partial(_taps, aligned=False, cubic=True),
     BICUBIC_ALIGNED: partial(_taps, aligned=True, cubic=True),
     BILINEAR_ANTIALIASED: _antialiased,

@@ -20,7 +20,7 @@ from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processors import ImageProcessor, image_processor_for, read_settings
 from tt_edge.runtime.multimodal.instruction import InstructionReader
 from tt_edge.runtime.multimodal.leading import LeadingImage
-from tt_edge.runtime.multimodal.mrope import mrope_positions
+from tt_edge.runtime.multimodal.mrope import CONTINUED, POSITIONS
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files, read_json
@@ -58,12 +58,13 @@ class PlannedImage:
 class MultimodalProcessor:
     """What a checkpoint's own processor does: prompts to token ids, images to pixels, positions for both.
 
-    ``token_ids`` are the tokens that stand for a row of features: that of images, then that of videos. ``axes`` is 3 for
+    ``token_ids`` are the tokens that stand for a row of features: that of images, then that of videos. ``axes`` is 3 or 4 for
     M-RoPE, whose positions count in units of ``merge_size`` squared patches; it is 1 for others. Of ``max_tokens`` image
     tokens, what the vision network takes in one call, each image of a prompt gets its share: larger images are scaled to
     fit, or refused without ``scale_to_fit``. Then ``keep`` of each frame's or tile's are in the prompt (``kept_tokens``).
     ``in_blocks`` is that of ``PromptImages``. ``instruction`` reads the text of a prompt for a network that takes it with images.
-    ``leading``: an image stands before each text, and its tokens are known by their places.
+    ``leading``: an image stands before each text, and its tokens are known by their places. ``positions`` is the rule of
+    ``POSITIONS``.
     """
 
     image_processor: ImageProcessor
@@ -76,6 +77,7 @@ class MultimodalProcessor:
     in_blocks: bool = False
     instruction: InstructionReader | None = None
     leading: LeadingImage | None = None
+    positions: str = CONTINUED
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
@@ -103,6 +105,7 @@ class MultimodalProcessor:
             keep=geometry.keep,
             instruction=reader,
             leading=prompt.leading,
+            positions=prompt.positions,
         )
 
     @property
@@ -239,7 +242,8 @@ class MultimodalProcessor:
         positions, delta = None, 0
         if self.axes > 1:
             spans = [span for image in images for span in image.spans]
-            positions, delta = mrope_positions(is_image, spans, self.merge_size, _by_span(images, kept))
+            rule = POSITIONS[self.positions]
+            positions, delta = rule(is_image, spans, self.merge_size, _by_span(images, kept), self.axes)
         notes = tuple(image.note for image in images if image.note)
         return PromptImages(indices, keys, {}, positions, delta, notes, kept, self.in_blocks)
 

@@ -154,7 +154,7 @@ def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> t
         inputs["interpolation_indices"], inputs["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
     by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in inputs.items()}
     if not geometry.window_tokens:
-        return by_token, np.arange(count // block)
+        return by_token, _with_ends(geometry, grids, np.arange(count // block))
     windows = np.concatenate(_windows(grids, merge, geometry.window_tokens))  # [W, tokens], -1 where empty
     empty, rows = windows < 0, np.empty(count // block, np.int64)
     if geometry.ragged:
@@ -162,14 +162,31 @@ def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> t
         rows[order] = np.arange(len(order))
         numbers = np.broadcast_to(np.arange(len(windows))[:, None], windows.shape)[~empty]
         arranged = {name: array[order] for name, array in by_token.items()}
-        return arranged | {"window_ids": np.repeat(numbers[:, None], block, axis=1)}, rows
+        arranged |= {"window_ids": np.repeat(numbers[:, None], block, axis=1)}
+        return arranged, _with_ends(geometry, grids, rows)
     arranged = {}
     for name, array in by_token.items():
         placed = array[windows]  # [W, tokens, block, …]
         placed[empty] = -1 if name == "segment_ids" else 0
         arranged[name] = placed.reshape(len(windows), -1, *array.shape[2:])
     rows[windows[~empty]] = np.flatnonzero(~empty)
-    return arranged, rows
+    return arranged, _with_ends(geometry, grids, rows)
+
+
+def _with_ends(geometry: VisionGeometry, grids: Sequence[Grid], rows: Rows) -> Rows:
+    """``rows`` of the features of all images, with the model's own rows that begin and end an image, and end each line."""
+    if not geometry.end_rows:
+        return rows
+    before, behind = (np.arange(end, end + geometry.image_ends) for end in (0, 1))
+    found: list[np.ndarray] = []
+    first = 0
+    for frames, height, width in grids:
+        lines, columns = frames * height // geometry.merge_size, width // geometry.merge_size
+        own = rows[first : first + lines * columns].reshape(lines, columns) + geometry.end_rows
+        ends = np.full((lines, int(geometry.line_ends)), geometry.end_rows - 1)
+        found += [before, np.hstack([own, ends]).reshape(-1), behind]
+        first += lines * columns
+    return np.concatenate(found).astype(np.int64)
 
 
 def _grid(image: ProcessedImage, merge: int) -> Grid:

@@ -28,7 +28,7 @@ LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_s
 GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
 
 
-@pytest.fixture(scope="module", params=["glm4v", "mistral3"])
+@pytest.fixture(scope="module", params=["glm4v", "mistral3", "hunyuan_vl"])
 def both(request, tmp_path_factory):
     """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -41,20 +41,21 @@ def both(request, tmp_path_factory):
 def test_photos_to_answers(both):
     """Small and large, wide and tall, alone, two in a prompt, beside a prompt without any; a large one is scaled to fit."""
     llm, theirs, _ = both
+    image = llm.vision.processor.placeholders.in_prompt
     sizes = [(60, 80), (57, 33), (20, 90), (30, 30)]
     wide, tall, strip, small = (Image.fromarray(photo(*size, number)) for number, size in enumerate(sizes))
     asked = [
-        ("<image>what is it?", [wide]),
-        ("look: <image> and <image> so", [tall, strip]),
+        (f"{image}what is it?", [wide]),
+        (f"look: {image} and {image} so", [tall, strip]),
         ("hello", []),
-        ("<image>?", [small]),
+        (f"{image}?", [small]),
     ]
     completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[given for _, given in asked])
     for (prompt, given), completion in zip(asked, completions, strict=True):
         inputs = theirs.inputs(llm, prompt, given)
         assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
         assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
-    [large] = llm.generate(["<image>what?"], GREEDY, images=[[Image.fromarray(photo(700, 900))]])
+    [large] = llm.generate([f"{image}what?"], GREEDY, images=[[Image.fromarray(photo(700, 900))]])
     assert len(large.new_token_ids) == NEW
 
 

@@ -17,7 +17,7 @@ from tt_edge.compile.vision.grids import found
 from tt_edge.compile.vision.grids.found import grid_tower_of, patch_inputs_of
 from tt_edge.compile.vision.images import prepare_images
 from tt_edge.contract import IMAGE_TOKENS, WINDOWS
-from tt_edge.contract.geometry import BICUBIC, BILINEAR, BILINEAR_ALIGNED, BILINEAR_ANTIALIASED
+from tt_edge.contract.geometry import BICUBIC, BILINEAR, BILINEAR_ALIGNED, BILINEAR_ANTIALIASED, BILINEAR_ZEROS
 from tt_edge.errors import UnsupportedModelError
 
 #: By family: the side of its table of positions and how that is resampled, tokens of a window, axes of positions.
@@ -28,8 +28,12 @@ FOUND = {
     "glm4v": (4, BICUBIC, 0, 3),
     "glm46v": (4, BICUBIC, 0, 3),
     "glm_ocr": (0, BILINEAR_ALIGNED, 0, 3),
+    "gemma4": (0, BILINEAR_ALIGNED, 0, 1),
+    "gemma4_unified": (0, BILINEAR_ALIGNED, 0, 1),
     "glmga": (4, BICUBIC, 0, 3),
+    "hunyuan_vl": (4, BILINEAR, 0, 4),
     "hyperclovax_vision_v2": (0, BILINEAR_ALIGNED, 16, 1),
+    "muse_glimmer": (4, BILINEAR_ZEROS, 4, 1),
     "lighton_ocr": (0, BILINEAR_ALIGNED, 0, 1),
     "mistral3": (0, BILINEAR_ALIGNED, 0, 1),
     "paddleocr_vl": (4, BILINEAR, 0, 3),
@@ -37,6 +41,8 @@ FOUND = {
     "qwen3_5": (8, BILINEAR_ALIGNED, 0, 3),
     "video_llama_3": (0, BILINEAR_ALIGNED, 0, 1),
 }
+#: Whose patches are row by row.
+RASTER = ("gemma4", "gemma4_unified", "hunyuan_vl", "lighton_ocr", "mistral3", "muse_glimmer", "paddleocr_vl")
 
 
 @cache
@@ -57,8 +63,9 @@ def test_what_is_found(family):
     )
     assert (geometry.unit, geometry.tokens_a_unit) == ((WINDOWS, window) if window else (IMAGE_TOKENS, 1))
     assert (family_of(model).tower, family_of(model).position_axes) == ("grid", axes)
-    assert ("patch_positions" in tower.example(3, torch.float32)) == (family != "cosmos3_edge")
-    assert patch_inputs_of(model).raster == (family in ("paddleocr_vl", "mistral3", "lighton_ocr"))
+    assert ("patch_positions" in tower.example(3, torch.float32)) == (family not in ("cosmos3_edge", "hunyuan_vl"))
+    assert patch_inputs_of(model).raster == (family in RASTER)
+    assert geometry.end_rows == (3 if family == "hunyuan_vl" else 0)
 
 
 def test_mixtures_are_refused_for_their_decoder():
@@ -97,9 +104,20 @@ def test_features_that_depend_on_something_else_are_refused(monkeypatch):
         grid_tower_of(model, ragged=False)
 
 
-def test_rows_for_ends_of_lines_are_refused():
-    with pytest.raises(UnsupportedModelError, match=r"makes 17 rows of features for 12 image tokens \(ends of lines"):
-        grid_tower_of(tiny_model("hunyuan_vl"), ragged=False)
+def test_other_rows_of_its_own_are_refused(monkeypatch):
+    """One behind each image is none that is followed; HunyuanOCR's are."""
+    model = tiny_vlm("qwen2_vl")
+    own = model.get_image_features
+
+    @wraps(own)
+    def get_image_features(*args, **kwargs):
+        out = own(*args, **kwargs)
+        out.pooler_output = [torch.cat([each, each[-1:]]) for each in out.pooler_output]
+        return out
+
+    monkeypatch.setattr(model, "get_image_features", get_image_features)
+    with pytest.raises(UnsupportedModelError, match=r"makes \d+ rows of features for \d+ image tokens \(ends of lines"):
+        grid_tower_of(model, ragged=False)
 
 
 def test_other_positions_are_refused(monkeypatch):

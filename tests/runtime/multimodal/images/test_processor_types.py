@@ -26,8 +26,12 @@ PATCHES = {
     "GlmgaImageProcessor": (14, 2, 2),
     "Cosmos3EdgeImageProcessor": (16, 1, 2),
     "PaddleOCRVLImageProcessor": (14, 1, 2),
+    "HunYuanVLImageProcessor": (16, 1, 2),
     "VideoLlama3ImageProcessor": (14, 1, 1),
     "PixtralImageProcessor": (16, 1, 1),
+    "MuseGlimmerImageProcessor": (14, 2, 2),
+    "Gemma4ImageProcessor": (16, 1, 3),
+    "Gemma4UnifiedImageProcessor": (48, 1, 1),
 }
 #: By class: a family that has it, or the class where none is known, and small sizes.
 SIZES = {
@@ -59,6 +63,9 @@ SIZES = {
     "Qwen2VLImageProcessor": ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": 6272}}),
     **{name: (name, {"size": {"shortest_edge": 3136, "longest_edge": 12544}}) for name in PATCHES},
     "PixtralImageProcessor": ("PixtralImageProcessor", {"size": {"longest_edge": 80}}),
+    "MuseGlimmerImageProcessor": ("MuseGlimmerImageProcessor", {"max_image_tokens": 6}),
+    "Gemma4ImageProcessor": ("Gemma4ImageProcessor", {"max_soft_tokens": 70}),
+    "Gemma4UnifiedImageProcessor": ("Gemma4UnifiedImageProcessor", {"max_soft_tokens": 70}),
 }
 #: Values that no class has by default, or only some.
 VALUES = {
@@ -111,6 +118,9 @@ VALUES = {
     "patch_expand_factor": [2],
     "merge_size": [1],
     "temporal_patch_size": [1],
+    "max_image_tokens": [3],
+    "max_soft_tokens": [140],
+    "pooling_kernel_size": [2],
     "min_pixels": [7000],
     "max_pixels": [4000],
     "do_pan_and_scan": [True, False],
@@ -152,7 +162,12 @@ def pixels_of_transformers(theirs, picture):
     if "Pixtral" in type(theirs).__name__:  # whole images
         rows, columns = (side // 16 for side in own.shape[2:])
         return own[0].reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
-    if "Paddle" in type(theirs).__name__:  # row by row
+    if "image_position_ids" in out:  # padded, row by row
+        places = out["image_position_ids"][0]
+        columns, rows = (places.max(0).values + 1).tolist()
+        merge = PATCHES[type(theirs).__name__][2]
+        return own[0][: rows * columns][in_blocks(np.arange(rows * columns).reshape(rows, columns), merge)]
+    if any(name in type(theirs).__name__ for name in ("Paddle", "HunYuan", "MuseGlimmer")):  # row by row
         rows, columns = out["image_grid_thw"][0][1:].tolist()
         return own[in_blocks(np.arange(rows * columns).reshape(rows, columns), 2)].reshape(rows * columns, -1)
     if "Mllama" in type(theirs).__name__:  # without the tiles that an image lacks
@@ -189,7 +204,8 @@ def test_every_setting_is_followed_or_refused(name):
             if got.high_res is not None:
                 larger = high_res_of_transformers(make(**{**sizes, **more}), Image.fromarray(image)).numpy()
                 assert steps_apart(got.high_res, larger, ours.high_res_std).max() <= 2.01, (field, value)
-            by_channel = [each.reshape(len(each), 3, -1) for each in (got.pixels, want)]
+            apart = ours.by_channel if name in PATCHES else lambda each: each.reshape(len(each), 3, -1)
+            by_channel = [apart(each) for each in (got.pixels, want)]
             # Images are resized up to three times.
             assert steps_apart(*by_channel, ours.std).max() <= 2.01, (field, value)
             followed.add(field)

@@ -21,31 +21,47 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tt_edge.compile.export.semantics import Segments
-from tt_edge.contract.geometry import BICUBIC, BICUBIC_ALIGNED, BILINEAR, BILINEAR_ALIGNED, BILINEAR_ANTIALIASED
+from tt_edge.contract.geometry import (
+    BICUBIC,
+    BICUBIC_ALIGNED,
+    BILINEAR,
+    BILINEAR_ALIGNED,
+    BILINEAR_ANTIALIASED,
+    BILINEAR_ZEROS,
+)
 from tt_edge.errors import UnsupportedModelError
 
+#: By mode, corners aligned or not, a filter that widens or not, and what is beyond the edge.
 _SAMPLINGS = {
-    ("bilinear", True, False): BILINEAR_ALIGNED,
-    ("bilinear", False, False): BILINEAR,
-    ("bicubic", True, False): BICUBIC_ALIGNED,
-    ("bicubic", False, False): BICUBIC,
-    ("bilinear", False, True): BILINEAR_ANTIALIASED,
+    ("bilinear", True, False, "border"): BILINEAR_ALIGNED,
+    ("bilinear", False, False, "border"): BILINEAR,
+    ("bilinear", False, False, "zeros"): BILINEAR_ZEROS,
+    ("bicubic", True, False, "border"): BICUBIC_ALIGNED,
+    ("bicubic", False, False, "border"): BICUBIC,
+    ("bilinear", False, True, "border"): BILINEAR_ANTIALIASED,
 }
 
 
 @dataclass
 class Seen:
-    """What a tower was seen to read: rows and columns of patches, a table of positions, windows."""
+    """What a tower was seen to read: rows and columns of patches, a table of positions, windows. And which rows of its own it was
+    seen to add: one at each line's end, one before and one behind each image's.
+    """
 
     positions: bool = False
     window_tokens: int = 0
     table_side: int = 0
     sampling: str = BILINEAR_ALIGNED
+    line_ends: bool = False
+    image_ends: bool = False
 
-    def table(self, side: int, mode: str, aligned: bool | None, *, antialias: bool = False) -> None:
-        found = _SAMPLINGS.get((mode, bool(aligned), antialias))
+    def table(
+        self, side: int, mode: str, aligned: bool | None, *, antialias: bool = False, padding: str = "border"
+    ) -> None:
+        found = _SAMPLINGS.get((mode, bool(aligned), antialias, padding))
         if found is None or self.table_side not in (0, side):
-            how = ", ".join((mode, *["align_corners"] * bool(aligned), *["antialias"] * antialias))
+            more = ["align_corners"] * bool(aligned) + ["antialias"] * antialias + [padding] * (padding != "border")
+            how = ", ".join((mode, *more))
             raise UnsupportedModelError(
                 f"the vision tower resamples its table of positions in a way that tt-edge does not follow ({how}); please "
                 "report the model type"
@@ -93,8 +109,11 @@ class Grids(np.ndarray):
 
 
 @contextmanager
-def watching(model: nn.Module) -> Iterator[Seen]:
-    """Within the block, ``Seen`` learns what the towers of ``model`` read; they compute what they always do."""
+def watching(model: nn.Module, merge_size: int) -> Iterator[Seen]:
+    """Within the block, ``Seen`` learns what the towers of ``model`` read; they compute what they always do.
+
+    ``merge_size`` squared patches become a token.
+    """
     seen = Seen()
 
     def position_ids(original: Any) -> Any:
@@ -107,8 +126,13 @@ def watching(model: nn.Module) -> Iterator[Seen]:
     def window_index(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             given = inspect.signature(original).bind(*args, **kwargs).arguments
-            side = given["window_size"] // given["spatial_merge_size"] // given["patch_size"]
-            seen.window_tokens = int(side) ** 2
+            merged = given["spatial_merge_size"]
+            side = given["window_size"] // merged // given["patch_size"] * merged  # of a window, in patches
+            if side % merge_size:
+                raise UnsupportedModelError(
+                    f"the vision tower has windows of {side} patches, which are no whole tokens of {merge_size}; no backend has it"
+                )
+            seen.window_tokens = int(side // merge_size) ** 2
             return original(*args, **kwargs)
 
         return call
@@ -118,9 +142,8 @@ def watching(model: nn.Module) -> Iterator[Seen]:
             bound = inspect.signature(original).bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
-            if given.get("padding", "border") != "border":
-                seen.table(int(given["num_grid_per_side"]), f"{given['mode']}, {given['padding']}", None)
-            seen.table(int(given["num_grid_per_side"]), given["mode"], given["align_corners"])
+            padding = given.get("padding", "border")
+            seen.table(int(given["num_grid_per_side"]), given["mode"], given["align_corners"], padding=padding)
             return original(*args, **kwargs)
 
         return call
@@ -134,8 +157,7 @@ def watching(model: nn.Module) -> Iterator[Seen]:
         return _INTERPOLATE(x, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
     def grid_sample(x: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool | None = None) -> Tensor:
-        how = mode if padding_mode == "border" else f"{mode}, {padding_mode}"
-        seen.table(int(x.shape[-1]), how, align_corners)
+        seen.table(int(x.shape[-1]), mode, align_corners, padding=padding_mode)
         return _GRID_SAMPLE(x, grid, mode, padding_mode, align_corners)
 
     functions = {
@@ -192,6 +214,7 @@ def answering(model: nn.Module, answers: Answers, tall: tuple[Any, int]) -> Iter
         "get_vision_cu_seqlens": say(answers.segments),
         "get_vision_window_index": say((slice(None), answers.windows)),
         "get_vision_interpolation_indices_and_weights": say((answers.indices, answers.weights)),
+        "get_vision_pixel_shuffle_index": say(_AsTheyStand()),
         "get_max_seqlen": say(1),
         "generate_block_attention_mask": say(Segments(answers.segments)),
         "is_flash_attention_requested": say(True),
@@ -215,6 +238,13 @@ def answering(model: nn.Module, answers: Answers, tall: tuple[Any, int]) -> Iter
         stack.enter_context(patch.object(torch, "split", _one_piece(torch.split)))
         stack.enter_context(patch.object(Tensor, "split", _one_piece(Tensor.split)))
         yield
+
+
+class _AsTheyStand:
+    """An index of rows that are in its order already, as a tensor of the tower's."""
+
+    def to(self, *_: Any, **__: Any) -> slice:
+        return slice(None)
 
 
 _INTERPOLATE, _GRID_SAMPLE = functional.interpolate, functional.grid_sample

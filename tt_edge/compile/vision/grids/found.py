@@ -17,9 +17,9 @@ from tt_edge.compile.vision.families import rope_index
 from tt_edge.compile.vision.grids.calls import Seen, watching
 from tt_edge.compile.vision.grids.tower import GridTower, PatchInputs, feature_tables
 from tt_edge.contract import IMAGE_TOKENS, WINDOWS, VisionGeometry
-from tt_edge.errors import UnsupportedModelError, one_line
-from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
-from tt_edge.runtime.multimodal.mrope import mrope_positions
+from tt_edge.errors import InvalidInputError, UnsupportedModelError, one_line
+from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage, Span
+from tt_edge.runtime.multimodal.mrope import POSITIONS
 from tt_edge.runtime.multimodal.vision_inputs import grid_inputs
 
 #: The largest relative error of features in fp32, and in the types of 16 bits.
@@ -51,6 +51,8 @@ def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, V
         position_table_side=seen.table_side,
         position_sampling=seen.sampling,
         ragged=ragged,
+        line_ends=seen.line_ends,
+        image_ends=seen.image_ends,
     )
     tower = GridTower(model, geometry, inputs, seen)
     if model in _FOUND:
@@ -59,7 +61,7 @@ def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, V
     for sizes in ([(3, far)], [(far, 2), (2, 4)]):
         _prove(model, tower, geometry, inputs, [_image(inputs, *size) for size in sizes])
     if rope_index(model) is not None:
-        _prove_positions(model, inputs.merge_size, type(model).__name__)
+        inputs.positions = _prove_positions(model, geometry, type(model).__name__)
     _FOUND[model] = known
     return tower, geometry
 
@@ -88,16 +90,20 @@ def features_of_grids(model: PreTrainedModel, given: dict[str, Tensor]) -> list[
 
 def _watched(model: PreTrainedModel, inputs: PatchInputs) -> Seen:
     """Run the tower on one image, with patches in a row and as small images; ``inputs`` says after which it takes."""
-    image, errors = _image(inputs, 2, 3), []
+    rows, columns = 3, 2
+    image, errors = _image(inputs, rows, columns), []
     for inputs.squares in (False, True):
         try:
-            with watching(model) as seen:
-                features_of_grids(model, inputs.of_images([image]))
+            with watching(model, inputs.merge_size) as seen:
+                features = features_of_grids(model, inputs.of_images([image]))
         except UnsupportedModelError:
             raise
         except Exception as error:
             errors.append(one_line(error))
             continue
+        added = len(features[0]) - rows * columns
+        seen.positions |= inputs.coordinates
+        seen.line_ends, seen.image_ends = added in (rows, rows + 2), added in (2, rows + 2)
         return seen
     raise UnsupportedModelError(
         f"the vision tower of {type(model).__name__} does not run on patches of {inputs.patch_dim} numbers ({errors[0]:.160}); no "
@@ -155,16 +161,21 @@ def _error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     )
 
 
-def _prove_positions(model: PreTrainedModel, merge: int, name: str) -> None:
-    """Raise ``UnsupportedModelError`` unless ``mrope_positions`` are the model's own, for text, one image and two."""
-    function, config = rope_index(model), model.config
-    image_id = int(getattr(config, "image_token_id", 0))
-    start = getattr(config, "vision_start_token_id", getattr(config, "image_start_token_id", None))
+def _prove_positions(model: PreTrainedModel, geometry: VisionGeometry, name: str) -> str:
+    """The rule of ``POSITIONS`` that gives the model's own, for text, one image and two.
+
+    Raises ``UnsupportedModelError`` where none does.
+    """
+    function, merge, rules = rope_index(model), geometry.merge_size, list(POSITIONS)
+    image_id = int(getattr(model.config, "image_token_id", 0))
+    start = getattr(model.config, "vision_start_token_id", getattr(model.config, "image_start_token_id", None))
     text = next(index for index in range(5, 1000) if index not in (image_id, start))
+    axes = 0
     for grids in ([(1, 3 * merge, 5 * merge)], [(1, 4 * merge, 2 * merge), (1, merge, 3 * merge)]):
         ids = [text, text]
         for _, rows, columns in grids:
-            ids += [text if start is None else int(start), *[image_id] * (rows * columns // merge**2), text]
+            tokens = geometry.tokens_of(rows // merge, columns // merge)
+            ids += [text if start is None else int(start), *[image_id] * tokens, text]
         is_image = [index == image_id for index in ids]
         given = {
             "input_ids": torch.tensor([ids]),
@@ -180,14 +191,24 @@ def _prove_positions(model: PreTrainedModel, merge: int, name: str) -> None:
                 f"{name} has positions on several axes (M-RoPE), and does not tell those of a prompt ({one_line(error):.160}); "
                 "no backend has it"
             ) from error
-        own, delta = mrope_positions(is_image, _spans(grids), merge)
-        theirs = positions[:, 0].numpy()
-        if theirs.shape != own.shape or (theirs != own).any() or int(deltas.flatten()[0]) != delta:
-            raise UnsupportedModelError(
-                f"{name} places image tokens on {len(theirs)} axes of positions in another way than the Qwen-VL models "
-                "(M-RoPE); no backend has it"
-            )
+        theirs, delta, axes = positions[:, 0].numpy(), int(deltas.flatten()[0]), len(positions)
+        rules = [rule for rule in rules if _are(theirs, delta, rule, is_image, _spans(grids), merge)]
+    if not rules:
+        raise UnsupportedModelError(
+            f"{name} places image tokens on {axes} axes of positions in another way than the Qwen-VL models (M-RoPE), or "
+            "HunyuanOCR; no backend has it"
+        )
+    return rules[0]
 
 
-def _spans(grids: Sequence[Grid]) -> list[Any]:
+def _are(theirs: np.ndarray, delta: int, rule: str, is_image: list[bool], spans: list[Span], merge: int) -> bool:
+    """Whether positions ``[axes, S]`` and their ``delta`` are those of the ``rule``."""
+    try:
+        own, own_delta = POSITIONS[rule](is_image, spans, merge, axes=len(theirs))
+    except InvalidInputError:  # other numbers of tokens than the rule's images have
+        return False
+    return own.shape == theirs.shape and bool((own == theirs).all()) and own_delta == delta
+
+
+def _spans(grids: Sequence[Grid]) -> list[Span]:
     return [span for grid in grids for span in ProcessedImage(np.zeros((0, 0), np.float32), grid, 0).spans]

@@ -12,15 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tt_edge.compile.vision.families import COORDINATES
 from tt_edge.compile.vision.grids.calls import Answers, Grids, Seen, answering
+from tt_edge.compile.vision.grids.places import features_of_places
 from tt_edge.contract import VisionGeometry
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
+from tt_edge.runtime.multimodal.mrope import CONTINUED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: What the inputs of ``get_image_features`` are called that say an image's size.
 _GRID, _SIZES, _MERGES = "image_grid_thw", "image_sizes", "image_merge_sizes"
+
+
+def _first_of(configs: Sequence[Any], names: Sequence[str], otherwise: int) -> Any:
+    """The first setting of ``configs`` by one of ``names`` that is there."""
+    return next((found for each in configs for name in names if (found := getattr(each, name, 0))), otherwise)
 
 
 def _parameters(model: Any) -> Any:
@@ -40,25 +48,25 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 class PatchInputs:
     """The inputs of a model's ``get_image_features`` for patches ``[N, patch_dim]``.
 
-    ``grids`` says whether it takes grids of patches or sizes in pixels; ``squares`` whether it takes patches as small images
+    ``grids`` says whether it takes grids of patches or sizes in pixels; ``coordinates`` whether it takes the place of each patch
+    instead, with the patches of each image padded to those of the largest; ``squares`` whether it takes patches as small images
     ``[N, channels, side, side]``; ``raster`` whether its patches are row by row in the whole image. Else they stand block by block
-    of those that become one token.
+    of those that become one token. ``positions`` is the rule of ``POSITIONS`` for its tokens.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         vision: Any = model.config.vision_config
         inner: Any = getattr(model, "model", model)  # whose outer function may only pass on what it is given
         taken = {**_parameters(model), **_parameters(inner)}
-        self.grids, self.merges = _GRID in taken, _MERGES in taken
-        self.patch_size = int(vision.patch_size)
-        self.merge_size = int(
-            getattr(vision, "spatial_merge_size", 0) or getattr(model.config, "spatial_merge_size", 1)
-        )
-        self.channels = int(
-            getattr(vision, "in_channels", 0) or getattr(vision, "in_chans", 0) or getattr(vision, "num_channels", 3)
-        )
-        self.depth = int(getattr(vision, "temporal_patch_size", 1)) if self.grids else 1
+        self.grids, self.merges, self.coordinates = _GRID in taken, _MERGES in taken, COORDINATES in taken
+        whole = int(getattr(vision, "model_patch_size", 0))  # of a token
+        self.patch_size = whole or int(vision.patch_size)
+        names = ("spatial_merge_size", "merge_size", "pooling_kernel_size")
+        self.merge_size = 1 if whole else int(_first_of((vision, model.config), names, 1))
+        self.channels = int(_first_of((vision,), ("in_channels", "in_chans", "num_channels"), 3))
+        self.depth = int(_first_of((vision,), ("temporal_patch_size", "patch_temporal"), 1)) if self.grids else 1
         self.squares = False
+        self.positions = CONTINUED
         self.raster = not self.grids
 
     @property
@@ -84,6 +92,8 @@ class PatchInputs:
         pixels = [torch.from_numpy(image.pixels) for image in images]
         if self.raster:
             pixels = [each[self._raster(grid)] for each, grid in zip(pixels, grids, strict=True)]
+        if self.coordinates:
+            return self._located(pixels, grids)
         if not self.grids:
             return self._padded(pixels, grids)
         patches = torch.cat(pixels)
@@ -95,7 +105,7 @@ class PatchInputs:
     def blocks(self, pixels: Tensor, grids: Sequence[Grid]) -> list[np.ndarray]:
         """The patches ``[N, patch_dim]`` of each image in ``pixels`` as ``of_images`` has them, block by block."""
         counts = [math.prod(grid) for grid in grids]
-        if self.grids:
+        if self.grids or self.coordinates:
             images = list(torch.split(pixels.reshape(-1, self.patch_dim), counts))
         else:
             side = self.patch_size
@@ -109,6 +119,17 @@ class PatchInputs:
         if self.raster:
             images = [image[self._raster(grid).argsort()] for image, grid in zip(images, grids, strict=True)]
         return [image.numpy() for image in images]
+
+    def _located(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """Patches ``[images, N, patch_dim]`` and their columns and rows ``[images, N, 2]``, which are -1 for what is padded."""
+        places = [
+            torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1) for _, rows, columns in grids
+        ]
+        padded = torch.nn.utils.rnn.pad_sequence
+        return {
+            "pixel_values": padded(list(pixels), batch_first=True),
+            COORDINATES: padded(places, batch_first=True, padding_value=-1),
+        }
 
     def _padded(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> dict[str, Tensor]:
         """Whole images ``[images, channels, H, W]``, padded at the right and below, and their sizes."""
@@ -175,9 +196,25 @@ class GridTower(nn.Module):
             flat(interpolation_indices),
             flat(interpolation_weights),
         )
+        if self._inputs.coordinates:
+            assert answers.positions is not None
+            return (features_of_places(self.model, patches.flatten(0, 1), answers.positions, answers.segments),)
         given, tall = self._inputs.of_tall(patches.flatten(0, 1))
         with answering(self.model, answers, tall):
-            return tuple(feature_tables(self.model.get_image_features(**given, return_dict=True)))
+            tables = feature_tables(self.model.get_image_features(**given, return_dict=True))
+        return tuple(self._ends_first(table) for table in tables)
+
+    def _ends_first(self, table: Tensor) -> Tensor:
+        """The rows that begin and end an image, that which ends a line, and the features, of those of the tall image."""
+        geometry, ends = self._geometry, []
+        if not geometry.end_rows:
+            return table
+        if geometry.image_ends:
+            last = table.shape[0] - 1
+            ends, table = [table[:1], table[last:]], table[1:last]
+        lines = table.reshape(-1, 1 + geometry.line_ends, table.shape[-1])
+        ends += [lines[0, 1:]] if geometry.line_ends else []
+        return torch.cat([*ends, lines[:, 0]])
 
     def example(self, units: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Inputs to trace with, by name: ``units`` tokens or windows."""

@@ -10,6 +10,7 @@ from typing import Any
 from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 from tt_edge.runtime.multimodal.leading import LeadingImage
+from tt_edge.runtime.multimodal.mrope import CONTINUED, POSITIONS
 from tt_edge.runtime.text.tokenizer import Files, read_json
 
 #: Of a bundle of a vision-language model.
@@ -21,10 +22,11 @@ _MOST_ID = 1 << 31
 @dataclass(frozen=True)
 class ImagePrompt:
     """``processor`` is a class of transformers (``PROCESSOR_TYPES``); ``token_ids`` are the tokens that stand for a row of
-    features, that of images, then that of videos, or those of ``Placeholders.learned``. ``settings`` are those of the image
+        features, that of images, then that of videos, or those of ``Placeholders.learned``. ``settings`` are those of the image
     processor that hold whatever its file says: a processor may be called with other ones. ``instruction`` is the folder of the
     tokenizer whose ids of the prompt's text the network reads with each image; ``None`` where it reads pixels only. ``leading``:
-    ids with an image before each text, where its tokens are known by their places.
+    ids with an image before each text, where its tokens are known by their places. ``positions`` is the rule of ``POSITIONS`` for
+    a model with M-RoPE.
     """
 
     processor: str
@@ -33,6 +35,7 @@ class ImagePrompt:
     settings: Mapping[str, Any] = field(default_factory=dict)
     instruction: str | None = None
     leading: LeadingImage | None = None
+    positions: str = CONTINUED
 
     @classmethod
     def read(cls, files: Files) -> ImagePrompt:
@@ -60,11 +63,14 @@ class ImagePrompt:
                 dict(found["settings"]),
                 found.get("instruction"),
                 None if found.get("leading") is None else LeadingImage.from_dict(found["leading"]),
+                str(found.get("positions", CONTINUED)),
             )
             if not isinstance(made.instruction, str | None):
                 raise ValueError(f"instruction is {made.instruction!r}")
             _check(made.placeholders)
             _check_ids(made.token_ids)
+            if made.positions not in POSITIONS:
+                raise ValueError(f"positions is {made.positions!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{IMAGE_PROMPT_FILE} is malformed ({error!s:.80}); compile the model again") from error
         return made

@@ -49,8 +49,8 @@ class ProcessorType:
     """A class of transformers. ``defaults`` are its settings where a checkpoint has none.
 
     ``reads`` are the settings that the runtime follows beside those of every processor, ``inert`` those that change no pixels,
-    and ``only`` has the values that others may have. ``sizes`` are the sets of names that ``size`` may have; with ``edge``, one
-    number for it is the shortest edge, not a square's side.
+    and ``only`` has the values that others may have. ``sizes`` are the sets of names that ``size`` may have, none where it is not
+    read; with ``edge``, one number for it is the shortest edge, not a square's side.
     """
 
     defaults: Mapping[str, Any]
@@ -79,6 +79,8 @@ class ProcessorType:
                     f"images would be prepared otherwise than in training. Remove it from preprocessor_config.json only if the "
                     "model does without, and compile again"
                 )
+        if not self.sizes:
+            return found
         size = found.get("size")
         if self.edge and isinstance(size, int) and not found.get("default_to_square"):
             found["size"] = size = {"shortest_edge": size}
@@ -137,12 +139,28 @@ def _grid(
     *,
     more: tuple[str, ...] = ("min_pixels", "max_pixels"),
     edges: tuple[frozenset[str], ...] = _EDGES,
+    only: Mapping[str, tuple[Any, ...]] | None = None,
     **defaults: Any,
 ) -> ProcessorType:
     """Of a processor that cuts images into grids of patches: with the least and most ``pixels``, and ``more`` settings."""
     size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
     sizes = {"patch_size": patch, "temporal_patch_size": frames, "merge_size": 2}
-    return ProcessorType(_OPENAI | {"size": size} | sizes | defaults, (*sizes, *more), sizes=edges)
+    return ProcessorType(_OPENAI | {"size": size} | sizes | defaults, (*sizes, *more), only=only or {}, sizes=edges)
+
+
+_BUDGET = ProcessorType(
+    {
+        "resample": 3,
+        "image_mean": (0.0, 0.0, 0.0),
+        "image_std": (1.0, 1.0, 1.0),
+        "do_normalize": False,
+        "patch_size": 16,
+        "max_soft_tokens": 280,
+        "pooling_kernel_size": 3,
+    },
+    reads=("patch_size", "max_soft_tokens", "pooling_kernel_size"),
+    sizes=(),
+)
 
 
 #: By the class's name. ``do_pad`` is inert where it only pads the images of a batch to one size.
@@ -269,6 +287,7 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "GlmgaImageProcessor": _grid(14, 2, (112 * 112, 28 * 28 * 15000), more=("patch_expand_factor",)),
     "Cosmos3EdgeImageProcessor": _grid(16, 1, (256 * 256, 4096 * 4096), more=(), image_mean=HALF, image_std=HALF),
     "PaddleOCRVLImageProcessor": _grid(14, 1, (384 * 384, 1536 * 1536)),
+    "HunYuanVLImageProcessor": _grid(16, 1, (512 * 512, 2048 * 2048), only={"spatial_patch_size": (1,)}),
     "VideoLlama3ImageProcessor": _grid(14, 1, (56 * 56, 28 * 28 * 1280), image_mean=HALF, image_std=HALF, merge_size=1),
     "PixtralImageProcessor": ProcessorType(
         _OPENAI | {"size": {"longest_edge": 1024}, "patch_size": _square(16)},
@@ -276,6 +295,21 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         inert=("do_pad",),
         sizes=(frozenset({"longest_edge"}), frozenset({"height", "width"})),
     ),
+    "MuseGlimmerImageProcessor": ProcessorType(
+        {
+            "resample": 1,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "max_image_tokens": 4096,
+        },
+        reads=("patch_size", "temporal_patch_size", "merge_size", "max_image_tokens"),
+        sizes=(),
+    ),
+    "Gemma4ImageProcessor": _BUDGET,
+    "Gemma4UnifiedImageProcessor": _BUDGET,
 }
 _QWEN = PROCESSOR_TYPES["Qwen2VLImageProcessor"]
 #: Of the Qwen-VL models' videos; what it lacks is as for images.

@@ -14,6 +14,7 @@ from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.crossed.aspect_ratios import AspectRatioProcessor
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
+from tt_edge.runtime.multimodal.images.patched.budget import BudgetProcessor
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.patched.pixtral import PixtralProcessor
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
@@ -84,8 +85,12 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "GlmgaImageProcessor": GridProcessor.of_glm,
     "Cosmos3EdgeImageProcessor": GridProcessor.of_cosmos_edge,
     "PaddleOCRVLImageProcessor": GridProcessor.of_paddle,
+    "HunYuanVLImageProcessor": GridProcessor.of_hunyuan,
     "VideoLlama3ImageProcessor": GridProcessor.from_settings,
     "PixtralImageProcessor": PixtralProcessor.from_settings,
+    "MuseGlimmerImageProcessor": BudgetProcessor.of_muse,
+    "Gemma4ImageProcessor": BudgetProcessor.of_gemma4,
+    "Gemma4UnifiedImageProcessor": BudgetProcessor.of_gemma4,
 }
 
 

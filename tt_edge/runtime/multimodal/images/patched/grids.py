@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compat import Self
-from tt_edge.contract import VisionGeometry
+from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import (
     AS_IT_IS,
@@ -30,6 +30,8 @@ _MAX_RATIO = 200
 
 #: Of the bounds that settings may give: more than all frames of an hour in full HD have.
 _MOST_PIXELS = 1 << 40
+
+_WITHOUT_ENDS = VisionGeometry("", IMAGE_TOKENS, 1)
 
 #: Height and width in pixels.
 Size = tuple[int, int]
@@ -80,7 +82,8 @@ class GridProcessor:
 
     ``counts_frames``: bounds are of the pixels of all frames, and an image with a side shorter than a token's is enlarged first.
     ``keeps_ratio``: an image with a short side is enlarged first, without counting frames. ``channels_last``: the numbers of a
-    patch are pixel by pixel. ``expand``: sides are multiples of so many tokens'.
+    patch are pixel by pixel; ``frames_first``: frame by frame. ``expand``: sides are multiples of so many tokens'. Of ``geometry``
+    it is told whether images and their lines have tokens at their ends.
     """
 
     placeholders: Placeholders = PLACEHOLDERS
@@ -94,7 +97,9 @@ class GridProcessor:
     counts_frames: bool = False
     keeps_ratio: bool = False
     channels_last: bool = False
+    frames_first: bool = False
     expand: int = 1
+    geometry: VisionGeometry = _WITHOUT_ENDS
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
@@ -124,6 +129,12 @@ class GridProcessor:
             return cls(**cls.read(settings), keeps_ratio=True)
 
     @classmethod
+    def of_hunyuan(cls, settings: CheckpointSettings) -> Self:
+        """As ``HunYuanVLImageProcessor``, which resizes with the bicubic filter whatever its settings say."""
+        with settings.reading():
+            return cls(**cls.read(settings) | {"resample": 3})
+
+    @classmethod
     def read(cls, settings: CheckpointSettings, *, counts_frames: bool = False) -> dict[str, Any]:
         """The fields that the settings give. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for malformed ones."""
         image = settings.image
@@ -142,12 +153,15 @@ class GridProcessor:
             "std": std,
             "resample": resampling(image),
             "counts_frames": counts_frames,
+            "geometry": settings.geometry,
         }
 
     def tokens_of(self, size: tuple[int, int], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where a side is one token already."""
-        height, width = self.sizes(size, options, max_tokens)[-1]
-        return height * width // self._side**2
+        return self._tokens(self.sizes(size, options, max_tokens)[-1])
+
+    def _tokens(self, size: Size) -> int:
+        return self.geometry.tokens_of(*(side // self._side for side in size))
 
     def process(
         self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
@@ -170,9 +184,10 @@ class GridProcessor:
             check_resize(size, asked)
         if options.low_detail:
             bounds = bounds.at_most(LOW_DETAIL_PIXELS * frames)
-        if max_tokens is not None:
-            bounds = bounds.at_most(max_tokens * self._side**2 * frames)
-        final = self.size_of(*(asked or size), bounds, frames)
+        final, budget = self.size_of(*(asked or size), bounds, frames), max_tokens
+        while budget and max_tokens and self._tokens(final) > max_tokens:
+            final = self.size_of(*(asked or size), bounds.at_most(budget * self._side**2 * frames), frames)
+            budget = budget - 1 if self.geometry.end_rows else 0
         check_resize(asked or size, final)
         return asked, final
 
@@ -223,6 +238,15 @@ class GridProcessor:
             rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
         return rows, columns
 
+    def by_channel(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The numbers of patches ``[N, patch_dim]`` by their colour, ``[N, 3, numbers]``."""
+        if self.channels_last:
+            return patches.reshape(len(patches), -1, 3).swapaxes(1, 2)
+        if self.frames_first:
+            apart = patches.reshape(len(patches), self.temporal_patch_size, 3, -1)
+            return apart.swapaxes(1, 2).reshape(len(patches), 3, -1)
+        return patches.reshape(len(patches), 3, -1)
+
     def _patches(self, frames: NDArray[np.float32]) -> ProcessedImage:
         """``[t * temporal_patch_size, 3, H, W]`` in patches, block by block of those that become one token."""
         patch, merge, depth = self.patch_size, self.merge_size, self.temporal_patch_size
@@ -231,7 +255,8 @@ class GridProcessor:
         apart = frames.reshape(
             grid[0], depth, channels, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch
         )  # t, depth, channel, row, row in block, y, column, column in block, x
-        last = (5, 8, 2, 1) if self.channels_last else (2, 1, 5, 8)
+        last = (5, 8, 2, 1) if self.channels_last else (1, 2, 5, 8) if self.frames_first else (2, 1, 5, 8)
         ordered = apart.transpose(0, 3, 6, 4, 7, *last)
         pixels = np.ascontiguousarray(ordered).reshape(math.prod(grid), channels * depth * patch * patch)
-        return ProcessedImage(pixels, grid, math.prod(grid) // merge**2)
+        tokens = self.geometry.tokens_of(grid[0] * grid[1] // merge, grid[2] // merge)
+        return ProcessedImage(pixels, grid, tokens)
