@@ -89,7 +89,12 @@ def messages(args: argparse.Namespace) -> list[dict]:
 
 def compile_bundle(args: argparse.Namespace, output: Path) -> None:
     """Compile ``--model`` for just this run, unless limits are given."""
+    from tt_edge.compile.checkpoint import Checkpoint
+    from tt_edge.compile.vision.crossed.reference import rows_of_image
+
     tokens, image_tokens = (args.isl, args.image_tokens or args.isl // 2) if args.benchmark else count_tokens(args)
+    if rows := rows_of_image(Checkpoint.open(args.model).settings):  # an image is one token of the prompt
+        image_tokens = rows * max(1, len(args.image_path))
     tower = {"max_image_tokens": args.max_image_tokens or image_tokens, "vision_attention": args.vision_attention}
     running.compile_bundle(args, output, input_tokens=tokens, **tower)
 

@@ -273,8 +273,6 @@ DIFFERS: dict[str, Differs] = {
         image={"patch_size": PATCH, "max_image_tokens": 24},
     ),
     "mllama": Differs(
-        words=("<|image|>",),
-        token="<|image|>",
         image={"max_image_tiles": 4},
         config={
             "text_config.num_hidden_layers": 5,

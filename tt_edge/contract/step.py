@@ -15,9 +15,9 @@ class Step(NamedTuple):
     """One run of the network: int64 ids ``[B, S]``, right-padded; each slot's numbers of new and past tokens, ``[B]``.
 
     ``positions`` int64 ``[axes, B, S]``; ``None``: each token's index in its sequence. ``image_indices`` int32 ``[B, S]`` are
-    rows of the feature tables; ``None``: there are no images. ``cross_lengths`` int32 ``[B]`` are lengths of the slots' sources
-    (encoder-decoders). Row 0 is the session's slot ``first_slot``,
-    and the others are those after it.
+    rows of the feature tables, or say which tiles tokens see (``seen_tiles``); ``None``: there are no images. ``cross_lengths``
+    int32 ``[B]`` are lengths of the slots' sources (encoder-decoders). Row 0 is the session's slot ``first_slot``, and the others
+    are those after it.
     """
 
     contract: IOContract

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tt_edge.contract import IOContract, kept_tokens
+from tt_edge.contract import WHOLE_IMAGES, IOContract, kept_tokens
 from tt_edge.errors import InvalidInputError
-from tt_edge.runtime.multimodal.images import ProcessedImage
+from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
@@ -21,6 +21,13 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
     Raises ``InvalidInputError`` for a number that images of this model cannot have.
     """
     geometry, generator = contract.tower, np.random.default_rng(seed)
+    if geometry.unit == WHOLE_IMAGES:
+        if tokens != geometry.tokens_a_unit:
+            raise InvalidInputError(
+                f"an image of this model has {geometry.tokens_a_unit} image tokens; give that number"
+            )
+        pixels = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
+        return ProcessedImage(pixels, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_tile)
         if rest or not tiles:
@@ -50,11 +57,14 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
 
 
 def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, whole: bool = False) -> list[int]:
-    """``length`` token ids with ``image_tokens`` of an image among them: in front where the model has images there.
+    """``length`` token ids with ``image_tokens`` of an image among them: in front where the model has images there, and one
+    where an image is one token of the prompt.
 
     Of a bundle that drops image tokens there are only the kept ones, and the prompt is so much shorter, unless it is ``whole``.
     """
     assert llm.vision is not None
+    if llm.vision.processor.placeholders.single:
+        image_tokens, whole = int(image_tokens > 0), True
     if image_tokens >= length:
         raise InvalidInputError(
             f"{length} input tokens have no room for {image_tokens} image tokens and text; raise --isl, or lower --image-tokens"

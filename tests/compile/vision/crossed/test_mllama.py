@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from PIL import Image
 
+from examples import run_vlm
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.tiny_mllama import write_mllama
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.compile.vision.crossed.reference import rows_of_image
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
@@ -32,9 +36,14 @@ def theirs(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def llm(checkpoint, tmp_path_factory):
+def bundle(checkpoint, tmp_path_factory):
     bundle = tmp_path_factory.mktemp("bundle") / "out.ttedge"
     compile_checkpoint(str(checkpoint), bundle, CompileConfig.of(**LIMITS), EngineTarget())
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def llm(bundle):
     with LLM.load(bundle, "reference") as llm:
         yield llm
 
@@ -99,6 +108,20 @@ def test_penalties_of_tokens_that_have_no_logit(llm):
     config = GenerationConfig(max_new_tokens=4, ignore_eos=True, repetition_penalty=1.3, no_repeat_ngram_size=1)
     [completion] = llm.generate([f"{IMAGE}what?"], config, images=[PHOTOS[:1]])
     assert len({*completion.new_token_ids} - {*completion.input_ids}) == 4
+
+
+def test_the_example(checkpoint, bundle, tmp_path, capsys):
+    PHOTOS[1].save(tmp_path / "photo.png")
+    given = ["--model", str(checkpoint), "--from_bundle", str(bundle), "--precision", "FP32", "--enable_pytorch_run"]
+    asked = ["--image_path", str(tmp_path / "photo.png"), "--prompt", "what?", "--num_tokens", "6"]
+    assert run_vlm.main([*given, *asked]) == 0
+    page = capsys.readouterr().out
+    assert "PyTorch and TensorRT prompts match: True" in page
+    assert "PyTorch and TensorRT outputs match: True" in page
+    assert run_vlm.main([*given, "--benchmark", "--isl", "20", "--num_tokens", "2", "--iterations", "1"]) == 0
+    assert "20 input tokens, 68 of them image tokens, 2 new" in capsys.readouterr().out
+    assert rows_of_image(json.loads((checkpoint / "config.json").read_text())) == 68
+    assert rows_of_image({"model_type": "llava"}) == 0
 
 
 def test_prompts_and_options_that_do_not_fit(llm, checkpoint, tmp_path):

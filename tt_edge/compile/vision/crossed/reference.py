@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, MllamaVisionConfig
 
 from tt_edge.compile.vision.crossed.tower import CrossedTower, cross_layers
 from tt_edge.contract import ASPECT_RATIO_IDS, ASPECT_RATIO_MASK, CANVAS_PIXELS, image_cache_names
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 def is_crossed(model: Any) -> bool:
     """Whether the model sees images by cross-attention, as Llama 3.2 Vision does."""
     return bool(getattr(model.config, "model_type", "") == "mllama")
+
+
+def rows_of_image(settings: Mapping[str, Any]) -> int:
+    """How many rows of keys and values an image has, by a checkpoint's ``config.json``; 0 where tokens stand for its features."""
+    if settings.get("model_type") != "mllama":
+        return 0
+    vision = MllamaVisionConfig(**settings.get("vision_config") or {})
+    return int(vision.max_num_tiles * ((vision.image_size // vision.patch_size) ** 2 + 1))
 
 
 def crossed_inputs(
