@@ -116,12 +116,12 @@ def test_what_is_refused(tmp_path, capsys):
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "no image"}))
     given = ["compile", str(folder), "-o", str(tmp_path / "out.ttedge"), "--quant-vision"]
     assert main([*given, "fp8", "--calib-data", str(tmp_path / "text.jsonl"), "--max-image-tokens", "64"]) == 2
-    assert "--quant-vision calibrates the tower on images, and" in capsys.readouterr().err
+    assert "attend to images, are calibrated on images, and" in capsys.readouterr().err
     assert main([*given, "int4_awq"]) == 2
     assert "quantization 'int4_awq' is not for vision towers; choose one of fp8, int8_sq" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "text.jsonl"]
     config = CompileConfig.of(quant=QuantConfig(None, vision="fp8"), **LIMITS)
-    with pytest.raises(InvalidInputError, match="a vision tower is calibrated on images, and batches of token ids"):
+    with pytest.raises(InvalidInputError, match="are calibrated on images, and batches of token ids"):
         compile_model(
             lambda: tiny_vlm("qwen2_vl"), tmp_path / "out.ttedge", config, EngineTarget(), batches=[torch.ones(1, 4)]
         )

@@ -17,6 +17,7 @@ from tt_edge.compile.quantize.data import Batch, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
 from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.compile.quantize.pictures import CalibrationPictures
+from tt_edge.compile.vision.crossed.reference import is_crossed
 from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.text.tokenizer import Files
@@ -37,7 +38,8 @@ class Calibration(ABC):
     def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
         """Batches of model inputs. ``files`` are the tokenizer and processor files that the bundle will have.
 
-        Raises ``InvalidInputError`` where a batch ``need``s ``pictures``, to calibrate a vision tower, and none has any.
+        Raises ``InvalidInputError`` where a batch ``need``s ``pictures``, to calibrate a vision tower or layers that attend to
+        images, and none has any.
         """
 
     def kv_scales(self, model: PreTrainedModel, files: Files) -> list[QKVScales]:
@@ -59,8 +61,8 @@ class CheckpointCalibration(Calibration):
         batches = load_batches(self.data, self._tokenizer.tokenizer, pictures)
         if need_pictures and not batches.have_pictures:
             raise InvalidInputError(
-                f"--quant-vision calibrates the tower on images, and {self.data.source} has none; give --calib-data with images, "
-                "or omit it for the built-in set"
+                "--quant-vision, and layers of the language part that attend to images, are calibrated on images, and "
+                f"{self.data.source} has none; give --calib-data with images, or omit it for the built-in set"
             )
         if pictures is not None and not batches.have_pictures:
             _LOGGER.warning(
@@ -91,7 +93,8 @@ class GivenBatches(Calibration):
     def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
         if need_pictures:
             raise InvalidInputError(
-                "a vision tower is calibrated on images, and batches of token ids have none; compile a checkpoint"
+                "a vision tower, and layers that attend to images, are calibrated on images, and batches of token ids have none; "
+                "compile a checkpoint"
             )
         return [{"input_ids": ids} for ids in self._batches]
 
@@ -101,7 +104,8 @@ def quantize(
 ) -> tuple[dict[str, int], bytes]:
     """Quantize a model in place. Returns the number of linear layers by format, and the statistics for ``quantize_again``."""
     needed = any(format.needs_data for format in recipe.formats)
-    batches = calibration.batches(model, files, need_pictures=recipe.vision is not None) if needed else ()
+    need_pictures = recipe.vision is not None or is_crossed(model)
+    batches = calibration.batches(model, files, need_pictures=need_pictures) if needed else ()
     data = calibration.data
     statistics = calibrate(model, recipe, batches, device=data.device, cache=data.cache, show=show)
     stored = to_bytes(statistics)

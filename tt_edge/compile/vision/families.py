@@ -266,7 +266,6 @@ def check_crossed_options(name: str, config: CompileConfig) -> None:
     given = {
         "--backend plugin": config.attention.backend is Backend.PLUGIN,
         "--vision-attention plugin": config.vision.attention is TowerAttention.PLUGIN,
-        "--quant": config.quantization.recipe is not None,
     }
     for option, is_given in given.items():
         if is_given:
