@@ -68,7 +68,7 @@ class CrossedDecoder(nn.Module):
     def example(self, batch: int, sequence: int) -> dict[str, Tensor]:
         """Inputs to trace with, by name."""
         text: Any = self.model.config.get_text_config()
-        weight: Tensor = self.model.lm_head.weight  # type: ignore[assignment, union-attr]
+        dtype = self.model.get_input_embeddings().weight.dtype  # the head may be quantized
         heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
         positions = torch.arange(sequence).expand(batch, sequence)
         none = torch.zeros(batch, sequence, dtype=torch.int32)
@@ -79,7 +79,7 @@ class CrossedDecoder(nn.Module):
             TILES_UNTIL: none.clone(),
         }
         names = image_cache_names(len(self.layers))
-        return tokens | {name: torch.zeros(batch, heads, self.places, size, dtype=weight.dtype) for name in names}
+        return tokens | {name: torch.zeros(batch, heads, self.places, size, dtype=dtype) for name in names}
 
 
 class CrossedDecoderCompiler(DecoderCompiler):
