@@ -26,8 +26,8 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
             raise InvalidInputError(
                 f"an image of this model has {geometry.tokens_a_unit} image tokens; give that number"
             )
-        pixels = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
-        return ProcessedImage(pixels, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
+        canvas = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
+        return ProcessedImage(canvas, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_tile)
         if rest or not tiles:
