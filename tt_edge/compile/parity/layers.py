@@ -75,5 +75,5 @@ def _fits(shape: tuple[int, ...], actual: tuple[int, ...]) -> bool:
 def _feeds(contract: IOContract, prompt: list[int]) -> dict[str, np.ndarray]:
     ids = np.array([prompt], np.int64)
     step = Step(contract, ids, np.array([len(prompt)]), np.zeros(1, np.int32))
-    empty = [*(contract.input(name) for name in contract.cache_names), *contract.feature_tables]
+    empty = [*(contract.input(name) for name in contract.cache_names), *contract.feature_tables, *contract.cross]
     return feeds(step) | {spec.name: np.zeros(spec.resolve(batch=1), spec.dtype.numpy) for spec in empty}

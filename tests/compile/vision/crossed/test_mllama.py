@@ -10,6 +10,8 @@ from PIL import Image
 from examples import run_vlm
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.tiny_mllama import write_mllama
+from tt_edge.bundle import Bundle
+from tt_edge.compile.parity import compare_layers_with
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.vision.crossed.reference import rows_of_image
@@ -108,6 +110,14 @@ def test_penalties_of_tokens_that_have_no_logit(llm):
     config = GenerationConfig(max_new_tokens=4, ignore_eos=True, repetition_penalty=1.3, no_repeat_ngram_size=1)
     [completion] = llm.generate([f"{IMAGE}what?"], config, images=[PHOTOS[:1]])
     assert len({*completion.new_token_ids} - {*completion.input_ids}) == 4
+
+
+def test_layers_are_compared_on_a_text(llm, theirs, bundle):
+    """What ``verify`` shows where logits differ: with keys and values of images, which a text does not need."""
+    opened = Bundle.open(bundle)
+    found = compare_layers_with(theirs.model, opened.network(), opened.manifest.contract, list(range(3, 12)), 1e-4)
+    assert found.first_over is None
+    assert len(found.rows) > 20
 
 
 def test_the_example(checkpoint, bundle, tmp_path, capsys):
