@@ -35,6 +35,9 @@ _QWEN_IDS = {
 }
 
 
+_GEMMAS = {"gemma3": "gemma3_text", "paligemma": "gemma", "paligemma2": "gemma2"}
+
+
 def _settings(family: str, width: int) -> dict[str, Any]:
     """``width`` is the tower's, of two heads."""
     square = {"hidden_size": width, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -138,8 +141,16 @@ def _settings(family: str, width: int) -> dict[str, Any]:
             "scale_factor": 2,
             "pad_token_id": 0,
         }
-    if family in ("gemma3", "paligemma"):
+    if family in ("gemma3", "paligemma", "paligemma2"):
         text = {**_TEXT, "head_dim": 16}
+        if family == "paligemma2":
+            text |= {
+                "layer_types": ["sliding_attention", "full_attention"],
+                "sliding_window": 160,
+                "query_pre_attn_scalar": 16,
+                "attn_logit_softcapping": 2.0,  # of scores as large as those of random weights
+                "final_logit_softcapping": 5.0,
+            }
         if family == "gemma3":
             text |= {
                 "layer_types": ["sliding_attention", "full_attention"],
@@ -148,7 +159,7 @@ def _settings(family: str, width: int) -> dict[str, Any]:
             }
         more: dict[str, Any] = {"mm_tokens_per_image": 4} if family == "gemma3" else {"projection_dim": 64}
         return {
-            "text_config": {**text, "model_type": "gemma3_text" if family == "gemma3" else "gemma", "tie_word_embeddings": True},
+            "text_config": {**text, "model_type": _GEMMAS[family], "tie_word_embeddings": True},
             "vision_config": {**square, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 7,
                               "vision_use_head": False},
             "image_token_id": IMAGE,
@@ -176,6 +187,7 @@ FOUND = {
     "smolvlm": ("SmolVLMConfig", "SmolVLMForConditionalGeneration"),
     "gemma3": ("Gemma3Config", "Gemma3ForConditionalGeneration"),
     "paligemma": ("PaliGemmaConfig", "PaliGemmaForConditionalGeneration"),
+    "paligemma2": ("PaliGemmaConfig", "PaliGemmaForConditionalGeneration"),
 }
 
 

@@ -48,12 +48,15 @@ FOUND_TOKENS = {
     "smolvlm": _SPLIT_TOKENS,
     "gemma3": {IMAGE: "<image_soft_token>", VISION_START: "<start_of_image>", VISION_END: "<end_of_image>"},
     "paligemma": {IMAGE: "<image>"},
+    "paligemma2": {IMAGE: "<image>"},
 }
 PLACEHOLDERS = {
     **dict.fromkeys(QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "llava": "<image>",
     "internvl": "<IMG_CONTEXT>",
-    **dict.fromkeys(("vipllava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "paligemma"), "<image>"),
+    **dict.fromkeys(
+        ("vipllava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "paligemma", "paligemma2"), "<image>"
+    ),
     "gemma3": "<start_of_image>",
 }
 VOCABULARY = 320
@@ -160,7 +163,7 @@ def make_processor(family: str, tokenizer: PreTrainedTokenizerFast):
     if family == "gemma3":
         images = transformers.Gemma3ImageProcessor(size=small)
         return transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)
-    if family == "paligemma":
+    if family in ("paligemma", "paligemma2"):
         images = transformers.SiglipImageProcessor(size=small)
         images.image_seq_length = 16
         return transformers.PaliGemmaProcessor(images, tokenizer)

@@ -76,6 +76,13 @@ def batch_norm(
     return _affine(_affine(x, scale, -mean * scale), weight, bias)
 
 
+def _native_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, _momentum: float, eps: float
+) -> tuple[Tensor]:
+    """``aten._native_batch_norm_legit_no_training``, of which only the first result is used."""
+    return (batch_norm(x, weight, bias, mean, var, False, _momentum, eps, False),)
+
+
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """``x * weight + bias``, by channel."""
     shape = [1, x.shape[1]] + [1] * (x.ndim - 2)
@@ -88,4 +95,5 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     aten.group_norm.default: group_norm,
     aten.native_group_norm.default: _native_group_norm,
     aten.batch_norm.default: batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _native_batch_norm,
 }

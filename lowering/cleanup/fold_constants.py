@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -45,15 +46,27 @@ class FoldConstants(LoweringPass):
 
 
 def _fold(module: GraphModule, node: Node) -> torch.Tensor | None:
-    """The value of ``node``, if it is a small tensor that depends only on constants."""
+    """The value of ``node``, if it is a small tensor that depends only on constants; or a part of a constant that is split.
+
+    No converter splits a constant, so its parts may be of any size.
+    """
     val: Any = node.meta.get("val")
     if node.op != "call_function" or not node.all_input_nodes or not isinstance(val, torch.Tensor):
         return None
+    if node.target is operator.getitem:
+        [source] = node.all_input_nodes
+        parts = _evaluated(module, source)
+        return None if parts is None else parts[node.args[1]].contiguous()
     if not all(isinstance(size, int) for size in val.shape) or val.numel() > _LARGEST:
         return None
+    result = _evaluated(module, node)
+    return result.contiguous() if isinstance(result, torch.Tensor) else None
+
+
+def _evaluated(module: GraphModule, node: Node) -> Any:
+    """The result of ``node``; ``None`` for one that is no operator on constants."""
     constants = {source: constant_of(module, source) for source in node.all_input_nodes}
-    if any(constant is None for constant in constants.values()):
+    if node.op != "call_function" or not constants or any(constant is None for constant in constants.values()):
         return None
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constants.__getitem__)
-    result = node.target(*args, **kwargs)  # type: ignore[operator]
-    return result.contiguous() if isinstance(result, torch.Tensor) else None
+    return node.target(*args, **kwargs)  # type: ignore[operator]

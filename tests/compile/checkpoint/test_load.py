@@ -8,11 +8,13 @@ import shutil
 import pytest
 import torch
 from transformers import BertConfig, BertModel
+from transformers.utils import import_utils
 
+from tests.any_vlm import write_any
 from tests.tiny_models import tiny_model
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.config import Precision
-from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.errors import InvalidInputError, MissingDependencyError, UnsupportedModelError
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,15 @@ def test_a_folder_of_something_else(model, tmp_path):
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused("nobody/no-such-model", "checkpoint nobody/no-such-model does not load")
+
+
+def test_a_library_that_a_tower_needs(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    write_any("fast_vlm", tmp_path)
+    message = import_utils.BACKENDS_MAPPING["timm"][1]
+    monkeypatch.setitem(import_utils.BACKENDS_MAPPING, "timm", (lambda: False, message))
+    with pytest.raises(
+        MissingDependencyError, match=r"requires the timm library .*; pip install 'tt-edge\[timm\]'"
+    ) as found:
+        load_model(tmp_path, Precision.FP32)
+    assert "\n" not in str(found.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +15,7 @@ from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
-from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
@@ -21,7 +23,8 @@ NEW = 6
 #: Prompts of more than 48 tokens are computed in pieces.
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_seq_len=160, max_image_tokens=64)
 GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
-BLOCKS = ("gemma3", "paligemma")
+BLOCKS = ("gemma3", "paligemma", "paligemma2")
+PALIGEMMA = ("paligemma", "paligemma2")
 
 
 @pytest.fixture(scope="module", params=FOUND_TOKENS)
@@ -60,7 +63,7 @@ def test_images_to_answers(both):
         ),
         (f"{image}who?", [alpha]),
     ]
-    asked += [("hello", [])] if family != "paligemma" else []
+    asked += [("hello", [])] if family not in PALIGEMMA else []
     completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[given for _, given in asked])
     for (prompt, given), completion in zip(asked, completions, strict=True):
         check(theirs, llm, prompt, given, completion)
@@ -99,13 +102,13 @@ def test_verify(both):
         return
     report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
     assert report.passed, report.render()
-    assert all(row.pictures for row in report.rows) == (family == "paligemma")
+    assert all(row.pictures for row in report.rows) == (family in PALIGEMMA)
 
 
 def test_errors_name_the_next_step(both):
     family, llm, *_ = both
     image, given = PLACEHOLDERS[family], images()
-    if family == "paligemma":
+    if family in PALIGEMMA:
         with pytest.raises(InvalidInputError, match="answers to an image, and the prompt has none; give an image"):
             llm.generate(["what?"], GREEDY)
         with pytest.raises(CapacityError, match=r"tokens that see each other, .* max_input_len 48; shorten the prompt"):
@@ -113,3 +116,13 @@ def test_errors_name_the_next_step(both):
         return
     with pytest.raises(InvalidInputError, match=r"the prompt has 0 placeholders .* for 1 images; give one for each"):
         llm.generate(["what?"], GREEDY, images=[given[:1]])
+
+
+def test_a_prompt_longer_than_a_sliding_window_is_refused(tmp_path):
+    """PaliGemma 2's layers with a window see each token of the prompt: within the window only."""
+    write_checkpoint("paligemma2", tmp_path / "checkpoint")
+    longer = dataclasses.replace(LIMITS, limits=dataclasses.replace(LIMITS.limits, max_seq_len=161))
+    with pytest.raises(
+        UnsupportedModelError, match=r"prompts see beyond its sliding window of 160 tokens.*--max-seq-len 160"
+    ):
+        compile_checkpoint(str(tmp_path / "checkpoint"), tmp_path / "out.ttedge", longer, EngineTarget())

@@ -100,6 +100,15 @@ def test_refusals_name_the_feature(tmp_path, name, words):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("name", ["fast_vlm", "perception_lm"])
+def test_towers_of_timm(tmp_path, name):
+    """Pixels, tokens and embeddings are those of the checkpoint's processor and model."""
+    pytest.importorskip("timm")
+    write_any(name, tmp_path)
+    _, seen, _ = prepared(tmp_path)
+    assert (seen.geometry.tokens_a_unit, seen.most_tiles) == (4, {"fast_vlm": 1, "perception_lm": 4}[name])
+
+
 def test_an_input_that_nobody_makes_is_named(tmp_path, monkeypatch):
     write_any("deepseek_vl_hybrid", tmp_path)
     monkeypatch.setattr(families, "_SERVED", families._SERVED - {HIGH_RES_PIXELS})

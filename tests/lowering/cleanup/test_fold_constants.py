@@ -40,3 +40,15 @@ def test_a_size_that_depends_on_an_input_stays():
     module, matches = folded(lambda self, x: x + self.weight.expand(x.shape[1], 8), weight=torch.rand(8))
     assert matches == 0
     assert ops(module)["aten.expand.default"] == 1
+
+
+def test_parts_of_a_constant_that_is_split():
+    """However large: no converter splits a constant."""
+
+    def function(self, x):
+        sines, cosines = self.table.tensor_split(2, -1)
+        return x * sines[:8].sum() + cosines[:, :8].sum(0)
+
+    module, matches = folded(function, table=torch.rand(8192, 16))
+    assert ops(module) == {"aten.mul.Tensor": 1, "aten.add.Tensor": 1}
+    assert matches >= 2

@@ -23,7 +23,7 @@ from tt_edge.compile.vision.eagle2 import (
 from tt_edge.compile.vision.families import is_vision_language
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.config import Precision
-from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
+from tt_edge.errors import InvalidInputError, MissingDependencyError, TTEdgeError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -117,6 +117,10 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except TTEdgeError:
         raise
+    except ImportError as error:  # transformers' classes name the library that they need
+        how = "pip install 'tt-edge[timm]'" if "timm" in str(error) else "install it"
+        why = _first_line(error).split(" You can install")[0].rstrip(".")
+        raise MissingDependencyError(f"checkpoint {checkpoint.source} does not load: {why}; {how}") from error
     except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         # Values of config.json that nothing has checked end in any of these; --debug shows where.
         raise _does_not_load(checkpoint.source, error) from error

@@ -130,13 +130,27 @@ def own_attention(what: str) -> UnsupportedModelError:
 def semantic_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, route the model's attention through ``tt_edge::attention``; masks are interpreted, not traced."""
     AttentionInterface.register(ATTENTION_NAME, _attention_function)
-    before = model.config._attn_implementation
+    # Each part has its own: Gemma 2 has no SDPA, and in PaliGemma 2 the tower has.
+    before = [(config, config._attn_implementation) for config in _configs(model)]
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         with visible_masks(ATTENTION_NAME):
             yield
     finally:
-        model.set_attn_implementation(before)
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """The configurations of a model and of all its parts."""
+    found: dict[int, Any] = {}
+    waiting: list[Any] = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    while waiting:
+        config = waiting.pop()
+        if config is not None and id(config) not in found:
+            found[id(config)] = config
+            waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
 
 
 def _modeling_modules(model: nn.Module) -> list[ModuleType]:
