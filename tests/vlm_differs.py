@@ -237,6 +237,9 @@ DIFFERS: dict[str, Differs] = {
     ),
     "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
     "hyperclovax_vision_v2": Differs(config=_WINDOWS),
+    "lfm2_vl": Differs(
+        made={"text_config": {"model_type": "lfm2", "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}}
+    ),
     "gemma4": Differs(
         words=_GEMMA_WORDS,
         made={

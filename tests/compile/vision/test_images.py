@@ -90,6 +90,11 @@ def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
     [
         ("idefics2", r"idefics2's image processor Idefics2ImageProcessor is not one of the \d+ that tt-edge follows"),
         ("aria", r"AriaForConditionalGeneration is a mixture of experts"),
+        ("lfm2_vl", "Lfm2VlForConditionalGeneration has convolutions in place of attention in some layers"),
+        (
+            "minicpmv4_6",
+            "MiniCPMV4_6ForConditionalGeneration has linear attention in place of attention in some layers",
+        ),
         ("git", "GitForCausalLM has no get_image_features, so its language part takes images in another way"),
     ],
 )

@@ -12,6 +12,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _FEATURES = {
     "diffllama": "differential attention, two attentions in each layer",
 }
+#: Of ``layer_types``: layers that are no attention.
+_LAYERS = {"linear_attention": "linear attention", "conv": "convolutions", "mamba": "state-space layers"}
 
 
 def check_features(config: Any, name: str) -> None:
@@ -22,6 +24,11 @@ def check_features(config: Any, name: str) -> None:
     if experts is not None and getattr(text, "is_moe", True):
         raise UnsupportedModelError(
             f"{name} is a mixture of experts ({experts} {getattr(text, experts)}), which no backend has; compile a dense model"
+        )
+    kinds = getattr(text, "layer_types", None) or ()
+    if (other := next((words for kind, words in _LAYERS.items() if kind in kinds), None)) is not None:
+        raise UnsupportedModelError(
+            f"{name} has {other} in place of attention in some layers, which no backend has; compile a model with attention in all"
         )
     if (feature := _FEATURES.get(text.model_type)) is not None:
         raise UnsupportedModelError(
