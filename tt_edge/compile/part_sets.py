@@ -108,8 +108,9 @@ class Seq2SeqParts(PartSet):
 
 def part_set_of(model: PreTrainedModel) -> PartSet:
     """Raises ``UnsupportedModelError`` for a vision-language model of no known family."""
-    from tt_edge.compile.vision.families import family_of
+    from tt_edge.compile.vision.families import check_instruction, family_of
 
+    check_instruction(model)
     if getattr(model.config, "is_encoder_decoder", False):
         return Seq2SeqParts(model)
     return LanguageParts(model) if family_of(model) is None else VisionLanguageParts(model)

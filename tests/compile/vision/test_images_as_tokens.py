@@ -11,7 +11,10 @@ from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.compile.quantize.layers import layers_to_quantize
 from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.config.quantization import QuantConfig, QuantFormat
+from tt_edge.errors import UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
@@ -42,6 +45,13 @@ def test_photos_to_answers(both):
         assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
         assert completion.input_ids[-1] == separator
         assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
+
+
+def test_its_tower_has_nothing_to_quantize(both):
+    with pytest.raises(
+        UnsupportedModelError, match="no blocks of linear layers, which --quant-vision quantizes; omit it"
+    ):
+        layers_to_quantize(both[1].model, QuantConfig(None, vision=QuantFormat.INT8_SQ))
 
 
 def test_verify(both):

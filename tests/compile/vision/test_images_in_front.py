@@ -5,17 +5,21 @@ InstructBLIP's vision network reads the text of the prompt with the image. Kosmo
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.any_vlm import write_any
+from tests.any_vlm import tiny_model, write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
+from tt_edge.compile.parity.vision import features_of
+from tt_edge.compile.part_sets import part_set_of
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
-from tt_edge.errors import InvalidInputError
+from tt_edge.contract import IMAGE_FEATURES
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
@@ -56,11 +60,38 @@ def test_questions_about_an_image(both):
     assert llm.vision.encoder.cache.stats.hits == before + 1
 
 
+def test_images_of_several_prompts(both):
+    """What PyTorch is given to calibrate with: instructions of unequal lengths are padded and masked, places are marked."""
+    name, llm, theirs, _ = both
+    made = [
+        llm.vision.processor.tokenize(llm.tokenizer, text, [photo(40, 40, number)], add_special_tokens=True)
+        for number, text in enumerate(("What is this? ", "Who??", "A longer question"))
+    ]
+    images = [image for _, [image] in made]
+    apart = [features_of(theirs.model, [image])[IMAGE_FEATURES] for image in images]
+    np.testing.assert_allclose(features_of(theirs.model, images)[IMAGE_FEATURES], np.concatenate(apart), atol=1e-5)
+    if name == "kosmos-2":
+        ids = made[0][0]
+        inputs = model_inputs(theirs.model, [ids, ids], images[:2])
+        want = theirs.inputs(llm, "What is this? ", [photo(40, 40)])["image_embeds_position_mask"][0]
+        assert all(mask.tolist() == want.tolist() for mask in inputs["image_embeds_position_mask"])
+
+
 def test_verify(both):
     *_, folder = both
     report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
     assert report.passed, report.render()
     assert all(row.pictures for row in report.rows)
+
+
+def test_an_instruction_before_an_encoder_decoder_is_refused():
+    model = tiny_model("instructblip")
+    part_set_of(model)
+    model.language_model.config.is_encoder_decoder = True  # as T5's
+    with pytest.raises(
+        UnsupportedModelError, match="is an encoder-decoder, which no backend has together; compile a checkpoint"
+    ):
+        part_set_of(model)
 
 
 def test_errors_name_the_next_step(both):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
@@ -246,7 +247,7 @@ def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
 def vision_inputs_of(model: Any) -> tuple[str, ...]:
     """What ``get_image_features`` may take of a processor's outputs."""
     instruction = Instruction.of(model)
-    return (*OF_TOWER, *SIZES, *(() if instruction is None else (instruction.name,)))
+    return (*OF_TOWER, *SIZES, *(() if instruction is None else (instruction.name, instruction.mask)))
 
 
 #: The processor outputs that models take.
@@ -316,7 +317,9 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         if images[0].size is not None:
             inputs["image_sizes"] = torch.tensor([image.size for image in images])
         if (instruction := Instruction.of(model)) is not None:
-            inputs[instruction.name] = torch.tensor([image.instruction for image in images])
+            read = [torch.tensor(image.instruction) for image in images]
+            inputs[instruction.name] = pad_sequence(read, batch_first=True)
+            inputs[instruction.mask] = pad_sequence([torch.ones_like(ids) for ids in read], batch_first=True)
         if images[0].place is not None and (placing := placed_features(language_part(model))):
             mask = torch.zeros_like(inputs["input_ids"])
             for row, image in zip(mask, images, strict=False):
@@ -333,7 +336,7 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
     """Pixels as the model takes them: of all images one after another, or of each image, or row, padded with zeros."""
     tiles = [torch.from_numpy(image.pixels) for image in images]
     if images[0].size is not None:
-        return torch.nn.utils.rnn.pad_sequence(tiles, batch_first=True)
+        return pad_sequence(tiles, batch_first=True)
     if model.config.model_type in ("idefics3", "smolvlm") or masks_tiles(model):
         left, grouped = list(zip(tiles, images, strict=True)), []
         for row in rows if len(rows) > 1 else [()]:
@@ -343,7 +346,7 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
                 own.append(pixels)
                 count -= image.tokens
             grouped.append(torch.cat(own) if own else tiles[0][:0])
-        return torch.nn.utils.rnn.pad_sequence(grouped, batch_first=True)
+        return pad_sequence(grouped, batch_first=True)
     return torch.cat(tiles)
 
 

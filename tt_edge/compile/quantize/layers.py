@@ -34,10 +34,16 @@ def layers_to_quantize(model: nn.Module, recipe: QuantConfig) -> dict[str, Quant
     """Names of the linear layers that ``recipe`` quantizes, in the model's order, and their formats.
 
     Of a vision-language model those of the vision part only where ``recipe.vision`` says so.
-    Raises ``UnsupportedModelError`` if there is none, and ``InvalidInputError`` for a width that a format does not support.
+    Raises ``UnsupportedModelError`` if there is none, or none in the tower that ``recipe.vision`` is for, and
+    ``InvalidInputError`` for a width that a format does not support.
     """
     found = {}
-    for name, module, place in placed_layers(model):
+    placed = list(placed_layers(model))
+    if recipe.vision is not None and all(place is not LayerPlace.TOWER for _, _, place in placed):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}'s vision network has no blocks of linear layers, which --quant-vision quantizes; omit it"
+        )
+    for name, module, place in placed:
         format = recipe.format_of(name, place)
         if format is not None:
             _check_width(name, module.in_features, format, recipe.group_size)

@@ -100,6 +100,11 @@ class Instruction:
         """What the processor, and the folder of a checkpoint, call the tokenizer that makes the ids."""
         return self.name.removesuffix(_IDS) + "_tokenizer"
 
+    @property
+    def mask(self) -> str:
+        """The argument that says which ids are there, where those of several images are padded."""
+        return self.name.removesuffix(_IDS) + "_attention_mask"
+
     @classmethod
     def of(cls, model: Any) -> Instruction | None:
         """That of ``model``'s ``get_image_features``; ``None`` where it reads pixels only."""
@@ -110,6 +115,16 @@ class Instruction:
             return None
         reader = getattr(model.config, name.removesuffix(_IDS) + "_config", None)
         return cls(name, int(getattr(reader, "max_position_embeddings", 0)))
+
+
+def check_instruction(model: PreTrainedModel) -> None:
+    """Raise ``UnsupportedModelError`` for an instruction in front of an encoder-decoder (InstructBLIP with T5)."""
+    language: Any = getattr(model, "language_model", None)
+    if Instruction.of(model) is not None and getattr(getattr(language, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} reads the text of a prompt with its image, and its language part {type(language).__name__} is "
+            "an encoder-decoder, which no backend has together; compile a checkpoint with a decoder (Vicuna)"
+        )
 
 
 @dataclass(frozen=True)
