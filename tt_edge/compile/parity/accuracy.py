@@ -112,6 +112,8 @@ class PyTorchModel:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             if "mm_token_type_ids" in inputs:  # an answer is text
                 inputs["mm_token_type_ids"] = pad(inputs["mm_token_type_ids"], (0, len(fed)))
+            if (seen := inputs.get("cross_attention_mask")) is not None:  # it sees what the prompt's last token does
+                inputs["cross_attention_mask"] = torch.cat([seen, seen[:, -1:].expand(-1, len(fed), -1, -1)], 1)
         logits: Tensor = self._model(**cast(inputs, self._model.dtype), use_cache=False).logits[0, row.length - 1 :]
         logprobs = logits.double().log_softmax(-1)
         choices = choice_ids(self._theirs.encode, item.ask.prompt, wanted.choices)

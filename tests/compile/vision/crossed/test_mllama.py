@@ -11,6 +11,7 @@ from examples import run_vlm
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.tiny_mllama import write_mllama
 from tt_edge.bundle import Bundle
+from tt_edge.cli import main
 from tt_edge.compile.parity import compare_layers_with
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
@@ -118,6 +119,22 @@ def test_layers_are_compared_on_a_text(llm, theirs, bundle):
     found = compare_layers_with(theirs.model, opened.network(), opened.manifest.contract, list(range(3, 12)), 1e-4)
     assert found.first_over is None
     assert len(found.rows) > 20
+
+
+def test_questions_beside_pytorch(checkpoint, bundle, tmp_path, capsys):
+    """Tokens of an answer, too, see what the prompt's last one does."""
+    PHOTOS[1].save(tmp_path / "photo.png")
+    asked = [
+        {"prompt": f"{IMAGE}what is it?", "images": ["photo.png"], "answer": "a car"},
+        {"prompt": "hello there", "answer": "yes"},
+        {"prompt": f"either {IMAGE} or {IMAGE}?", "images": ["photo.png", "photo.png"], "answer": "one"},
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    given = [str(bundle), "--data", str(tmp_path / "asked.jsonl"), "--model", str(checkpoint), "--json"]
+    assert main(["eval", *given]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["network"]["asked"] == 3
+    assert row["network"]["perplexity"] == pytest.approx(row["pytorch"]["perplexity"], rel=1e-4)
 
 
 def test_the_example(checkpoint, bundle, tmp_path, capsys):
