@@ -152,7 +152,7 @@ REFUSED = {
     "GPTJ": "GPTJForCausalLM computes attention by itself",
     "GPTNeo": "GPTNeoForCausalLM computes attention by itself",
     "GptOss": r"mixture of experts \(num_experts 128\)",
-    "Mamba": "MambaForCausalLM computes attention by itself",
+    "Mamba": "MambaForCausalLM has linear attention or a state space in place of attention in some layers",
     "Mixtral": r"mixture of experts \(num_experts 8\)",
     "Mpt": "MptForCausalLM computes attention by itself",
 }

@@ -93,7 +93,7 @@ def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
         ("lfm2_vl", "Lfm2VlForConditionalGeneration has convolutions in place of attention in some layers"),
         (
             "minicpmv4_6",
-            "MiniCPMV4_6ForConditionalGeneration has linear attention in place of attention in some layers",
+            "MiniCPMV4_6ForConditionalGeneration has linear attention or a state space in place of attention in some layers",
         ),
         ("git", "GitForCausalLM has no get_image_features, so its language part takes images in another way"),
     ],

@@ -13,7 +13,7 @@ _FEATURES = {
     "diffllama": "differential attention, two attentions in each layer",
 }
 #: Of ``layer_types``: layers that are no attention.
-_LAYERS = {"linear_attention": "linear attention", "conv": "convolutions", "mamba": "state-space layers"}
+_LAYERS = {"linear_attention": "linear attention or a state space", "conv": "convolutions"}
 
 
 def check_features(config: Any, name: str) -> None:
