@@ -59,6 +59,22 @@ SHAPES: dict[str, tuple[str, str, str, dict]] = {
         "vision_config": {
             "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048,
             "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}, **_QWEN}),
+    "gemma3_vision": ("Gemma-3-4B tower, 1 LLM layer", "Gemma3Config", "Gemma3ForConditionalGeneration", {
+        "text_config": {
+            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 1, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208, "sliding_window": 1024},
+        "vision_config": {
+            "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+            "image_size": 896, "patch_size": 14},
+        "mm_tokens_per_image": 256}),
+    "smolvlm": ("SmolVLM-500M, tower and LLM", "SmolVLMConfig", "SmolVLMForConditionalGeneration", {
+        "text_config": {
+            "model_type": "llama", "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32,
+            "num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280},
+        "vision_config": {
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "image_size": 512, "patch_size": 16},
+        "scale_factor": 4, "image_token_id": 49190}),
     "whisper": ("Whisper-small, encoder and decoder", "WhisperConfig", "WhisperForConditionalGeneration", {
         "d_model": 768, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 12, "decoder_attention_heads": 12,
         "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072, "vocab_size": 51865, "num_mel_bins": 80,

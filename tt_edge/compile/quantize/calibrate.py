@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tt_edge.atomic import replace_file
+from tt_edge.compile.half_products import float32_products
 from tt_edge.compile.memory import map_large_blocks, release_memory
 from tt_edge.compile.overflow import checked_activations
 from tt_edge.compile.quantize.data import Batch
@@ -113,7 +114,7 @@ def _calibrate_format(
     without_head = not any(model.get_submodule(name) is head for name in names)
 
     def forward_loop(calibrated: nn.Module) -> None:
-        with torch.no_grad(), checked_activations(calibrated):
+        with torch.no_grad(), float32_products(), checked_activations(calibrated):
             for batch in _with_progress(batches, f"calibrate {format}", show):
                 _run(calibrated, {name: tensor.to(device) for name, tensor in batch.items()}, without_head)
                 release_memory()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from tt_edge.compile.checkpoint.prequantized import KVScales
+from tt_edge.compile.half_products import float32_products
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.vision.families import family_of
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
@@ -38,7 +39,7 @@ def calibrate_kv_cache(model: PreTrainedModel, batches: Sequence[Batch]) -> list
         found[layer] = [max(pair) for pair in zip(peaks, found.get(layer, peaks), strict=True)]
         return tensors
 
-    with _attention(model, observe), torch.no_grad():
+    with _attention(model, observe), torch.no_grad(), float32_products():
         for batch in batches:
             model(**batch, use_cache=False)
     if not found:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tt_edge.compile.export.features import check_features
+from tt_edge.compile.half_products import float32_products
 from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
@@ -45,6 +46,11 @@ def prepare_images(model: PreTrainedModel, source: str, files: HostFiles, *, rag
     A model without settings of an image processor is compiled without them: its bundle takes no images, and says so.
     """
     check_features(model.config, type(model).__name__)  # before what is asked of its processor
+    with float32_products():
+        return _prepared(model, source, files, ragged)
+
+
+def _prepared(model: PreTrainedModel, source: str, files: HostFiles, ragged: bool) -> Sight:
     family = family_of(model)
     assert family is not None
     has_settings = bool(image_settings(files))

@@ -5,6 +5,7 @@ Towers for images of any size are in ``tt_edge.compile.vision.grids``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import Instruction, VLMFamily
@@ -86,15 +88,26 @@ def _tile_size(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
-    dtype = next(model.parameters()).dtype
-    with torch.no_grad():
-        features, *_ = tower(**tower.example(1, dtype))
     return VisionGeometry(
         family=str(model.config.model_type),
         unit=TILES,
-        tokens_a_unit=len(features),
+        tokens_a_unit=_tokens_a_tile(model, tower),
         tile_size=tower.tile_size,
         max_instruction=0 if tower.instruction is None else tower.instruction.most,
         learned_rows=len(learned_tokens(model)),
         high_res_size=tower.high_res_size,
     )
+
+
+def _tokens_a_tile(model: PreTrainedModel, tower: TileTower) -> int:
+    """Rows of features of one tile: from shapes, or, where values decide, by computing them, which takes minutes at real size."""
+    dtype = next(model.parameters()).dtype
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    with torch.no_grad():
+        try:
+            # A copy, because a module may keep what it computes, and these tensors have no values.
+            copied = copy.deepcopy(tower, shared)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                return len(copied(**copied.example(1, dtype))[0])
+        except Exception:
+            return len(tower(**tower.example(1, dtype))[0])

@@ -1,0 +1,73 @@
+"""Products of 16-bit tensors in float32, against those in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tt_edge.compile import half_products
+from tt_edge.compile.half_products import float32_products
+
+
+def tensors(dtype, *shapes):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+PRODUCTS = {
+    "linear": (lambda x, w, b: F.linear(x, w, b), ((2, 9, 256), (300, 256), (300,))),
+    "linear, bias by name": (lambda x, w, b: F.linear(x, w, bias=b), ((2, 9, 256), (300, 256), (300,))),
+    "operator": (lambda x, y: x @ y, ((2, 64, 300), (2, 300, 64))),
+    "method": (lambda x, y: x.matmul(y), ((2, 64, 300), (2, 300, 64))),
+    "bmm": (lambda x, y: torch.bmm(x, y), ((2, 64, 300), (2, 300, 64))),
+    "convolution": (lambda x, w, b: F.conv2d(x, w, b, stride=4), ((1, 3, 64, 64), (512, 3, 4, 4), (512,))),
+    "attention": (
+        lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.2),
+        ((1, 4, 128, 32), (1, 4, 128, 32), (1, 4, 128, 32), (1, 1, 128, 128)),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_product_is_rounded_once(monkeypatch, dtype, name):
+    monkeypatch.setattr(half_products, "_SMALL", 1000)
+    function, shapes = PRODUCTS[name]
+    given = tensors(dtype, *shapes)
+    exact = function(*(each.double() for each in given))
+    with float32_products():
+        found = function(*given)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-3 * float(exact.abs().max()))
+
+
+def test_a_large_weight_is_converted_in_parts(monkeypatch):
+    given = tensors(torch.float16, (3, 256), (1000, 256), (1000,))
+    with float32_products():
+        whole = F.linear(*given)
+        monkeypatch.setattr(half_products, "_PART", 1 << 14)
+        torch.testing.assert_close(F.linear(*given), whole, rtol=0, atol=0)
+        torch.testing.assert_close(F.linear(*given[:2]), F.linear(*given[:2], None), rtol=0, atol=0)
+
+
+def test_a_sum_beyond_the_type_overflows_as_before():
+    x, w = torch.full((1, 1024), 100.0, dtype=torch.float16), torch.full((300, 1024), 100.0, dtype=torch.float16)
+    with float32_products():
+        assert F.linear(x, w).isinf().all()
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float16, torch.float32)])
+def test_others_are_left_to_pytorch(dtypes):
+    (x,), (w,) = tensors(dtypes[0], (3, 256)), tensors(dtypes[1], (1000, 256))
+
+    def run():
+        try:
+            return F.linear(x, w)
+        except RuntimeError as error:
+            return str(error)
+
+    plain = run()
+    with float32_products():
+        found = run()
+    assert torch.equal(plain, found) if isinstance(plain, torch.Tensor) else plain == found
