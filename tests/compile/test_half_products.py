@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from tt_edge.compile import half_products
 from tt_edge.compile.half_products import float32_products
@@ -16,14 +16,14 @@ def tensors(dtype, *shapes):
 
 
 PRODUCTS = {
-    "linear": (lambda x, w, b: F.linear(x, w, b), ((2, 9, 256), (300, 256), (300,))),
-    "linear, bias by name": (lambda x, w, b: F.linear(x, w, bias=b), ((2, 9, 256), (300, 256), (300,))),
+    "linear": (lambda x, w, b: functional.linear(x, w, b), ((2, 9, 256), (300, 256), (300,))),
+    "linear, bias by name": (lambda x, w, b: functional.linear(x, w, bias=b), ((2, 9, 256), (300, 256), (300,))),
     "operator": (lambda x, y: x @ y, ((2, 64, 300), (2, 300, 64))),
     "method": (lambda x, y: x.matmul(y), ((2, 64, 300), (2, 300, 64))),
     "bmm": (lambda x, y: torch.bmm(x, y), ((2, 64, 300), (2, 300, 64))),
-    "convolution": (lambda x, w, b: F.conv2d(x, w, b, stride=4), ((1, 3, 64, 64), (512, 3, 4, 4), (512,))),
+    "convolution": (lambda x, w, b: functional.conv2d(x, w, b, stride=4), ((1, 3, 64, 64), (512, 3, 4, 4), (512,))),
     "attention": (
-        lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.2),
+        lambda q, k, v, mask: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.2),
         ((1, 4, 128, 32), (1, 4, 128, 32), (1, 4, 128, 32), (1, 1, 128, 128)),
     ),
 }
@@ -45,16 +45,16 @@ def test_the_product_is_rounded_once(monkeypatch, dtype, name):
 def test_a_large_weight_is_converted_in_parts(monkeypatch):
     given = tensors(torch.float16, (3, 256), (1000, 256), (1000,))
     with float32_products():
-        whole = F.linear(*given)
+        whole = functional.linear(*given)
         monkeypatch.setattr(half_products, "_PART", 1 << 14)
-        torch.testing.assert_close(F.linear(*given), whole, rtol=0, atol=0)
-        torch.testing.assert_close(F.linear(*given[:2]), F.linear(*given[:2], None), rtol=0, atol=0)
+        torch.testing.assert_close(functional.linear(*given), whole, rtol=0, atol=0)
+        torch.testing.assert_close(functional.linear(*given[:2]), functional.linear(*given[:2], None), rtol=0, atol=0)
 
 
 def test_a_sum_beyond_the_type_overflows_as_before():
     x, w = torch.full((1, 1024), 100.0, dtype=torch.float16), torch.full((300, 1024), 100.0, dtype=torch.float16)
     with float32_products():
-        assert F.linear(x, w).isinf().all()
+        assert functional.linear(x, w).isinf().all()
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float16, torch.float32)])
@@ -63,7 +63,7 @@ def test_others_are_left_to_pytorch(dtypes):
 
     def run():
         try:
-            return F.linear(x, w)
+            return functional.linear(x, w)
         except RuntimeError as error:
             return str(error)
 

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _HALF = (torch.float16, torch.bfloat16)
 #: The functions, with the position of the last tensor among their arguments that is multiplied.
 _PRODUCTS: dict[Callable[..., Any], int] = {
-    F.linear: 2,
-    F.conv2d: 2,
-    F.conv3d: 2,
-    F.scaled_dot_product_attention: 3,
+    functional.linear: 2,
+    functional.conv2d: 2,
+    functional.conv3d: 2,
+    functional.scaled_dot_product_attention: 3,
     torch.matmul: 1,
     torch.bmm: 1,
     Tensor.matmul: 1,
@@ -45,7 +45,7 @@ class _Float32Products(TorchFunctionMode):
         if last is None or not _is_worth_it(args):
             return func(*args, **kwargs)
         dtype = args[0].dtype
-        if func is F.linear and args[1].numel() > _PART:
+        if func is functional.linear and args[1].numel() > _PART:
             return _linear_in_parts(*args, **kwargs)
         wide = [_widened(each) if index <= last else each for index, each in enumerate(args)]
         return func(*wide, **{name: _widened(each) for name, each in kwargs.items()}).to(dtype)
@@ -71,7 +71,7 @@ def _linear_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     wide, rows = x.float(), max(1, _PART // weight.shape[1])
     biases = [None] * math.ceil(len(weight) / rows) if bias is None else bias.split(rows)
     parts = zip(weight.split(rows), biases, strict=True)
-    return torch.cat([F.linear(wide, part.float(), _widened(own)).to(x.dtype) for part, own in parts], dim=-1)
+    return torch.cat([functional.linear(wide, part.float(), _widened(own)).to(x.dtype) for part, own in parts], dim=-1)
 
 
 @contextmanager
