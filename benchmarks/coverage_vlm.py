@@ -67,14 +67,19 @@ def _by_structure(name: str, reason: str) -> Outcome:
             model = getattr(transformers, candidates()[name])._from_config(tiny_config(name))
     except Exception as error:
         return Outcome("not made", one_line(error))
+    if not model.can_generate():
+        return Outcome("not made", "it does not generate text")
+    outcome = Outcome("not compared", reason)
     try:
-        check_features(model.config, type(model).__name__)
-        family = family_of(model)
+        if family_of(model) is None:
+            return Outcome("not made", "it is taken for a language model, which takes no images")
     except TTEdgeError as error:
-        return Outcome("refused", one_line(error))
-    if family is None:
-        return Outcome("not made", "it is taken for a language model, which takes no images")
-    return Outcome("not compared", reason)
+        outcome = Outcome("refused", one_line(error))
+    try:
+        check_features(model.config, type(model).__name__)  # the reason that a compile would give first
+    except TTEdgeError as error:
+        outcome = Outcome("refused", one_line(error))
+    return outcome
 
 
 def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:

@@ -69,8 +69,8 @@ def _widened(value: Any) -> Any:
 
 def _linear_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     wide, rows = x.float(), max(1, _PART // weight.shape[1])
-    biases = [None] * math.ceil(len(weight) / rows) if bias is None else bias.split(rows)
-    parts = zip(weight.split(rows), biases, strict=True)
+    biases = [None] * math.ceil(len(weight) / rows) if bias is None else torch.split(bias, rows)
+    parts = zip(torch.split(weight, rows), biases, strict=True)
     return torch.cat([functional.linear(wide, part.float(), _widened(own)).to(x.dtype) for part, own in parts], dim=-1)
 
 
