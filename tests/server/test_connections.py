@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.server.conftest import serving
-from tt_edge.server import bodies
+from tt_edge.server import bodies, connections
 from tt_edge.server.connections import ConnectionLimits, is_loopback, owner
 
 #: Addresses of this machine from which the tests connect as if they were other machines'.
@@ -93,6 +93,62 @@ def _until_it_is_closed(connection, sends):
         for _ in range(1000 if sends else 0):
             connection.sendall(b" ")
             time.sleep(0.02)
+
+
+BODY = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "ends"),
+    [
+        (b"\x16\x03\x01" * (1 << 20), 400, b"Invalid HTTP request received."),
+        (HEALTH[:-2] + b"X: " + b"x" * (4 << 20), 400, b"Invalid HTTP request received."),
+        (BODY + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n" + b"x" * (4 << 20), 400, b"received.\r\n0\r\n\r\n"),
+        (BODY + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK * 20 + b"no number\r\n", 413, b'"code":null}}'),
+        (HEALTH + HEALTH * 50_000, 200, b'{"status":"ok"}'),
+    ],
+    ids=["no HTTP", "long headers", "wrong chunk", "wrong chunk after the answer", "more behind the last request"],
+)
+def test_a_client_that_still_sends_gets_its_answer(served, sent, status, ends):
+    """Whole, and then the end of the connection, not a reset."""
+    found, body = answer(connect(served, "127.0.0.1", sent))
+    assert (found, body[-len(ends) :]) == (status, ends)
+
+
+def test_a_client_that_takes_no_answers_is_let_go(folder):
+    """Its answers and its place are not kept for longer than ``unread_s``."""
+    with serving(folder, limits=limits(unread_s=0.3, per_address=1)) as served:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.bind((FAR, 0))
+        connection.connect(connect(served).getpeername())
+        connection.sendall(HEALTH.replace(b"/health", b"/").replace(b"close", b"keep-alive") * 1000)
+        served.wait_until(lambda: healthy(served), "its place is free")
+
+
+def test_refused_connections_do_not_take_all_files(folder, monkeypatch):
+    monkeypatch.setattr(connections, "_LINGER_S", 30.0)
+    monkeypatch.setattr(connections, "_MOST_LINGERING", 3)
+    with serving(folder, limits=limits(header_s=30)) as served:
+        held = [connect(served) for _ in range(4)]
+        refused = [connect(served) for _ in range(12)]
+        assert [answer(each)[0] for each in refused] == [429] * 12
+        assert sum([takes_more(each) for each in refused]) == 3
+        for each in refused + held:
+            each.close()
+        served.wait_until(lambda: healthy(served), "there is a place again")
+
+
+def takes_more(connection):
+    """Whether the other side still reads."""
+    try:
+        for _ in range(3):
+            connection.sendall(b"x")
+            time.sleep(0.02)
+    except OSError:
+        return False
+    return True
 
 
 def test_one_address_does_not_take_the_places_of_others(folder):
