@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -15,7 +17,7 @@ from tt_edge.compile.vision.families import Blocks, family_of
 from tt_edge.compile.vision.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.contract import HIGH_RES_PIXELS
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import TTEdgeError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 from tt_edge.runtime.multimodal.images.tiled import tiles
@@ -114,11 +116,42 @@ def test_towers_of_timm(tmp_path, name):
     assert (seen.geometry.tokens_a_unit, seen.most_tiles) == (4, {"fast_vlm": 1, "perception_lm": 4}[name])
 
 
-def test_an_input_that_nobody_makes_is_named(tmp_path, monkeypatch):
-    write_any("deepseek_vl_hybrid", tmp_path)
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        (
+            "do_resize",
+            False,
+            "setting do_resize is False, which tt-edge does not follow",
+        ),  # before its pixels have no size
+        ("resample", 0, "setting resample is 0, which tt-edge does not follow"),
+        ("do_pad", False, "deepseek_vl_hybrid's processor"),  # which raises KeyError
+        ("min_size", -1, "min_size is -1"),
+    ],
+)
+def test_settings_that_a_processor_fails_with(tmp_path_factory, hybrid, setting, value, words):
+    folder = tmp_path_factory.mktemp(setting)
+    for path in hybrid.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"][setting] = value
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(TTEdgeError, match=words) as found:
+        prepared(folder)
+    assert "\n" not in str(found.value)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hybrid")
+    write_any("deepseek_vl_hybrid", folder)
+    return folder
+
+
+def test_an_input_that_nobody_makes_is_named(hybrid, monkeypatch):
     monkeypatch.setattr(families, "_SERVED", families._SERVED - {HIGH_RES_PIXELS})
     with pytest.raises(UnsupportedModelError, match="vision tower takes high_res_pixel_values beside pixels"):
-        prepared(tmp_path)
+        prepared(hybrid)
 
 
 def test_blocks_are_found_in_the_mask(tmp_path, monkeypatch):

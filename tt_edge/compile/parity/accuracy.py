@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
 from tt_edge.compile.parity.pytorch_vlm import Inputs, cast, chat_text, model_inputs, processor_inputs, processor_of
 from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.vision.families import PLACES
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item
 from tt_edge.runtime.llm import LLM
@@ -106,14 +108,7 @@ class PyTorchModel:
         row = _Row(item, self._theirs.inputs(item.ask))
         continuation = wanted.continuation
         targets = self._theirs.encode(continuation) if isinstance(continuation, str) else list(continuation)
-        inputs = dict(row.inputs)
-        if fed := targets[:-1]:
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([fed])], 1)
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            if "mm_token_type_ids" in inputs:  # an answer is text
-                inputs["mm_token_type_ids"] = pad(inputs["mm_token_type_ids"], (0, len(fed)))
-            if (seen := inputs.get("cross_attention_mask")) is not None:  # it sees what the prompt's last token does
-                inputs["cross_attention_mask"] = torch.cat([seen, seen[:, -1:].expand(-1, len(fed), -1, -1)], 1)
+        inputs = with_answer(self._model, row.inputs, targets[:-1])
         logits: Tensor = self._model(**cast(inputs, self._model.dtype), use_cache=False).logits[0, row.length - 1 :]
         logprobs = logits.double().log_softmax(-1)
         choices = choice_ids(self._theirs.encode, item.ask.prompt, wanted.choices)
@@ -179,6 +174,20 @@ class TheirTexts:
             ids = ids[: next(count for count in range(len(ids) + 1) if stops(count))]
         text = str(tokenizer.decode(ids, skip_special_tokens=True))
         return min((text.partition(string)[0] for string in stop), key=len, default=text)
+
+
+def with_answer(model: PreTrainedModel, inputs: Inputs, tokens: Sequence[int]) -> Inputs:
+    """``inputs`` of one prompt with ``tokens`` of its answer behind it.
+
+    What says something of each token (masks, kinds of tokens) goes on as in ``generate()``, by the model's own rule.
+    """
+    found: Inputs = dict(inputs)
+    for _ in tokens:
+        found = model._update_model_kwargs_for_generation(ModelOutput(), found, is_encoder_decoder=False)
+    for name in found:
+        if name.endswith(PLACES):  # an answer has no image
+            found[name] = pad(found[name], (0, len(tokens)))
+    return found | {"input_ids": torch.cat([found["input_ids"], torch.tensor([list(tokens)], dtype=torch.long)], 1)}
 
 
 def key_of(checkpoint: Checkpoint, precision: str, quantized: str) -> str:

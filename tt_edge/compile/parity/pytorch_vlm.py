@@ -208,7 +208,7 @@ def processor_inputs(
             f"the checkpoint's processor does not take the prompt {prompt!r:.80} with {len(images)} images "
             f"({one_line(error).rstrip('.')}); without a chat template, a prompt needs the image token in the place of each image"
         ) from error
-    taken = {*_USED, *processor.model_input_names}
+    taken = {*_USED, *processor.model_input_names} - {"labels"}  # PaliGemma's, of training
     return {
         name: value if isinstance(value, Tensor) else torch.tensor(value)
         for name, value in out.items()

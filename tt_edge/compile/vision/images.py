@@ -15,7 +15,7 @@ from tt_edge.compile.vision.tower import Tower, tower_of
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
-from tt_edge.runtime.multimodal.images.processor_types import class_name
+from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 from tt_edge.runtime.multimodal.images.processors import image_processor_for, image_settings, read_settings
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
@@ -55,6 +55,8 @@ def _prepared(model: PreTrainedModel, source: str, files: HostFiles, ragged: boo
     assert family is not None
     has_settings = bool(image_settings(files))
     own = OwnProcessor.open(source) if has_settings and model.config.model_type not in KNOWN_PROMPTS else None
+    if own is not None and isinstance(settings := image_settings(files), dict):
+        PROCESSOR_TYPES[own.kind].complete(settings)  # before what they make is asked for
     if own is not None and family.tower == "tiles":
         tile_size, high_res_size = own.tile_sizes()
         family = remember(model, replace(family, tile_size=tile_size, high_res_size=high_res_size))

@@ -136,8 +136,8 @@ class OwnProcessor:
         for word in tried:
             try:
                 text = self.run(f"{_BEFORE}{word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)]).text
-            except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-                reason = reason or one_line(error)
+            except UnsupportedModelError as error:
+                reason = reason or one_line(error.__cause__ or error)
                 continue
             if text.startswith(_BEFORE) and _BEHIND in text:
                 self.behind = text.rpartition(_BEHIND)[2]
@@ -154,7 +154,7 @@ class OwnProcessor:
         text = _BEFORE + _BEHIND
         try:
             ids = self.run(text, [drawn(_UNIT, _UNIT, 0)]).token_ids
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
+        except UnsupportedModelError:
             return False
         own = self._processor.tokenizer(text)["input_ids"]
         image = ids[: -len(own)]
@@ -173,7 +173,7 @@ class OwnProcessor:
         tokenizer = self._processor.tokenizer
         try:
             return fit_leading(make, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
+        except (UnsupportedModelError, ValueError, TypeError, LookupError, AttributeError, RuntimeError):
             return None
 
     def set_apart(self) -> bool:
@@ -207,7 +207,15 @@ class OwnProcessor:
         return int(pixels.shape[-2]), int(pixels.shape[-1])
 
     def run(self, prompt: str, images: Sequence[Image]) -> Written:
-        """What the processor makes of ``prompt`` and ``images``. Raises whatever it raises."""
+        """What the processor makes of ``prompt`` and ``images``. Raises ``UnsupportedModelError`` where it raises anything."""
+        try:
+            return self._run(prompt, images)
+        except Exception as error:  # with settings that it does not take, transformers raises anything
+            raise UnsupportedModelError(
+                f"{self._name}'s processor does not take {len(images)} images ({one_line(error)})"
+            ) from error
+
+    def _run(self, prompt: str, images: Sequence[Image]) -> Written:
         from PIL import Image as Pillow
 
         from tt_edge.compile.parity.pytorch_vlm import kinds_of_tokens
@@ -363,13 +371,8 @@ class OwnProcessor:
             prompts = [("What?", images[:1]), ("A red one or a BLUE one?", images[1:2])]
         for prompt, given in prompts:
             ids, prepared = processor.tokenize(tokenizer, prompt, given, add_special_tokens=True)
-            try:
-                written = self.run(prompt, given)
-                want = written.token_ids
-            except (ValueError, TypeError, LookupError, RuntimeError) as error:
-                raise UnsupportedModelError(
-                    f"{self._name}'s processor does not take {len(given)} images ({one_line(error)})"
-                ) from error
+            written = self.run(prompt, given)
+            want = written.token_ids
             if ids != want:
                 raise UnsupportedModelError(
                     f"{self._name}'s processor makes {len(want)} other tokens of {prompt!r} than tt-edge, which makes {len(ids)}"

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tt_edge.contract import VisionGeometry
-from tt_edge.errors import BundleError
+from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 
 #: Longest side, in pixels, of what an image processor makes.
 MAX_SIDE = 16384
+_FILTERS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,18 @@ def integer(value: Any, name: str, most: int = MAX_SIDE, least: int = 1) -> int:
     return int(value)
 
 
-def resampling(settings: Mapping[str, Any]) -> int:
-    """Pillow's number of a filter."""
-    return integer(settings["resample"], "resample", 5, least=0)
+def resampling(settings: Mapping[str, Any], name: str = "resample") -> int:
+    """Pillow's number of the filter called ``name``: Lanczos, bilinear or bicubic.
+
+    Raises ``UnsupportedModelError`` for the others: transformers' nearest pixel is rounded otherwise, and it has no box or Hamming.
+    """
+    found = integer(settings[name], name, 5, least=0)
+    if found not in _FILTERS:
+        raise UnsupportedModelError(
+            f"the image processor's setting {name} is {found}, which tt-edge does not follow (only 1 Lanczos, 2 bilinear or 3 "
+            "bicubic); images would be prepared otherwise than in training. Correct preprocessor_config.json and compile again"
+        )
+    return found
 
 
 def mean_and_std(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

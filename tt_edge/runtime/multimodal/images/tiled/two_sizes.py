@@ -13,7 +13,7 @@ from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.resize import normalize
-from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, resampling
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
 
 #: What the settings of the large square are called before.
@@ -36,6 +36,8 @@ class TwoSizesProcessor:
             raise BundleError(
                 "the vision network takes images in one size, and the image processor makes two; compile again"
             )
+        with settings.reading():
+            resampling(settings.image, f"{_HIGH}resample")  # an error names it as the file does
         of_large = replace(
             settings,
             image={**settings.image, **own},
