@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from tt_edge.compile import half_products
@@ -71,3 +72,48 @@ def test_others_are_left_to_pytorch(dtypes):
     with float32_products():
         found = run()
     assert torch.equal(plain, found) if isinstance(plain, torch.Tensor) else plain == found
+
+
+def test_a_given_output_is_written(monkeypatch):
+    monkeypatch.setattr(half_products, "_SMALL", 1000)
+    x, y = tensors(torch.float16, (2, 64, 300), (2, 300, 64))
+    out, expected = torch.zeros(2, 64, 64, dtype=torch.float16), torch.bmm(x, y)
+    with float32_products():
+        assert torch.bmm(x, y, out=out) is out
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("part", [half_products._PART, 1 << 14])
+@pytest.mark.parametrize(
+    ("bias", "message"), [(torch.zeros(1000), "dtype"), (torch.zeros(999, dtype=torch.float16), "size")]
+)
+def test_what_pytorch_refuses_is_refused(monkeypatch, part, bias, message):
+    monkeypatch.setattr(half_products, "_PART", part)
+    x, weight = tensors(torch.float16, (3, 256), (1000, 256))
+    with float32_products(), pytest.raises(RuntimeError, match=message):
+        functional.linear(x, weight, bias)
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(64, 64, dtype=torch.float16)
+
+    def forward(self, x):
+        x = self.inner(x)[None, None]
+        return functional.scaled_dot_product_attention(x, x, x, is_causal=True) @ x.mT
+
+
+@pytest.mark.parametrize(
+    "trace", [lambda model, x: torch.export.export(model, (x,)), lambda model, x: make_fx(model)(x)]
+)
+def test_a_traced_model_is_as_without_it(monkeypatch, trace):
+    """Also where a model would be traced within it, which no command does."""
+    monkeypatch.setattr(half_products, "_SMALL", 1000)
+    model, (x,) = Model().eval(), tensors(torch.float16, (64, 64))
+    with torch.no_grad():
+        plain = trace(model, x)
+        with float32_products():
+            found = trace(model, x)
+    assert str(found.graph) == str(plain.graph)
+    assert "float32" not in str(found.graph)

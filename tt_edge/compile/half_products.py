@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _HALF = (torch.float16, torch.bfloat16)
 #: The functions, with the position of the last tensor among their arguments that is multiplied.
@@ -42,7 +43,7 @@ class _Float32Products(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         last = _PRODUCTS.get(func)
-        if last is None or not _is_worth_it(args):
+        if last is None or not _is_worth_it(args[: last + 1], kwargs):
             return func(*args, **kwargs)
         dtype = args[0].dtype
         if func is functional.linear and args[1].numel() > _PART:
@@ -51,15 +52,22 @@ class _Float32Products(TorchFunctionMode):
         return func(*wide, **{name: _widened(each) for name, each in kwargs.items()}).to(dtype)
 
 
-def _is_worth_it(args: tuple[Any, ...]) -> bool:
-    if len(args) < 2 or not all(type(each) in (Tensor, torch.nn.Parameter) for each in args[:2]):
+def _is_worth_it(factors: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the product is large, and of 16-bit tensors of one type with values on the CPU.
+
+    PyTorch's own code refuses mixed types, writes to ``out``, and is what a tracer sees (it is a mode of the dispatcher).
+    """
+    if len(factors) < 2 or "out" in kwargs or _get_current_dispatch_mode() is not None:
         return False
-    first, second = args[:2]
-    return (
-        first.dtype in _HALF
-        and second.dtype is first.dtype
-        and first.device.type == "cpu"
-        and first.numel() + second.numel() > _SMALL
+    first, second = factors[:2]
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or first.dtype not in _HALF:
+        return False
+    tensors = [each for each in (*factors, *kwargs.values()) if isinstance(each, Tensor)]
+    return first.numel() + second.numel() > _SMALL and all(
+        type(each) in (Tensor, torch.nn.Parameter)
+        and each.device.type == "cpu"
+        and each.dtype in (first.dtype, torch.bool)  # a mask may be boolean
+        for each in tensors
     )
 
 
@@ -69,7 +77,7 @@ def _widened(value: Any) -> Any:
 
 def _linear_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     wide, rows = x.float(), max(1, _PART // weight.shape[1])
-    biases = [None] * math.ceil(len(weight) / rows) if bias is None else torch.split(bias, rows)
+    biases = [None] * math.ceil(len(weight) / rows) if bias is None else torch.split(bias.expand(len(weight)), rows)
     parts = zip(torch.split(weight, rows), biases, strict=True)
     return torch.cat([functional.linear(wide, part.float(), _widened(own)).to(x.dtype) for part, own in parts], dim=-1)
 
