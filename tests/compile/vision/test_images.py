@@ -74,6 +74,17 @@ def test_a_prompt_without_a_rule_is_refused(aya, monkeypatch):
         prepared(aya)
 
 
+def test_tiles_of_another_size_than_the_towers_are_refused(aya, monkeypatch):
+    def tower_of(*_args, **_more):
+        raise AssertionError("Input height (57) doesn't match model (56).")  # as timm's
+
+    monkeypatch.setattr(images, "tower_of", tower_of)
+    with pytest.raises(
+        UnsupportedModelError, match=r"tower does not make features of each tile .* \(Input height \(57\)"
+    ):
+        prepared(aya)
+
+
 def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
     maker = transformers.AyaVisionProcessor
     same = maker.get_text_with_replacements

@@ -28,6 +28,7 @@ from tt_edge.compile.parity.report import (
 )
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.parity.vision import compare_features
+from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network
 from tt_edge.proof.replay import teacher_forced
@@ -181,9 +182,10 @@ def _batches(
 
 
 def _placeholders(model: PreTrainedModel) -> set[int]:
-    """Ids that stand for features of an image or a video."""
-    names = ("image_token_id", "video_token_id")
-    return {token for name in names if (token := getattr(model.config, name, None)) is not None}
+    """Ids that stand for features of an image or a video, or for learned rows around them."""
+    names = ("image_token_id", "image_token_index", "video_token_id")
+    found = {token for name in names if (token := getattr(model.config, name, None)) is not None}
+    return found | set(learned_tokens(model))
 
 
 def _in_one_call(model: PreTrainedModel, prompt: Prompt, tokens: list[int]) -> np.ndarray:

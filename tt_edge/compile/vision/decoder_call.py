@@ -18,7 +18,7 @@ from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.own_processor import OwnProcessor, Written
 from tt_edge.compile.vision.tower import Tower
-from tt_edge.errors import UnsupportedModelError, one_line
+from tt_edge.errors import TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
@@ -135,7 +135,9 @@ def _called(model: PreTrainedModel, decoder: Any, run: Any) -> dict[str, Any]:
             run()
     except _ReachedError:
         return seen
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except TTEdgeError:
+        raise
+    except Exception as error:  # a model raises anything for inputs that do not suit it
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run with its processor's outputs ({one_line(error)})"
         ) from error

@@ -12,7 +12,7 @@ from tt_edge.compile.vision.families import VLMFamily, family_of, remember
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.compile.vision.own_processor import OwnProcessor
 from tt_edge.compile.vision.tower import Tower, tower_of
-from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
+from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
@@ -95,7 +95,9 @@ def _with_prompt(
 def _tower(model: PreTrainedModel, family: VLMFamily, ragged: bool) -> tuple[Tower, VisionGeometry]:
     try:
         return tower_of(model, family, ragged=ragged)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except TTEdgeError:
+        raise
+    except Exception as error:  # for tiles of another size a tower raises anything
         if model.config.model_type in KNOWN_PROMPTS:
             raise
         raise UnsupportedModelError(
