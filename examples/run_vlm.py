@@ -22,7 +22,7 @@ from examples import running
 from tt_edge.config import Precision, TowerAttention
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime.multimodal.sources import ImageSource
+from tt_edge.runtime.multimodal.sources import ImageSource, VideoFile
 
 if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
@@ -47,7 +47,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="for Qwen-VL models: image files that are the frames of a video",
     )
-    add("--fps", type=float, default=2.0, help="frames per second of --video_frames (default 2)")
+    add("--video_path", metavar="FILE", help="for Qwen-VL models: a video; its frames are chosen as the processor does")
+    add(
+        "--fps",
+        type=float,
+        help="frames per second of --video_frames (default 2), or to take of --video_path (default: the processor's, or 2)",
+    )
     running.add_options(parser, num_tokens=64)
     add(
         "--image_tokens",
@@ -66,24 +71,30 @@ def check(args: argparse.Namespace) -> None:
     running.check(args)
     if args.num_tokens < 1 or args.isl < 1 or (args.image_tokens is not None and args.image_tokens < 0):
         raise InvalidInputError("--num_tokens and --isl must be at least 1, and --image_tokens at least 0")
+    if args.video_frames and args.video_path:
+        raise InvalidInputError("--video_frames and --video_path are both given; give one")
     for path in [*args.image_path, *(args.video_frames or [])]:  # before compiling, which takes minutes
         if not Path(path).is_file():
             raise InvalidInputError(f"image {path} does not exist; give a file")
+    if args.video_path and not Path(args.video_path).is_file():
+        raise InvalidInputError(f"video {args.video_path} does not exist; give a file")
 
 
 def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]:
-    """The images of the prompt, and the video as qwen-vl-utils prepares it."""
+    """The images of the prompt, and the video: a file, or frames as qwen-vl-utils prepares them."""
     found: list[ImageSource] = list(args.image_path)
     if args.video_frames:
         from tt_edge.compile.parity.pytorch_vlm import prepare_frames
 
-        found.append(prepare_frames(args.video_frames, args.fps, patch_size))
+        found.append(prepare_frames(args.video_frames, 2.0 if args.fps is None else args.fps, patch_size))
+    if args.video_path:
+        found.append(VideoFile(args.video_path, args.fps))
     return found
 
 
 def messages(args: argparse.Namespace) -> list[dict]:
     parts = [{"type": "image"} for _ in args.image_path]
-    parts += [{"type": "video"}] if args.video_frames else []
+    parts += [{"type": "video"}] if args.video_frames or args.video_path else []
     return [{"role": "user", "content": [*parts, {"type": "text", "text": args.prompt}]}]
 
 

@@ -49,6 +49,19 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="for a vision-language model: an image for the prompt, before its text; may be repeated; implies --chat",
     )
     parser.add_argument(
+        "--video",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="for a Qwen-VL model: a video, before the text, of which the checkpoint's rule takes frames; implies --chat",
+    )
+    parser.add_argument(
+        "--video-fps",
+        type=float,
+        metavar="N",
+        help="frames to take of each second of --video (default: the checkpoint's, or 2)",
+    )
+    parser.add_argument(
         "--exact-images",
         action="store_true",
         help="refuse images that would have to be scaled to fit the compiled model",
@@ -92,9 +105,10 @@ def run(args: argparse.Namespace) -> int:
         if args.timestamps:
             return _show_transcripts([llm.transcribe(each, config, timestamps=True) for each in speech], args)
         placed = llm.vision is not None and not speech and llm.vision.processor.placeholders.are_in(args.prompt[0])
-        chat = args.chat or args.system is not None or bool(args.image and not placed and llm.chat_template is not None)
+        media = _media(args)
+        chat = args.chat or args.system is not None or bool(media and not placed and llm.chat_template is not None)
         prompts = [llm.render_chat(_messages(p, args)) for p in args.prompt] if chat else speech or args.prompt
-        images = [args.image] * len(prompts) if args.image else None
+        images = [media] * len(prompts) if media else None
         streaming = len(prompts) == 1 and not args.json
 
         # What an encoder-decoder answers does not continue its text.
@@ -155,19 +169,30 @@ def _speech(args: argparse.Namespace) -> list[Speech]:
     from tt_edge.runtime.audio import load_audio
     from tt_edge.runtime.seq2seq.source import Speech
 
+    if args.video_fps is not None and not args.video:
+        raise InvalidInputError("--video-fps is for --video; omit it")
     if args.image and not args.prompt and not args.audio:
         args.prompt = [""]  # a model that reads pages needs no text
     if bool(args.prompt) == bool(args.audio):
         raise InvalidInputError("give --prompt TEXT, or --audio FILE for a speech model, and not both")
     if not args.audio and (args.language or args.task or args.timestamps):
         raise InvalidInputError("--language, --task and --timestamps are for --audio; omit them")
-    if args.audio and (args.chat or args.system is not None or args.image):
-        raise InvalidInputError("--chat, --system and --image are for --prompt; omit them")
+    if args.audio and (args.chat or args.system is not None or args.image or args.video):
+        raise InvalidInputError("--chat, --system, --image and --video are for --prompt; omit them")
     return [Speech(load_audio(file), args.language, args.task) for file in args.audio]
 
 
 def _messages(prompt: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The chat that ``--system``, ``--image`` and one ``--prompt`` make."""
+    """The chat that ``--system``, ``--image``, ``--video`` and one ``--prompt`` make."""
     system = [] if args.system is None else [{"role": "system", "content": args.system}]
-    parts = [*({"type": "image", "image": file} for file in args.image), {"type": "text", "text": prompt}]
-    return [*system, {"role": "user", "content": parts if args.image else prompt}]
+    images = [{"type": "image", "image": file} for file in args.image]
+    videos = [{"type": "video", "video": file, "fps": args.video_fps} for file in args.video]
+    parts = [*images, *videos, {"type": "text", "text": prompt}]
+    return [*system, {"role": "user", "content": parts if images or videos else prompt}]
+
+
+def _media(args: argparse.Namespace) -> list[Any]:
+    """The files of ``--image`` and ``--video``, in the order of a chat."""
+    from tt_edge.runtime.multimodal.sources import VideoFile
+
+    return [*args.image, *(VideoFile(file, args.video_fps) for file in args.video)]

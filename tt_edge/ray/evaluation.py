@@ -16,7 +16,7 @@ from tt_edge.evaluation.bundle_model import BundleModel, identity_of
 from tt_edge.evaluation.requests import Answer, Item
 from tt_edge.ray.cluster import Cluster
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.multimodal.sources import SizedImage, Video
+from tt_edge.runtime.multimodal.sources import SizedImage, Video, VideoFile
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def _content(image: Any) -> Any:
         return replace(image, image=_content(image.image))
     if isinstance(image, Video):
         return replace(image, frames=tuple(map(_content, image.frames)))
+    if isinstance(image, VideoFile):
+        return replace(image, file=_content(image.file))
     if isinstance(image, os.PathLike) and Path(image).is_file():
         return Path(image).read_bytes()
     return image

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo
+from tests.runtime.multimodal.video_files import write_film
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, prepare_frames
@@ -126,6 +127,32 @@ def test_a_video(both, files):
     prompt = llm.apply_chat_template([{"role": "user", "content": content}])
     [completion] = greedy(llm, [prompt], [[video]], add_special_tokens=False)
     check(llm, theirs, prompt, [video], completion, add_special_tokens=False)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A second and a half at 20 frames a second, each frame another picture."""
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", [photo(40, 64, seed=i) for i in range(30)], rate=20)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"fps": 5.0}, {"num_frames": 6}], ids=str)
+def test_a_video_file(both, film, chosen):
+    """Read and sampled by tt-edge, and by transformers' own processor."""
+    family, llm, theirs = both
+    part = {"type": "video", "video": film, **chosen}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]
+    [video] = images_of(messages)
+    if family not in QWEN:
+        with pytest.raises(UnsupportedModelError, match="this model takes no videos; give its frames as images"):
+            llm.vision.processor.tokenize(llm.tokenizer, "what", [video], add_special_tokens=True)
+        return
+    prompt = llm.apply_chat_template(messages)
+    [completion] = greedy(llm, [prompt], [[video]], add_special_tokens=False)
+    check(llm, theirs, prompt, [video], completion, add_special_tokens=False)
+    inputs = theirs.inputs(llm, prompt, [video], add_special_tokens=False)
+    ours = llm.vision.processor.preprocess(video)
+    assert ours.grid == tuple(inputs["video_grid_thw"][0].tolist())
+    np.testing.assert_allclose(ours.pixels, inputs["pixel_values_videos"].numpy(), atol=0.05)
 
 
 def test_frames_that_qwen_vl_utils_prepares(both, files):

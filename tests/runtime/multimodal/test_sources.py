@@ -50,7 +50,13 @@ def test_videos(given, fps):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"video": "a.mp4"}, "video 'a.mp4' is no list; video files are not read, give a list of frames"),
+        ({"video": 5}, "video 5 is no file and no list; give a file, or a list of frames"),
+        ({"video": "a.mp4", "fps": 2, "num_frames": 4}, r"video a\.mp4 has fps 2 and num_frames 4; give one"),
+        (
+            {"video": "a.mp4", "fps": 0},
+            r"video a\.mp4 has fps 0; give how many frames of a second to take, from 0\.001 to",
+        ),
+        ({"video": "a.mp4", "num_frames": 1.5}, r"video a\.mp4 has num_frames 1\.5; give how many frames to take"),
         (
             {"video": ["a.png"], "fps": None},
             r"a video's fps is None; give its frames a second, a number from 0\.001 to 1000",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from tt_edge.runtime.benchmark.workload import Plan
 from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.options import SIZE_SETTINGS, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import check_frames
-from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, VideoFile
 from tt_edge.runtime.text.chat import as_parts, without_media
 from tt_edge.runtime.text.chat_template import Message
 
@@ -192,14 +193,18 @@ def processor_inputs(
 
     Raises ``InvalidInputError`` for a prompt that the processor does not take with these images.
     """
-    pictures = [_picture(image, processor) for image in images if not isinstance(image, Video)]
-    videos = [image for image in images if isinstance(image, Video)]
+    pictures = [_picture(image, processor) for image in images if not isinstance(image, Video | VideoFile)]
+    videos = [
+        (np.stack([pixels_of(frame) for frame in image.frames]), _metadata(image))
+        if isinstance(image, Video)
+        else _read_by_transformers(image, processor)
+        for image in images
+        if isinstance(image, Video | VideoFile)
+    ]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
     if videos:
-        more |= {
-            "videos": [np.stack([pixels_of(frame) for frame in video.frames]).transpose(0, 3, 1, 2) for video in videos]
-        }
-        more |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
+        more |= {"videos": [frames.transpose(0, 3, 1, 2) for frames, _ in videos], "do_sample_frames": False}
+        more |= {"video_metadata": [metadata for _, metadata in videos]}
     more |= kinds_of_tokens(processor)
     try:
         out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
@@ -290,6 +295,17 @@ def _picture(image: ImageSource, processor: Any) -> Any:
     if not isinstance(patch, int):
         refuse_pixel_settings(image.options)
     return _qwen_vl_utils().fetch_image({"image": picture, **asked}, image_patch_size=patch)
+
+
+def _read_by_transformers(file: VideoFile, processor: Any) -> tuple[Any, Any]:
+    """The frames that the processor's own rule chooses, ``[frames, H, W, 3]``, and what transformers says of the file."""
+    from transformers.video_utils import load_video
+
+    own = processor.video_processor
+    rate = file.fps or (None if file.count or own.num_frames else own.fps or Video.fps)
+    choose = partial(own.sample_frames, num_frames=file.count, fps=rate)
+    frames, metadata = load_video(os.fspath(file.file), backend="pyav", sample_indices_fn=choose)
+    return frames, metadata
 
 
 def _metadata(video: Video) -> dict[str, Any]:

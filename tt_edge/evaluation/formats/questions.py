@@ -13,7 +13,7 @@ from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.formats.task import Task, first
 from tt_edge.evaluation.requests import Answer, Ask, Generate, Item, Score
 from tt_edge.runtime.audio import load_audio
-from tt_edge.runtime.multimodal.sources import SizedImage, Video, images_of_row
+from tt_edge.runtime.multimodal.sources import SizedImage, Video, VideoFile, images_of_row
 from tt_edge.runtime.seq2seq.source import Speech
 
 #: Answers longer than this count as wrong.
@@ -69,7 +69,8 @@ def _image_files(items: Sequence[Item]) -> Iterator[Path]:
     """The image files that ``items`` name, which answers depend on. Those that are missing are found when they are asked."""
     for source in (source for item in items for source in item.ask.images):
         image = source.image if isinstance(source, SizedImage) else source
-        for file in image.frames if isinstance(image, Video) else (image,):
+        files = image.frames if isinstance(image, Video) else (image.file if isinstance(image, VideoFile) else image,)
+        for file in files:
             if isinstance(file, str) and os.path.isfile(name := file.removeprefix("file://")):
                 yield Path(name)
 

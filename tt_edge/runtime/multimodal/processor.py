@@ -22,7 +22,7 @@ from tt_edge.runtime.multimodal.instruction import InstructionReader
 from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.multimodal.mrope import CONTINUED, POSITIONS
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
-from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, VideoFile
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files, read_json
 
 #: Most pixels of all images of a prompt, before they are decoded.
@@ -125,7 +125,7 @@ class MultimodalProcessor:
         Raises ``InvalidInputError`` for images that cannot be read, and unless there is a placeholder for each; and
         ``CapacityError`` for more images than fit. What their sizes tell is found before any image is decoded.
         """
-        if any(isinstance(source, Video) for source in sources):
+        if any(isinstance(source, Video | VideoFile) for source in sources):
             self._process_video()  # a model that takes no videos has no placeholder for one either
         self.placeholders.check(prompt, len(sources))
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
@@ -198,8 +198,8 @@ class MultimodalProcessor:
         """
         if isinstance(source, ProcessedImage):
             return source
-        if isinstance(source, Video):
-            return self._video(source)
+        if isinstance(source, Video | VideoFile):
+            return self._video(self.video(source))
         if isinstance(source, PlannedImage):
             found = self.image_processor.process(source.image.pixels(), source.options, source.limit)
             empty = () if self.instruction is None else self.instruction.empty
@@ -248,7 +248,7 @@ class MultimodalProcessor:
         return PromptImages(indices, keys, {}, positions, delta, notes, kept, self.in_blocks)
 
     def _opened(self, source: ImageSource) -> PlannedImage | ProcessedImage:
-        if isinstance(source, Video | ProcessedImage):
+        if isinstance(source, Video | VideoFile | ProcessedImage):
             return self.preprocess(source)
         file, options = (source.image, source.options) if isinstance(source, SizedImage) else (source, AS_IT_IS)
         opened = open_image(file)
@@ -260,6 +260,15 @@ class MultimodalProcessor:
             return image
         tokens = self.image_processor.tokens_of(image.image.size, image.options, share)
         return replace(image, tokens=tokens, limit=share)
+
+    def video(self, source: Video | VideoFile) -> Video:
+        """The frames of ``source``. Raises as ``read_video`` does, and ``UnsupportedModelError`` for a model without videos."""
+        if isinstance(source, Video):
+            return source
+        self._process_video()
+        from tt_edge.runtime.multimodal.video_file import read_video
+
+        return read_video(source, self.image_processor.sampling, MAX_PROMPT_PIXELS)  # type: ignore[attr-defined]
 
     def _process_video(self) -> Any:
         """The family's preprocessing of videos. Raises ``UnsupportedModelError`` where it has none."""
@@ -275,7 +284,7 @@ class MultimodalProcessor:
             raise InvalidInputError(
                 f"the video's frames have {pixels:,} pixels, more than {MAX_PROMPT_PIXELS:,}; give fewer or smaller frames"
             )
-        processed: ProcessedImage = process_video([frame.pixels() for frame in frames], video.fps)
+        processed: ProcessedImage = process_video([frame.pixels() for frame in frames], video.fps, video.times)
         return processed
 
 

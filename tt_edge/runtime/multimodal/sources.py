@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,47 @@ MIN_FPS, MAX_FPS = 0.001, 1000
 class Video:
     """Frames of a video, already chosen, ``fps`` of them a second. 2 is what the Qwen-VL models are trained at.
 
-    Raises ``InvalidInputError`` for a rate that no video has.
+    ``times`` are the seconds at which they are shown, where they are not evenly spaced from 0. Raises ``InvalidInputError`` for a
+    rate that no video has.
     """
 
     frames: Sequence[ImageFile]
     fps: float = 2.0
+    times: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.fps, int | float) or not MIN_FPS <= self.fps <= MAX_FPS:
             raise InvalidInputError(
                 f"a video's fps is {self.fps!r}; give its frames a second, a number from {MIN_FPS} to {MAX_FPS}"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFile:
+    """A video file, or its content, of which the checkpoint's video processor chooses the frames.
+
+    ``fps`` frames of each second or ``count`` of the whole file, in place of the processor's own. Raises ``InvalidInputError`` for
+    both, and for numbers that cannot be.
+    """
+
+    file: str | os.PathLike[str] | bytes
+    fps: float | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.count is not None:
+            raise InvalidInputError(f"video {self.name} has fps {self.fps!r} and num_frames {self.count!r}; give one")
+        if self.fps is not None and not (isinstance(self.fps, int | float) and MIN_FPS <= self.fps <= MAX_FPS):
+            raise InvalidInputError(
+                f"video {self.name} has fps {self.fps!r}; give how many frames of a second to take, from {MIN_FPS} to {MAX_FPS}"
+            )
+        if self.count is not None and not (isinstance(self.count, int) and self.count > 0):
+            raise InvalidInputError(f"video {self.name} has num_frames {self.count!r}; give how many frames to take")
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return "given as bytes" if isinstance(self.file, bytes) else os.fspath(self.file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +73,17 @@ class SizedImage:
 
 
 #: An image, as a file or pixels, with a size or preprocessed already; or a video.
-ImageSource: TypeAlias = ImageFile | SizedImage | Video | ProcessedImage
+ImageSource: TypeAlias = ImageFile | SizedImage | Video | VideoFile | ProcessedImage
 
 
 def images_of(messages: Sequence[Any]) -> list[ImageSource]:
     """The images and videos of a conversation, in order.
 
     Parts ``{"type": "image", "image": …}`` (or ``path``, ``url``, ``base64``), OpenAI's ``image_url``, and ``{"type": "video",
-    "video": [frame, …], "fps": 2}``. An image may have qwen-vl-utils' ``min_pixels``, ``max_pixels``, or ``resized_height`` and
-    ``resized_width``, and OpenAI's ``detail``. Raises ``InvalidInputError`` for a size that is none, and for a video that is
-    not a list of frames and their rate. What is no message, the chat template refuses.
+    "video": [frame, …], "fps": 2}`` or ``"video": FILE``, with ``fps`` or ``num_frames``. An image may have qwen-vl-utils'
+    ``min_pixels``, ``max_pixels``, or ``resized_height`` and ``resized_width``, and OpenAI's ``detail``. Raises
+    ``InvalidInputError`` for a size that is none, and for a video that is not a list of frames and their rate, or a file. What is
+    no message, the chat template refuses.
     """
     found: list[Any] = []  # of another type: refused when it is read
     for message in messages:
@@ -68,9 +100,12 @@ def images_of(messages: Sequence[Any]) -> list[ImageSource]:
                 found.append(None)  # a placeholder, for a chat that is only rendered
             elif kind == "video":
                 frames = part["video"]
+                if isinstance(frames, str | os.PathLike):
+                    found.append(VideoFile(frames, part.get("fps"), part.get("num_frames", part.get("nframes"))))
+                    continue
                 if not isinstance(frames, list | tuple):
                     raise InvalidInputError(
-                        f"video {frames!r} is no list; video files are not read, give a list of frames"
+                        f"video {frames!r} is no file and no list; give a file, or a list of frames"
                     )
                 found.append(Video(tuple(frames), part.get("sample_fps", part.get("fps", Video.fps))))
     return found

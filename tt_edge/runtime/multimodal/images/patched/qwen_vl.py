@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from tt_edge.compat import Self
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import ImageOptions
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor, PixelBounds, Size
+from tt_edge.runtime.multimodal.images.patched.sampling import FrameSampling
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import normalize, resize
@@ -47,6 +48,7 @@ class QwenVLProcessor(GridProcessor):
     video_resizes: bool = True
     tokens_per_second: float | None = None
     timed: bool = False
+    sampling: FrameSampling = field(default_factory=FrameSampling)
 
     @classmethod
     def from_settings(cls, settings: CheckpointSettings) -> Self:
@@ -75,10 +77,15 @@ class QwenVLProcessor(GridProcessor):
                 video_resizes=bool(video.get("do_resize", True)),
                 tokens_per_second=None if rate is None else float(rate),
                 timed=timed,
+                sampling=FrameSampling.of(settings.video, fields["temporal_patch_size"], ends=timed),
             )
 
-    def process_video(self, frames: Sequence[NDArray[np.uint8]], fps: float) -> ProcessedImage:
+    def process_video(
+        self, frames: Sequence[NDArray[np.uint8]], fps: float, shown: Sequence[float] | None = None
+    ) -> ProcessedImage:
         """Preprocess frames ``[H, W, 3]`` of one size, ``fps`` of them a second; the last is repeated to fill a patch.
+
+        ``shown`` are their seconds, where they are not evenly spaced.
 
         Raises ``InvalidInputError`` for no frames, or frames of several sizes.
         """
@@ -98,7 +105,8 @@ class QwenVLProcessor(GridProcessor):
         resized += [resized[-1]] * (-len(frames) % depth)
         found = self._patches(np.stack([normalize(frame, self.video_mean, self.video_std) for frame in resized]))
         assert found.grid is not None
-        times = [min(place, len(frames) - 1) / fps for place in range(len(resized))]
+        shown = [place / fps for place in range(len(frames))] if shown is None else shown
+        times = [shown[min(place, len(frames) - 1)] for place in range(len(resized))]
         middles = [(times[at] + times[at + depth - 1]) / 2 for at in range(0, len(resized), depth)]
         return replace(
             found,
