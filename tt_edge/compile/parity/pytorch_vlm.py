@@ -281,7 +281,7 @@ def _picture(image: ImageSource, processor: Any) -> Any:
     """
     from PIL import Image
 
-    if isinstance(image, ProcessedImage | Video):
+    if isinstance(image, ProcessedImage | Video | VideoFile):
         raise InvalidInputError("an image is preprocessed already, which is not compared with PyTorch; give a file")
     if not isinstance(image, SizedImage):
         return Image.fromarray(pixels_of(image))

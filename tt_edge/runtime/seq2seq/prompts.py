@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.multimodal.images import ProcessedImage
-from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, images_of
+from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, VideoFile, images_of
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.seq2seq.image_text import ImageTextProcessor
 from tt_edge.runtime.seq2seq.prompt import DETECT
@@ -138,7 +138,7 @@ class SourcePrompts:
 
 def the_page(images: Sequence[ImageSource]) -> ImageFile:
     """The one image of a prompt. Raises ``InvalidInputError`` for none, several, and one whose size is asked for."""
-    if len(images) != 1 or isinstance(images[0], Video | ProcessedImage):
+    if len(images) != 1 or isinstance(images[0], Video | VideoFile | ProcessedImage):
         raise InvalidInputError(f"the model reads one page, and there are {len(images)} images; give one image file")
     if isinstance(images[0], SizedImage):
         raise InvalidInputError("the model reads pages in one size; omit detail, min_pixels, max_pixels and resized_*")
