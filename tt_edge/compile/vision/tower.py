@@ -6,6 +6,7 @@ Towers for images of any size are in ``tt_edge.compile.vision.grids``.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,7 +108,18 @@ def _tokens_a_tile(model: PreTrainedModel, tower: TileTower) -> int:
         try:
             # A copy, because a module may keep what it computes, and these tensors have no values.
             copied = copy.deepcopy(tower, shared)
-            with FakeTensorMode(allow_non_fake_inputs=True):
+            with _silent(FakeTensorMode.__module__), FakeTensorMode(allow_non_fake_inputs=True):
                 return len(copied(**copied.example(1, dtype))[0])
         except Exception:
             return len(tower(**tower.example(1, dtype))[0])
+
+
+@contextmanager
+def _silent(logger_name: str) -> Iterator[None]:
+    """Without what this logger says: PyTorch writes the traceback of an operator that fails, which may be tried for its failure."""
+    logger = logging.getLogger(logger_name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
