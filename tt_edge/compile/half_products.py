@@ -32,7 +32,7 @@ _PRODUCTS: dict[Callable[..., Any], int] = {
     Tensor.bmm: 1,
 }
 #: Elements of the first two factors together below which the conversion is not worth it.
-_SMALL = 1 << 16
+_SMALL = 1 << 19
 #: Rows of a linear layer's weight that are converted at a time, in elements: a head of 256,000 tokens has gigabytes.
 _PART = 1 << 26
 
