@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from PIL import Image
 from transformers import LlavaProcessor
 
-from tests.any_vlm import small_image_processor, tiny_tokenizer
-from tt_edge.compile.parity.pytorch_vlm import processor_inputs
+from tests.any_vlm import small_image_processor, tiny_tokenizer, write_any
+from tests.runtime.multimodal.images.sample_images import photo
+from tests.vlm_checkpoints import files_of
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.parity.pytorch_vlm import model_inputs, processor_inputs, processor_of
+from tt_edge.compile.parity.vision import compare_preprocessing
+from tt_edge.compile.vision.images import prepare_images
+from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.processor import MultimodalProcessor
+from tt_edge.runtime.text.tokenizer import BundleTokenizer
 
 
 def test_a_prompt_that_the_processor_does_not_take():
@@ -21,3 +31,18 @@ def test_a_prompt_that_the_processor_does_not_take():
         processor_inputs(processor, "what is it?", [picture])
     assert "\n" not in str(caught.value)
     assert processor_inputs(processor, "<image>what is it?", [picture])["pixel_values"].shape[0] == 1
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4_unified"])
+def test_images_padded_to_one_size(tmp_path, name):
+    """Gemma 4's processor pads patches; its images' tokens see each other, which the kinds of tokens say."""
+    write_any(name, tmp_path)
+    model = load_model(tmp_path, Precision.FP32)
+    files = files_of(model, tmp_path)
+    ours = MultimodalProcessor.from_files(files, prepare_images(model, str(tmp_path), files).geometry)
+    tokenizer, photos = BundleTokenizer.from_bundle(files), [photo(60, 80), photo(57, 33)]
+    found = compare_preprocessing(Checkpoint.open(tmp_path), model, ours, tokenizer, None, photos)
+    assert found.passed, found
+    ids, pictures = ours.tokenize(tokenizer, "<image> or <image>?", photos, add_special_tokens=True)
+    theirs = processor_inputs(processor_of(tmp_path), "<image> or <image>?", photos)
+    assert torch.equal(model_inputs(model, [ids], pictures)["mm_token_type_ids"], theirs["mm_token_type_ids"].int())

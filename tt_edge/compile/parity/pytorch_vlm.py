@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from tt_edge.runtime.llm import LLM
 
 Inputs = dict[str, Tensor]
+#: What says which tokens are an image's.
+_KINDS = "mm_token_type_ids"
 
 
 class PyTorchVLM(PyTorchBaseline):
@@ -223,8 +226,8 @@ def processor_inputs(
 
 def kinds_of_tokens(processor: Any) -> dict[str, bool]:
     """What asks ``processor`` for the kinds of tokens, which models with M-RoPE need, and some processors make only if asked."""
-    makes = "mm_token_type_ids" in getattr(processor, "model_input_names", ())
-    return {"return_mm_token_type_ids": True} if makes else {}
+    makes = _KINDS in getattr(processor, "model_input_names", ())
+    return {f"return_{_KINDS}": True} if makes else {}
 
 
 #: The pixels that towers take, and which of the tiles are padding.
@@ -266,7 +269,7 @@ _USED = {
     "pixel_values_videos",
     "video_grid_thw",
     "second_per_grid_ts",
-    "mm_token_type_ids",
+    _KINDS,
     "token_type_ids",
     "image_sizes",
     "image_position_ids",
@@ -318,8 +321,8 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     inputs: Inputs = {"input_ids": torch.tensor([list(row) for row in rows])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     grids = getattr(model.config, "vision_config", None) is not None and has_grids(model)
-    if grids and rope_index(model) is not None:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    if grids and (rope_index(model) is not None or _KINDS in inspect.signature(model.forward).parameters):
+        inputs[_KINDS] = (inputs["input_ids"] == model.config.image_token_id).int()
     if images and is_crossed(model):
         return inputs | crossed_inputs(model, rows, images)
     if grids and images:

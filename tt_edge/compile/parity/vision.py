@@ -11,6 +11,7 @@ import torch
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pruning import follows_rule
 from tt_edge.compile.parity.pytorch_vlm import (
+    Inputs,
     cast,
     model_inputs,
     processor_inputs,
@@ -20,7 +21,7 @@ from tt_edge.compile.parity.pytorch_vlm import (
 )
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
-from tt_edge.compile.vision.families import has_grids
+from tt_edge.compile.vision.families import COORDINATES, has_grids
 from tt_edge.compile.vision.features import all_tables, learned_tokens
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, deepstack_name
 from tt_edge.errors import MissingDependencyError
@@ -143,9 +144,9 @@ def compare_preprocessing(
     special = template is None or placeholders.leading
     theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
     ids, processed = preprocessor.tokenize(tokenizer, prompt, images, add_special_tokens=special)
-    wanted = theirs["pixel_values"].numpy()
+    wanted = _unpadded(theirs)
     if has_grids(model):  # patches in the order in which the model takes them
-        ours = model_inputs(model, [ids], processed)["pixel_values"].numpy()
+        ours = _unpadded(model_inputs(model, [ids], processed))
     else:
         ours = np.concatenate([image.pixels for image in processed])
     if wanted.ndim >= 5:  # images side by side, those of fewer tiles padded with zeros
@@ -158,3 +159,9 @@ def compare_preprocessing(
         scale = std[:, None, None] if wanted.ndim == 4 else np.repeat(std, wanted.shape[-1] // len(std))
         steps = float((np.abs(ours.reshape(wanted.shape) - wanted) * scale).max() * 255)
     return PreprocessingParity(len(images), theirs["input_ids"][0].tolist() == ids, steps)
+
+
+def _unpadded(inputs: Inputs) -> np.ndarray:
+    """The pixels of ``inputs``, without patches that make images of several sizes equally large (Gemma 4)."""
+    pixels, places = inputs["pixel_values"], inputs.get(COORDINATES)
+    return (pixels if places is None else pixels[(places >= 0).all(-1)]).numpy()
