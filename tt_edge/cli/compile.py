@@ -52,7 +52,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--max-source-len",
         type=int,
         metavar="N",
-        help="of an encoder-decoder of texts: maximum tokens of a source (default 1024, or the model's)",
+        help="of an encoder-decoder: maximum tokens of a text, or places of speech of any length (default 1024, or the model's)",
     )
     parser.add_argument(
         "--min-image-tokens",
