@@ -46,3 +46,22 @@ def test_images_padded_to_one_size(tmp_path, name):
     ids, pictures = ours.tokenize(tokenizer, "<image> or <image>?", photos, add_special_tokens=True)
     theirs = processor_inputs(processor_of(tmp_path), "<image> or <image>?", photos)
     assert torch.equal(model_inputs(model, [ids], pictures)["mm_token_type_ids"], theirs["mm_token_type_ids"].int())
+
+
+def test_tiles_of_perception_lm(tmp_path):
+    """The model takes the tiles of each image apart, as many as another has."""
+    pytest.importorskip("timm")
+    write_any("perception_lm", tmp_path)
+    model = load_model(tmp_path, Precision.FP32)
+    files = files_of(model, tmp_path)
+    ours = MultimodalProcessor.from_files(files, prepare_images(model, str(tmp_path), files).geometry)
+    ids, pictures = ours.tokenize(
+        BundleTokenizer.from_bundle(files), "<image>what?", [photo(60, 80)], add_special_tokens=True
+    )
+    theirs = processor_inputs(processor_of(tmp_path), "<image>what?", [photo(60, 80)])
+    with torch.no_grad():
+        got, want = (model(**inputs).logits for inputs in (model_inputs(model, [ids], pictures), theirs))
+    assert (got - want).norm() < 1e-2 * want.norm()  # pixels are one step of 255 apart
+    tokenizer, photos = BundleTokenizer.from_bundle(files), [photo(60, 80), photo(20, 300)]  # of other tiles
+    found = compare_preprocessing(Checkpoint.open(tmp_path), model, ours, tokenizer, None, photos)
+    assert (found.passed, found.pictures) == (True, 1)

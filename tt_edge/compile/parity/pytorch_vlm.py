@@ -30,7 +30,7 @@ from tt_edge.compile.vision.families import (
     placed_features,
     rope_index,
 )
-from tt_edge.compile.vision.features import handed_features, masks_tiles
+from tt_edge.compile.vision.features import features_of, features_of_images, handed_features, masks_tiles
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
@@ -366,7 +366,8 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
                 count -= image.tokens
             grouped.append(torch.cat(own) if own else tiles[0][:0])
         return pad_sequence(grouped, batch_first=True)
-    return torch.cat(tiles)
+    every = torch.cat(tiles)
+    return every[:, None] if features_of(model) is features_of_images else every
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:

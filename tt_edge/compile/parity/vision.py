@@ -24,7 +24,7 @@ from tt_edge.compile.vision.crossed.reference import crossed_features, is_crosse
 from tt_edge.compile.vision.families import COORDINATES, has_grids
 from tt_edge.compile.vision.features import all_tables, learned_tokens
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, deepstack_name
-from tt_edge.errors import MissingDependencyError
+from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 
 if TYPE_CHECKING:
@@ -142,7 +142,12 @@ def compare_preprocessing(
     if placeholders.before_text is not None:  # its processor writes what a template would
         prompt, template = f"{placeholders.in_prompt * len(images)}What is this?", None
     special = template is None or placeholders.leading
-    theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
+    try:
+        theirs = processor_inputs(processor, prompt, images, add_special_tokens=special)
+    except InvalidInputError:  # PerceptionLM's takes images together only if they have equally many tiles
+        if len(images) == 1:
+            raise
+        return compare_preprocessing(checkpoint, model, preprocessor, tokenizer, template, images[:1])
     ids, processed = preprocessor.tokenize(tokenizer, prompt, images, add_special_tokens=special)
     wanted = _unpadded(theirs)
     if has_grids(model):  # patches in the order in which the model takes them
