@@ -69,11 +69,11 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A table in Markdown."""
-    lines = ["| model type | class | outcome | reason |", "|---|---|---|---|"]
+    """A table in Markdown. Class names are long and do not break, so they share a column with the model types."""
+    lines = ["| model type and class | outcome | reason |", "|---|---|---|"]
     for name, result in sorted(results.items(), key=lambda item: (WORDS.index(item[1]["word"]), item[0])):
         reason = result["reason"].replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| {name} | {result['class']} | {result['word']} | {reason} |")
+        lines.append(f"| **{name}**<br>{result['class']} | {result['word']} | {reason} |")
     return "\n".join(lines) + "\n"
 
 
