@@ -36,7 +36,9 @@ def test_results_come_back(executor):
     assert executor.submit(printing, {"a": [1, "ü"]}).result() == {"a": [1, "ü"]}
     assert executor.submit(np.arange, 3_000_000, dtype=np.int32).result()[-1] == 2_999_999
     assert executor.submit(os.getpid).result() == executor.process.pid != os.getpid()
-    assert executor.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == os.getpriority(os.PRIO_PROCESS, 0) + 15
+    assert executor.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == min(
+        19, os.getpriority(os.PRIO_PROCESS, 0) + 15
+    )
 
 
 def test_refusals_come_back_as_they_are(executor):

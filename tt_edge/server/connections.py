@@ -103,6 +103,7 @@ class LimitedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         super().connection_lost(exc)
+        self.resume_writing()
         self._unwatch()
         self.refused.discard(self)
         self.leave()
