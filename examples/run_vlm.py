@@ -84,7 +84,7 @@ def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]
     """The images of the prompt, and the video: a file, or frames as qwen-vl-utils prepares them."""
     found: list[ImageSource] = list(args.image_path)
     if args.video_frames:
-        from tt_edge.compile.parity.pytorch_vlm import prepare_frames
+        from tt_edge.compile.parity.pytorch_videos import prepare_frames
 
         found.append(prepare_frames(args.video_frames, 2.0 if args.fps is None else args.fps, patch_size))
     if args.video_path:

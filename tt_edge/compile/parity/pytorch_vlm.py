@@ -5,19 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
+from tt_edge.compile.parity.pytorch_videos import frames_of, qwen_vl_utils
 from tt_edge.compile.parity.reference import clean_generation
 from tt_edge.compile.vision.crossed.reference import crossed_inputs, is_crossed
 from tt_edge.compile.vision.eagle2 import is_eagle2
@@ -39,7 +36,6 @@ from tt_edge.runtime.benchmark.records import Measured, RequestTimes
 from tt_edge.runtime.benchmark.workload import Plan
 from tt_edge.runtime.multimodal.images import ProcessedImage, pixels_of
 from tt_edge.runtime.multimodal.images.options import SIZE_SETTINGS, refuse_pixel_settings
-from tt_edge.runtime.multimodal.images.patched.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, VideoFile
 from tt_edge.runtime.text.chat import as_parts, without_media
 from tt_edge.runtime.text.chat_template import Message
@@ -197,13 +193,7 @@ def processor_inputs(
     Raises ``InvalidInputError`` for a prompt that the processor does not take with these images.
     """
     pictures = [_picture(image, processor) for image in images if not isinstance(image, Video | VideoFile)]
-    videos = [
-        (np.stack([pixels_of(frame) for frame in image.frames]), _metadata(image))
-        if isinstance(image, Video)
-        else _read_by_transformers(image, processor)
-        for image in images
-        if isinstance(image, Video | VideoFile)
-    ]
+    videos = [frames_of(image, processor) for image in images if isinstance(image, Video | VideoFile)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
     if videos:
         more |= {"videos": [frames.transpose(0, 3, 1, 2) for frames, _ in videos], "do_sample_frames": False}
@@ -297,23 +287,7 @@ def _picture(image: ImageSource, processor: Any) -> Any:
     patch = getattr(processor.image_processor, "patch_size", None)
     if not isinstance(patch, int):
         refuse_pixel_settings(image.options)
-    return _qwen_vl_utils().fetch_image({"image": picture, **asked}, image_patch_size=patch)
-
-
-def _read_by_transformers(file: VideoFile, processor: Any) -> tuple[Any, Any]:
-    """The frames that the processor's own rule chooses, ``[frames, H, W, 3]``, and what transformers says of the file."""
-    from transformers.video_utils import load_video
-
-    own = processor.video_processor
-    rate = file.fps or (None if file.count or own.num_frames else own.fps or Video.fps)
-    choose = partial(own.sample_frames, num_frames=file.count, fps=rate)
-    frames, metadata = load_video(os.fspath(file.file), backend="pyav", sample_indices_fn=choose)
-    return frames, metadata
-
-
-def _metadata(video: Video) -> dict[str, Any]:
-    count = len(video.frames)
-    return {"fps": video.fps, "total_num_frames": count, "frames_indices": list(range(count))}
+    return qwen_vl_utils().fetch_image({"image": picture, **asked}, image_patch_size=patch)
 
 
 def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Inputs:
@@ -373,32 +347,3 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:
     """``inputs`` with floating-point tensors in ``dtype``."""
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
-
-
-def _qwen_vl_utils() -> Any:
-    try:
-        import qwen_vl_utils
-    except ImportError as error:
-        raise MissingDependencyError(
-            "sizes of images, and videos, are prepared with qwen-vl-utils; pip install 'tt-edge[vlm-host]'"
-        ) from error
-    return qwen_vl_utils
-
-
-def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) -> Video:
-    """A video from image files, resized as ``qwen-vl-utils`` does, as is usual for the Qwen-VL models.
-
-    Raises ``InvalidInputError`` for frames that cannot be read or differ in size, and for an impossible frame rate.
-    """
-    from PIL import Image
-
-    given = Video(frames, fps)
-    pixels = [pixels_of(frame) for frame in given.frames]
-    check_frames(pixels)
-    pictures = [Image.fromarray(frame) for frame in pixels]
-    messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": given.fps}]}]
-    _, (video,), _ = _qwen_vl_utils().process_vision_info(
-        messages, return_video_kwargs=True, image_patch_size=patch_size
-    )
-    arrays = video.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return replace(given, frames=tuple(arrays))
