@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from examples import run_vlm
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.tiny_mllama import write_mllama
 from tt_edge.bundle import Bundle
+from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.cli import main
 from tt_edge.compile.parity import compare_layers_with
 from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
@@ -19,6 +21,7 @@ from tt_edge.compile.vision.crossed.reference import rows_of_image
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
+from tt_edge.network.build import build_engine
 from tt_edge.runtime import LLM
 
 NEW = 8
@@ -166,3 +169,11 @@ def test_prompts_and_options_that_do_not_fit(llm, checkpoint, tmp_path):
         UnsupportedModelError, match="by cross-attention, which --backend plugin does not have; omit it"
     ):
         compiled(precision="fp16", backend="plugin")
+
+
+def test_both_networks_are_built(bundle, tensorrt):
+    """TensorRT-RTX takes them; the decoder has the keys and values of images as inputs."""
+    opened = Bundle.open(bundle)
+    for part in (VISION, DECODER):
+        profiles = opened.manifest.part(part).profiles()
+        assert build_engine(tensorrt, opened.network(part), profiles, "sm89", io.BytesIO()).bytes
