@@ -8,29 +8,21 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from tests.any_vlm import write_any
+from tests.compile.vision.answers import assert_equal_answers, compiled
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
-from tt_edge.compile.pipeline import compile_checkpoint
-from tt_edge.config import CompileConfig, EngineTarget, Precision
-from tt_edge.generation_config import GenerationConfig
-from tt_edge.runtime import LLM
+from tt_edge.config import CompileConfig
 
-NEW = 6
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=96, max_seq_len=320, max_image_tokens=256)
-GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
 
 
 @pytest.fixture(scope="module", params=["granite_docling", "ovis2", "deepseek_vl_hybrid"])
 def both(request, tmp_path_factory):
     """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_any(request.param, folder / "checkpoint")
-    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
-    with LLM.load(folder / "out.ttedge", "reference") as llm:
-        yield llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
+    with compiled(request.param, folder, LIMITS) as found:
+        yield found
 
 
 def test_images_to_answers(both):
@@ -38,11 +30,7 @@ def test_images_to_answers(both):
     llm, theirs, _ = both
     wide, tall, small = (Image.fromarray(photo(*size, i)) for i, size in enumerate([(60, 80), (57, 33), (28, 28)]))
     asked = [("<image>what is it?", [wide]), ("look: <image> and <image> so", [tall, small]), ("hello", [])]
-    completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[given for _, given in asked])
-    for (prompt, given), completion in zip(asked, completions, strict=True):
-        inputs = theirs.inputs(llm, prompt, given)
-        assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
-        assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
+    assert_equal_answers(llm, theirs, asked)
 
 
 def test_verify(both):

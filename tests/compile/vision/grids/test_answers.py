@@ -10,32 +10,24 @@ import io
 import pytest
 from PIL import Image
 
-from tests.any_vlm import write_any
+from tests.compile.vision.answers import GREEDY, NEW, assert_equal_answers, compiled
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
-from tt_edge.compile.pipeline import compile_checkpoint
-from tt_edge.config import CompileConfig, EngineTarget, Precision
-from tt_edge.generation_config import GenerationConfig
+from tt_edge.config import CompileConfig
 from tt_edge.network.build import build_engine
-from tt_edge.runtime import LLM
 
-NEW = 6
 #: Prompts of more than 48 tokens are computed in pieces.
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_seq_len=160, max_image_tokens=64)
-GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
 
 
 @pytest.fixture(scope="module", params=["glm4v", "mistral3", "hunyuan_vl"])
 def both(request, tmp_path_factory):
     """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_any(request.param, folder / "checkpoint")
-    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
-    with LLM.load(folder / "out.ttedge", "reference") as llm:
-        yield llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
+    with compiled(request.param, folder, LIMITS) as found:
+        yield found
 
 
 def test_photos_to_answers(both):
@@ -50,11 +42,7 @@ def test_photos_to_answers(both):
         ("hello", []),
         (f"{image}?", [small]),
     ]
-    completions = llm.generate([prompt for prompt, _ in asked], GREEDY, images=[given for _, given in asked])
-    for (prompt, given), completion in zip(asked, completions, strict=True):
-        inputs = theirs.inputs(llm, prompt, given)
-        assert list(completion.input_ids) == inputs["input_ids"][0].tolist()
-        assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
+    assert_equal_answers(llm, theirs, asked)
     [large] = llm.generate([f"{image}what?"], GREEDY, images=[[Image.fromarray(photo(700, 900))]])
     assert len(large.new_token_ids) == NEW
 
