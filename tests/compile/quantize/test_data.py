@@ -68,7 +68,12 @@ def test_the_built_in_text_is_the_same_every_time(tokenizer):
         (
             "a.jsonl",
             '{"messages": [{"content": [{"type": "video", "video": "a.mp4"}]}]}',
-            r"a\.jsonl:1: video 'a.mp4' is no",
+            r"a\.jsonl:1 has a video a\.mp4, which the model does not take; remove it$",
+        ),
+        (
+            "a.jsonl",
+            '{"messages": [{"content": [{"type": "video", "video": ["a.png", "b.png"]}]}]}',
+            r"a\.jsonl:1 has a video of 2 frames, which the model does not take; remove it$",
         ),
         ("a.jsonl", '{"text": "a", "images": "b.png"}\n', r"a\.jsonl:1: images is 'b.png'; give a list of file names"),
     ],

@@ -150,13 +150,14 @@ def test_what_is_refused(data, tmp_path):
     bad = {
         "b.jsonl:1: image .*missing.png does not exist": {"text": place, "images": ["missing.png"]},
         "b.jsonl:1: the prompt has 0 placeholders": {"text": "no place", "images": ["0.png"]},
-        "b.jsonl:1 has a video": {
-            "messages": [{"role": "user", "content": [{"type": "video", "video": ["0.png"] * 2}]}]
+        "b.jsonl:1 has a video of 2 frames, and a model is calibrated on images only": {
+            "messages": [{"role": "user", "content": [{"type": "video", "video": [str(data / "0.png")] * 2}]}]
+        },
+        "b.jsonl:1 has a video film.mp4, and a model is calibrated on images only": {
+            "messages": [{"role": "user", "content": [{"type": "video", "video": "film.mp4"}]}]
         },
     }
     for message, line in bad.items():
-        if "messages" in line:
-            line["messages"][0]["content"][0]["video"] = [str(data / "0.png")] * 2
         (data / "b.jsonl").write_text(json.dumps(line))
         with pytest.raises(InvalidInputError, match=message):
             compile_checkpoint(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
 from tt_edge.errors import InvalidInputError, MissingDependencyError
-from tt_edge.runtime.multimodal.sources import ImageSource, images_of_row
+from tt_edge.runtime.multimodal.sources import ImageSource, Video, VideoFile, images_of_row
 
 #: Model inputs by name: ``input_ids`` int64 ``[B, S]`` and, with images, the image inputs of the model's family.
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -112,18 +112,18 @@ def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | Non
     """Load ``data`` and group it into batches. Deterministic.
 
     Samples of equal length share a batch, so that calibration never sees padding. Samples with images need ``pictures``
-    and are never truncated. Raises ``InvalidInputError`` for data without text, and for images if the model takes none.
+    and are never truncated. Raises ``InvalidInputError`` for data without text, for images if the model takes none, and for videos.
     """
     found: list[tuple[list[int], Sample]] = []
     for sample in _samples(data.source, tokenizer, pictures):
         if len(found) == data.samples:
             break
+        _check_images(sample, pictures)
         if not sample.images:
             cut = {"truncation": True, "max_length": data.max_length}
             tokens = tokenizer(sample.text, add_special_tokens=not sample.is_chat, **cut)["input_ids"]
-        elif pictures is None:
-            raise InvalidInputError(f"{sample.where} has images, which the model does not take; remove them")
         else:
+            assert pictures is not None
             tokens = pictures.tokenize(sample)
         if tokens:
             found.append((tokens, sample))
@@ -140,6 +140,18 @@ def load_batches(data: CalibrationData, tokenizer: Any, pictures: Pictures | Non
         alike = list(group)
         rows += [alike[first : first + data.batch] for first in range(0, len(alike), data.batch)]
     return Batches(rows, pictures)
+
+
+def _check_images(sample: Sample, pictures: Pictures | None) -> None:
+    """Refuse images for a model that takes none, and videos, before any of them is read."""
+    for image in sample.images:
+        if isinstance(image, Video | VideoFile):
+            has = f"{sample.where} has a video {image.name}"
+            if pictures is None:
+                raise InvalidInputError(f"{has}, which the model does not take; remove it")
+            raise InvalidInputError(f"{has}, and a model is calibrated on images only; give its frames as images")
+    if sample.images and pictures is None:
+        raise InvalidInputError(f"{sample.where} has images, which the model does not take; remove them")
 
 
 def _samples(source: Path | None, tokenizer: Any, pictures: Pictures | None) -> Iterator[Sample]:

@@ -72,6 +72,4 @@ class CalibrationPictures:
             )
         except TTEdgeError as error:
             raise InvalidInputError(f"{sample.where}: {error}") from error
-        if any(image.is_video for image in images):
-            raise InvalidInputError(f"{sample.where} has a video, which calibration does not support; give images")
         return ids, images

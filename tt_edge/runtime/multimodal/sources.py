@@ -29,6 +29,11 @@ class Video:
     fps: float = 2.0
     times: Sequence[float] | None = None
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"of {len(self.frames)} frames"
+
     def __post_init__(self) -> None:
         if not isinstance(self.fps, int | float) or not MIN_FPS <= self.fps <= MAX_FPS:
             raise InvalidInputError(
