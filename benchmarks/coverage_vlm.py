@@ -86,7 +86,7 @@ def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:
     from PIL import Image
 
     from tests.runtime.multimodal.images.sample_images import photo
-    from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+    from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
     from tt_edge.compile.pipeline import compile_checkpoint
     from tt_edge.config import CompileConfig, EngineTarget, Precision
     from tt_edge.errors import TTEdgeError

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from examples.road_scenes import evaluate  # noqa: E402
 from examples.road_scenes.questions import Example, examples  # noqa: E402
-from tt_edge.compile.parity.pruning import kept_by_rule  # noqa: E402
+from tt_edge.compile.parity.images.pruning import kept_by_rule  # noqa: E402
 
 _BATCH = 32
 

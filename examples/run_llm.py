@@ -81,7 +81,7 @@ def compare(args: argparse.Namespace, llm) -> int:
     [ours] = llm.generate([args.prompt], GenerationConfig(max_new_tokens=args.num_tokens))
     theirs = None
     if args.enable_pytorch_run:
-        from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
+        from tt_edge.compile.parity.references.baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
         tokenizer = tokenizer_checkpoint(args).tokenizer  # transformers' own, as for its users
@@ -105,7 +105,7 @@ def benchmark(args: argparse.Namespace, llm) -> int:
     prompts = random_prompts(llm.session.contract.vocab_size, args.batch_size, args.isl)
     measured = []
     if args.enable_pytorch_run:
-        from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
+        from tt_edge.compile.parity.references.baseline import PyTorchBaseline
 
         baseline = PyTorchBaseline(args.model, Precision(args.precision.lower()))
         measured.append(baseline.measure(prompts, plan))

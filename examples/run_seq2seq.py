@@ -135,7 +135,7 @@ def pytorch_answer(args: argparse.Namespace, prompt: str | Speech, start: list[i
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, WhisperForConditionalGeneration
 
     from tt_edge.compile.checkpoint import Checkpoint
-    from tt_edge.compile.parity.reference import load_reference
+    from tt_edge.compile.parity.references.loading import load_reference
 
     checkpoint = Checkpoint.open(args.model)
     model = load_reference(checkpoint, Precision(args.precision.lower()))

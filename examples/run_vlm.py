@@ -84,7 +84,7 @@ def sources(args: argparse.Namespace, patch_size: int = 14) -> list[ImageSource]
     """The images of the prompt, and the video: a file, or frames as qwen-vl-utils prepares them."""
     found: list[ImageSource] = list(args.image_path)
     if args.video_frames:
-        from tt_edge.compile.parity.pytorch_videos import prepare_frames
+        from tt_edge.compile.parity.images.pytorch_videos import prepare_frames
 
         found.append(prepare_frames(args.video_frames, 2.0 if args.fps is None else args.fps, patch_size))
     if args.video_path:
@@ -113,7 +113,7 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
 def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
     """The number of tokens of the prompt and how many are image tokens, according to the checkpoint's own processor."""
     from tt_edge.compile.checkpoint import Checkpoint
-    from tt_edge.compile.parity.pytorch_vlm import processor_inputs, processor_of
+    from tt_edge.compile.parity.images.pytorch_vlm import processor_inputs, processor_of
 
     checkpoint = Checkpoint.open(args.model)
     processor = processor_of(checkpoint)
@@ -160,7 +160,7 @@ def compare(args: argparse.Namespace, llm: LLM) -> int:
         print(note, file=sys.stderr)
     theirs = None
     if args.enable_pytorch_run:
-        from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+        from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
         their_prompt = baseline.chat_prompt(llm, messages(args)) if chat else prompt
@@ -192,7 +192,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     ids = random_prompt(llm, args.isl, tokens)
     plan, measured = Plan(args.isl, args.num_tokens, runs=args.iterations), []
     if args.enable_pytorch_run:
-        from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
+        from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM, model_inputs
 
         baseline = PyTorchVLM(args.model, Precision(args.precision.lower()))
         measured.append(baseline.measure_images(model_inputs(baseline.model, [ids], images), plan))

@@ -206,8 +206,8 @@ def _of_bundle(args: argparse.Namespace) -> tuple[Plan, list[Measured]]:
 
 def _against_hf(args: argparse.Namespace, llm: LLM, plan: Plan) -> Measured:
     from tt_edge.bundle import Bundle
-    from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
-    from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
+    from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM, model_inputs
+    from tt_edge.compile.parity.references.baseline import PyTorchBaseline
     from tt_edge.runtime.benchmark.local import batch_prompts
     from tt_edge.runtime.benchmark.vision import random_picture, random_prompt
 

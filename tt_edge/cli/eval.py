@@ -183,8 +183,8 @@ def _remote(args: argparse.Namespace, path: str, cluster: Cluster, local: Bundle
 
 def _pytorch(checkpoint: Checkpoint, bundle: Bundle, llm: LLM) -> Model:
     from tt_edge.compile.parity.accuracy import PyTorchModel
-    from tt_edge.compile.parity.reference import load_reference
-    from tt_edge.compile.parity.seq2seq_answers import PyTorchSeq2Seq
+    from tt_edge.compile.parity.references.loading import load_reference
+    from tt_edge.compile.parity.seq2seq.answers import PyTorchSeq2Seq
 
     config = bundle.manifest.config
     model = load_reference(checkpoint, config.network.precision)

@@ -12,7 +12,7 @@ import torch
 from tests.compile.compiling import compiled, shared
 from tests.tiny_models import FAMILIES, tiny_model
 from tt_edge.compile.parity import check_parity
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.config import Precision
 from tt_edge.network.build import build_engine
 from tt_edge.network.legalize.legalize import legalize, needed_features

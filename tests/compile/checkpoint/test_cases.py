@@ -18,7 +18,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.reference import load_reference
+from tt_edge.compile.parity.references.loading import load_reference
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError

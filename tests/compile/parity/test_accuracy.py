@@ -11,8 +11,8 @@ from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.accuracy import with_answer
-from tt_edge.compile.parity.pytorch_vlm import processor_inputs, processor_of
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.images.pytorch_vlm import processor_inputs, processor_of
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.config import Precision
 
 

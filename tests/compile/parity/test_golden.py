@@ -42,7 +42,7 @@ def test_a_replay_finds_what_the_comparison_found(precision, dtype, tmp_path):
 
 
 def test_images_and_features_are_kept(tmp_path):
-    from tests.compile.parity.test_parity_pictures import compiled as compiled_vlm
+    from tests.compile.parity.images.test_parity_pictures import compiled as compiled_vlm
 
     bundle, checkpoint = compiled_vlm("qwen2_5_vl", tmp_path)
     maker = GoldenMaker()

@@ -8,10 +8,10 @@ from tests.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import files_of
 from tt_edge.compile.checkpoint.load import load_model
+from tt_edge.compile.parity.images.pytorch_vlm import model_inputs
 from tt_edge.compile.parity.logits import PyTorchReference
 from tt_edge.compile.parity.prompts import Prompt
-from tt_edge.compile.parity.pytorch_vlm import model_inputs
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.compile.vision.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor

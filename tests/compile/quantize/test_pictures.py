@@ -15,7 +15,7 @@ from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, files_of, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.quantize import STATISTICS_FILE, CalibrationData, calibrate, from_bytes, load_batches
 from tt_edge.compile.quantize.kv_cache import calibrate_kv_cache

@@ -13,7 +13,7 @@ from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, wa
 from tests.runtime.audio.test_log_mel import sound
 from tests.tiny_seq2seq import save_seq2seq
 from tt_edge.compile.files import HostFiles
-from tt_edge.compile.parity.seq2seq import random_sources
+from tt_edge.compile.parity.seq2seq.logits import random_sources
 from tt_edge.compile.seq2seq.speech import check_extractor
 from tt_edge.contract import IOContract, Subsampling
 from tt_edge.errors import BundleError, CapacityError, InvalidInputError

@@ -12,7 +12,7 @@ from tests.runtime.multimodal.images.sample_images import photo
 from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError

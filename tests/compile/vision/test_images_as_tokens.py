@@ -9,7 +9,7 @@ from tests.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.quantize.layers import layers_to_quantize
 from tt_edge.config import CompileConfig, EngineTarget, Precision

@@ -13,8 +13,8 @@ from tests.any_vlm import tiny_model, write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM, model_inputs
-from tt_edge.compile.parity.vision import features_of
+from tt_edge.compile.parity.images.features import features_of
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM, model_inputs
 from tt_edge.compile.part_sets import part_set_of
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision

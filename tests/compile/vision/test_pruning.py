@@ -16,7 +16,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.cli import main
 from tt_edge.compile.parity import GoldenMaker, verify_bundle
-from tt_edge.compile.parity.pruning import follows_rule, kept_by_rule
+from tt_edge.compile.parity.images.pruning import follows_rule, kept_by_rule
 from tt_edge.compile.pipeline import compile_checkpoint, compile_model
 from tt_edge.compile.vision.pruning import PrunedTower, pruned
 from tt_edge.config import CompileConfig, EngineTarget

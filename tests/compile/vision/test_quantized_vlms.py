@@ -21,7 +21,7 @@ from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load_quantized import quantized_layers
 from tt_edge.compile.parity import verify_bundle
-from tt_edge.compile.parity.reference import load_reference
+from tt_edge.compile.parity.references.loading import load_reference
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.config import CompileConfig, EngineTarget, Precision

@@ -13,8 +13,8 @@ from tests.runtime.multimodal.images.sample_images import photo
 from tests.runtime.multimodal.video_files import write_film
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.parity.pytorch_videos import prepare_frames
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.images.pytorch_videos import prepare_frames
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError

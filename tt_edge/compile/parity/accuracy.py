@@ -17,8 +17,15 @@ from transformers.utils import ModelOutput
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
-from tt_edge.compile.parity.pytorch_vlm import Inputs, cast, chat_text, model_inputs, processor_inputs, processor_of
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.images.pytorch_vlm import (
+    Inputs,
+    cast,
+    chat_text,
+    model_inputs,
+    processor_inputs,
+    processor_of,
+)
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.compile.vision.families import PLACES
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item

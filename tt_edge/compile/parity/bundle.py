@@ -12,12 +12,12 @@ from tt_edge.bundle.manifest import ENCODER, VISION
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import has_tokenizer
 from tt_edge.compile.parity.golden import GoldenMaker
+from tt_edge.compile.parity.images.features import compare_preprocessing
 from tt_edge.compile.parity.logits import check_parity
 from tt_edge.compile.parity.prompts import default_pictures
-from tt_edge.compile.parity.reference import exact_reference, load_reference
+from tt_edge.compile.parity.references.loading import exact_reference, load_reference
 from tt_edge.compile.parity.report import ParityReport
 from tt_edge.compile.parity.texts import compare_settings, compare_tokenizer
-from tt_edge.compile.parity.vision import compare_preprocessing
 from tt_edge.config import Precision
 from tt_edge.dtypes import DType
 from tt_edge.errors import InvalidInputError, ParityError
@@ -130,7 +130,7 @@ def _of_seq2seq(
     new_tokens: int,
     seed: int,
 ) -> ParityReport:
-    from tt_edge.compile.parity.seq2seq import Seq2SeqReference, check_seq2seq
+    from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference, check_seq2seq
     from tt_edge.runtime.engine.choose import Runtime, open_part
     from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
     from tt_edge.runtime.text.tokenizer import BundleTokenizer

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tt_edge.compile.parity.images.features import features_of
 from tt_edge.compile.parity.prompts import Prompt
 from tt_edge.compile.parity.report import HALF_PRECISION_FACTOR, ParityReport
-from tt_edge.compile.parity.vision import features_of
 from tt_edge.network.storage import write_weights
 from tt_edge.proof.golden import MAX_BYTES, GoldenFeatures, GoldenImage, GoldenPrompt, GoldenSet
 from tt_edge.runtime.multimodal.images import ProcessedImage

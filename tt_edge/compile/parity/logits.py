@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tt_edge.compile.overflow import overflow_of
 from tt_edge.compile.parity.golden import GoldenMaker
+from tt_edge.compile.parity.images.features import compare_features
+from tt_edge.compile.parity.images.pruning import pruned_model
+from tt_edge.compile.parity.images.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
-from tt_edge.compile.parity.pruning import pruned_model
-from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.compile.parity.report import (
     FP32_TOLERANCE,
     HALF_PRECISION_FACTOR,
@@ -27,7 +28,6 @@ from tt_edge.compile.parity.report import (
     UnprunedAgreement,
 )
 from tt_edge.compile.parity.rows import compare_row
-from tt_edge.compile.parity.vision import compare_features
 from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.config import Precision
 from tt_edge.network.ir import Network

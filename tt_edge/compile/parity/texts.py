@@ -11,7 +11,7 @@ import torch
 
 from tt_edge.checkpoint_generation import not_applied
 from tt_edge.compile.odd_texts import ODD_TEXTS
-from tt_edge.compile.parity.reference import greedy
+from tt_edge.compile.parity.references.loading import greedy
 from tt_edge.errors import TTEdgeError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel
 
-from tt_edge.compile.parity.pytorch_vlm import cast, model_inputs
+from tt_edge.compile.parity.images.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
 from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import VLMFamily, family_of

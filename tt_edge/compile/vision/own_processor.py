@@ -115,7 +115,7 @@ class OwnProcessor:
     @classmethod
     def open(cls, source: str) -> OwnProcessor:
         """Raises ``UnsupportedModelError`` for a class of image processor that tt-edge does not follow."""
-        from tt_edge.compile.parity.pytorch_vlm import processor_of
+        from tt_edge.compile.parity.images.pytorch_vlm import processor_of
 
         checkpoint = Checkpoint.open(source)
         return cls(processor_of(checkpoint), str(checkpoint.settings.get("model_type")))
@@ -218,7 +218,7 @@ class OwnProcessor:
     def _run(self, prompt: str, images: Sequence[Image]) -> Written:
         from PIL import Image as Pillow
 
-        from tt_edge.compile.parity.pytorch_vlm import kinds_of_tokens
+        from tt_edge.compile.parity.images.pytorch_vlm import kinds_of_tokens
 
         processor, texts, calls = self._processor, [], []
         with (

@@ -15,7 +15,7 @@ from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.cli import main
 from tt_edge.compile.parity import compare_layers_with
-from tt_edge.compile.parity.pytorch_vlm import PyTorchVLM
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.compile.vision.crossed.reference import rows_of_image
 from tt_edge.config import CompileConfig, EngineTarget, Precision

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.parity.pytorch_baseline import PyTorchBaseline
-from tt_edge.compile.parity.pytorch_videos import frames_of, qwen_vl_utils
-from tt_edge.compile.parity.reference import clean_generation
+from tt_edge.compile.parity.images.pytorch_videos import frames_of, qwen_vl_utils
+from tt_edge.compile.parity.references.baseline import PyTorchBaseline
+from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.compile.vision.crossed.reference import crossed_inputs, is_crossed
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
-from tt_edge.compile.parity.reference import clean_generation, growing_cache
+from tt_edge.compile.parity.references.loading import clean_generation, growing_cache
 from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, FeatureParity, ParityReport
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.seq2seq.image_text import SourceImage, text_model

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
-from tt_edge.compile.parity.decompress import Decompressor, library_version
-from tt_edge.compile.parity.dequantize import dequantized
+from tt_edge.compile.parity.references.decompress import Decompressor, library_version
+from tt_edge.compile.parity.references.dequantize import dequantized
 from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import is_vision_language
 from tt_edge.config import Precision

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.parity.pruning import follows_rule
-from tt_edge.compile.parity.pytorch_vlm import (
+from tt_edge.compile.parity.images.pruning import follows_rule
+from tt_edge.compile.parity.images.pytorch_vlm import (
     Inputs,
     cast,
     model_inputs,

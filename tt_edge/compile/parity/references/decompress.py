@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tt_edge.compile.parity.dequantize import DenseLayer
+from tt_edge.compile.parity.references.dequantize import DenseLayer
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.accuracy import TheirTexts, key_of, until_end
-from tt_edge.compile.parity.reference import growing_cache
+from tt_edge.compile.parity.references.loading import growing_cache
 from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item, Score

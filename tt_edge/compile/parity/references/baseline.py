@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.parity.reference import clean_generation, load_reference
+from tt_edge.compile.parity.references.loading import clean_generation, load_reference
 from tt_edge.config import Precision
 from tt_edge.runtime.benchmark.local import observe
 from tt_edge.runtime.benchmark.records import Measured, RequestTimes

@@ -21,10 +21,10 @@ from tests.compile.checkpoint.test_load_quantized import (
 from tests.tiny_models import tiny_model
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.prequantized import read_quantized
-from tt_edge.compile.parity import decompress
-from tt_edge.compile.parity.decompress import Decompressor
-from tt_edge.compile.parity.dequantize import dequantized
-from tt_edge.compile.parity.reference import load_reference
+from tt_edge.compile.parity.references import decompress
+from tt_edge.compile.parity.references.decompress import Decompressor
+from tt_edge.compile.parity.references.dequantize import dequantized
+from tt_edge.compile.parity.references.loading import load_reference
 from tt_edge.config import Precision
 
 pytest.importorskip("compressed_tensors", reason="compares with the format's own library, which is not installed")
@@ -158,7 +158,7 @@ def test_the_yardstick_is_named(tmp_path, monkeypatch):
     checkpoint = opened(tmp_path, *CASES["fp8"][:2])
     named = load_reference(checkpoint, Precision.FP32).tt_edge_yardstick
     assert f"its weights dequantized by compressed-tensors {decompress.library_version()}" in named
-    monkeypatch.setattr("tt_edge.compile.parity.reference.library_version", lambda: None)
+    monkeypatch.setattr("tt_edge.compile.parity.references.loading.library_version", lambda: None)
     named = load_reference(checkpoint, Precision.FP32).tt_edge_yardstick
     assert named.endswith("its weights dequantized by a second implementation of the format")
     settings = json.loads((tmp_path / "config.json").read_text())

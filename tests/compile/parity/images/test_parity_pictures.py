@@ -20,7 +20,7 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import GoldenMaker, verify_bundle
 from tt_edge.compile.parity.accuracy import TheirTexts
-from tt_edge.compile.parity.pytorch_vlm import chat_text, processor_of
+from tt_edge.compile.parity.images.pytorch_vlm import chat_text, processor_of
 from tt_edge.compile.parity.report import PreprocessingParity
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
