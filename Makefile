@@ -24,7 +24,8 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install lint types docs
+test: install
+	$(MAKE) --jobs 2 lint types docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 lint: install

@@ -130,13 +130,15 @@ def test_a_wrong_compile_leaves_nothing(tmp_path, capsys, options, message):
 
 
 @pytest.mark.parametrize(
-    ("format", "target"), [("fp8", "sm89"), ("nvfp4", "sm120"), ("int4_wo", "sm86"), ("int8_wo", "sm86")]
+    ("format", "target", "backend"),
+    [("fp8", "sm89", "native"), ("nvfp4", "sm120", "sdpa"), ("int4_wo", "sm86", "native"), ("int8_wo", "sm86", "sdpa")],
 )
-@pytest.mark.parametrize("backend", ["native", "sdpa"])
 def test_engines_of_every_format(tmp_path, capsys, format, target, backend):
+    """Formats with the other backend, and with other models: tests/compile/backends/test_capabilities.py."""
     out, group = str(tmp_path / "out.ttedge"), ["--quant-group-size", "32"] if format == "int4_wo" else []
     cache = ["--cache", "static_v2"] if backend == "sdpa" else []
     options = ["--quant", format, *group, "--engine", target, "--backend", backend, *cache, "--single-profile", *LIMITS]
+    options += ["--calib-samples", "4"]
     assert main(["compile", str(CHECKPOINT), "-o", out, *options, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["engines"][0]["compute_capability"] == target
