@@ -117,9 +117,10 @@ def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
 
     checkpoint = Checkpoint.open(args.model)
     processor = processor_of(checkpoint)
-    if processor is None:  # Eagle 2, which has at most thirteen tiles
-        text = checkpoint.tokenizer(args.prompt).input_ids
-        return len(text) + 64 + max(1, len(args.image_path)) * 13 * 260, None
+    if processor is None:  # Eagle 2 and VILA
+        text, images = checkpoint.tokenizer(args.prompt).input_ids, max(1, len(args.image_path))
+        most = checkpoint.config.most_image_tokens(images)
+        return len(text) + 64 + most + 16 * images, most
     prompt, patch_size = args.prompt, getattr(getattr(processor, "image_processor", None), "patch_size", None) or 14
     if processor.chat_template:
         prompt = processor.apply_chat_template(messages(args), tokenize=False, add_generation_prompt=True)

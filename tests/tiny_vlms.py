@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, Qwen2Config, SiglipVisionConfig
 
-from tt_edge.compile.vision import eagle2
+from tt_edge.compile.vision.adapters import eagle2
 
 #: Ids of special tokens in the vocabulary of 320: image placeholder, video placeholder, and what stands around them.
 IMAGE, VIDEO, VISION_START, VISION_END = 300, 301, 302, 303

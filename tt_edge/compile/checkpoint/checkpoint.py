@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tt_edge.compile.checkpoint import hub, json_files
 from tt_edge.config import Precision
@@ -22,8 +22,14 @@ class Checkpoint:
     """A checkpoint folder or the snapshot of a hub id, opened once. Values from its files are read once, on first access.
 
     ``source`` is what the user gave. ``folder`` is the local folder; of a hub id it holds everything but the weights until
-    ``fetch_weights``. Nothing here runs code of the checkpoint.
+    ``fetch_weights``. Nothing here runs code of the checkpoint. A subclass with ``model_types`` is what checkpoints of these, in
+    a layout of their own, are opened as.
     """
+
+    _KINDS: ClassVar[dict[str, type[Checkpoint]]] = {}
+
+    def __init_subclass__(cls, model_types: tuple[str, ...] = ()) -> None:
+        Checkpoint._KINDS |= dict.fromkeys(model_types, cls)
 
     def __init__(self, source: str, folder: Path) -> None:
         self.source, self.folder = source, folder
@@ -55,7 +61,15 @@ class Checkpoint:
             folder = hub.fetch_small_files(name)
         checkpoint = cls(name, folder)
         checkpoint._check_folder(needs_config)
+        kind = cls._KINDS.get(str(checkpoint.settings.get("model_type")))
+        if kind is None:
+            return checkpoint
+        checkpoint = kind(name, folder)
+        checkpoint._check_parts()
         return checkpoint
+
+    def _check_parts(self) -> None:
+        """Raise ``InvalidInputError`` for folders within ``folder`` that are missing or damaged; most checkpoints have none."""
 
     def _check_folder(self, needs_config: bool) -> None:
         if not self.folder.is_dir():

@@ -47,6 +47,13 @@ def fetch_weights(hub_id: str, snapshot: Path) -> None:
     _fetched(hub_id, fetch_all)
 
 
+def fetch_matching(hub_id: str, snapshot: Path, *patterns: str) -> None:
+    """Download the files whose names match one of ``patterns`` into ``snapshot``."""
+    from huggingface_hub import snapshot_download
+
+    _fetched(hub_id, lambda: snapshot_download(hub_id, revision=snapshot.name, allow_patterns=list(patterns)))
+
+
 def shard_names(index: Path) -> list[str]:
     """Names of the files that an index of shards lists. Raises ``InvalidInputError`` where it is damaged."""
     try:

@@ -13,7 +13,7 @@ from tt_edge.compile.checkpoint.places import check_places, missing_weights
 from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
 from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
-from tt_edge.compile.vision.eagle2 import (
+from tt_edge.compile.vision.adapters.eagle2 import (
     KEY_MAPPING,
     Eagle2Config,
     Eagle2ForConditionalGeneration,
@@ -40,7 +40,7 @@ def load_checkpoint(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
         model_class, folder = class_of(config), checkpoint.fetch_weights()
         key_mapping = KEY_MAPPING if isinstance(config, Eagle2Config) else None
         if checkpoint.quantization is not None:
-            return _checked(checkpoint, *load_quantized(checkpoint, model_class, config, dtype, key_mapping))
+            return checked(checkpoint, *load_quantized(checkpoint, model_class, config, dtype, key_mapping))
         check_full_precision(folder)
         # The attention implementation does not matter: export routes it through its own operator.
         model, found = model_class.from_pretrained(
@@ -52,7 +52,7 @@ def load_checkpoint(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )
-        return _checked(checkpoint, model, found)
+        return checked(checkpoint, model, found)
 
 
 def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
@@ -66,14 +66,14 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         with explained(checkpoint):
             config: PreTrainedConfig = eagle2_config_of(settings, checkpoint.folder)
     else:
-        _check_known(checkpoint)
+        check_known(checkpoint)
         with explained(checkpoint):
             config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config._attn_implementation = None  # of all parts: one that asks for flash-attn loads where it is not installed
     return config
 
 
-def _check_known(checkpoint: Checkpoint) -> None:
+def check_known(checkpoint: Checkpoint) -> None:
     """Raise ``UnsupportedModelError`` for a model whose code is the checkpoint's own: it is never run."""
     from transformers import CONFIG_MAPPING
 
@@ -134,7 +134,7 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:
+def checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:
     """``model`` in evaluation mode. Raises ``InvalidInputError`` for weights that were not there, or of other shapes."""
     # transformers would go on with random numbers in place of these.
     if missing := found["missing_keys"]:

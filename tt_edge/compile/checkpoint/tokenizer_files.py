@@ -48,14 +48,17 @@ def tokenizer_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     (SentencePiece, tiktoken) is converted to one. A checkpoint without any tokenizer yields nothing: its bundle runs on token ids
     only. Raises ``InvalidInputError`` for a tokenizer that does not load, ``MissingDependencyError`` where a package is missing.
     """
-    if not has_tokenizer(checkpoint):
-        return
-    tokenizer = checkpoint.tokenizer
+    if has_tokenizer(checkpoint):
+        yield from files_of(checkpoint.tokenizer, checkpoint.source)
+
+
+def files_of(tokenizer: Any, source: str) -> Iterator[tuple[str, bytes]]:
+    """As ``tokenizer_files``, of transformers' ``tokenizer`` of the checkpoint ``source``."""
     if is_converted_here(tokenizer):
-        tokenizer = converted(tokenizer, checkpoint.source)
+        tokenizer = converted(tokenizer, source)
     if not getattr(tokenizer, "is_fast", False):
         raise InvalidInputError(
-            f"the tokenizer of {checkpoint.source} has no tokenizer.json and cannot be converted to one; "
+            f"the tokenizer of {source} has no tokenizer.json and cannot be converted to one; "
             "save it once with transformers' fast tokenizer and compile again"
         )
     if _cleans_up(tokenizer):

@@ -84,6 +84,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen3_vl": _QWEN,
     "mllama": VLMFamily("model.language_model", "lm_head", "images", prunes=False),
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
+    "vila": VLMFamily("language_model.model", "language_model.lm_head", "tiles", prunes=False),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
 }
 

@@ -18,7 +18,7 @@ class KnownPrompt:
     """``processor`` is the class that is meant where the checkpoint names none, and ``settings`` are those of ``ImagePrompt``.
 
     ``around`` are the tokens before and after an image's tokens (or the names of the settings in ``tokenizer_config.json``
-    that hold them, with their defaults). ``numbered``, ``leading`` and ``tiles`` are those of ``Placeholders``.
+    that hold them, with their defaults). ``numbered``, ``leading``, ``tiles`` and ``alone`` are those of ``Placeholders``.
     ``prompts_have_start``: prompts have the token before an image's tokens in the place of the image, and ``apart`` is put before
     and after. ``one_block``: all tokens of a prompt see each other, and its text begins with the token that begins sequences and
     ends with a newline. ``single``: an image is one token, and a prompt has the token that begins sequences before its text.
@@ -35,6 +35,7 @@ class KnownPrompt:
     one_block: bool = False
     tiles: TileText | None = None
     single: bool = False
+    alone: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
@@ -58,6 +59,7 @@ class KnownPrompt:
             before_text=_content(tokenizer_config.get("bos_token")) if self.one_block else None,
             tiles=self.tiles,
             single=self.single,
+            alone=self.alone,
             begins=_content(tokenizer_config.get("bos_token")) or None if self.single else None,
         )
 
@@ -102,5 +104,6 @@ KNOWN_PROMPTS: dict[str, KnownPrompt] = {
         settings={"crop_to_patches": True},  # which its processor asks for
     ),
     "mllama": KnownPrompt("MllamaImageProcessor", single=True),
+    "vila": KnownPrompt("Vila", around=("", "\n"), tiles=TileText("", "\n", "\n", "\n", "\n"), alone=True),
     "eagle2": KnownPrompt("Eagle2", around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
 }

@@ -171,7 +171,8 @@ class MultimodalProcessor:
 
         Raises ``InvalidInputError`` and ``CapacityError`` as ``tokenize`` does.
         """
-        found = [self._opened(source) for source in sources]
+        one_tile = self.placeholders.alone and len(sources) > 1
+        found = [self._opened(source, one_tile=one_tile) for source in sources]
         pixels = sum(image.image.size[0] * image.image.size[1] for image in found if isinstance(image, PlannedImage))
         if pixels > MAX_PROMPT_PIXELS:
             raise InvalidInputError(
@@ -247,10 +248,11 @@ class MultimodalProcessor:
         notes = tuple(image.note for image in images if image.note)
         return PromptImages(indices, keys, {}, positions, delta, notes, kept, self.in_blocks)
 
-    def _opened(self, source: ImageSource) -> PlannedImage | ProcessedImage:
+    def _opened(self, source: ImageSource, *, one_tile: bool = False) -> PlannedImage | ProcessedImage:
         if isinstance(source, Video | VideoFile | ProcessedImage):
             return self.preprocess(source)
         file, options = (source.image, source.options) if isinstance(source, SizedImage) else (source, AS_IT_IS)
+        options = replace(options, low_detail=True) if one_tile else options
         opened = open_image(file)
         tokens = self.image_processor.tokens_of(opened.size, options)
         return PlannedImage(opened, options, tokens, tokens)

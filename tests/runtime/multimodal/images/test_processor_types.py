@@ -221,7 +221,7 @@ def test_defaults_are_those_of_transformers(name):
 
 
 def test_every_class_has_its_defaults_and_its_preprocessing():
-    assert PROCESSORS.keys() == PROCESSOR_TYPES.keys() == SIZES.keys() | {"Eagle2"}
+    assert PROCESSORS.keys() == PROCESSOR_TYPES.keys() == SIZES.keys() | {"Eagle2", "Vila"}
 
 
 @pytest.mark.parametrize(

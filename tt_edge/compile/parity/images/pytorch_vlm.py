@@ -16,8 +16,8 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.images.pytorch_videos import frames_of, qwen_vl_utils
 from tt_edge.compile.parity.references.baseline import PyTorchBaseline
 from tt_edge.compile.parity.references.loading import clean_generation
+from tt_edge.compile.vision.adapters.own import own_architecture
 from tt_edge.compile.vision.crossed.reference import crossed_inputs, is_crossed
-from tt_edge.compile.vision.eagle2 import is_eagle2
 from tt_edge.compile.vision.families import (
     PLACES,
     Instruction,
@@ -59,7 +59,7 @@ class PyTorchVLM(PyTorchBaseline):
     def inputs(
         self, llm: LLM, prompt: str, images: Sequence[ImageSource], *, add_special_tokens: bool = True
     ) -> Inputs:
-        """The inputs of ``generate()``, from the checkpoint's processor; for Eagle 2, which has none here, from ``llm``'s."""
+        """The inputs of ``generate()``, by the checkpoint's processor; where there is none here, by ``llm``'s."""
         if self.processor is not None:
             return processor_inputs(self.processor, prompt, images, add_special_tokens=add_special_tokens)
         assert llm.vision is not None
@@ -130,14 +130,14 @@ class _Clock:
 
 
 def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
-    """The checkpoint's processor; ``None`` for Eagle 2, whose processor is code in the checkpoint.
+    """The checkpoint's processor; ``None`` for Eagle 2 and VILA, whose processors are code in the checkpoint.
 
     Raises ``InvalidInputError`` for a checkpoint without one, and ``MissingDependencyError`` without torchvision.
     """
     from transformers import AutoProcessor
 
     checkpoint = Checkpoint.open(source)
-    if is_eagle2(checkpoint.settings):
+    if own_architecture(checkpoint.settings) is not None:
         return None
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
 from tt_edge.compile.parity.references.decompress import Decompressor, library_version
 from tt_edge.compile.parity.references.dequantize import dequantized
-from tt_edge.compile.vision.eagle2 import is_eagle2
+from tt_edge.compile.vision.adapters.own import own_architecture
 from tt_edge.compile.vision.families import is_vision_language
 from tt_edge.config import Precision
 
@@ -28,13 +28,13 @@ def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedMo
 
     A quantized checkpoint's layers are ``nn.Linear`` with dequantized weights, rounded to ``precision``; inputs that are
     quantized with a calibrated range are rounded as the checkpoint's format says. compressed-tensors' own library does this
-    for its checkpoints where it is installed, ``dequantized`` otherwise. Eagle 2, which transformers does not have, uses this
-    package's class. ``tt_edge_yardstick`` of the model says in words what it is. Raises ``InvalidInputError`` for a checkpoint
+    for its checkpoints where it is installed, ``dequantized`` otherwise. What transformers does not have uses this
+    package's classes. ``tt_edge_yardstick`` of the model says in words what it is. Raises ``InvalidInputError`` for a checkpoint
     that does not load.
     """
-    if is_eagle2(checkpoint.settings):
+    if (name := own_architecture(checkpoint.settings)) is not None:
         model = checkpoint.load(precision)
-        model.tt_edge_yardstick = "Eagle 2 of tt-edge, which transformers does not have"
+        model.tt_edge_yardstick = f"{name} of tt-edge, which transformers does not have"
         return model
     with explained(checkpoint):
         checkpoint.fetch_weights()

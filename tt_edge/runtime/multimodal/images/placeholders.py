@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Placeholders:
     ``behind`` is put behind every prompt.
     ``learned``: special tokens around images in whose place the model reads learned rows, in the order of these
     (``VisionGeometry.learned_rows``); they count among the image's tokens.
+    ``alone``: of several images in a prompt, each is one tile, without ``start``, ``end`` and ``tiles``.
     """
 
     image: str
@@ -75,6 +76,7 @@ class Placeholders:
     begins: str | None = None
     behind: str = ""
     learned: tuple[str, ...] = ()
+    alone: bool = False
 
     @property
     def needs_image(self) -> bool:
@@ -117,6 +119,7 @@ class Placeholders:
         if self.leading:
             return prompt + self.behind, sum(image.kept(self.keep) for image in images), list(images)
         found = self._found(prompt)
+        among = replace(self, start="", end="", tiles=None) if self.alone and len(images) > 1 else self
         parts, ordered, end = [], [], 0
         for place, match in enumerate(found):
             number = self._number(match, len(images)) if self.numbered else place
@@ -124,7 +127,7 @@ class Placeholders:
             if image.is_video != (match[0] == self.video):
                 kinds = ("a video", "an image") if image.is_video else ("an image", "a video")
                 raise InvalidInputError(f"placeholder {place + 1} is for {kinds[1]}, and is given {kinds[0]}")
-            parts += [prompt[end : match.start()], self._written(image, number + 1)]
+            parts += [prompt[end : match.start()], among._written(image, number + 1)]
             ordered.append(image)
             end = match.end()
         rest = prompt[end:] if self.before_text is None else f"{self.before_text}{prompt[end:]}\n"

@@ -265,6 +265,11 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         ("max_image_tiles",),
         only={"do_pad": (True,)},
     ),
+    "Vila": ProcessorType(  # likewise; SigLIP's settings, and those of tiles
+        {"resample": 3, "image_mean": HALF, "image_std": HALF, "size": _square(384)},
+        ("min_tiles", "max_tiles"),
+        only={"resample": (3,)},
+    ),
     "Eagle2": ProcessorType(  # code in the checkpoint
         {
             "resample": 3,

@@ -79,6 +79,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "Llama4ImageProcessor": CanvasProcessor.from_settings,
     "MllamaImageProcessor": AspectRatioProcessor.from_settings,
     "Eagle2": TilingProcessor.of_eagle2,
+    "Vila": TilingProcessor.of_vila,
     "Qwen2VLImageProcessor": QwenVLProcessor.from_settings,
     "Glm4vImageProcessor": GridProcessor.of_glm,
     "Glm46VImageProcessor": GridProcessor.of_glm,

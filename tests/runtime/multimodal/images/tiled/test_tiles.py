@@ -1,4 +1,4 @@
-"""InternVL's and Eagle 2's tiling."""
+"""Tiling as InternVL, Eagle 2 and VILA do it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import GotOcr2ImageProcessor
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo, tiled_settings
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.processors import image_processor_for
-from tt_edge.runtime.multimodal.images.tiled.arrangements import nearest_ratio, ratio_and_area
+from tt_edge.runtime.multimodal.images.tiled.arrangements import nearest_ratio, nearest_ratio_in_a_set, ratio_and_area
 
 SIDE = 56
 
@@ -65,6 +65,25 @@ def test_eagles_pixels(size):
 def test_of_equals_the_larger_is_taken_for_large_images():
     assert nearest_ratio((56, 56), (56, 56), 1, 12) == (1, 1)
     assert nearest_ratio((560, 560), (56, 56), 1, 12) == (3, 3)
+
+
+@pytest.mark.parametrize("size", [(80, 100), (75, 100), (31, 57), (100, 125), (60, 25)], ids=str)
+@pytest.mark.parametrize(("least", "most"), [(1, 12), (2, 2), (4, 6), (6, 6)])
+def test_vilas_arrangement(size, least, most):
+    """Of arrangements as near with as many tiles, one after the other in the order of a set: here written as NVIDIA does."""
+    ratios = {
+        (i, j)
+        for n in range(least, most + 1)
+        for i in range(1, n + 1)
+        for j in range(1, n + 1)
+        if least <= i * j <= most
+    }
+    best, nearest = (1, 1), float("inf")
+    for pair in sorted(ratios, key=lambda pair: pair[0] * pair[1]):
+        apart = abs(size[1] / size[0] - pair[0] / pair[1])
+        if apart < nearest or (apart == nearest and size[0] * size[1] > 0.5 * SIDE**2 * pair[0] * pair[1]):
+            best, nearest = pair, min(apart, nearest)
+    assert nearest_ratio_in_a_set(size, (SIDE, SIDE), least, most) == best
 
 
 def test_settings_that_make_no_sense():

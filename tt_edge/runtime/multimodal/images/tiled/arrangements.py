@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -19,12 +19,19 @@ def nearest_ratio(size: Size, tile: Size, least: int, most: int, longest: int = 
 
     It has at most ``longest`` rows or columns.
     """
+    return _nearest(size, tile, [pair for pair in _by_count(least, most) if max(pair) <= longest])
+
+
+def nearest_ratio_in_a_set(size: Size, tile: Size, least: int, most: int) -> Arrangement:
+    """As ``nearest_ratio``, where equals with as many tiles come as in a Python set."""
+    return _nearest(size, tile, _by_count_in_a_set(least, most))
+
+
+def _nearest(size: Size, tile: Size, every: Sequence[Arrangement]) -> Arrangement:
     ratio, pixels = size[1] / size[0], size[0] * size[1]
     best, distance = (1, 1), float("inf")
-    for columns, rows in _by_count(least, most):
+    for columns, rows in every:
         apart = abs(ratio - columns / rows)
-        if max(columns, rows) > longest:
-            continue
         if apart < distance or (apart == distance and pixels > 0.5 * tile[0] * tile[1] * columns * rows):
             best, distance = (columns, rows), apart
     return best
@@ -39,17 +46,12 @@ def nearest_ratio_of_16(size: Size, tile: Size, least: int, most: int) -> Arrang
 def ratio_and_area(size: Size, tile: Size, least: int, most: int) -> Arrangement:
     """The arrangement whose proportions are the image's and whose pixels are three fifths of the image's or more."""
     ratio, pixels = size[1] / size[0], size[0] * size[1]
-    # The first of equals wins, and Eagle 2 has them in the order of a Python set: pairs of integers hash the same everywhere,
-    # and what else decides is the order in which they come.
-    every: set[Arrangement] = set()
-    for sides in (range(1, side + 1) for side in range(least, most + 1)):
-        every.update(pair for pair in product(sides, sides) if least <= _count(pair) <= most)
 
     def suits(arrangement: Arrangement) -> float:
         own = arrangement[0] / arrangement[1]
         return min(_count(arrangement) * tile[0] * tile[1] / pixels, 0.6) * min(own / ratio, ratio / own)
 
-    return max(sorted(every, key=_count), key=suits)
+    return max(_by_count_in_a_set(least, most), key=suits)
 
 
 @lru_cache(maxsize=256)
@@ -125,6 +127,18 @@ def covering(size: Size, tile: Size, least: int, most: int) -> Arrangement:
 def _by_count(least: int, most: int) -> list[Arrangement]:
     sides = range(1, most + 1)
     return sorted((pair for pair in product(sides, sides) if least <= _count(pair) <= most), key=_count)
+
+
+@lru_cache(maxsize=256)
+def _by_count_in_a_set(least: int, most: int) -> tuple[Arrangement, ...]:
+    """As ``_by_count``; those of as many tiles in the order of the Python set in which some processors have them.
+
+    Pairs of integers hash the same everywhere, and what else decides is the order in which they come.
+    """
+    every: set[Arrangement] = set()
+    for sides in (range(1, side + 1) for side in range(least, most + 1)):
+        every.update(pair for pair in product(sides, sides) if least <= _count(pair) <= most)
+    return tuple(sorted(every, key=_count))
 
 
 def _count(arrangement: Arrangement) -> int:

@@ -14,7 +14,7 @@ from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, re
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
 from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
-from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
+from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize, resize_at_once
 from tt_edge.runtime.multimodal.images.settings import (
     CheckpointSettings,
     height_and_width,
@@ -29,6 +29,7 @@ from tt_edge.runtime.multimodal.images.tiled.arrangements import (
     largest_canvas,
     least_upscaling,
     nearest_ratio,
+    nearest_ratio_in_a_set,
     nearest_ratio_of_16,
     ratio_and_area,
 )
@@ -42,7 +43,7 @@ class TilingProcessor:
     """As ``GotOcr2ImageProcessor``, which InternVL uses, Eagle 2's own processor, and others that stretch an image to whole tiles.
 
     ``choose`` is the rule for their number. With a ``thumbnail``, the whole image is one tile more, the ``whole`` first or last,
-    where there are several; where ``always``, beside a single tile, too.
+    where there are several; where ``always``, beside a single tile, too. ``in_one_pass``: it is resized by Pillow at once.
     """
 
     placeholders: Placeholders
@@ -57,6 +58,7 @@ class TilingProcessor:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
+    in_one_pass: bool = False
 
     @classmethod
     def of_internvl(cls, settings: CheckpointSettings) -> Self:
@@ -67,6 +69,14 @@ class TilingProcessor:
     def of_eagle2(cls, settings: CheckpointSettings) -> Self:
         """As ``of_internvl``."""
         return cls._from_settings(settings, ratio_and_area, "min_dynamic_tiles", "max_dynamic_tiles")
+
+    @classmethod
+    def of_vila(cls, settings: CheckpointSettings) -> Self:
+        """As ``of_internvl``; one tile where the checkpoint says nothing of tiles, which no text is written around."""
+        image, has_tiles = {"min_tiles": 1, "max_tiles": 1, **settings.image}, "max_tiles" in settings.image
+        found = cls._from_settings(replace(settings, image=image), nearest_ratio_in_a_set, "min_tiles", "max_tiles")
+        placeholders = found.placeholders if has_tiles else replace(found.placeholders, end="", tiles=None)
+        return replace(found, placeholders=placeholders, in_one_pass=True)
 
     @classmethod
     def of_cohere2(cls, settings: CheckpointSettings) -> Self:
@@ -170,11 +180,12 @@ class TilingProcessor:
         """Preprocess an image ``[H, W, 3]``. Raises as ``tokens_of`` does."""
         size, (height, width) = (image.shape[0], image.shape[1]), self.tile_size
         columns, rows = self._arrangement(size, options, max_tokens)
-        whole = resize(image, rows * height, columns * width, self.resample)
+        change = resize_at_once if self.in_one_pass else resize
+        whole = change(image, rows * height, columns * width, self.resample)
         tiles = list(whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3))
         layout = self._layout(columns, rows)
         if layout.whole:
-            tiles.insert(0 if self.whole == "first" else len(tiles), resize(image, height, width, self.resample))
+            tiles.insert(0 if self.whole == "first" else len(tiles), change(image, height, width, self.resample))
         pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
         own_rows = self.placeholders.rows(layout, self.geometry) if self.geometry.learned_rows else None
         return ProcessedImage(pixels, None, self._tokens(layout), rows=own_rows, layout=layout)

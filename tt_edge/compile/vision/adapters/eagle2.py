@@ -15,14 +15,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    GenerationMixin,
     PreTrainedConfig,
-    PreTrainedModel,
     SiglipVisionConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tt_edge.compile.checkpoint.json_files import read_object
+from tt_edge.compile.vision.adapters.placing import PlacingModel
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 #: ``model_type`` in the ``config.json`` of such checkpoints: Eagle 2 as first released, and since 2.5.
@@ -56,15 +55,17 @@ class Eagle2Config(PreTrainedConfig):  # type: ignore[misc]
             self.text_config = AutoConfig.for_model(**self.text_config)
         super().__post_init__(**kwargs)
 
+    def most_image_tokens(self, images: int) -> int:
+        """Of so many images in a prompt."""
+        tiles = self.max_dynamic_tiles + int(self.use_thumbnail and self.max_dynamic_tiles > 1)
+        edge = int(self.vision_config.image_size // self.vision_config.patch_size * self.downsample_ratio)
+        return images * tiles * edge**2
 
-class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Replaces the embeddings of ``image_token_id`` by features of ``pixel_values`` ``[tiles, 3, H, W]``; ``generate()`` is
-    transformers'."""
+
+class Eagle2ForConditionalGeneration(PlacingModel):
+    """A tower, the perceptron behind its pixel shuffle, and the language model."""
 
     config_class = Eagle2Config
-    main_input_name = "input_ids"
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(self, config: Eagle2Config) -> None:
         super().__init__(config)
@@ -75,14 +76,6 @@ class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         self.mlp1 = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        embeddings: nn.Module = self.language_model.get_input_embeddings()
-        return embeddings
-
-    def get_output_embeddings(self) -> nn.Module:
-        head: nn.Module = self.language_model.get_output_embeddings()
-        return head
-
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """``pooler_output`` ``[tiles, tokens, hidden]``."""
         layer = self.config.select_layer
@@ -91,40 +84,6 @@ class Eagle2ForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         return BaseModelOutputWithPooling(
             last_hidden_state=states, pooler_output=self.mlp1(pixel_shuffle(states, self.shuffle))
         )
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Like the language model's ``forward``, with the features of ``pixel_values``."""
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
-            assert input_ids is not None
-            assert inputs_embeds is not None
-            features = self.get_image_features(pixel_values).pooler_output
-            here = (input_ids == self.config.image_token_id).unsqueeze(-1).expand_as(inputs_embeds)
-            inputs_embeds = inputs_embeds.masked_scatter(here, features.to(inputs_embeds.dtype))
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-
-    def prepare_inputs_for_generation(self, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any) -> Any:
-        """Pass images only in the first step: afterwards their tokens are in the cache."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
-        if kwargs.get("is_first_iteration", True):
-            inputs["pixel_values"] = pixel_values
-        return inputs
 
 
 def pixel_shuffle(states: Tensor, side: int) -> Tensor:

@@ -12,7 +12,7 @@ from transformers.models.internvl.modeling_internvl import InternVLModel
 
 from tests.tiny_vlms import IMAGE, tiny_vlm
 from tt_edge.compile.checkpoint.load import load_model
-from tt_edge.compile.vision.eagle2 import pixel_shuffle
+from tt_edge.compile.vision.adapters.eagle2 import pixel_shuffle
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
