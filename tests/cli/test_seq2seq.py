@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
+from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.scoring import Target, score
@@ -27,6 +28,13 @@ def bundle(checkpoint, tmp_path_factory):
     return out
 
 
+def test_without_a_golden_set(bundle, capsys):
+    assert main(["verify", str(bundle)]) == 0
+    assert "the bundle has no golden set; `tt-edge verify" in capsys.readouterr().out
+    assert main(["verify", str(bundle), "--runtime", "reference"]) == 2
+    assert "on the host stores one" in capsys.readouterr().err
+
+
 def test_verify(bundle, checkpoint, capsys):
     assert main(["verify", str(bundle), "--model", str(checkpoint), "--new-tokens", "12"]) == 0
     shown = capsys.readouterr().out
@@ -36,14 +44,38 @@ def test_verify(bundle, checkpoint, capsys):
     assert manifest["parts"].keys() == {"encoder", "decoder"}
     claims = {e["claim"]: e["word"] for e in manifest["evidence"]}
     assert (claims["network"], claims["encoder network"]) == ("evaluated", "evaluated")
+    assert "a golden set of 2 prompts and 2 sources" in shown
 
 
-def test_what_has_no_golden_set(bundle, capsys):
-    assert main(["verify", str(bundle)]) == 0
-    shown = capsys.readouterr().out
-    assert "only the files were checked: the bundle has no golden set; there are none for encoder-decoders" in shown
-    assert main(["verify", str(bundle), "--runtime", "reference"]) == 2
-    assert "there are none for encoder-decoders; `tt-edge verify" in capsys.readouterr().err
+def test_the_golden_set_is_answered_without_pytorch(bundle, capsys):
+    """Stored by the test before; as on a device."""
+    assert main(["verify", str(bundle), "--runtime", "reference", "--json"]) == 0
+    golden = json.loads(capsys.readouterr().out)["golden"]
+    assert (golden["passed"], len(golden["rows"])) == (True, 3)
+    assert [(each["of"], each["image"]) for each in golden["features"]] == [("source", 0), ("source", 1)]
+    assert golden["relative_error"] < 1e-5
+    assert max(each["relative_error"] for each in golden["features"]) < 1e-5
+
+
+def test_quantized(checkpoint, questions, tmp_path, capsys):
+    """Calibrated on texts and answers; compared with PyTorch's model, quantized in the same way, also by its answers."""
+    out = tmp_path / "bart.ttedge"
+    limits = ["--max-batch", "2", "--max-seq-len", "40", "--max-source-len", "32", "--precision", "fp32"]
+    options = ["--quant", "int8_sq", "--quant-layers", "*.fc2=int8_wo", "--calib-data", str(questions)]
+    assert main(["compile", str(checkpoint), "-o", str(out), *limits, *options]) == 0
+    assert "int8_sq: 28 linear layers" in capsys.readouterr().out
+    assert main(["verify", str(out), "--model", str(checkpoint), "--new-tokens", "12"]) == 0
+    claims = {e["claim"]: e["word"] for e in json.loads((out / "manifest.json").read_text())["evidence"]}
+    assert (claims["network"], claims["encoder network"]) == ("evaluated", "evaluated")
+    kinds = [layer.kind for part in ("encoder", "decoder") for layer in Bundle.open(out).network(part).layers]
+    assert kinds.count("DEQUANTIZE") >= 32
+    assert kinds.count("QUANTIZE") >= 16
+    asked = ["--data", str(questions), "--model", str(checkpoint), "--max-new-tokens", "8", "--json"]
+    capsys.readouterr()
+    assert main(["eval", str(out), *asked]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["network"]["exact"] == row["pytorch"]["exact"]
+    assert row["network"]["perplexity"] == pytest.approx(row["pytorch"]["perplexity"], rel=1e-3)
 
 
 def test_doctor_counts_the_sources(bundle, capsys):
@@ -209,7 +241,12 @@ def test_what_run_refuses(bundle, capsys, arguments, message):
             ["--backend", "plugin"],
             "AttentionPlugin has no attention to a source; compile with --backend native or sdpa",
         ),
-        (["--quant", "fp8", "--engine", "none"], "encoder-decoder, and quantized ones are not tested; omit --quant"),
+        (
+            ["--quant-vision", "fp8"],
+            "is an encoder-decoder, of which --quant quantizes both halves; omit --quant-vision",
+        ),
+        (["--quant", "nvfp4", "--engine", "sm89"], "nvfp4 needs compute capability sm100 or later, not sm89"),
+        (["--quant", "int4_awq"], "has 32 input features, which is no multiple of int4_awq's groups of 128"),
         (["--max-source-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's encoder was made for"),
         (["--max-seq-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's decoder was made for"),
         (["--max-image-tokens", "8"], "takes no images; omit --max-image-tokens"),

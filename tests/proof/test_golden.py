@@ -168,7 +168,7 @@ def edited(golden: GoldenSet, name: str, change) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("about", lambda about: about.update(version=2)),
+        ("about", lambda about: about.update(version=1)),
         ("about", lambda about: about.update(version=True)),
         ("about", lambda about: about.update(tolerance=float("nan"))),
         ("about", lambda about: about.update(tolerance="1")),
@@ -179,6 +179,9 @@ def edited(golden: GoldenSet, name: str, change) -> dict[str, np.ndarray]:
         ("about", lambda about: about.update(images=[[0], [], []])),
         ("about", lambda about: about.pop("precision")),
         ("about", lambda about: about.update(images=[])),
+        ("about", lambda about: about.update(sources=[0, 0, 0])),
+        ("about", lambda about: about.update(sources=[None])),
+        ("about", lambda about: about.pop("sources")),
         ("prompt.0.ids", lambda array: array.astype(np.int32)),
         ("prompt.0.ids", lambda array: array[:0]),
         ("prompt.1.tokens", lambda array: array[1:]),

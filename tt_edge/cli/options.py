@@ -135,7 +135,8 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calib-data",
         metavar="PATH",
-        help="calibration data: .txt, .jsonl (may have images), a folder of images or of `datasets`; default: a small built-in set",
+        help="calibration data: .txt, .jsonl (may have images or audio), a folder of images or recordings, or of `datasets`; "
+        "default: a small built-in set",
     )
     group.add_argument(
         "--calib-samples", type=int, default=64, metavar="N", help="maximum number of samples (default 64)"

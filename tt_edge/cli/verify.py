@@ -108,8 +108,9 @@ def _compare(args: argparse.Namespace, bundle: Bundle, result: dict[str, Any], l
         return report.passed
     lines.append("recorded in the bundle's manifest")
     if report.passed and golden is not None:
+        given = f"{len(golden.sources)} sources" if golden.sources else f"{len(golden.images)} images"
         lines.append(
-            f"a golden set of {len(golden.prompts)} prompts and {len(golden.images)} images ({golden.nbytes / 1e6:,.1f} MB) is in "
+            f"a golden set of {len(golden.prompts)} prompts and {given} ({golden.nbytes / 1e6:,.1f} MB) is in "
             "the bundle: `tt-edge verify` answers it on the device"
         )
     return report.passed
@@ -126,10 +127,7 @@ def _prove(args: argparse.Namespace, bundle: Bundle, result: dict[str, Any], lin
     golden = on_device.golden_of(bundle)
     if golden is None:
         command = f"`tt-edge verify {bundle.path} --model CHECKPOINT` on the host"
-        if bundle.manifest.takes_source:
-            remedy = f"there are none for encoder-decoders; {command} compares the networks in NumPy"
-        else:
-            remedy = f"{command} stores one"
+        remedy = f"{command} stores one"
         if args.bisect or args.runtime != "auto":
             raise InvalidInputError(f"{bundle.path} has no golden set; {remedy}")
         lines.append(f"only the files were checked: the bundle has no golden set; {remedy}")

@@ -172,7 +172,10 @@ class CompileJob:
     def quantize(self) -> None:
         """Calibrate and quantize as ``config`` says; count layers that the checkpoint already has quantized."""
         from tt_edge.compile.checkpoint.load_quantized import quantized_layers
+        from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
+        from tt_edge.compile.seq2seq.image_text import text_model
 
+        self.files["generation_config.json"] = generation_settings(text_model(self.model))
         formats = [str(layer.format) for layer in quantized_layers(self.model)]
         self._check_formats(sorted(set(formats)))
         self.quantized = dict(Counter(formats))
@@ -192,16 +195,12 @@ class CompileJob:
 
     def collect_files(self) -> None:
         """Write the files that the runtime reads: the tokenizer's, and those generated here."""
-        from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
-        from tt_edge.compile.seq2seq.image_text import text_model
-
         if self.config.network.layout is Layout.EDGE_LLM:
             from tt_edge.compile.edge_llm_layout import edge_llm_files
 
             self.files.update(edge_llm_files(self.model, self.config, self.files))
         else:
             self.files["config.json"] = _config_json(self.model)
-        self.files["generation_config.json"] = generation_settings(text_model(self.model))
         for name, content in self.files.items():
             self._writer.write_bytes(name, content)
 

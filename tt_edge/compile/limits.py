@@ -71,10 +71,8 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
     ``max_source_len`` is that of a text, or the number of places that the model makes of speech or a page. ``fit`` lowers
     ``max_seq_len`` where it exceeds the decoder's. Raises ``InvalidInputError`` for limits beyond the model's.
     """
-    from tt_edge.compile.seq2seq.image_text import decoder_of
-
     name, model = type(parts.model).__name__, parts.model
-    most = _setting(getattr(decoder_of(model), "config", model.config), _TARGET_LIMITS)
+    most = longest_answer(model)
     if most is not None and limits.max_seq_len > most:
         if not fit:
             raise InvalidInputError(
@@ -88,10 +86,7 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
         if given not in (None, places):
             raise InvalidInputError(f"{name}'s sources have {places} places, always; omit --max-source-len")
         return replace(limits, max_source_len=places)
-    names = (
-        _SOURCE_LIMITS if parts.takes_text else _SOURCE_LIMITS[:1]
-    )  # of speech, the others are the decoder's (Moonshine)
-    longest = _setting(getattr(model.get_encoder(), "config", model.config), names)
+    longest = longest_source(parts)
     if given is not None and longest is not None and given > longest:
         raise InvalidInputError(
             f"max_source_len {given} exceeds the {longest} tokens that {name}'s encoder was made for; compile with "
@@ -112,6 +107,21 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
             )
     lengths = (length for length in (longest, undivided, _SOURCE_TOKENS) if length is not None)
     return replace(limits, max_source_len=given or min(lengths))
+
+
+def longest_answer(model: PreTrainedModel) -> int | None:
+    """How many tokens the decoder of an encoder-decoder was made for; ``None`` if any number."""
+    from tt_edge.compile.seq2seq.image_text import decoder_of
+
+    return _setting(getattr(decoder_of(model), "config", model.config), _TARGET_LIMITS)
+
+
+def longest_source(parts: Seq2Seq) -> int | None:
+    """How many places the encoder was made for; ``None`` if any number."""
+    names = (
+        _SOURCE_LIMITS if parts.takes_text else _SOURCE_LIMITS[:1]
+    )  # of speech, the others are the decoder's (Moonshine)
+    return _setting(getattr(parts.model.get_encoder(), "config", parts.model.config), names)
 
 
 def _undivided(model: PreTrainedModel) -> int | None:

@@ -92,8 +92,8 @@ class Seq2SeqParts(PartSet):
         from tt_edge.compile.seq2seq.speech import check_extractor
         from tt_edge.runtime.seq2seq.pipeline import settings_of
 
-        check_takes_no_images(self.model, config)
         check_options(self.model, config)
+        check_takes_no_images(self.model, config)
         self._parts = Seq2Seq.of(self.model, image_size_of(files))
         if (size := self._parts.speech_size) is not None:
             check_extractor(settings_of(files, "feature_extractor"), size, source)

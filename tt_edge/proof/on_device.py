@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tt_edge.bundle.engines import profiles_for
-from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, Evidence
+from tt_edge.bundle.manifest import DECODER, ENCODER, VISION, EngineRecord, Evidence
 from tt_edge.bundle.update import is_version_of
 from tt_edge.doctor.system import read_system
 from tt_edge.doctor.traps import Situation, Trap, traps_for
@@ -17,14 +17,14 @@ from tt_edge.network.build import local_compute_capability
 from tt_edge.network.storage import read_weights
 from tt_edge.plugins.edgellm.library import load_for_building
 from tt_edge.proof.bisect.bisection import Bisection, Trial
-from tt_edge.proof.bisect.case import Case, decoder_case, first_failure, vision_case
+from tt_edge.proof.bisect.case import Case, decoder_case, encoder_case, first_failure, vision_case
 from tt_edge.proof.bisect.graph import Graph
 from tt_edge.proof.bisect.one_call import TensorRTTrial
 from tt_edge.proof.bisect.verdict import Verdict
 from tt_edge.proof.bisect.yardstick import Yardstick
 from tt_edge.proof.evidence import evidence_of
 from tt_edge.proof.golden import GOLDEN_FILE, MAX_BYTES, GoldenSet
-from tt_edge.proof.parts import as_built, in_order, open_decoder, open_pipeline
+from tt_edge.proof.parts import as_built, in_order, open_decoder, open_pipeline, open_sources
 from tt_edge.proof.precision import PrecisionReport, compare_precision, layer_information, parse_layers
 from tt_edge.proof.replay import Replay, replay
 from tt_edge.runtime.engine.choose import Machine, Runtime
@@ -33,6 +33,7 @@ from tt_edge.tensorrt_api import load
 if TYPE_CHECKING:
     from tt_edge.bundle import Bundle
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 
 
 #: Relative error up to which TF32, which has the 10 fraction bits of fp16, may be to blame.
@@ -94,7 +95,10 @@ def prove(bundle: Bundle, golden: GoldenSet, runtime: str, machine: Machine | No
     if not engines and runtime == Runtime.AUTO:
         return None
     with open_decoder(bundle, runtime, machine) as session:
-        if any(prompt.images for prompt in golden.prompts):
+        if bundle.manifest.takes_source:
+            with closing(open_sources(bundle, runtime, machine)) as pipeline:
+                result = replay(session, golden, pipeline=pipeline)
+        elif any(prompt.images for prompt in golden.prompts):
             with closing(open_pipeline(bundle, runtime, machine)) as vision:
                 result = replay(session, golden, vision)
         else:
@@ -138,7 +142,7 @@ def search(
     engines: Sequence[EngineRecord] = (),
     progress: Callable[[Sequence[str], str], None] = lambda marked, outcome: None,
 ) -> tuple[Case, Verdict]:
-    """Find what is wrong where ``result`` does not match: of a vision-language model in the tower first.
+    """Find what is wrong where ``result`` does not match: in the vision network or the encoder first.
 
     ``engines_of`` gives what builds debugging engines of a case and runs them. They are built in the form of the ``engines`` that
     answered, or as captured. Raises ``BundleError`` for a bundle without its
@@ -150,14 +154,20 @@ def search(
 
 
 def _case(bundle: Bundle, golden: GoldenSet, result: Replay, engines: Mapping[str, EngineRecord]) -> Case:
-    def decoder(vision: VisionPipeline | None) -> Case:
+    def decoder(vision: VisionPipeline | None, pipeline: SourcePipeline | None = None) -> Case:
         network, contract = as_built(bundle, DECODER, engines.get(DECODER))
-        return decoder_case(DECODER, network, contract, golden, first_failure(result), vision)
+        return decoder_case(DECODER, network, contract, golden, first_failure(result), vision, pipeline)
 
+    wrong = next((f for f in result.features if not f.relative_error <= result.feature_tolerance), None)
+    if golden.sources:
+        with closing(open_sources(bundle, Runtime.REFERENCE)) as pipeline:
+            if wrong is None:
+                return decoder(None, pipeline)
+            network, contract = as_built(bundle, ENCODER, engines.get(ENCODER))
+            return encoder_case(ENCODER, network, contract, golden, wrong.image, pipeline)
     if not any(prompt.images for prompt in golden.prompts):
         return decoder(None)
     with closing(open_pipeline(bundle, Runtime.REFERENCE)) as vision:
-        wrong = next((f for f in result.features if not f.relative_error <= result.feature_tolerance), None)
         if wrong is None:
             return decoder(vision)
         network, contract = as_built(bundle, VISION, engines.get(VISION))

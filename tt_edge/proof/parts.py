@@ -1,10 +1,11 @@
-"""What runs the parts of a bundle that proof looks at: the decoder, and the vision network with its preprocessing. Torch-free."""
+"""What runs the parts of a bundle that proof looks at: the decoder, the vision network with its preprocessing, and the encoder.
+Torch-free."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tt_edge.bundle.manifest import DECODER, VISION, EngineRecord, Manifest
+from tt_edge.bundle.manifest import DECODER, ENCODER, VISION, EngineRecord, Manifest
 from tt_edge.contract import IOContract
 from tt_edge.network.ir import Network
 from tt_edge.network.legalize.contract import in_form
@@ -13,6 +14,7 @@ from tt_edge.network.legalize.legalize import legalize
 from tt_edge.runtime.engine.choose import Machine, open_part
 from tt_edge.runtime.engine.session import Session
 from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 from tt_edge.runtime.text.tokenizer import BundleTokenizer
 from tt_edge.tensorrt_features import FEATURES
 
@@ -43,3 +45,8 @@ def open_pipeline(bundle: Bundle, runtime: str, machine: Machine | None = None) 
     """Preprocessing and the vision network of a vision-language model. Images keep their sizes, as where answers were stored."""
     session, tokenizer = open_part(bundle, VISION, runtime, machine), BundleTokenizer.from_bundle(bundle)
     return VisionPipeline.from_bundle(bundle, session, tokenizer, scale_to_fit=False)
+
+
+def open_sources(bundle: Bundle, runtime: str, machine: Machine | None = None) -> SourcePipeline:
+    """The encoder of an encoder-decoder."""
+    return SourcePipeline.from_bundle(bundle, open_part(bundle, ENCODER, runtime, machine))

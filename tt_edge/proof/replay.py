@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError
 from tt_edge.proof.golden import GoldenPrompt, GoldenSet, rest_of
-from tt_edge.proof.sketch import sketch, squared_length, without_never
+from tt_edge.proof.sketch import squared_length, without_never
+from tt_edge.proof.sources import CROSS, encode, error_of, fits
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages, place_images
 
 if TYPE_CHECKING:
     from tt_edge.runtime.engine.session import Session
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+    from tt_edge.runtime.seq2seq.source import Source
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class RowResult:
 
 @dataclass(frozen=True)
 class FeatureResult:
-    """One table of features of one image: relative L2 error."""
+    """One table of features of one image, or the keys and values of one source: relative L2 error."""
 
     image: int
     table: str
     relative_error: float
+    of: str = "image"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Replay:
                 f"{row.prompt_tokens:>8}{row.images:>8}{row.tokens:>6}{equal:>7}{row.ties:>6}{row.relative_error:>20.2e}"
             )
         lines += [
-            f"{found.table} of image {found.image}: relative error {found.relative_error:.2e}, "
+            f"{found.table} of {found.of} {found.image}: relative error {found.relative_error:.2e}, "
             f"{self.feature_tolerance:.2e} allowed"
             for found in self.features
         ]
@@ -104,18 +108,26 @@ class Replay:
         return "\n".join(lines)
 
 
-def replay(session: Session, golden: GoldenSet, vision: VisionPipeline | None = None) -> Replay:
+def replay(
+    session: Session, golden: GoldenSet, vision: VisionPipeline | None = None, pipeline: SourcePipeline | None = None
+) -> Replay:
     """Answer every batch of ``golden`` with ``session``, fed with the golden tokens, and compare.
 
-    Images are preprocessed and encoded by ``vision``. Raises ``BundleError`` for a golden set of another model, and what
-    ``Session.forward`` raises.
+    Images are preprocessed and encoded by ``vision``, sources of an encoder-decoder encoded by ``pipeline``. Raises ``BundleError``
+    for a golden set of another model, and what ``Session.forward`` raises.
     """
-    check_fits(session, golden, vision)
+    check_fits(session, golden, vision, pipeline)
     features = encode_images(golden, vision) if vision is not None else []
+    sources = [encode(pipeline, source.inputs) for source in golden.sources] if pipeline is not None else []
+    features += [
+        FeatureResult(number, CROSS, error_of(source, golden.sources[number].cross), "source")
+        for number, source in enumerate(sources)
+    ]
     rows = []
     for number, batch in enumerate(golden.batches):
         prompts = [golden.prompts[index] for index in batch]
         images = [prompt_images(prompt, golden, vision) for prompt in prompts]
+        attend_to(session, prompts, sources)
         logits = teacher_forced(
             session, [p.ids.tolist() for p in prompts], images, [p.tokens.tolist() for p in prompts]
         )
@@ -128,13 +140,32 @@ def replay(session: Session, golden: GoldenSet, vision: VisionPipeline | None = 
     )
 
 
-def check_fits(session: Session, golden: GoldenSet, vision: VisionPipeline | None) -> None:
+def attend_to(session: Session, prompts: Sequence[GoldenPrompt], sources: Sequence[Source]) -> None:
+    """Make the source of each of ``prompts``, a batch, what its slot attends to."""
+    for slot, prompt in enumerate(prompts):
+        if prompt.source is not None:
+            session.write_cross(slot, sources[prompt.source].cross, sources[prompt.source].length)
+
+
+def check_fits(
+    session: Session, golden: GoldenSet, vision: VisionPipeline | None, pipeline: SourcePipeline | None = None
+) -> None:
     """Raise ``BundleError`` unless the golden set is of a model like the session's."""
     vocabulary = session.contract.vocab_size
     largest = max(int(array.max()) for p in golden.prompts for array in (p.ids, p.tokens, p.top_ids))
     if largest >= vocabulary:
         raise BundleError(
             f"the golden set has token id {largest} and the model {vocabulary:,} tokens; run `tt-edge verify --model` again"
+        )
+    have_sources = [prompt.source is not None for prompt in golden.prompts]
+    if session.contract.takes_source != all(have_sources) or any(have_sources) != (pipeline is not None):
+        raise BundleError(
+            "the golden set is of another kind of model (with a source for each prompt, or without); run `tt-edge verify --model` "
+            "again"
+        )
+    if pipeline is not None and not all(fits(pipeline, source.inputs, vocabulary) for source in golden.sources):
+        raise BundleError(
+            "the golden set has sources that the encoder does not take; run `tt-edge verify --model` again"
         )
     if vision is None and any(prompt.images for prompt in golden.prompts):
         raise BundleError(
@@ -147,14 +178,7 @@ def encode_images(golden: GoldenSet, vision: VisionPipeline) -> list[FeatureResu
     results = []
     for number, image in enumerate(golden.images):
         found = vision.encoder.encode([vision.processor.preprocess(image.pixels)])
-        for table, expected in image.tables.items():
-            features = found[table]
-            if features.shape[0] != len(expected.norms):
-                error = float("inf")  # the preprocessing gives another number of tokens
-            else:
-                squares = squared_length(sketch(features) - expected.features).sum()
-                error = float(np.sqrt(squares) / np.linalg.norm(expected.norms.astype(np.float64)))
-            results.append(FeatureResult(number, table, error))
+        results += [FeatureResult(number, table, each.error_of(found[table])) for table, each in image.tables.items()]
     return results
 
 

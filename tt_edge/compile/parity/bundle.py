@@ -81,7 +81,7 @@ def verify_bundle(
     network = bundle.network()
     with _kv_cache_of(network, model):
         if manifest.takes_source:
-            return _of_seq2seq(bundle, model, checkpoint, network, precision, new_tokens, seed)
+            return _of_seq2seq(bundle, model, checkpoint, network, precision, new_tokens, seed, maker)
         if manifest.takes_images:
             report = _with_pictures(
                 bundle, model, checkpoint, network, precision, new_tokens, seed, images, truth, maker
@@ -129,6 +129,7 @@ def _of_seq2seq(
     precision: Precision,
     new_tokens: int,
     seed: int,
+    maker: GoldenMaker | None,
 ) -> ParityReport:
     from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference, check_seq2seq
     from tt_edge.runtime.engine.choose import Runtime, open_part
@@ -141,7 +142,15 @@ def _of_seq2seq(
     contract = bundle.manifest.contract
     reference = Seq2SeqReference(model, precision)
     report = check_seq2seq(
-        reference, pipeline, network, contract, precision, new_tokens=new_tokens, seed=seed, special_ids=special
+        reference,
+        pipeline,
+        network,
+        contract,
+        precision,
+        new_tokens=new_tokens,
+        seed=seed,
+        special_ids=special,
+        maker=maker,
     )
     return _with_texts(report, bundle, model, checkpoint, network, new_tokens, pipeline)
 

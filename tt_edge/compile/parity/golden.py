@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,14 @@ from tt_edge.compile.parity.images.features import features_of
 from tt_edge.compile.parity.prompts import Prompt
 from tt_edge.compile.parity.report import HALF_PRECISION_FACTOR, ParityReport
 from tt_edge.network.storage import write_weights
-from tt_edge.proof.golden import MAX_BYTES, GoldenFeatures, GoldenImage, GoldenPrompt, GoldenSet
+from tt_edge.proof.golden import MAX_BYTES, GoldenFeatures, GoldenImage, GoldenPrompt, GoldenSet, GoldenSource
+from tt_edge.proof.sources import cross_features
 from tt_edge.runtime.multimodal.images import ProcessedImage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from tt_edge.compile.parity.seq2seq.logits import Answer
 
 
 class GoldenMaker:
@@ -29,6 +32,7 @@ class GoldenMaker:
         self._prompts: dict[tuple[tuple[int, ...], tuple[int, ...]], GoldenPrompt] = {}
         self._batches: list[tuple[int, ...]] = []
         self._own_feature_error = 0.0
+        self._sources: list[GoldenSource] = []
 
     def add_images(self, pixels: Sequence[NDArray[np.uint8]]) -> None:
         """Add the images before preprocessing, uint8 ``[H, W, 3]``, in the order in which the check uses them."""
@@ -51,6 +55,29 @@ class GoldenMaker:
             numbers.append(list(self._prompts).index(key))
         self._batches.append(tuple(numbers))
 
+    def add_sources(
+        self,
+        sources: Sequence[Mapping[str, np.ndarray]],
+        start: Sequence[int],
+        answers: Sequence[Answer],
+        batches: Sequence[Sequence[int]],
+        own_error: float,
+    ) -> None:
+        """Add the sources of an encoder-decoder with the ``answers`` that begin with ``start``.
+
+        ``batches`` are numbers of sources that were compared together, ``own_error`` is PyTorch's own relative error of keys and
+        values.
+        """
+        self._sources = [
+            GoldenSource(source, cross_features(answer.exact_cross))
+            for source, answer in zip(sources, answers, strict=True)
+        ]
+        for number, answer in enumerate(answers):
+            prompt = GoldenPrompt.of(start, answer.tokens, answer.own, answer.exact, source=number)
+            self._prompts[((), (number,))] = prompt
+        self._batches = [tuple(batch) for batch in batches]
+        self._own_feature_error = own_error
+
     def add_features(self, model: PreTrainedModel, truth: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> None:
         """Add the tower's features of each image, computed one image at a time; ``truth`` is the model in fp32."""
         for number, picture in enumerate(pictures):
@@ -61,21 +88,23 @@ class GoldenMaker:
             self._own_feature_error = max(self._own_feature_error, *errors)
 
     def made(self, report: ParityReport) -> tuple[GoldenSet | None, str]:
-        """The golden set, and a line about images that were omitted because it was too large ("" if none were).
+        """The golden set, and a line about images or sources that were omitted because it was too large ("" if none were).
 
-        Images are omitted starting with the last one, together with the prompts that contain them.
+        They are omitted starting with the last one, together with the prompts that contain them.
         """
-        for count in range(len(self._pixels), -1, -1):
+        most, what = max((len(self._pixels), "images"), (len(self._sources), "sources"))
+        for count in range(most, -1, -1):
             golden = self._with(report, count)
             if golden is None or golden.nbytes < MAX_BYTES:
                 break
-        left_out = len(self._pixels) - count
-        note = f"{left_out} images are left out of the golden set, which has room for {MAX_BYTES >> 20} MiB"
+        left_out = most - count
+        note = f"{left_out} {what} are left out of the golden set, which has room for {MAX_BYTES >> 20} MiB"
         return golden, note if left_out else ""
 
     def _with(self, report: ParityReport, count: int) -> GoldenSet | None:
-        """The set with the first ``count`` images; ``None`` where no prompt remains."""
-        kept = {i: p for i, p in enumerate(self._prompts.values()) if all(image < count for image in p.images)}
+        """The set with the first ``count`` images or sources; ``None`` where no prompt remains."""
+        needs = ((p, (*p.images, *(() if p.source is None else (p.source,)))) for p in self._prompts.values())
+        kept = {i: p for i, (p, given) in enumerate(needs) if all(number < count for number in given)}
         places = {number: place for place, number in enumerate(kept)}
         batches = (tuple(places[number] for number in batch if number in places) for batch in self._batches)
         if not kept:
@@ -89,6 +118,7 @@ class GoldenMaker:
             batches=tuple(dict.fromkeys(batch for batch in batches if batch)),
             images=tuple(GoldenImage(self._pixels[i], self._tables[i]) for i in range(max(used, default=-1) + 1)),
             feature_tolerance=HALF_PRECISION_FACTOR * self._own_feature_error if half else report.tolerance,
+            sources=tuple(self._sources[:count]),
         )
 
 

@@ -129,9 +129,9 @@ def _calibrate_format(
 
 
 def _run(model: nn.Module, batch: Batch, without_head: bool) -> None:
-    family = family_of(model) if isinstance(model, PreTrainedModel) else None
+    decodes = isinstance(model, PreTrainedModel) and not model.config.is_encoder_decoder
+    family = family_of(model) if decodes else None
     if family is not None and "pixel_values" not in batch:  # BLIP-2 does not run without an image
-        assert isinstance(model, PreTrainedModel)
         hidden = family.decoder_of(model)(**batch, use_cache=False).last_hidden_state
         if not without_head:
             family.head_of(model)(hidden)

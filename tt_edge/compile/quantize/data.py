@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,16 +13,14 @@ import torch
 from torch import Tensor
 
 from tt_edge.compile.quantize.builtin_text import PASSAGES
-from tt_edge.errors import InvalidInputError, MissingDependencyError
+from tt_edge.compile.quantize.reading import IMAGE_SUFFIXES, files_of, is_of_rows, paragraphs_of, rows_of
+from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.sources import ImageSource, Video, VideoFile, images_of_row
 
 #: Model inputs by name: ``input_ids`` int64 ``[B, S]`` and, with images, the image inputs of the model's family.
 Batch: TypeAlias = Mapping[str, Tensor]
 
-#: Read no more than this from one file.
-_MAX_LINE = 1 << 20
-#: Files of a folder of images, and what is asked about each.
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+#: What is asked about each file of a folder of images.
 _QUESTION = "Describe the image."
 
 
@@ -160,37 +157,17 @@ def _samples(source: Path | None, tokenizer: Any, pictures: Pictures | None) -> 
             if pictures is not None:
                 yield pictures.illustrated(text, pictures.drawn(number))
             yield Sample(text, where="a built-in passage")
-    elif source.is_dir() and (images := sorted(p for p in source.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)):
+    elif source.is_dir() and (images := files_of(source, IMAGE_SUFFIXES)):
         if pictures is None:
             raise InvalidInputError(
                 f"calibration data {source} is a folder of images, which the model does not take; give text"
             )
         yield from (pictures.illustrated(_QUESTION, str(image)) for image in images)
-    elif source.is_dir():
-        yield from _dataset(source, tokenizer)
-    elif source.suffix in (".jsonl", ".json"):
-        with source.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _sample(_parse(source, number, line), tokenizer, f"{source}:{number}", source.parent)
+    elif is_of_rows(source):
+        folder = source if source.is_dir() else source.parent
+        yield from (_sample(row, tokenizer, where, folder) for where, row in rows_of(source))
     else:
-        try:
-            text = source.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"calibration data {source} is not UTF-8 text ({error}); convert it") from error
-        yield from (Sample(paragraph.strip()) for paragraph in text.split("\n\n") if paragraph.strip())
-
-
-def _parse(source: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        if len(line) > _MAX_LINE:
-            raise ValueError(f"it has {len(line):,} characters")
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError("it is no object")
-    except ValueError as error:
-        raise InvalidInputError(f"{source}:{number} is not a JSON object ({error}); fix or remove the line") from error
-    return row
+        yield from map(Sample, paragraphs_of(source))
 
 
 def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sample:
@@ -216,22 +193,3 @@ def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sa
         if all(isinstance(row.get(key), str) for key in keys):
             return Sample("\n".join(row[key] for key in keys), images, where)
     raise InvalidInputError(f"{where} has none of text, prompt and answer, or messages (it has {', '.join(row)})")
-
-
-def _dataset(folder: Path, tokenizer: Any) -> Iterator[Sample]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{folder} is read with the package datasets; pip install datasets, or give a .txt or .jsonl file"
-        ) from error
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"calibration data {folder} was not saved by `datasets` ({str(error).splitlines()[0]}); give such a folder"
-        ) from error
-    if isinstance(loaded, datasets.DatasetDict):
-        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    for number, row in enumerate(loaded):
-        yield _sample(row, tokenizer, f"{folder} row {number}", folder)

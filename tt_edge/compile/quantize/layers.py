@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from tt_edge.compile.memory import release_memory
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.compile.quantize.quantized_weight import QuantizedWeight, WeightFormat
-from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.seq2seq.image_text import decoder_of, text_model
+from tt_edge.compile.vision.families import VLMFamily, family_of
 from tt_edge.config.quantization import LayerPlace, QuantConfig, QuantFormat
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT4_MAX, INT8_MAX, NVFP4_BLOCK
@@ -63,8 +64,12 @@ def placed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, LayerPlace
     of the work, and its error is in every feature (docs/vision.md has the measurement).
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    family = family_of(model) if isinstance(model, PreTrainedModel) else None
-    language = ("",) if family is None else (f"{family.decoder}.", family.head)
+    family: VLMFamily | None = None
+    language: tuple[str, ...] = ("",)
+    if isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder:
+        language = _halves(model, head)
+    elif isinstance(model, PreTrainedModel) and (family := family_of(model)) is not None:
+        language = (f"{family.decoder}.", family.head)
     blocks = () if family is None else tuple(f"{name}." for name in _attention_blocks(model, language))
     for name, module in model.named_modules():
         # torch's own multi-head attention reads its projection's weight without calling it.
@@ -74,6 +79,14 @@ def placed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, LayerPlace
             yield name, module, LayerPlace.HEAD if module is head else LayerPlace.LANGUAGE
         else:
             yield name, module, LayerPlace.TOWER if name.startswith(blocks) else LayerPlace.PROJECTOR
+
+
+def _halves(model: PreTrainedModel, head: nn.Module | None) -> tuple[str, ...]:
+    """Beginnings of the names of what is in the encoder, the decoder and the head of an encoder-decoder."""
+    inner = text_model(model)
+    halves = [module for module in (inner.get_encoder(), decoder_of(inner)) if module is not None]
+    names = {id(module): name for name, module in model.named_modules()}
+    return tuple(f"{names[id(half)]}." for half in halves) + (() if head is None else (names[id(head)],))
 
 
 def _attention_blocks(model: nn.Module, language: tuple[str, ...]) -> Iterator[str]:

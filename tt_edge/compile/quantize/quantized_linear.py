@@ -45,5 +45,10 @@ class QuantizedLinear(nn.Module):
         )
         return result
 
+    @property
+    def weight(self) -> None:
+        """None in full precision. T5 asks for the type of a layer's weight before it calls it, if there is one."""
+        return None
+
     def extra_repr(self) -> str:
         return f"{self.format}, in_features={self.in_features}, out_features={self.out_features}"

@@ -15,8 +15,9 @@ from tt_edge.compile.checkpoint.prequantized import read_quantized
 from tt_edge.compile.quantize.calibrate import calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.data import Batch, CalibrationData, load_batches
 from tt_edge.compile.quantize.kv_cache import QKVScales, calibrate_kv_cache, scales_of_checkpoint
-from tt_edge.compile.quantize.layers import quantize_model
+from tt_edge.compile.quantize.layers import layers_to_quantize, quantize_model
 from tt_edge.compile.quantize.pictures import CalibrationPictures
+from tt_edge.compile.quantize.sources.batches import SourceBatches
 from tt_edge.compile.vision.crossed.reference import is_crossed
 from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError
@@ -57,6 +58,8 @@ class CheckpointCalibration(Calibration):
         self._checkpoint.check_not_quantized(str(recipe.format or "with rules"))
 
     def batches(self, model: PreTrainedModel, files: Files, *, need_pictures: bool = False) -> Sequence[Batch]:
+        if model.config.is_encoder_decoder:
+            return SourceBatches.of(model, files, self._tokenizer, self.data)
         pictures = CalibrationPictures.of(model, files)
         batches = load_batches(self.data, self._tokenizer.tokenizer, pictures)
         if need_pictures and not batches.have_pictures:
@@ -103,6 +106,7 @@ def quantize(
     model: PreTrainedModel, recipe: QuantConfig, calibration: Calibration, files: Files, *, show: bool
 ) -> tuple[dict[str, int], bytes]:
     """Quantize a model in place. Returns the number of linear layers by format, and the statistics for ``quantize_again``."""
+    layers_to_quantize(model, recipe)  # refuses what cannot be, before data is prepared
     needed = any(format.needs_data for format in recipe.formats)
     need_pictures = recipe.vision is not None or is_crossed(model)
     batches = calibration.batches(model, files, need_pictures=need_pictures) if needed else ()

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.runtime.text.tokenizer import read_json
+from tt_edge.runtime.text.tokenizer import Files, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tt_edge.compile.files import HostFiles
 
 #: Classes with an image before the text. T5Gemma 2's images are anywhere in it; only its text part is compiled.
 _CLASSES = ("Florence2ForConditionalGeneration", "Blip2ForConditionalGeneration")
@@ -97,7 +96,7 @@ def decoder_of(model: PreTrainedModel) -> Any:
     return decoder if inner is None or not hasattr(decoder, "encoder") else inner
 
 
-def image_size_of(files: HostFiles) -> tuple[int, int] | None:
+def image_size_of(files: Files) -> tuple[int, int] | None:
     """``(height, width)`` of images that the checkpoint's processor makes; ``None`` if it has none, or of many sizes."""
     settings = read_json(files, "preprocessor_config.json") or read_json(files, "processor_config.json")
     settings = settings.get("image_processor", settings)

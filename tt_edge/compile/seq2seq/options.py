@@ -19,7 +19,19 @@ def check_options(model: PreTrainedModel, config: CompileConfig) -> None:
         raise UnsupportedModelError(
             f"{name} is an encoder-decoder, and AttentionPlugin has no attention to a source; compile with --backend native or sdpa"
         )
-    if config.quantization.recipe is not None or quantized_layers(model):
+    if quantized_layers(model):
         raise UnsupportedModelError(
-            f"{name} is an encoder-decoder, and quantized ones are not tested; omit --quant, or give a checkpoint in full precision"
+            f"{name} is an encoder-decoder, and those are not read from quantized checkpoints; give one in full precision, and "
+            "--quant"
+        )
+    recipe = config.quantization.recipe
+    if recipe is None:
+        return
+    if recipe.vision is not None:
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder, of which --quant quantizes both halves; omit --quant-vision"
+        )
+    if any(type(module).__name__.endswith("SparseMLP") for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{name} is a mixture of experts, and calibration does not reach all of them; omit --quant"
         )

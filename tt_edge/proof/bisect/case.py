@@ -12,13 +12,15 @@ from tt_edge.contract import CONTEXT_PROFILE, GENERATION_PROFILE, GENERATION_TOK
 from tt_edge.errors import InvalidInputError
 from tt_edge.network.ir import Network
 from tt_edge.proof.golden import GoldenSet
-from tt_edge.proof.replay import Replay, RowResult, prompt_images, teacher_forced
+from tt_edge.proof.replay import Replay, RowResult, attend_to, prompt_images, teacher_forced
+from tt_edge.proof.sources import encode, feeds_of
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.engine.session import Logits
 from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
 
 if TYPE_CHECKING:
     from tt_edge.runtime.multimodal.pipeline import VisionPipeline
+    from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,11 @@ def decoder_case(
     golden: GoldenSet,
     row: RowResult,
     vision: VisionPipeline | None,
+    pipeline: SourcePipeline | None = None,
 ) -> Case:
     """The first step of ``row``'s batch that is wrong, with the caches that the reference evaluation has before it.
 
-    ``vision`` is the reference's, of a vision-language model.
+    ``vision`` is the reference's, of a vision-language model, and ``pipeline`` of an encoder-decoder.
     """
     step = row.first_wrong_step or 0
     batch = golden.batches[row.batch]
@@ -53,6 +56,8 @@ def decoder_case(
     session = _Recorder(network, contract, step, batch.index(row.prompt))
     images = [prompt_images(prompt, golden, vision) for prompt in prompts]
     tokens = [prompt.tokens[: step + 1].tolist() for prompt in prompts]
+    if pipeline is not None:
+        attend_to(session, prompts, [encode(pipeline, source.inputs) for source in golden.sources])
     teacher_forced(session, [prompt.ids.tolist() for prompt in prompts], images, tokens)
     width = session.recorded["input_ids"].shape[1]
     generation = width <= GENERATION_TOKENS and len(contract.profiles()) > 1
@@ -74,6 +79,14 @@ def vision_case(
     """The call that encodes one golden image."""
     feeds, _ = vision_inputs(contract, [vision.processor.preprocess(golden.images[image].pixels)])
     return Case(part, network, contract, feeds, tuple(network.outputs), CONTEXT_PROFILE, f"image {image}")
+
+
+def encoder_case(
+    part: str, network: Network, contract: IOContract, golden: GoldenSet, source: int, pipeline: SourcePipeline
+) -> Case:
+    """The call that encodes one golden source."""
+    feeds = feeds_of(pipeline, golden.sources[source].inputs)
+    return Case(part, network, contract, feeds, tuple(network.outputs), CONTEXT_PROFILE, f"source {source}")
 
 
 def first_failure(result: Replay) -> RowResult:

@@ -21,13 +21,16 @@ from tt_edge.compile.seq2seq.model import cross_states
 from tt_edge.config import Precision
 from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SPEECH_FEATURES, SPEECH_SAMPLES
 from tt_edge.errors import InvalidInputError
+from tt_edge.proof.golden import on_grid
 from tt_edge.proof.replay import teacher_forced
+from tt_edge.proof.sources import CROSS, encode
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from tt_edge.compile.parity.golden import GoldenMaker
     from tt_edge.contract import IOContract
     from tt_edge.network.ir import Network
     from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
@@ -119,17 +122,9 @@ def with_images(encoder: IOContract, sources: Sequence[np.ndarray], seed: int, i
     shape = encoder.input(PAGE_PIXELS).resolve()[1:]
     placeholders = np.full(places, image_token)
     return [
-        {name: np.concatenate([placeholders, source]), PAGE_PIXELS: generator.standard_normal(shape).astype(np.float32)}
+        {name: np.concatenate([placeholders, source]), PAGE_PIXELS: on_grid(generator.standard_normal(shape))}
         for source in sources
     ]
-
-
-def encode(pipeline: SourcePipeline, given: Given) -> Source:
-    """A source of ``with_images``, by the captured encoder."""
-    if len(given) > 1:
-        return pipeline.image_text(given[PAGE_PIXELS], given[SOURCE_IDS][pipeline.image_places :].tolist())
-    (source,) = given.values()
-    return pipeline.source(source)
 
 
 def random_sources(
@@ -144,12 +139,12 @@ def random_sources(
     of = encoder.subsampling
     if spec.name != SOURCE_IDS and of is None:
         shape = spec.resolve(batch=1)[1:]
-        return [generator.standard_normal(shape).astype(np.float32) for _ in range(count)]
+        return [on_grid(generator.standard_normal(shape)) for _ in range(count)]
     most, least = min(encoder.max_source_len - (encoder.limits.max_image_tokens or 0), 48), 1 if of is None else 2
     lengths = list(dict.fromkeys((most, max(least, most // 5), max(least, most // 2))))[:count]
     if of is not None:
         sizes = [(of.fewest(places), *spec.resolve(batch=1, frames=1)[2:]) for places in lengths]
-        return [generator.standard_normal(size).astype(np.float32) for size in sizes]
+        return [on_grid(generator.standard_normal(size)) for size in sizes]
     vocabulary = np.setdiff1d(np.arange(decoder.vocab_size), list(excluded))
     return [vocabulary[generator.integers(0, len(vocabulary), length)] for length in lengths]
 
@@ -164,11 +159,13 @@ def check_seq2seq(
     new_tokens: int = 32,
     seed: int = 0,
     special_ids: Collection[int] = (),
+    maker: GoldenMaker | None = None,
 ) -> ParityReport:
     """Compare the captured networks with ``reference``, in a batch of unequal sources and with a batch of one.
 
     ``pipeline`` encodes with the captured encoder; ``network`` and ``contract`` are of the decoder. Random texts contain none of
-    ``special_ids``. Raises ``InvalidInputError`` for more ``new_tokens`` than the decoder has room for.
+    ``special_ids``. Hugging Face's results are passed to ``maker``, for a golden set. Raises ``InvalidInputError`` for more
+    ``new_tokens`` than the decoder has room for.
     """
     encoder = pipeline.encoder.contract
     start = [max(token, 0) for token in pipeline.start.default]  # any token for a language that is to be detected
@@ -195,9 +192,11 @@ def check_seq2seq(
             compare_row(encoded[index].length, out, answer.tokens, answer.own, answer.exact)
             for index, out, answer in zip(batch, logits, chosen, strict=True)
         ]
+    features = tuple(_cross_parity(source, answer) for source, answer in zip(encoded, answers, strict=True))
+    if maker is not None:
+        maker.add_sources(given, start, answers, batches, max(each.reference_error for each in features))
     own = max(row.reference_error for row in rows)
     tolerance = FP32_TOLERANCE if precision is Precision.FP32 else HALF_PRECISION_FACTOR * own
-    features = tuple(_cross_parity(source, answer) for source, answer in zip(encoded, answers, strict=True))
     return ParityReport(precision.value, tuple(rows), tolerance, features)
 
 
@@ -207,7 +206,7 @@ def _cross_parity(source: Source, answer: Answer) -> FeatureParity:
     got = np.concatenate([t[:, : source.length].astype(np.float32).ravel() for t in source.on_host().values()])
     norm = float(np.linalg.norm(exact))
     return FeatureParity(
-        table="keys and values",
+        table=CROSS,
         pictures=1,
         tokens=source.length,
         relative_error=float(np.linalg.norm(got - exact)) / norm,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from tt_edge.compile.export.masks import Visibility
-from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, hidden_after
+from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of, hidden_after
 from tt_edge.errors import UnsupportedModelError
 
 #: What such a module has, and the arguments of its ``forward``.
@@ -85,10 +85,10 @@ def semantic(module: Any) -> Callable[..., tuple[Any, ...]]:
 def is_equal(module: Any) -> bool:
     """Whether ``semantic`` gives what the module does: causal, not causal, and to a source."""
     generator = torch.Generator().manual_seed(0)
-    weight = module.q_proj.weight
-    states = torch.randn(2, 5, module.q_proj.in_features, generator=generator).to(weight.dtype)
-    source = torch.randn(2, 3, module.k_proj.in_features, generator=generator).to(weight.dtype)
-    hidden = hidden_after(5, weight.dtype).expand(2, 1, 5, 5)
+    dtype = dtype_of(module)
+    states = torch.randn(2, 5, module.q_proj.in_features, generator=generator).to(dtype)
+    source = torch.randn(2, 3, module.k_proj.in_features, generator=generator).to(dtype)
+    hidden = hidden_after(5, dtype).expand(2, 1, 5, 5)
     cases: list[tuple[dict[str, Any], dict[str, Any]]] = [({"key_value_states": source},) * 2]
     if module.k_proj.in_features == module.q_proj.in_features:
         cases.append(({"attention_mask": hidden}, {"attention_mask": Visibility(causal=True)}))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.export.masks import Visibility
-from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend
+from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of
 
 
 def matches(module: nn.Module) -> bool:
@@ -34,6 +34,6 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
 
 def is_equal(module: Any) -> bool:
     """Whether ``semantic`` gives what the module does, on random numbers."""
-    weight = module.query.weight
-    states = torch.randn(2, 5, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    states = torch.randn(2, 5, module.query.in_features, generator=torch.Generator().manual_seed(0))
+    states = states.to(dtype_of(module))
     return all_equal(lambda: [(module(states)[0], semantic(module)(states)[0])])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from tt_edge.compile.export.masks import Visibility
-from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, hidden_after
+from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of, hidden_after
 
 
 def matches(module: nn.Module) -> bool:
@@ -58,7 +58,7 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
 def is_equal(module: Any) -> bool:
     """Whether ``semantic`` gives what the module does, on random numbers."""
     generator = torch.Generator().manual_seed(0)
-    dtype = module.q_proj.weight.dtype
+    dtype = dtype_of(module)
     states, source = (torch.randn(n, 2, module.embed_dim, generator=generator).to(dtype) for n in (5, 3))
     key = source if module.encoder_decoder_attention else states
     causal = module.layer_idx is not None and not module.encoder_decoder_attention

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.export.masks import Visibility
-from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend
+from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of
 
 
 def matches(module: nn.Module) -> bool:
@@ -41,9 +41,9 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor]]:
 
 def is_equal(module: Any) -> bool:
     """Whether ``semantic`` gives what the module does, on random numbers: four windows."""
-    weight = module.query.weight
     length = 4 * int(module.one_sided_attn_window_size)
-    states = torch.randn(2, length, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    states = torch.randn(2, length, module.query.in_features, generator=torch.Generator().manual_seed(0))
+    states = states.to(dtype_of(module))
     nothing = torch.zeros(2, length, dtype=torch.bool)
     given = {"is_index_masked": nothing, "is_index_global_attn": nothing, "is_global_attn": False}
     return all_equal(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tt_edge.compile.export.masks import JoinedVisibility, Visibility
-from tt_edge.compile.seq2seq.own_attention.operator import all_equal, hidden_after
+from tt_edge.compile.seq2seq.own_attention.operator import all_equal, dtype_of, hidden_after
 from tt_edge.errors import UnsupportedModelError
 
 
@@ -64,11 +64,11 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None, None]]:
 def is_equal(module: Any) -> bool:
     """Whether ``semantic`` gives what the module does, rotated, with keys after the query hidden."""
     generator = torch.Generator().manual_seed(0)
-    weight = module.q_proj.weight
-    states, source = (torch.randn(2, n, weight.shape[1], generator=generator).to(weight.dtype) for n in (5, 3))
+    dtype, width = dtype_of(module), module.q_proj.in_features
+    states, source = (torch.randn(2, n, width, generator=generator).to(dtype) for n in (5, 3))
     angles = torch.randn(1, 5, module.head_dim // 2, generator=generator).repeat(1, 1, 2)
-    positions = angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
-    mask = torch.cat([hidden_after(5, weight.dtype), torch.zeros(5, 3, dtype=weight.dtype)], -1).expand(2, 1, 5, 8)
+    positions = angles.cos().to(dtype), angles.sin().to(dtype)
+    mask = torch.cat([hidden_after(5, dtype), torch.zeros(5, 3, dtype=dtype)], -1).expand(2, 1, 5, 8)
     joined = JoinedVisibility(Visibility(causal=True))
     ours = semantic(module)
     with patch.object(module.config, "_attn_implementation_internal", "eager"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: 
 def hidden_after(length: int, dtype: torch.dtype) -> Tensor:
     """The numbers ``[length, length]`` that hide keys after the query."""
     return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type that a module of attention computes in; its projections may be quantized, and have biases then, or norms."""
+    biases = (getattr(each, "bias", None) for each in module.modules())
+    found: torch.dtype = next(t for t in chain(module.parameters(), biases) if isinstance(t, Tensor)).dtype
+    return found
 
 
 def all_equal(pairs: Callable[[], list[tuple[Tensor, Tensor]]]) -> bool:

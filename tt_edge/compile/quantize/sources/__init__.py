@@ -1,0 +1,1 @@
+"""Calibrating encoder-decoders: sources, and answers to them."""
