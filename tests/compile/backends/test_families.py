@@ -80,9 +80,11 @@ def test_half_precision_is_as_near_the_truth_as_pytorch(family, precision):
 @pytest.mark.parametrize(("backend", "cache"), [("native", None), ("sdpa", "static_v2")], ids=lambda value: str(value))
 @pytest.mark.parametrize("family", grouped(FAMILIES))
 def test_an_engine_is_built(tensorrt, family, backend, cache):
+    """With both profiles in one family; in the others with the wider one, which takes half of the time."""
     converted = compiled(shared(family).model, backend=backend, cache=cache)
+    profiles = converted.contract.profiles()[: None if family == "qwen2" else 1]
     file = io.BytesIO()
-    assert build_engine(tensorrt, converted.network, converted.contract.profiles(), "sm89", file).bytes == file.tell()
+    assert build_engine(tensorrt, converted.network, profiles, "sm89", file).bytes == file.tell()
 
 
 @pytest.mark.parametrize(
