@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -37,7 +37,7 @@ def trace(
     on sizes, which the exporter cannot prove, holds for every size. Raises ``UnsupportedModelError`` when the module cannot be
     traced.
     """
-    with torch.no_grad(), _without_stack_traces(), _without_a_cache_of_shapes():
+    with torch.no_grad(), _without_stack_traces(), _without_a_cache_of_shapes(), _without_idle_switches():
         try:
             export = partial(_export, module, tuple(arguments), dict(named), dynamic_shapes, assumes is not None)
             exported = _with_repeated_layers(module, export) or export()
@@ -124,3 +124,23 @@ def _without_a_cache_of_shapes() -> AbstractContextManager[object]:
     from torch._dynamo import config
 
     return config.patch(fake_tensor_cache_enabled=False)  # type: ignore[no-untyped-call,no-any-return]
+
+
+@contextmanager
+def _without_idle_switches() -> Iterator[None]:
+    """``torch.no_grad`` does nothing where gradients are off already, as they are here.
+
+    The exporter records each switch, then splits the graph at it and joins the parts again: a sixth of the time.
+    """
+
+    def enter(self: torch.no_grad) -> None:
+        self.prev = torch.is_grad_enabled()
+        if self.prev:
+            torch.set_grad_enabled(False)
+
+    def leave(self: torch.no_grad, *_error: object) -> None:
+        if self.prev:
+            torch.set_grad_enabled(True)
+
+    with patch.object(torch.no_grad, "__enter__", enter), patch.object(torch.no_grad, "__exit__", leave):
+        yield
