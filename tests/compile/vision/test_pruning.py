@@ -129,6 +129,18 @@ def test_verified(compiled):
     assert not golden.images, "which of two tokens is kept may depend on the device's rounding"
 
 
+def test_tokens_that_see_each_other(tmp_path):
+    """Of Gemma 3's tokens of one image, those that are kept still see each other in both directions."""
+    checkpoint = write_checkpoint("gemma3", tmp_path / "checkpoint")
+    config = CompileConfig.of(precision="fp32", keep_image_tokens=0.5, **LIMITS)
+    compile_checkpoint(str(checkpoint), tmp_path / "out.ttedge", config, EngineTarget(), progress=False)
+    bundle = Bundle.open(tmp_path / "out.ttedge")
+    report = verify_bundle(bundle, checkpoint, new_tokens=6)
+    assert report.passed, report.render()
+    assert max(row.pictures for row in report.rows) == 2
+    assert bundle.manifest.contract.has_blocks
+
+
 def test_inspect_says_so(compiled, capsys):
     assert main(["inspect", str(compiled[2].path)]) == 0
     assert "64 image tokens in one call, of which 50% are kept" in capsys.readouterr().out

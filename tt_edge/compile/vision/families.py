@@ -141,8 +141,8 @@ KNOWN: dict[str, _Facts] = {
     "llava": _Facts(prunes=True),
     "vipllava": _Facts(prunes=True),
     "internvl": _Facts(prunes=True),
-    "gemma3": _Facts(blocks=Blocks.IMAGE),
-    "paligemma": _Facts(blocks=Blocks.PROMPT),
+    "gemma3": _Facts(blocks=Blocks.IMAGE, prunes=True),
+    "paligemma": _Facts(blocks=Blocks.PROMPT, prunes=True),
 }
 
 #: What was found of a model by running it and its processor.
@@ -260,7 +260,7 @@ def check_options(model: PreTrainedModel, family: VLMFamily, config: CompileConf
         check_crossed_options(name, config)
     if config.vision.keep_image_tokens != 1 and not family.prunes:
         raise UnsupportedModelError(
-            f"{name}'s image tokens have places in lines, rows or blocks, of which none can be dropped; omit --keep-image-tokens"
+            f"{name} was not compared with image tokens left out, which may stand in lines or tiles there; omit --keep-image-tokens"
         )
     if family.blocks is Blocks.NONE:
         return
@@ -282,6 +282,7 @@ def check_crossed_options(name: str, config: CompileConfig) -> None:
     given = {
         "--backend plugin": config.attention.backend is Backend.PLUGIN,
         "--vision-attention plugin": config.vision.attention is TowerAttention.PLUGIN,
+        "--keep-image-tokens": config.vision.keep_image_tokens != 1,
     }
     for option, is_given in given.items():
         if is_given:

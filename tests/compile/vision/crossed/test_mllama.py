@@ -169,6 +169,10 @@ def test_prompts_and_options_that_do_not_fit(llm, checkpoint, tmp_path):
         UnsupportedModelError, match="by cross-attention, which --backend plugin does not have; omit it"
     ):
         compiled(precision="fp16", backend="plugin")
+    with pytest.raises(
+        UnsupportedModelError, match="by cross-attention, which --keep-image-tokens does not have; omit it"
+    ):
+        compiled(keep_image_tokens=0.5)
 
 
 def test_both_networks_are_built(bundle, tensorrt):
