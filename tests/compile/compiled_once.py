@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from tt_edge.compile.part import CompiledPart, PartCompiler
 
@@ -42,15 +43,22 @@ def compiled_once(compiler: PartCompiler) -> CompiledPart:
 
 
 def _key(compiler: PartCompiler) -> str:
-    """A hash of everything that is compiled: the model's classes, configuration and weights, and the settings."""
-    model = compiler.model
-    digest = hashlib.sha256()
+    """A hash of everything that is compiled: the model and the settings."""
+    digest = model_digest(compiler.model)
     for text in (
-        compiler.name, type(model).__qualname__, repr(model), model.config.to_json_string(False), repr(model.training),
-        repr(compiler.config), repr(compiler.kv_scales), compiler.network_name, repr(getattr(compiler, "geometry", None)),
+        compiler.name, repr(compiler.config), repr(compiler.kv_scales), compiler.network_name,
+        repr(getattr(compiler, "geometry", None)),
     ):  # fmt: skip
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def model_digest(model: PreTrainedModel) -> hashlib._Hash:
+    """A hash of a model's classes, configuration and weights, to which more can be added."""
+    digest = hashlib.sha256()
+    for text in (type(model).__qualname__, repr(model), model.config.to_json_string(False), repr(model.training)):
         digest.update(text.encode() + b"\0")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return digest

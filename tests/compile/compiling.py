@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from functools import lru_cache
-from weakref import WeakKeyDictionary
 
 import torch
-from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
 from tests.compile.compiled_once import compiled_once
+from tests.compile.exported_once import exported_once
 from tests.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.parity import PyTorchReference
 from tt_edge.compile.part import CompiledPart
-from tt_edge.config import CompileConfig, Limits, Precision
-
-_EXPORTED: WeakKeyDictionary[PreTrainedModel, dict[Limits, GraphModule]] = WeakKeyDictionary()
+from tt_edge.config import CompileConfig, Precision
 
 
 class _SharedExport(DecoderCompiler):
-    """Traces a model once for all backends: the exported graph depends on the model and the limits only."""
+    """Traces a model once for all backends."""
 
-    def export(self) -> GraphModule:
-        exported = _EXPORTED.setdefault(self.model, {})
-        if self.config.limits not in exported:
-            exported[self.config.limits] = super().export()
-        module = copy.deepcopy(exported[self.config.limits])  # passes change it
-        for node in module.graph.nodes:  # copies share it, and torch_tensorrt's converters take modules out of it
-            if "nn_module_stack" in node.meta:
-                node.meta["nn_module_stack"] = dict(node.meta["nn_module_stack"])
-        return module
+    export = exported_once(DecoderCompiler.export)
 
 
 def compiled(model: PreTrainedModel, precision: Precision = Precision.FP32, **settings: object) -> CompiledPart:

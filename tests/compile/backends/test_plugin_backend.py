@@ -32,6 +32,9 @@ from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.scheduling.generation import generate
 from tt_edge.tensorrt_api import TensorRT
 
+#: All in one process, which traces each model once.
+pytestmark = pytest.mark.xdist_group("plugin backend")
+
 VERSIONS = list(PluginContract)
 #: The plugin's smallest head size; Qwen2 derives it from the hidden size.
 SIZES = {"llama": {"head_dim": 64}, "qwen3": {"head_dim": 64}, "qwen2": {"hidden_size": 256}}

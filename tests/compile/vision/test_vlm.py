@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.compile.exported_once import traced_once  # noqa: F401 (a fixture)
 from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
 from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
@@ -25,6 +26,8 @@ from tt_edge.runtime.multimodal.pipeline import VisionPipeline
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NEW = 12
@@ -84,6 +87,11 @@ def compiled(family, path, heads_of_64=False, **settings):
     return Scheduler(session), VisionPipeline(processor, VisionEncoder(vision)), bundle
 
 
+def grouped(families):
+    """Tests of a family run one after the other in one process, which traces its model once."""
+    return [pytest.param(family, marks=pytest.mark.xdist_group(f"vlm-{family}")) for family in families]
+
+
 def asked(vision, ids, pictures):
     config = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
     images = {"images": vision.prompt_images(ids, pictures)} if pictures else {}
@@ -91,7 +99,7 @@ def asked(vision, ids, pictures):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("family", VLMS)
+@pytest.mark.parametrize("family", grouped(VLMS))
 def test_tokens_equal_generate(tmp_path, family, backend):
     if family == "blip-2" and backend != "native":
         pytest.skip("the language part is OPT, whose backends test_families has")
@@ -129,7 +137,7 @@ def test_a_conversation_computes_the_image_once(tmp_path, top_logits):
         assert [token.id for token in request.tokens] == reference(model, second, [given])
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
+@pytest.mark.parametrize("family", grouped(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"]))
 def test_the_plugin_backend(tmp_path, family):
     """AttentionPlugin is float16, so its logits are compared: no further from the fp32 truth than twice PyTorch's own."""
     scheduler, pipeline, bundle = compiled(
