@@ -2,15 +2,19 @@
 
 Candidates are the classes that transformers maps for images and text to text, but for encoder-decoders (``--kind seq2seq``). Each
 is made tiny, with a processor, by ``tests/any_vlm.py`` (or by ``tests/vlm_checkpoints.py``, for the families with a file there),
-compiled, and compared with ``generate()`` on images, with the checkpoint's own processor.
+compiled, and compared with ``generate()`` on images, and on a video where it takes one, with the checkpoint's own processor.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.coverage import Outcome, one_line
+
+if TYPE_CHECKING:
+    from tt_edge.runtime import LLM
 
 _NEW_TOKENS = 6
 #: Heights and widths of the images that are asked about.
@@ -92,6 +96,7 @@ def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:
     from tt_edge.errors import TTEdgeError
     from tt_edge.generation_config import GenerationConfig
     from tt_edge.runtime import LLM
+    from tt_edge.runtime.multimodal.sources import Video
 
     config = CompileConfig.of(precision="fp32", max_batch=1, max_input_len=448, max_seq_len=512, max_image_tokens=384)
     greedy = GenerationConfig(max_new_tokens=_NEW_TOKENS, ignore_eos=True)
@@ -112,4 +117,22 @@ def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:
                 return Outcome("wrong", f"other prompt tokens for an image of {size}")
             if list(ours.new_token_ids) != theirs.continue_greedily(inputs, _NEW_TOKENS, eos_token_id=None):
                 return Outcome("wrong", f"other tokens for an image of {size}")
-    return Outcome("works")
+        if llm.vision.processor.video_processor is None:
+            why = llm.vision.processor.no_videos
+            return Outcome("works", f"takes no videos: {why}" if why else "")
+        video = Video([photo(*_SIZES[0], number) for number in range(4)], fps=0.1)
+        prompt = f"{_in_prompt(llm)}What happens?"
+        [ours] = llm.generate([prompt], greedy, images=[[video]])
+        inputs = theirs.inputs(llm, prompt, [video])
+        if list(ours.input_ids) != inputs["input_ids"][0].tolist():
+            return Outcome("wrong", "other prompt tokens for a video")
+        if list(ours.new_token_ids) != theirs.continue_greedily(inputs, _NEW_TOKENS, eos_token_id=None):
+            return Outcome("wrong", "other tokens for a video")
+    return Outcome("works", "with videos")
+
+
+def _in_prompt(llm: LLM) -> str:
+    """What a prompt has for a video, with GLM's tokens around it."""
+    start, end = "<|begin_of_video|>", "<|end_of_video|>"
+    around = (start, end) if llm.tokenizer.backend.token_to_id(start) is not None else ("", "")
+    return str(llm.vision.processor.placeholders.video).join(around)

@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="for Qwen-VL models: image files that are the frames of a video",
     )
-    add("--video_path", metavar="FILE", help="for Qwen-VL models: a video; its frames are chosen as the processor does")
+    add("--video_path", metavar="FILE", help="a video; its frames are chosen as the processor does")
     add(
         "--fps",
         type=float,

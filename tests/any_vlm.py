@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,10 @@ def tiny_processor(name: str, tokens: int) -> Any:
     given["image_processor"] = small_image_processor(images, differs.image)
     given |= {key: bert_tokenizer() for key in accepted if key.endswith("_tokenizer")}
     if "video_processor" in accepted:
-        videos = _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name)) or images.replace("Image", "Video")
-        given["video_processor"] = getattr(transformers, videos)() if hasattr(transformers, videos) else None
+        videos = differs.video_processor or _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name))
+        videos = videos or images.replace("Image", "Video")
+        known = hasattr(transformers, videos)
+        given["video_processor"] = small_video_processor(videos, given["image_processor"]) if known else None
     if "feature_extractor" in accepted:
         given["feature_extractor"] = transformers.WhisperFeatureExtractor()
     given |= {key: tokens for key in _COUNTS if key in accepted}
@@ -210,6 +213,25 @@ def small_image_processor(class_name: str, settings: dict[str, Any]) -> Any:
     return maker(**{**given, **settings})
 
 
+def small_video_processor(class_name: str, images: Any) -> Any:
+    """A video processor of transformers with the sizes of the image processor ``images``."""
+    maker = getattr(transformers, class_name)
+    size: Any = getattr(maker, "size", None) or {}
+    names = ("size", "patch_size", "max_image_size", "max_soft_tokens", "pooling_kernel_size", "crop_size")
+    given = {name: getattr(images, name) for name in names if hasattr(maker, name) and getattr(images, name, None)}
+    if hasattr(images, "tile_size"):
+        given["size"] = {"height": images.tile_size, "width": images.tile_size}
+    if set(size) == {"shortest_edge", "longest_edge"}:
+        token = (2 * PATCH) ** 2
+        given |= {"size": {"shortest_edge": 4 * 2 * token, "longest_edge": 16 * 2 * token}}
+    sizes = {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+    sizes = {
+        name: {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
+        for name, value in sizes.items()
+    }
+    return maker(**sizes)
+
+
 def _named(entry: Any) -> str | None:
     if isinstance(entry, dict):
         return entry.get("torchvision") or entry.get("pil")
@@ -218,7 +240,7 @@ def _named(entry: Any) -> str | None:
 
 def tokens_of(model: Any) -> int:
     """Features of a tile."""
-    from tt_edge.compile.vision.features import learned_tokens
+    from tt_edge.compile.vision.features import frame_pooling, learned_tokens
     from tt_edge.compile.vision.tower import TileTower
 
     high_res = getattr(getattr(model.config, "high_res_vision_config", None), "image_size", None)
@@ -228,7 +250,8 @@ def tokens_of(model: Any) -> int:
             found = tower(**tower.example(1, torch.float32))[0]
     except Exception:  # takes other inputs: its processor counts without being told
         return 4
-    return len(found) - len(learned_tokens(model))
+    pooling = frame_pooling(model)
+    return len(found) - len(learned_tokens(model)) - (0 if pooling is None else pooling.rows(model))
 
 
 def _side(model: Any) -> int:

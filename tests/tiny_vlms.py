@@ -114,7 +114,7 @@ def _settings(family: str, width: int) -> dict[str, Any]:
         own: dict[str, Any] = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56], [84, 28]]}
         if family == "llava_onevision":
             own |= {
-                "vision_aspect_ratio": "anyres_max_9",
+                "vision_aspect_ratio": "anyres_max_2",
                 "vision_feature_select_strategy": "full",
                 "video_token_id": VIDEO,
             }

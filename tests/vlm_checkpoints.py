@@ -60,16 +60,22 @@ PLACEHOLDERS = {
     "gemma3": "<start_of_image>",
 }
 VOCABULARY = 320
+#: How SmolVLM's checkpoints say which frames are taken.
+SAMPLING = {"max_frames": 6, "fps": 2, "video_size": {"longest_edge": 56}}
 
 
 def chat_template(family: str) -> str:
     """Roles, the images of a message in their places, texts."""
     image = PLACEHOLDERS.get(family, "<image-{{ ns.count }}>")
+    video = "<|vision_start|><|video_pad|><|vision_end|>" if family in QWEN else "<video>"
     return (
         "{% set ns = namespace(count=0) %}{% for m in messages %}[{{ m.role }}]"
         "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
-        "{% if p.type == 'image' %}{% set ns.count = ns.count + 1 %}" + image + "{% elif p.type == 'video' %}"
-        "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}"
+        "{% if p.type == 'image' %}{% set ns.count = ns.count + 1 %}"
+        + image
+        + "{% elif p.type == 'video' %}"
+        + video
+        + "{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}"
         "{% endfor %}[assistant]"
     )
 
@@ -126,7 +132,10 @@ def make_processor(family: str, tokenizer: PreTrainedTokenizerFast):
     if family == "internvl":
         images = transformers.GotOcr2ImageProcessor(size={"height": 28, "width": 28}, max_patches=3)
         return transformers.InternVLProcessor(
-            images, tokenizer, transformers.InternVLVideoProcessor(), image_seq_length=4
+            images,
+            tokenizer,
+            transformers.InternVLVideoProcessor(size={"height": 28, "width": 28}),
+            image_seq_length=4,
         )
     if family == "blip-2":
         images = transformers.BlipImageProcessor(size={"height": 28, "width": 28})
@@ -153,13 +162,17 @@ def make_processor(family: str, tokenizer: PreTrainedTokenizerFast):
             transformers.LlavaOnevisionVideoProcessor(size=small),
             num_image_tokens=4,
             vision_feature_select_strategy="full",
+            vision_aspect_ratio="anyres_max_2",
         )
     if family in ("idefics3", "smolvlm"):
         make = transformers.Idefics3ImageProcessor if family == "idefics3" else transformers.SmolVLMImageProcessor
         images = make(size={"longest_edge": 84}, max_image_size={"longest_edge": 28})
         if family == "idefics3":
             return transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
-        return transformers.SmolVLMProcessor(images, tokenizer, transformers.SmolVLMVideoProcessor(), image_seq_len=4)
+        videos = transformers.SmolVLMVideoProcessor(
+            size={"longest_edge": 56}, max_image_size={"longest_edge": 28}, video_sampling=SAMPLING
+        )
+        return transformers.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4)
     if family == "gemma3":
         images = transformers.Gemma3ImageProcessor(size=small)
         return transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)

@@ -25,6 +25,7 @@ class Differs:
     words: tuple[str, ...] = ()
     token: str = "<image>"
     image_processor: str | None = None
+    video_processor: str | None = None
     processor_class: str | None = None
     named: bool = True
     roles: dict[str, str] = field(default_factory=dict)
@@ -52,6 +53,7 @@ _GEMMA_TEXT = {
     "global_head_dim": 32,
     "num_global_key_value_heads": 1,
 }
+_GLM_WORDS = ("<|begin_of_video|>", "<|end_of_video|>", "<|begin_of_image|>", "<|end_of_image|>")
 DIFFERS: dict[str, Differs] = {
     "blip": Differs(config={"text_config.encoder_hidden_size": 32}),
     "instructblip": Differs(
@@ -191,14 +193,16 @@ DIFFERS: dict[str, Differs] = {
         },
     ),
     "ernie4_5_vl_moe": Differs(config={"text_config.rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2]}}),
-    "glm4v": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "glm46v": Differs(config={"text_config.rope_parameters": _MROPE}),
+    "glm4v": Differs(words=_GLM_WORDS, config={"text_config.rope_parameters": _MROPE}),
+    "glm46v": Differs(words=_GLM_WORDS, config={"text_config.rope_parameters": _MROPE}),
     "glm_ocr": Differs(
+        words=_GLM_WORDS,
         processor_class="Glm46VProcessor",
         image_processor="Glm46VImageProcessor",
         config={"text_config.rope_parameters": _MROPE},
     ),
     "glmga": Differs(
+        words=_GLM_WORDS,
         processor_class="Glm46VProcessor",
         image_processor="GlmgaImageProcessor",
         config={"text_config.rope_parameters": _MROPE},

@@ -39,7 +39,8 @@ class InsertEncoderAttention(LoweringPass):
         2. y = tt_edge.prefix_attention(aten.mul(q, scale), k, v, source_lengths, bias)
 
     A page and speech have no padding: ``tokens`` is ``None`` and attention becomes ``tt_edge.full_attention``, as it does among the
-    patches of an image before a text. With a window that is shorter than the longest source, or a softcap (T5Gemma)::
+    patches of an image before a text, and among the tokens that a text has for its image. With a window that is shorter than the
+    longest source, or a softcap (T5Gemma)::
 
         1. mask = tt_edge.prefix_mask(q, k, source_lengths, window, ahead)      once for each window
         2. y = tt_edge.masked_attention(aten.mul(q, scale), k, v, mask)         or capped_attention, with the softcap
@@ -61,13 +62,14 @@ class InsertEncoderAttention(LoweringPass):
         masks: dict[tuple[int, int], Node] = {}
         for node in attentions:
             call = AttentionCall.of(node)
-            padded = lengths is not None and not isinstance(shape(call.key)[2], int)
+            # Of a text that is read with an image, there are other tokens, and no padding.
+            padded = tokens is not None and str(shape(call.key)[2]) == str(shape(tokens)[1])
             _check(call, is_padded=padded)
             with graph.inserting_before(call.node):
                 query = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=call.node)
                 operands = (query, call.key, call.value)
                 window = _window(call, context.config.limits.max_source_len)
-                if not padded:
+                if not padded or lengths is None:
                     out = emit(graph, ops.full_attention.default, *operands, like=call.node)
                 elif window is not None or call.softcap is not None:
                     near = window or (0, 0)

@@ -53,7 +53,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="for a Qwen-VL model: a video, before the text, of which the checkpoint's rule takes frames; implies --chat",
+        help="a video, before the text, of which the checkpoint's rule takes frames, for a model that takes videos; implies --chat",
     )
     parser.add_argument(
         "--video-fps",

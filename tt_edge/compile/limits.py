@@ -45,7 +45,7 @@ def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int)
     ``most_tiles`` is the maximum for one image. Raises ``InvalidInputError`` for limits that the tower does not support.
     """
     whole = geometry.unit in (TILES, WHOLE_IMAGES)
-    unit = geometry.tokens_a_unit if whole else 1
+    unit = geometry.image_rows if whole else 1
     most = limits.max_image_tokens
     if most is None:
         most = most_tiles * unit if whole else _MAX_TOKENS
@@ -121,7 +121,10 @@ def longest_source(parts: Seq2Seq) -> int | None:
     names = (
         _SOURCE_LIMITS if parts.takes_text else _SOURCE_LIMITS[:1]
     )  # of speech, the others are the decoder's (Moonshine)
-    return _setting(getattr(parts.model.get_encoder(), "config", parts.model.config), names)
+    longest = _setting(getattr(parts.model.get_encoder(), "config", parts.model.config), names)
+    if parts.image is not None and parts.image.instruction is not None:  # the text has other tokens for its image
+        longest = min(longest or _SOURCE_TOKENS, parts.image.instruction.most)
+    return longest
 
 
 def _undivided(model: PreTrainedModel) -> int | None:

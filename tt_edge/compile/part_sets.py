@@ -97,6 +97,8 @@ class Seq2SeqParts(PartSet):
         self._parts = Seq2Seq.of(self.model, image_size_of(files))
         if (size := self._parts.speech_size) is not None:
             check_extractor(settings_of(files, "feature_extractor"), size, source)
+        if self._parts.image is not None:
+            self._parts.image.add_tokenizer(source, files)
         return config.with_limits(with_source(config.limits, self._parts, fit=fit))
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
@@ -108,10 +110,9 @@ class Seq2SeqParts(PartSet):
 
 def part_set_of(model: PreTrainedModel) -> PartSet:
     """Raises ``UnsupportedModelError`` for a vision-language model of no known family."""
-    from tt_edge.compile.vision.families import check_instruction, family_of
+    from tt_edge.compile.vision.families import family_of, is_encoder_decoder
 
-    check_instruction(model)
-    if getattr(model.config, "is_encoder_decoder", False):
+    if is_encoder_decoder(model.config):
         return Seq2SeqParts(model)
     return LanguageParts(model) if family_of(model) is None else VisionLanguageParts(model)
 

@@ -20,7 +20,7 @@ BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
 #: Fields that older bundles lack.
 _ADDED = (
     *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
-    "image_ends",
+    *("image_ends", "frame_rows", "frames_end"),
 )
 _TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
@@ -45,7 +45,9 @@ class VisionGeometry:
     tower reads with each tile, at most; 0 for a tower that reads pixels only. ``learned_rows``: so many rows behind those of a
     tile's own tokens, the same for every tile, stand in for special tokens around images. ``high_res_size``: each tile is taken in
     this size, too. ``line_ends``: a row of the model's own ends each line of an image's features; ``image_ends``: one begins and
-    one ends each image's. Such rows are in front of all features: the two of an image, then that of a line.
+    one ends each image's. Such rows are in front of all features: the two of an image, then that of a line. ``frame_rows``: of a
+    tile that is a frame of a video, a prompt has only so many rows, the last of its unit; where ``frames_end``, the last of its own
+    tokens' rows is behind the last frame.
     """
 
     family: str
@@ -65,6 +67,8 @@ class VisionGeometry:
     high_res_size: tuple[int, int] | None = None
     line_ends: bool = False
     image_ends: bool = False
+    frame_rows: int = 0
+    frames_end: bool = False
 
     @property
     def end_rows(self) -> int:
@@ -88,7 +92,12 @@ class VisionGeometry:
     @property
     def tokens_a_tile(self) -> int:
         """The rows of a tile's own tokens."""
-        return self.tokens_a_unit - self.learned_rows
+        return self.tokens_a_unit - self.learned_rows - self.frame_rows
+
+    @property
+    def image_rows(self) -> int:
+        """The rows of a unit that an image may have, as a frame of a video has others."""
+        return self.tokens_a_unit - self.frame_rows
 
     @property
     def patches_a_unit(self) -> int:
@@ -129,7 +138,7 @@ class VisionGeometry:
         sizes = {name: values.pop(name) for name in ("tile_size", "high_res_size")}
         for key, value in values.items():
             wanted = {"family": str, "unit": str, "position_sampling": str, "keep": float}.get(key, int)
-            wanted = bool if key in ("ragged", "line_ends", "image_ends") else wanted
+            wanted = bool if key in ("ragged", "line_ends", "image_ends", "frames_end") else wanted
             if type(value) is not wanted:
                 raise ValueError(f"{key} is {value!r}")
             if isinstance(value, int) and value < 0:
@@ -141,8 +150,9 @@ class VisionGeometry:
         if values["unit"] not in (IMAGE_TOKENS, WINDOWS, TILES, WHOLE_IMAGES):
             raise ValueError(f"unit is {values['unit']!r}")
         size(values["tokens_a_unit"], "tokens_a_unit")
-        if values["learned_rows"] >= values["tokens_a_unit"]:
-            raise ValueError(f"learned_rows is {values['learned_rows']!r}")
+        for name in ("learned_rows", "frame_rows"):
+            if values[name] >= values["tokens_a_unit"]:
+                raise ValueError(f"{name} is {values[name]!r}")
         for name, given_size in sizes.items():
             if given_size is not None:
                 height, width = given_size

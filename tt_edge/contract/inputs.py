@@ -115,6 +115,8 @@ INPUTS_EMBEDS, LAST_TOKEN_IDS, ROPE_TABLE = "inputs_embeds", "last_token_ids", "
 #: ``[B, n]``.
 SOURCE_IDS, SOURCE_LENGTHS = "source_ids", "source_lengths"
 INPUT_FEATURES, PAGE_PIXELS = "input_features", "page_pixels"
+#: Beside pages before a text: ``[B, Q]``, the text in tokens of a tokenizer of its own, which features of the image depend on.
+QUESTION_IDS = "question_ids"
 SPEECH_FEATURES, SPEECH_SAMPLES = "speech_features", "speech_samples"
 #: A decoder's: for each layer the keys and values of its attention to the source, ``[B, H, T, D]``, which the encoder part makes,
 #: and how many of the T places of each slot are in use.
@@ -238,6 +240,7 @@ REGISTRY: list[EngineInput] = [
     EngineInput(SOURCE_LENGTHS, DType.INT32, (s.BATCH,), FedBy.SOURCE),
     EngineInput(INPUT_FEATURES, None, (s.BATCH, None, None), FedBy.SOURCE),
     EngineInput(PAGE_PIXELS, None, (s.BATCH, None, None, None), FedBy.SOURCE),
+    EngineInput(QUESTION_IDS, DType.INT64, (s.BATCH, s.QUESTION), FedBy.SOURCE),
     EngineInput(SPEECH_FEATURES, None, (s.BATCH, s.FRAMES, None), FedBy.SOURCE),
     EngineInput(SPEECH_SAMPLES, None, (s.BATCH, s.FRAMES), FedBy.SOURCE),
     EngineInput(CROSS_KEY, None, _CROSS, FedBy.CROSS, produced=_CROSS_MADE),

@@ -118,6 +118,8 @@ BATCH = Symbol(tensor.BATCH, lambda s: (1, 1, s.limits.max_batch))
 SEQUENCE = Symbol(tensor.SEQUENCE, _sequence)
 #: Tokens of a source in one call of an encoder.
 SOURCE = Symbol("source", _source)
+#: Token ids of the text that an encoder reads with an image, by another tokenizer: as many as of its source, at most.
+QUESTION = Symbol("question", _source)
 #: Frames of features, or samples, of speech of any length in one call of an encoder.
 FRAMES = Symbol("frames", _frames)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import PAGE_PIXELS, SOURCE_IDS, SOURCE_LENGTHS, Feeds, IOContract
+from tt_edge.contract import PAGE_PIXELS, QUESTION_IDS, SOURCE_IDS, SOURCE_LENGTHS, Feeds, IOContract
 from tt_edge.proof.golden import GoldenFeatures
 from tt_edge.runtime.engine.feed_forward import FeedForward
 from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
@@ -32,7 +32,8 @@ def fits(pipeline: SourcePipeline, given: Mapping[str, np.ndarray], vocabulary: 
 def encode(pipeline: SourcePipeline, given: Mapping[str, np.ndarray]) -> Source:
     """Encode a source, without a batch, by the names of the encoder's inputs; an image stands before its text."""
     if len(given) > 1:
-        return pipeline.image_text(given[PAGE_PIXELS], given[SOURCE_IDS][pipeline.image_places :].tolist())
+        question = given.get(QUESTION_IDS, np.zeros(0, np.int64)).tolist()
+        return pipeline.image_text(given[PAGE_PIXELS], given[SOURCE_IDS][pipeline.image_places :].tolist(), question)
     (source,) = given.values()
     return pipeline.source(source)
 

@@ -1,4 +1,4 @@
-"""An image and a text: Florence-2 and BLIP-2 with T5 answer as their ``generate()`` does."""
+"""An image and a text: Florence-2, BLIP-2 and InstructBLIP with T5 answer as their ``generate()`` does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers.models.florence2 import processing_florence2
 
+from tests.any_vlm import bert_tokenizer
 from tests.compile.seq2seq.seq2seqs import compiled, texts
 from tests.compile.seq2seq.test_pages import page
 from tests.tiny_seq2seq import _BART, _T5, VOCABULARY, save_seq2seq
@@ -58,6 +59,21 @@ def blip2():
     )  # fmt: skip
     size = {"height": 32, "width": 32}
     return transformers.Blip2ForConditionalGeneration(config), transformers.BlipImageProcessor(size=size)
+
+
+def instructblip():
+    """With T5. Its Q-Former reads the text, in the tokens of ``bert_tokenizer``."""
+    small = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3
+    }  # fmt: skip
+    text = transformers.T5Config(vocab_size=VOCABULARY, **_T5)
+    reader = {**small, "encoder_hidden_size": 16, "vocab_size": 60, "max_position_embeddings": 40}
+    config = transformers.InstructBlipConfig(
+        vision_config={**small, "image_size": 32, "patch_size": 8}, qformer_config=reader, text_config=text.to_dict(),
+        num_query_tokens=4, image_token_index=IMAGE, initializer_range=0.3,
+    )  # fmt: skip
+    size = {"height": 32, "width": 32}
+    return transformers.InstructBlipForConditionalGeneration(config), transformers.BlipImageProcessor(size=size)
 
 
 MODELS = {"florence2": florence2, "blip-2": blip2}
@@ -181,6 +197,38 @@ def test_from_a_checkpoint_to_an_answer(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["run", str(bundle), "--prompt", "w3"])
     assert "there are 0 images" in capsys.readouterr().err
+
+
+def test_an_image_whose_features_depend_on_the_text(tmp_path, capsys):
+    """InstructBLIP with T5, with the checkpoint's own processor: compiled, verified, and asked on the command line."""
+    from PIL import Image
+
+    torch.manual_seed(0)
+    model, images = instructblip()
+    model.eval().generation_config.eos_token_id = 2
+    folder, bundle, file = save_seq2seq(model, tmp_path / "checkpoint"), tmp_path / "i.ttedge", tmp_path / "page.png"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"w{IMAGE}"]})
+    processor = transformers.InstructBlipProcessor(images, tokenizer, bert_tokenizer(), num_query_tokens=4)
+    processor.image_token = AddedToken(f"w{IMAGE}", special=True)
+    processor.save_pretrained(folder)
+    Image.fromarray(page(48, 90)).save(file)
+    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40"]
+    assert main(["compile", str(folder), "-o", str(bundle), *options]) == 0
+    assert main(["verify", str(bundle), "--model", str(folder), "--new-tokens", "10"]) == 0
+    capsys.readouterr()
+    found = []
+    for question in ("w30 w31", "w30 w31 w32"):
+        asked = ["--image", str(file), "--max-new-tokens", "12", "--json", "--prompt", question]
+        assert main(["run", str(bundle), *asked]) == 0
+        (answer,) = json.loads(capsys.readouterr().out)
+        inputs = processor(images=Image.open(file), text=question, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=1)
+        found.append(answer["new_token_ids"])
+        assert found[-1] == out[0, 1:].tolist()[: len(found[-1])]
+    assert found[0] != found[1]
+    assert main(["run", str(bundle), "--image", str(file), "--prompt", "w30 " * 41])
+    assert "tokens of the tokenizer that is for its image, which takes 40; shorten the text" in capsys.readouterr().err
 
 
 def words(*special: tuple[str, int]) -> transformers.PreTrainedTokenizerFast:

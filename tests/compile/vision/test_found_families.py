@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo
+from tests.runtime.multimodal.videos.video_files import write_film
 from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
@@ -18,10 +19,13 @@ from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
+from tt_edge.runtime.multimodal.sources import Video, VideoFile, images_of
 
 NEW = 6
 #: Prompts of more than 48 tokens are computed in pieces.
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_seq_len=160, max_image_tokens=64)
+#: Tokens of the text that SmolVLM's processor writes of a video, in bytes.
+LENGTHS = {"smolvlm": 400}
 GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
 BLOCKS = ("gemma3", "paligemma", "paligemma2")
 PALIGEMMA = ("paligemma", "paligemma2")
@@ -32,7 +36,8 @@ def both(request, tmp_path_factory):
     """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     write_checkpoint(request.param, folder / "checkpoint")
-    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
+    limits = LIMITS.with_limits(dataclasses.replace(LIMITS.limits, max_seq_len=LENGTHS.get(request.param, 160)))
+    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", limits, EngineTarget())
     with LLM.load(folder / "out.ttedge", "reference") as llm:
         yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
 
@@ -77,6 +82,36 @@ def test_another_question_about_the_same_image(both):
         prompt = f"{PLACEHOLDERS[family]}{question}"
         [completion] = llm.generate([prompt], GREEDY, images=[[tall]])
         check(theirs, llm, prompt, [tall], completion)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A second and a half at 20 frames a second, each frame another picture."""
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", [photo(40, 64, seed=i) for i in range(30)], rate=20)
+
+
+def test_videos_to_answers(both, film):
+    """Frames, and files as the checkpoint's processor reads them: as it samples, and as asked; in a chat, too."""
+    family, llm, theirs, _ = both
+    frames = Video([photo(40, 60, seed=i) for i in range(3)], fps=0.03)
+    if family not in ("smolvlm", "llava_onevision"):
+        with pytest.raises(UnsupportedModelError, match="this model takes no videos; give its frames as images"):
+            llm.generate(["what?"], GREEDY, images=[[frames]])
+        return
+    count = 30 if family == "llava_onevision" else 3  # more frames than its network takes tiles
+    asked = [frames, VideoFile(film), VideoFile(film, fps=4.0), VideoFile(film, count=count)]
+    for video in asked:
+        [completion] = llm.generate(["see <video>?"], GREEDY, images=[[video]])
+        check(theirs, llm, "see <video>?", [video], completion)
+        ours, inputs = llm.vision.processor.preprocess(video), theirs.inputs(llm, "<video>", [video])
+        wanted = inputs["pixel_values" if family == "smolvlm" else "pixel_values_videos"].flatten(0, 1)
+        np.testing.assert_allclose(ours.pixels, wanted.numpy(), atol=0.05)
+    messages = [{"role": "user", "content": [{"type": "video", "video": film}, {"type": "text", "text": "what?"}]}]
+    text = llm.apply_chat_template(messages)
+    assert text == theirs.chat_prompt(llm, messages)
+    completion = llm.chat(messages, GREEDY)
+    inputs = theirs.inputs(llm, text, images_of(messages))
+    assert list(completion.new_token_ids) == theirs.continue_greedily(inputs, NEW, eos_token_id=None)
 
 
 def test_pixels_are_the_processors(both):

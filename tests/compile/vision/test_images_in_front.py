@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.any_vlm import tiny_model, write_any
+from tests.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.images.features import features_of
 from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM, model_inputs
-from tt_edge.compile.part_sets import part_set_of
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.contract import IMAGE_FEATURES
-from tt_edge.errors import InvalidInputError, UnsupportedModelError
+from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
 
@@ -82,16 +81,6 @@ def test_verify(both):
     report = verify_bundle(Bundle.open(folder / "out.ttedge"), folder / "checkpoint", new_tokens=3)
     assert report.passed, report.render()
     assert all(row.pictures for row in report.rows)
-
-
-def test_an_instruction_before_an_encoder_decoder_is_refused():
-    model = tiny_model("instructblip")
-    part_set_of(model)
-    model.language_model.config.is_encoder_decoder = True  # as T5's
-    with pytest.raises(
-        UnsupportedModelError, match="is an encoder-decoder, which no backend has together; compile a checkpoint"
-    ):
-        part_set_of(model)
 
 
 def test_errors_name_the_next_step(both):

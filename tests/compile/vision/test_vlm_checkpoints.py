@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.runtime.multimodal.video_files import write_film
+from tests.runtime.multimodal.videos.video_files import write_film
 from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.images.pytorch_videos import prepare_frames
@@ -23,6 +23,7 @@ from tt_edge.runtime import LLM
 from tt_edge.runtime.multimodal.sources import Video, images_of
 
 NEW = 8
+VIDEOS = (*QWEN, "internvl")
 LIMITS = CompileConfig.of(precision="fp32", max_batch=3, max_input_len=96, max_seq_len=192, max_image_tokens=64)
 
 
@@ -120,7 +121,7 @@ def test_a_chat(both, files):
 def test_a_video(both, files):
     family, llm, theirs = both
     video = Video([photo(40, 60, seed=i) for i in range(3)], fps=2.0)
-    if family not in QWEN:
+    if family not in VIDEOS:
         with pytest.raises(UnsupportedModelError, match="this model takes no videos; give its frames as images"):
             llm.vision.processor.tokenize(llm.tokenizer, "what", [video], add_special_tokens=True)
         return
@@ -143,7 +144,7 @@ def test_a_video_file(both, film, chosen):
     part = {"type": "video", "video": film, **chosen}
     messages = [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]
     [video] = images_of(messages)
-    if family not in QWEN:
+    if family not in VIDEOS:
         with pytest.raises(UnsupportedModelError, match="this model takes no videos; give its frames as images"):
             llm.vision.processor.tokenize(llm.tokenizer, "what", [video], add_special_tokens=True)
         return
@@ -152,8 +153,10 @@ def test_a_video_file(both, film, chosen):
     check(llm, theirs, prompt, [video], completion, add_special_tokens=False)
     inputs = theirs.inputs(llm, prompt, [video], add_special_tokens=False)
     ours = llm.vision.processor.preprocess(video)
-    assert ours.grid == tuple(inputs["video_grid_thw"][0].tolist())
-    np.testing.assert_allclose(ours.pixels, inputs["pixel_values_videos"].numpy(), atol=0.05)
+    wanted = inputs["pixel_values_videos" if family in QWEN else "pixel_values"].numpy()
+    if family in QWEN:
+        assert ours.grid == tuple(inputs["video_grid_thw"][0].tolist())
+    np.testing.assert_allclose(ours.pixels, wanted, atol=0.05)
 
 
 def test_frames_that_qwen_vl_utils_prepares(both, files):

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tt_edge.errors import CapacityError, InvalidInputError
+from tt_edge.errors import CapacityError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images import ImageOptions
+from tt_edge.runtime.multimodal.images.patched.grids import PixelBounds
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.sources import SizedImage, Video
+from tt_edge.runtime.multimodal.videos.grids import GridVideos
+from tt_edge.runtime.multimodal.videos.sampling import FrameSampling
 
-PROCESSOR = MultimodalProcessor(QwenVLProcessor(), (7, 8), axes=3, merge_size=2, max_tokens=1024)
+#: Of videos, 128 to 768 tokens a frame.
+VIDEOS = GridVideos(QwenVLProcessor(bounds=PixelBounds(128 * 28**2, 768 * 28**2)), FrameSampling())
+PROCESSOR = MultimodalProcessor(
+    QwenVLProcessor(), (7, 8), axes=3, merge_size=2, max_tokens=1024, video_processor=VIDEOS
+)
 
 
 def pixels(width, height):
@@ -54,9 +61,16 @@ def test_a_video_beside_an_image():
     assert sum(got) <= 1024
 
 
+def test_a_model_that_takes_no_videos():
+    video = Video([pixels(112, 112)] * 4)
+    for why, said in (("", ""), ("frames are turned", r" \(frames are turned\)")):
+        with pytest.raises(UnsupportedModelError, match=f"this model takes no videos{said}; give its frames as images"):
+            tokens(video, processor=dataclasses.replace(PROCESSOR, video_processor=None, no_videos=why))
+
+
 def test_frames_at_another_rate_are_not_found_in_the_kv_cache():
     """With Qwen2.5-VL their positions differ, though their pixels do not."""
-    processor = dataclasses.replace(PROCESSOR, image_processor=QwenVLProcessor(tokens_per_second=2.0))
+    processor = dataclasses.replace(PROCESSOR, video_processor=dataclasses.replace(VIDEOS, tokens_per_second=2.0))
     slow, fast, same = (processor.preprocess(Video([pixels(112, 112)] * 4, fps)) for fps in (1.0, 4.0, 1.0))
     assert slow.digest == fast.digest, "one key in the image-feature cache"
     keys = [processor.place([8] * video.tokens, [video]).keys for video in (slow, fast, same)]

@@ -238,12 +238,14 @@ class SourceEncoder(nn.Module):
             None if parts.image is None else parts.image.owner
         )  # a submodule: its weights are constants of the graph
 
-    def forward(self, source: Tensor, pixels: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, source: Tensor, pixels: Tensor | None = None, question: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Token ids ``[B, T]``, mel features ``[B, mels, frames]`` or pixels ``[B, 3, H, W]`` to K, V, layer by layer; for an image
-        and a text, token ids and pixels."""
+        and a text, token ids and pixels, and the text in other tokens ``[B, Q]`` where features of the image depend on it."""
         if self.image is not None and pixels is not None:
             with self.positions.of_encoder():
-                return cross_states(self.model, source, inputs_embeds=self.image.embeddings(source, pixels))
+                return cross_states(self.model, source, inputs_embeds=self.image.embeddings(source, pixels, question))
         makes_mask = type(self.model.get_encoder()).__name__ in _MASK_MAKERS
         with self.positions.of_encoder():
             return cross_states(self.model, source, **({"attention_mask": _NoPadding()} if makes_mask else {}))

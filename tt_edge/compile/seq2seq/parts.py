@@ -25,7 +25,7 @@ from tt_edge.compile.seq2seq.own_attention import emitted_attention
 from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.compile.seq2seq.speech import descending_ranges
 from tt_edge.config import Backend, Cache, CompileConfig
-from tt_edge.contract import PAGE_PIXELS, SOURCE_IDS, IOContract
+from tt_edge.contract import PAGE_PIXELS, QUESTION_IDS, SOURCE_IDS, IOContract
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.lowering.attention_call import ATTENTION, MERGED_ATTENTION, AttentionCall
 from tt_edge.lowering.base import LoweringContext, LoweringPass, calls
@@ -104,16 +104,18 @@ class EncoderCompiler(_Seq2SeqPart):
             dynamic[1] = torch.export.Dim("frames", min=parts.subsampling.least, max=parts.subsampling.fewest(most))
         module = SourceEncoder(self.parts, self.positions())
         image = parts.image
-        pixels = [] if image is None else [torch.zeros(1, *image.size, dtype=self.model.dtype)]
-        shapes = (dynamic, *({} for _ in pixels))
+        given = () if image is None else image.example()
+        shapes: tuple[dict[int, torch.export.Dim], ...] = (dynamic, *({} for _ in given))
+        if image is not None and image.instruction is not None:
+            shapes[2][1] = torch.export.Dim("question", max=most)
         with self.traceable(), nullcontext() if image is None else image.traceable(), descending_ranges():
-            export = partial(trace, module, (source, *pixels), {}, shapes, self.what(), self.explain)
+            export = partial(trace, module, (source, *given), {}, shapes, self.what(), self.explain)
             speech = partial(export, assumes=self._always)
             exported = export() if parts.subsampling is None else self._without_padding(speech)
         if self.parts.takes_text:
             self.check_attention(exported)
         inputs = exported.graph.find_nodes(op="placeholder")
-        for placeholder, name in zip(inputs, (parts.source, PAGE_PIXELS), strict=False):
+        for placeholder, name in zip(inputs, (parts.source, PAGE_PIXELS, QUESTION_IDS), strict=False):
             placeholder.target = placeholder.name = name
         exported.graph.eliminate_dead_code()  # the decoder, but for what it takes from the encoder
         return exported

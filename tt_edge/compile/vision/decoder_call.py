@@ -16,8 +16,9 @@ from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.deepstack import MASKS
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.own_processor import OwnProcessor, Written
+from tt_edge.compile.vision.own_processor import OwnProcessor
 from tt_edge.compile.vision.tower import Tower
+from tt_edge.compile.vision.written import Written
 from tt_edge.errors import TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE
@@ -52,7 +53,6 @@ def check_decoder_call(
 
     Raises ``UnsupportedModelError``, naming what differs. Of the model, only what runs before its decoder is run.
     """
-    name = type(model).__name__
     assert files.has(IMAGE_PROMPT_FILE)
     processor = MultimodalProcessor.from_files(files, geometry, family.position_axes)
     images = own.samples(geometry)[: 2 if own.word else 1]
@@ -61,6 +61,45 @@ def check_decoder_call(
     tokenizer = BundleTokenizer.from_bundle(files)
     ids, prepared = processor.tokenize(tokenizer, prompt, images, add_special_tokens=True)
     prepared = _with_pixels(model, prepared, written)
+    placed, theirs, ours = compare_calls(model, family, tower, geometry, processor, written, ids, prepared)
+    blocks = blocks_of(model, placed, theirs, ours)
+    return family if blocks is None or blocks is Blocks.NONE else replace(family, blocks=blocks)
+
+
+def blocks_of(
+    model: PreTrainedModel, placed: PromptImages, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> Blocks | None:
+    """Which tokens see each other, by the masks of two calls of the decoder; ``None`` for a mask of another kind, equal in both.
+
+    Raises ``UnsupportedModelError`` for masks that differ.
+    """
+    length = len(placed.indices)
+    theirs_see, ours_see = (_visible(each.get("attention_mask"), length) for each in (theirs, ours))
+    blocks = _blocks(theirs_see, placed.indices >= 0, model)
+    if blocks is not None:
+        return blocks
+    if theirs_see.keys() == ours_see.keys() and all(np.array_equal(theirs_see[key], ours_see[key]) for key in ours_see):
+        return None
+    raise UnsupportedModelError(
+        f"{type(model).__name__}'s tokens of images see others than those before them and those of their image, which no backend "
+        "has"
+    )
+
+
+def compare_calls(
+    model: PreTrainedModel,
+    family: VLMFamily,
+    tower: Tower,
+    geometry: VisionGeometry,
+    processor: MultimodalProcessor,
+    written: Written,
+    ids: list[int],
+    prepared: list[ProcessedImage],
+) -> tuple[PromptImages, dict[str, Any], dict[str, Any]]:
+    """Where ``prepared`` stand in the prompt ``ids``, and what the decoder is handed: by the model, for ``written``, and here.
+
+    Raises ``UnsupportedModelError``, naming it, for what differs, but for masks.
+    """
     placed = processor.place(ids, prepared)
     taken = inspect.signature(model.forward).parameters
     inputs = {
@@ -71,16 +110,8 @@ def check_decoder_call(
     entry = family.entry_of(model)
     theirs = _called(model, entry, lambda: model(**inputs, use_cache=False))
     ours = _called(model, entry, lambda: _run_ours(model, family, tower, geometry, ids, prepared, placed))
-    _compare(name, theirs, ours, len(ids), _CLOSE.get(model.dtype, 5e-2))
-    theirs_see, ours_see = (_visible(each.get("attention_mask"), len(ids)) for each in (theirs, ours))
-    blocks = _blocks(theirs_see, placed.indices >= 0, model)
-    if blocks is not None:
-        return replace(family, blocks=blocks) if blocks is not Blocks.NONE else family
-    if theirs_see.keys() == ours_see.keys() and all(np.array_equal(theirs_see[key], ours_see[key]) for key in ours_see):
-        return family
-    raise UnsupportedModelError(
-        f"{name}'s tokens of images see others than those before them and those of their image, which no backend has"
-    )
+    _compare(type(model).__name__, theirs, ours, len(ids), _CLOSE.get(model.dtype, 5e-2))
+    return placed, theirs, ours
 
 
 def _blocks(seen: Mapping[str, np.ndarray], inside: np.ndarray, model: Any) -> Blocks | None:

@@ -118,16 +118,6 @@ class Instruction:
         return cls(name, int(getattr(reader, "max_position_embeddings", 0)))
 
 
-def check_instruction(model: PreTrainedModel) -> None:
-    """Raise ``UnsupportedModelError`` for an instruction in front of an encoder-decoder (InstructBLIP with T5)."""
-    language: Any = getattr(model, "language_model", None)
-    if Instruction.of(model) is not None and getattr(getattr(language, "config", None), "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} reads the text of a prompt with its image, and its language part {type(language).__name__} is "
-            "an encoder-decoder, which no backend has together; compile a checkpoint with a decoder (Vicuna)"
-        )
-
-
 @dataclass(frozen=True)
 class _Facts:
     """What a family that is found has beside its parts; the fields are those of ``VLMFamily``."""
@@ -165,6 +155,12 @@ COORDINATES = "image_position_ids"
 def is_vision_language(config: PreTrainedConfig) -> bool:
     """Whether a configuration is of a model that answers to images and text."""
     return any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
+
+
+def is_encoder_decoder(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is of an encoder-decoder, or of a model whose language part is one (InstructBLIP with T5)."""
+    text = getattr(config, "text_config", None)
+    return bool(config.is_encoder_decoder or getattr(text, "is_encoder_decoder", False))
 
 
 def family_of(model: PreTrainedModel) -> VLMFamily | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -82,6 +83,11 @@ def handed_features(model: Any, pixel_values: Tensor) -> Tensor:
 
 def selected_layers(model: Any, pixel_values: Tensor) -> Tensor:
     """LLaVA's: the hidden states of some layers of the tower, projected."""
+    features: Tensor = model.model.multi_modal_projector(_selected(model, pixel_values))
+    return features
+
+
+def _selected(model: Any, pixel_values: Tensor) -> Tensor:
     config, inner = model.config, model.model
     layers, drop = (
         config.vision_feature_layer,
@@ -89,14 +95,51 @@ def selected_layers(model: Any, pixel_values: Tensor) -> Tensor:
     )
     hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     chosen = [hidden[index] for index in ([layers] if isinstance(layers, int) else layers)]
-    selected = torch.cat([states[:, 1:] if drop else states for states in chosen], dim=-1)
-    features: Tensor = inner.multi_modal_projector(selected)
-    return features
+    return torch.cat([states[:, 1:] if drop else states for states in chosen], dim=-1)
 
 
 def with_newline(model: Any, pixel_values: Tensor) -> Tensor:
-    """LLaVA-NeXT's: as ``selected_layers``, and behind a tile's rows the one that ends each line of tokens."""
-    return _ended(model, selected_layers(model, pixel_values))
+    """LLaVA-NeXT's: as ``selected_layers``, and behind a tile's rows the one that ends each line of tokens.
+
+    Of models that take videos, behind these are the rows of the tile as a frame (``FramePooling``).
+    """
+    selected = _selected(model, pixel_values)
+    features = model.model.multi_modal_projector(selected)
+    pooling = frame_pooling(model)
+    ended = _ended(model, features)
+    if pooling is None:
+        return ended
+    frames = model.model.multi_modal_projector(pooling.pool(selected)) if pooling.first else pooling.pool(features)
+    return torch.cat([ended, frames], dim=1)
+
+
+@dataclass(frozen=True)
+class FramePooling:
+    """``pool`` makes fewer rows of a tile that is a frame of a video, ``first`` before they are projected.
+
+    With ``ends``, the row that ends each line of an image's tokens ends the video.
+    """
+
+    pool: Callable[[Tensor], Tensor]
+    first: bool
+    ends: bool
+
+    def rows(self, model: Any) -> int:
+        """How many rows a frame has."""
+        vision = model.config.vision_config
+        side, weight = vision.image_size // vision.patch_size, next(model.parameters())
+        with torch.no_grad():
+            return int(self.pool(weight.new_zeros(1, side * side, vision.hidden_size)).shape[1])
+
+
+def frame_pooling(model: Any) -> FramePooling | None:
+    """That of LLaVA-OneVision and LLaVA-NeXT-Video; ``None`` where a frame is as any tile."""
+    inner = getattr(model, "model", model)
+    if hasattr(inner, "apply_pooling"):
+        return FramePooling(inner.apply_pooling, first=False, ends=True)
+    if hasattr(inner, "vision_resampler"):
+        return FramePooling(inner.vision_resampler, first=True, ends=False)
+    return None
 
 
 def _ended(model: Any, features: Tensor) -> Tensor:

@@ -11,12 +11,15 @@ from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.compile.vision.own_processor import OwnProcessor
+from tt_edge.compile.vision.own_videos import VideoFinder
 from tt_edge.compile.vision.tower import Tower, tower_of
+from tt_edge.compile.vision.videos import own_template, with_videos
 from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 from tt_edge.runtime.multimodal.images.processors import image_processor_for, image_settings, read_settings
+from tt_edge.runtime.text.chat_template import VIDEO_TEMPLATE_FILE
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, read_json
 
 if TYPE_CHECKING:
@@ -84,11 +87,17 @@ def _with_prompt(
 ) -> Sight:
     """How images stand in prompts goes into ``files``; what the model does with them is compared."""
     prompt = known_prompt(model, files) if own is None else own.prompt(model, files, geometry)
-    prepared = image_processor_for(read_settings(files, model.config.to_dict(), geometry, prompt))
+    settings = read_settings(files, model.config.to_dict(), geometry, prompt)
+    prepared = image_processor_for(settings)
+    if own is None:
+        prompt = with_videos(prompt, settings, prepared)
+    if prompt.video is not None and (template := own_template(model)) is not None:
+        files[VIDEO_TEMPLATE_FILE] = template.encode()
     if prompt.token_ids:
         files[IMAGE_PROMPT_FILE] = prompt.to_json()
     if own is not None:
         family = remember(model, check_decoder_call(model, family, tower, geometry, own, files))
+        files[IMAGE_PROMPT_FILE] = VideoFinder(model, family, tower, geometry, own, files).find(prompt).to_json()
     return Sight(family, tower, geometry, prepared.most_tiles)
 
 
@@ -124,4 +133,4 @@ def known_prompt(model: PreTrainedModel, files: HostFiles) -> ImagePrompt:
     if words[0] is None:
         return ImagePrompt(processor, Placeholders("<image>"), (), known.settings)
     placeholders = known.placeholders(words[0], words[1], read_json(files, "tokenizer_config.json"))
-    return ImagePrompt(processor, placeholders, tuple(ids), known.settings)
+    return ImagePrompt(processor, placeholders, tuple(ids), known.settings, video=known.video)

@@ -7,15 +7,20 @@ processor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 
 
 @dataclass(frozen=True)
 class KnownPrompt:
     """``processor`` is the class that is meant where the checkpoint names none, and ``settings`` are those of ``ImagePrompt``.
+
+    ``video`` is that of the video processor. ``frames``: what a prompt says around the frames of a video, with ``{image}``,
+    ``{start}`` and ``{end}`` for the tokens of an image and those around them. ``video_word``: what a prompt has for a video where
+    the configuration has no token for it, and the tokenizer none of that name.
 
     ``around`` are the tokens before and after an image's tokens (or the names of the settings in ``tokenizer_config.json``
     that hold them, with their defaults). ``numbered``, ``leading``, ``tiles`` and ``alone`` are those of ``Placeholders``.
@@ -25,7 +30,9 @@ class KnownPrompt:
     """
 
     processor: str
-    takes_videos: bool = False
+    video: str | None = None
+    frames: FrameText | None = None
+    video_word: str = ""
     around: tuple[str, str] = ("", "")
     around_settings: tuple[str, str] | None = None
     numbered: bool = False
@@ -41,16 +48,16 @@ class KnownPrompt:
     def placeholders(self, image: str, video: str | None, tokenizer_config: dict[str, Any]) -> Placeholders:
         """``image`` and ``video`` are the tokens that stand for them in the tokenizer."""
         start, end = self.around
+        extra = tokenizer_config.get("extra_special_tokens")
+        named = tokenizer_config | (extra if isinstance(extra, dict) else {})
         if self.around_settings is not None:
-            extra = tokenizer_config.get("extra_special_tokens")
-            named = tokenizer_config | (extra if isinstance(extra, dict) else {})
             start, end = (
                 _content(named.get(key)) or default
                 for key, default in zip(self.around_settings, self.around, strict=True)
             )
         return Placeholders(
             image,
-            video if self.takes_videos else None,
+            (video or _content(named.get("video_token")) or self.video_word or None) if self.video else None,
             self.apart + start,
             end + self.apart,
             numbered=self.numbered,
@@ -61,7 +68,16 @@ class KnownPrompt:
             single=self.single,
             alone=self.alone,
             begins=_content(tokenizer_config.get("bos_token")) or None if self.single else None,
+            frames=None if self.frames is None else _filled(self.frames, image, start, end),
         )
+
+
+def _filled(frames: FrameText, image: str, start: str, end: str) -> FrameText:
+    """``frames`` with the tokens that it names."""
+    texts = asdict(frames)
+    for name, word in (("{image}", image), ("{start}", start), ("{end}", end)):
+        texts = {part: text.replace(name, word) for part, text in texts.items()}
+    return FrameText(**texts)
 
 
 def _content(token: Any) -> str:
@@ -70,10 +86,12 @@ def _content(token: Any) -> str:
 
 
 _QWEN = "Qwen2VLImageProcessor"
-_QWEN_VL = KnownPrompt(_QWEN, takes_videos=True)
+_QWEN_VL = KnownPrompt(_QWEN, "Qwen2VLVideoProcessor")
 _AROUND, _WHOLE = "<fake_token_around_image>", "<fake_token_around_image><global-img>"
 _EACH = f"{_AROUND}<row_{{row}}_col_{{column}}>"
 _ROWS = TileText(f"{_AROUND}<row_1_col_1>", _EACH, f"\n{_EACH}", f"\n\n{_WHOLE}", _AROUND)
+_SERIES = "You are provided the following series of {count} frames from a {duration} [H:MM:SS] video.\n"
+_FROM = "\nFrame from {clock}:{start}"
 _IMG_TAGS, _IMG_SETTINGS = ("<img>", "</img>"), ("start_image_token", "end_image_token")
 
 #: By ``model_type``.
@@ -81,13 +99,27 @@ KNOWN_PROMPTS: dict[str, KnownPrompt] = {
     "qwen2_vl": _QWEN_VL,
     "qwen2_5_vl": _QWEN_VL,
     # The tokens around are written around each frame of a video; around an image they are in the prompt already.
-    "qwen3_vl": KnownPrompt(_QWEN, takes_videos=True, around=("<|vision_start|>", "<|vision_end|>")),
+    "qwen3_vl": KnownPrompt(
+        _QWEN,
+        "Qwen3VLVideoProcessor",
+        FrameText("<{seconds} seconds>{start}", "{end}<{seconds} seconds>{start}", "{end}"),
+        around=("<|vision_start|>", "<|vision_end|>"),
+    ),
     "llava": KnownPrompt("LlavaImageProcessor"),
     "vipllava": KnownPrompt("CLIPImageProcessor"),
     "llava_next": KnownPrompt("LlavaNextImageProcessor"),
-    "llava_onevision": KnownPrompt("LlavaOnevisionImageProcessor"),
+    "llava_onevision": KnownPrompt(
+        "LlavaOnevisionImageProcessor", "LlavaOnevisionVideoProcessor", video_word="<video>"
+    ),
     "idefics3": KnownPrompt("Idefics3ImageProcessor", around=(_WHOLE, _AROUND), tiles=_ROWS),
-    "smolvlm": KnownPrompt("SmolVLMImageProcessor", around=(_WHOLE, _AROUND), tiles=_ROWS),
+    "smolvlm": KnownPrompt(
+        "SmolVLMImageProcessor",
+        "SmolVLMVideoProcessor",
+        FrameText(f"{_SERIES}{_FROM}", f"{{end}}{_FROM}", "{end}\n\n", "{image}"),
+        "<video>",
+        around=(_WHOLE, _AROUND),
+        tiles=_ROWS,
+    ),
     "gemma3": KnownPrompt(
         "Gemma3ImageProcessor",
         around=("<start_of_image>", "<end_of_image>"),
@@ -99,6 +131,9 @@ KNOWN_PROMPTS: dict[str, KnownPrompt] = {
     "blip-2": KnownPrompt("BlipImageProcessor", leading=True),
     "internvl": KnownPrompt(
         "GotOcr2ImageProcessor",
+        "InternVLVideoProcessor",
+        FrameText("Frame{number}: {start}", "{end}\nFrame{number}: {start}", "{end}", "{image}"),
+        "<video>",
         around=_IMG_TAGS,
         around_settings=_IMG_SETTINGS,
         settings={"crop_to_patches": True},  # which its processor asks for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
 from tt_edge.compile.vision.drawing import drawn
-from tt_edge.compile.vision.families import COORDINATES, PLACES, Instruction, has_grids
+from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
 from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.compile.vision.fit_leading import fit_leading
 from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.contract import HIGH_RES_PIXELS
+from tt_edge.compile.vision.written import Written
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
@@ -53,46 +53,10 @@ _ALL_STEPS, _MOST_STEPS, _SHARE = 2.5, 1.5, 1e-3
 _OF_CALLS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
 #: The deviation of pixels that are not divided by one.
 _UNSCALED = (1.0, 1.0, 1.0)
-#: Names of the pixels among a processor's outputs.
-_PIXELS = ("pixel_values", "pixel_values_images")
 
 Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Written:
-    """A processor's answer to a prompt: the text that it tokenized, its outputs, and the settings it called for."""
-
-    text: str
-    outputs: dict[str, Any]
-    settings: dict[str, Any]
-
-    @property
-    def token_ids(self) -> list[int]:
-        ids: list[int] = self.outputs["input_ids"][0].tolist()
-        return ids
-
-    @property
-    def pixels(self) -> torch.Tensor:
-        """``[tiles, 3, H, W]`` of all images in order, without what only pads them; or patches."""
-        return self._pixels(_PIXELS)
-
-    @property
-    def high_res(self) -> torch.Tensor | None:
-        """``[tiles, 3, H, W]`` in the size that a second tower takes; ``None`` where it makes none."""
-        return self._pixels((HIGH_RES_PIXELS,)) if HIGH_RES_PIXELS in self.outputs else None
-
-    def _pixels(self, names: tuple[str, ...]) -> torch.Tensor:
-        found = next((self.outputs[name] for name in names if name in self.outputs), None)
-        if not isinstance(found, torch.Tensor):
-            raise UnsupportedModelError(f"its processor makes {', '.join(self.outputs)}, and none is {names[0]}")
-        places = self.outputs.get(COORDINATES)
-        if isinstance(places, torch.Tensor):
-            return found[(places >= 0).all(-1)]
-        if found.ndim <= 4:
-            return found
-        tiles = found.flatten(0, -4)
-        return tiles[tiles.flatten(1).any(1)]
+#: Frames ``[N, 3, H, W]``, and what transformers is told of them.
+Film = tuple[Image, dict[str, Any]]
 
 
 class OwnProcessor:
@@ -104,6 +68,7 @@ class OwnProcessor:
 
     def __init__(self, processor: Any, name: str) -> None:
         self._processor, self._name = processor, name
+        self.around = ("", "")  # of the processor's tokens, those that prompts have around an image's
         self.behind = ""  # of each prompt, known with ``word``
         self.kind = class_name({}, type(processor.image_processor).__name__)
         if self.kind not in PROCESSORS:
@@ -185,7 +150,7 @@ class OwnProcessor:
         start, end = next(iter(self._pairs(*names)), ("", ""))
         if not start or self.word.startswith(start):
             return False
-        self.word = f"{start}{self.word}{end}"
+        self.word, self.around = f"{start}{self.word}{end}", (start, end)
         return True
 
     def _pairs(self, *names: tuple[str, str]) -> list[tuple[str, str]]:
@@ -206,16 +171,28 @@ class OwnProcessor:
             )
         return int(pixels.shape[-2]), int(pixels.shape[-1])
 
-    def run(self, prompt: str, images: Sequence[Image]) -> Written:
-        """What the processor makes of ``prompt`` and ``images``. Raises ``UnsupportedModelError`` where it raises anything."""
-        try:
-            return self._run(prompt, images)
-        except Exception as error:  # with settings that it does not take, transformers raises anything
-            raise UnsupportedModelError(
-                f"{self._name}'s processor does not take {len(images)} images ({one_line(error)})"
-            ) from error
+    @property
+    def video_processor(self) -> Any:
+        """That for videos; ``None`` where it has none."""
+        return getattr(self._processor, "video_processor", None)
 
-    def _run(self, prompt: str, images: Sequence[Image]) -> Written:
+    @property
+    def video_word(self) -> str:
+        """What stands for a video in a prompt."""
+        return str(getattr(self._processor, "video_token", None) or "<video>")
+
+    def run(self, prompt: str, images: Sequence[Image], videos: Sequence[Film] = ()) -> Written:
+        """What the processor makes of ``prompt`` and ``images``, or videos (frames ``[N, 3, H, W]`` and their metadata).
+
+        Raises ``UnsupportedModelError`` where it raises anything.
+        """
+        try:
+            return self._run(prompt, images, videos)
+        except Exception as error:  # with settings that it does not take, transformers raises anything
+            what = f"{len(videos)} videos" if videos else f"{len(images)} images"
+            raise UnsupportedModelError(f"{self._name}'s processor does not take {what} ({one_line(error)})") from error
+
+    def _run(self, prompt: str, images: Sequence[Image], videos: Sequence[Film]) -> Written:
         from PIL import Image as Pillow
 
         from tt_edge.compile.parity.images.pytorch_vlm import kinds_of_tokens
@@ -226,7 +203,11 @@ class OwnProcessor:
             _recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
         ):
             pictures = [Pillow.fromarray(image) for image in images]
-            out = processor(text=[prompt], images=pictures, return_tensors="pt", **kinds_of_tokens(processor))
+            given: dict[str, Any] = {"images": pictures} if pictures or not videos else {}
+            if videos:
+                given |= {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
+                given |= {"video_metadata": [metadata for _, metadata in videos]}
+            out = processor(text=[prompt], return_tensors="pt", **given, **kinds_of_tokens(processor))
         settings = json.loads(processor.image_processor.to_json_string())
         known = set(type(processor.image_processor).valid_kwargs.__annotations__) - _OF_CALLS
         for call in calls:

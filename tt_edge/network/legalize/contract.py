@@ -37,7 +37,7 @@ def widest_call(contract: IOContract, form: Form, network: Network) -> int:
 def most_image_tokens(contract: IOContract, form: Form, network: Network) -> int:
     """The maximum number of image tokens in one call of a tower in ``form``: at least those of one unit."""
     geometry, most = contract.tower, contract.max_image_tokens
-    step = geometry.tokens_a_unit if geometry.unit in (TILES, WHOLE_IMAGES) else 1
+    step = geometry.image_rows if geometry.unit in (TILES, WHOLE_IMAGES) else 1
     low, high = 1, max(1, most // step)  # in steps; the bytes grow with them
     while low < high:
         middle = (low + high + 1) // 2

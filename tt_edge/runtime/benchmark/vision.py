@@ -39,7 +39,8 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
             None if size is None else generator.standard_normal((tiles, 3, *size), np.float32) for size in sizes
         )
         first = np.arange(tiles)[:, None] * geometry.tokens_a_unit
-        own_rows = (first + np.arange(geometry.tokens_a_tile)).reshape(-1) if geometry.learned_rows else None
+        more = geometry.tokens_a_unit > geometry.tokens_a_tile
+        own_rows = (first + np.arange(geometry.tokens_a_tile)).reshape(-1) if more else None
         instruction = (0,) * min(16, geometry.max_instruction)
         assert pixels is not None
         return ProcessedImage(pixels, None, tokens, rows=own_rows, high_res=high_res, instruction=instruction)

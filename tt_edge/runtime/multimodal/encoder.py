@@ -12,7 +12,7 @@ import numpy as np
 from tt_edge.contract import KEPT_PLACES
 from tt_edge.runtime.multimodal.feature_cache import FeatureCache, Features, Key
 from tt_edge.runtime.multimodal.images import ProcessedImage
-from tt_edge.runtime.multimodal.vision_inputs import vision_inputs
+from tt_edge.runtime.multimodal.vision_inputs import VisionInputs, vision_calls
 
 if TYPE_CHECKING:
     from tt_edge.runtime.engine.feed_forward import FeedForward
@@ -50,24 +50,32 @@ class VisionEncoder:
         return {name: np.concatenate([found[key][name] for key in keys]) for name in names}
 
     def _encoded(self, images: dict[Key, ProcessedImage]) -> dict[Key, Features]:
-        inputs, rows = vision_inputs(self.session.contract, list(images.values()))
+        calls, rows = vision_calls(self.session.contract, list(images.values()))
         row_bytes = sum(
             int(spec.dtype.nbytes(math.prod(size for size in spec.shape[1:] if isinstance(size, int))))
             for spec in self.session.contract.outputs
         )
         self.cache.make_room(row_bytes * len(rows))
-        out, first, place = self.session.run(inputs), 0, 0
+        out, first, place = self._run(calls), 0, 0
         found: dict[Key, Features] = {}
         for key, image in images.items():
-            count = image.kept(self.session.contract.tower.keep)
+            count = image.kept(self.session.contract.tower.keep) if image.blend is None else image.blend.size
             own = rows[first : first + count]
-            found[key] = {name: array[own] for name, array in out.items()}
+            found[key] = {name: image.rows_of(array, own) for name, array in out.items()}
             if KEPT_PLACES in out:
                 found[key][KEPT_PLACES] -= place
             first, place = first + count, place + image.tokens
         for key, features in found.items():
             self.cache.add(key, features)
         return found
+
+    def _run(self, calls: Sequence[VisionInputs]) -> Features:
+        """The results of all calls, one after the other."""
+        if len(calls) == 1:
+            return self.session.run(calls[0])
+        # Copied, because the next call may overwrite them.
+        parts = [{name: array.copy() for name, array in self.session.run(inputs).items()} for inputs in calls]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @property
     def cached_images(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.multimodal.mrope import CONTINUED, POSITIONS
 from tt_edge.runtime.multimodal.prompt_images import ImageKeys, PromptImages
 from tt_edge.runtime.multimodal.sources import ImageSource, SizedImage, Video, VideoFile
+from tt_edge.runtime.multimodal.videos.frames import Frames
+from tt_edge.runtime.multimodal.videos.processors import VideoProcessor, video_processor_for
 from tt_edge.runtime.text.tokenizer import BundleTokenizer, Files, read_json
 
 #: Most pixels of all images of a prompt, before they are decoded.
@@ -64,7 +65,7 @@ class MultimodalProcessor:
     fit, or refused without ``scale_to_fit``. Then ``keep`` of each frame's or tile's are in the prompt (``kept_tokens``).
     ``in_blocks`` is that of ``PromptImages``. ``instruction`` reads the text of a prompt for a network that takes it with images.
     ``leading``: an image stands before each text, and its tokens are known by their places. ``positions`` is the rule of
-    ``POSITIONS``.
+    ``POSITIONS``. ``video_processor`` prepares videos; without it, ``no_videos`` may say why there are none.
     """
 
     image_processor: ImageProcessor
@@ -78,6 +79,8 @@ class MultimodalProcessor:
     instruction: InstructionReader | None = None
     leading: LeadingImage | None = None
     positions: str = CONTINUED
+    video_processor: VideoProcessor | None = None
+    no_videos: str = ""
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @classmethod
@@ -93,7 +96,8 @@ class MultimodalProcessor:
         Raises ``BundleError`` where the files lack the settings that it needs.
         """
         prompt = ImagePrompt.read(files)
-        own = image_processor_for(read_settings(files, read_json(files, "config.json"), geometry, prompt))
+        settings = read_settings(files, read_json(files, "config.json"), geometry, prompt)
+        own = image_processor_for(settings)
         most = geometry.max_instruction
         reader = InstructionReader.from_files(files, prompt.instruction, most) if prompt.instruction and most else None
         return cls(
@@ -106,6 +110,8 @@ class MultimodalProcessor:
             instruction=reader,
             leading=prompt.leading,
             positions=prompt.positions,
+            video_processor=video_processor_for(settings, own),
+            no_videos=prompt.no_videos,
         )
 
     @property
@@ -126,7 +132,7 @@ class MultimodalProcessor:
         ``CapacityError`` for more images than fit. What their sizes tell is found before any image is decoded.
         """
         if any(isinstance(source, Video | VideoFile) for source in sources):
-            self._process_video()  # a model that takes no videos has no placeholder for one either
+            self._takes_videos()  # a model that takes no videos has no placeholder for one either
         self.placeholders.check(prompt, len(sources))
         processed = [self.preprocess(planned) for planned in self.plan(sources)]
         text, leading, ordered = self.placeholders.expand(prompt, processed)
@@ -267,27 +273,26 @@ class MultimodalProcessor:
         """The frames of ``source``. Raises as ``read_video`` does, and ``UnsupportedModelError`` for a model without videos."""
         if isinstance(source, Video):
             return source
-        self._process_video()
-        from tt_edge.runtime.multimodal.video_file import read_video
+        processor = self._takes_videos()
+        from tt_edge.runtime.multimodal.videos.file import read_video
 
-        return read_video(source, self.image_processor.sampling, MAX_PROMPT_PIXELS)  # type: ignore[attr-defined]
+        return read_video(source, processor.sampling, MAX_PROMPT_PIXELS)
 
-    def _process_video(self) -> Any:
+    def _takes_videos(self) -> VideoProcessor:
         """The family's preprocessing of videos. Raises ``UnsupportedModelError`` where it has none."""
-        process_video = getattr(self.image_processor, "process_video", None)
-        if process_video is None:
-            raise UnsupportedModelError("this model takes no videos; give its frames as images")
-        return process_video
+        if self.video_processor is None:
+            why = f" ({self.no_videos})" if self.no_videos else ""
+            raise UnsupportedModelError(f"this model takes no videos{why}; give its frames as images")
+        return self.video_processor
 
     def _video(self, video: Video) -> ProcessedImage:
-        process_video = self._process_video()
+        processor = self._takes_videos()
         frames = [open_image(frame) for frame in video.frames]
         if (pixels := sum(frame.size[0] * frame.size[1] for frame in frames)) > MAX_PROMPT_PIXELS:
             raise InvalidInputError(
                 f"the video's frames have {pixels:,} pixels, more than {MAX_PROMPT_PIXELS:,}; give fewer or smaller frames"
             )
-        processed: ProcessedImage = process_video([frame.pixels() for frame in frames], video.fps, video.times)
-        return processed
+        return processor.process(Frames([frame.pixels() for frame in frames], video.fps, video.times, video.duration))
 
 
 def _by_span(images: Sequence[ProcessedImage], kept: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]] | None:

@@ -38,9 +38,17 @@ Rows = NDArray[np.int64]
 
 
 def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
-    """Inputs of one call for ``images``, and the row of its result for each image token that is kept, in their order.
+    """As ``vision_calls``, for images that one call takes."""
+    [inputs], rows = vision_calls(contract, images)
+    return inputs, rows
 
-    Raises ``CapacityError`` for more than the network takes, before anything is computed.
+
+def vision_calls(contract: IOContract, images: Sequence[ProcessedImage]) -> tuple[list[VisionInputs], Rows]:
+    """Inputs of the calls for ``images``, and the row of their joined results for each image token that is kept, in order; the rows
+    of each where it has several (``ProcessedImage.blend``).
+
+    It is one call, or several of some tiles each: a frame of a video may have fewer tokens than a tile of an image, so that more
+    frames fit than the network takes tiles. Raises ``CapacityError`` for more than the network takes, before anything is computed.
     """
     tokens = sum(image.tokens for image in images)
     if tokens > contract.max_image_tokens:
@@ -50,22 +58,34 @@ def vision_inputs(contract: IOContract, images: Sequence[ProcessedImage]) -> tup
         )
     geometry = contract.tower
     inputs, rows = unpadded_inputs(geometry, images)
-    units = len(next(iter(inputs.values())))
-    if units > contract.max_units:
+    units, most = len(next(iter(inputs.values()))), contract.max_units
+    if units > most and geometry.frame_rows:
+        whole = [{name: array[at : at + most] for name, array in inputs.items()} for at in range(0, units, most)]
+        return [_typed(contract, each) for each in whole], rows
+    if units > most:
         raise CapacityError(
             f"the images' edges leave {units} {geometry.unit} partly empty, and the compiled model takes {contract.max_units}; "
             "give fewer or less elongated images, or compile with a larger --max-image-tokens"
         )
-    if (more := contract.min_units - units) > 0:
-        inputs = {name: _padded(name, array, more, geometry) for name, array in inputs.items()}
-    if geometry.ragged:
-        inputs |= _offsets(inputs)
     if geometry.prunes:
-        inputs[PRUNING_PLAN] = _pruning_plan(geometry, images, rows, contract.min_units if more > 0 else units)
+        inputs[PRUNING_PLAN] = _pruning_plan(geometry, images, rows, max(contract.min_units, units))
         rows = np.arange(sum(image.kept(geometry.keep) for image in images))
         inputs[KEPT_ROWS] = rows
-    typed = {t.name: np.ascontiguousarray(inputs[t.name], t.dtype.numpy) for t in contract.inputs}
-    return typed, rows
+    return [_typed(contract, inputs)], rows
+
+
+def _typed(contract: IOContract, inputs: VisionInputs) -> VisionInputs:
+    """``inputs`` as one call takes them: padded to the fewest units, with offsets where it is ragged."""
+    geometry = contract.tower
+    more = contract.min_units - len(next(iter(inputs.values())))
+    if more > 0:
+        planned = (PRUNING_PLAN, KEPT_ROWS)  # of all units already
+        inputs = {
+            name: array if name in planned else _padded(name, array, more, geometry) for name, array in inputs.items()
+        }
+    if geometry.ragged:
+        inputs = inputs | _offsets(inputs)
+    return {t.name: np.ascontiguousarray(inputs[t.name], t.dtype.numpy) for t in contract.inputs}
 
 
 def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
@@ -115,7 +135,7 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
     pixels = np.concatenate([image.pixels for image in images])
     rows, first = [], 0
     for image in images:
-        rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows))
+        rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows.reshape(-1)))
         first += len(image.pixels) * geometry.tokens_a_unit
     inputs = {TILE_PIXELS: pixels}
     if geometry.high_res_size is not None:

@@ -4,7 +4,7 @@ them. Torch-free."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
+from tt_edge.runtime.multimodal.instruction import InstructionReader
+from tt_edge.runtime.text.tokenizer import Files
+
+#: The folder of a bundle that has the tokenizer of what is read with an image.
+QUESTION_TOKENIZER = "question_tokenizer"
 
 #: transformers' classes whose images are made here.
 _PROCESSORS = ("BlipImageProcessor", "CLIPImageProcessor")
@@ -46,12 +51,14 @@ _TASKS = {
 class ImageTextProcessor:
     """Makes pixels of an image, and the text that is asked of it. ``has_tasks``: as Florence-2's processor.
 
-    ``image_token_id`` stands for an image's features in transformers' form of a source.
+    ``image_token_id`` stands for an image's features in transformers' form of a source. ``instruction`` reads the text for an
+    encoder whose features of the image depend on it (InstructBLIP).
     """
 
     images: SquareProcessor
     has_tasks: bool = False
     image_token_id: int | None = None
+    instruction: InstructionReader | None = None
 
     @classmethod
     def from_settings(
@@ -74,6 +81,13 @@ class ImageTextProcessor:
         token = model.get("image_token_id", model.get("image_token_index"))
         return cls(images, model.get("model_type") == "florence2", token if isinstance(token, int) else None)
 
+    def reading(self, files: Files, most: int) -> ImageTextProcessor:
+        """The same for an encoder that reads the text with its image, in at most so many tokens of ``QUESTION_TOKENIZER``.
+
+        Raises ``BundleError`` where that is missing.
+        """
+        return replace(self, instruction=InstructionReader.from_files(files, QUESTION_TOKENIZER, most))
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -87,6 +101,12 @@ class ImageTextProcessor:
         """An image ``[H, W, 3]`` as ``[3, height, width]``."""
         made: NDArray[np.float32] = self.images.process(image).pixels[0]
         return made
+
+    def question(self, prompt: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """The token ids that the encoder reads with the image; none where it reads pixels only. Raises as ``InstructionReader``."""
+        if self.instruction is None:
+            return ()
+        return self.instruction.read(prompt, add_special_tokens=add_special_tokens)
 
     def check_ids(self, token_ids: Sequence[int]) -> None:
         """Raise ``InvalidInputError`` for an image token in the text: the image stands before it."""

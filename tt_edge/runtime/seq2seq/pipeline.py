@@ -11,6 +11,7 @@ import numpy as np
 from tt_edge.contract import (
     INPUT_FEATURES,
     PAGE_PIXELS,
+    QUESTION_IDS,
     SOURCE_IDS,
     SOURCE_LENGTHS,
     SPEECH_FEATURES,
@@ -73,7 +74,8 @@ class SourcePipeline:
             if self.takes_text:
                 _, _, height, width = pixels.resolve()
                 model = read_json(bundle, "config.json")
-                self.pages = ImageTextProcessor.from_settings(settings, model, (height, width), self.image_places)
+                both = ImageTextProcessor.from_settings(settings, model, (height, width), self.image_places)
+                self.pages = both.reading(bundle, self.encoder.contract.max_source_len) if self._asks else both
                 return
             pages = PageProcessor.from_settings(settings)
         except UnsupportedModelError as error:  # it takes pixels
@@ -113,6 +115,11 @@ class SourcePipeline:
     @property
     def takes_pages(self) -> bool:
         return any(spec.name == PAGE_PIXELS for spec in self.encoder.contract.inputs)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether features of an image depend on the text."""
+        return any(spec.name == QUESTION_IDS for spec in self.encoder.contract.inputs)
 
     @property
     def image_places(self) -> int:
@@ -191,8 +198,10 @@ class SourcePipeline:
         lengths = np.array([len(token_ids)], np.int32)
         return self._encode({SOURCE_IDS: ids, SOURCE_LENGTHS: lengths}, len(token_ids), digest_of(ids))
 
-    def image_text(self, pixels: np.ndarray, token_ids: Sequence[int]) -> Source:
-        """Encode an image ``[3, H, W]`` and the text after it. Raises ``CapacityError`` for a text that is too long."""
+    def image_text(self, pixels: np.ndarray, token_ids: Sequence[int], question: Sequence[int] = ()) -> Source:
+        """Encode an image ``[3, H, W]`` and the text after it; ``question`` is the text in the tokens that are for its image, where
+        the encoder reads it with that. Raises ``CapacityError`` for a text that is too long.
+        """
         if not (self.takes_text and self.takes_pages):
             raise InvalidInputError(f"the bundle is of an encoder-decoder that takes {self.kind}")
         spec = self.encoder.contract.input(PAGE_PIXELS)
@@ -207,8 +216,18 @@ class SourcePipeline:
         batch = _batch_of(pixels, spec)
         ids = np.array([[*[0] * self.image_places, *token_ids]], np.int64)
         lengths = np.array([places], np.int32)
-        feeds: dict[str, np.ndarray] = {SOURCE_IDS: ids, SOURCE_LENGTHS: lengths, PAGE_PIXELS: batch}
-        return self._encode(feeds, places, f"{digest_of(batch)} {digest_of(ids)}")
+        asked = np.array([question], np.int64)
+        feeds: dict[str, np.ndarray] = {
+            SOURCE_IDS: ids,
+            SOURCE_LENGTHS: lengths,
+            PAGE_PIXELS: batch,
+            QUESTION_IDS: asked,
+        }
+        if self._asks and not 0 < len(question) <= limit:
+            raise InvalidInputError(
+                f"the encoder reads 1 to {limit} tokens of the text with its image, and gets {len(question)}"
+            )
+        return self._encode(feeds, places, f"{digest_of(batch)} {digest_of(ids)} {digest_of(asked)}")
 
     @property
     def window(self) -> int | None:
@@ -258,6 +277,8 @@ class SourcePipeline:
         return Source(cross, length, digest)
 
     def close(self) -> None:
+        if isinstance(self.pages, ImageTextProcessor) and self.pages.instruction is not None:
+            self.pages.instruction.close()
         self.encoder.close()
 
 

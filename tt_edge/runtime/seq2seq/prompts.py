@@ -115,7 +115,8 @@ class SourcePrompts:
         if isinstance(processor, ImageTextProcessor):
             ids = self.tokenizer.encode(processor.text(text), add_special_tokens=add_special_tokens)
             processor.check_ids(ids)
-            return pipeline.image_text(pixels, ids), pipeline.start.default
+            question = processor.question(text, add_special_tokens=add_special_tokens)
+            return pipeline.image_text(pixels, ids, question), pipeline.start.default
         return pipeline.source(pixels), self._beginning(text)
 
     def _beginning(self, text: str) -> Sequence[int]:

@@ -53,11 +53,19 @@ def render_chat(
     images = images_of(messages)
     if not messages or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidInputError('a chat is a list of one or more dicts such as {"role": "user", "content": "…"}')
+    if template.videos is not None and _has_video(messages):
+        template = template.videos
     text = template.render(
         _in_the_templates_form(template, [without_media(m) for m in messages], variables), **variables
     )
     begin = template.special_tokens.get("bos_token")
     return RenderedChat(text, images, has_processor and not (begin and text.startswith(begin)))
+
+
+def _has_video(messages: Sequence[Message]) -> bool:
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return any(isinstance(part, Mapping) and part.get("type") == "video" for part in parts)
 
 
 def without_media(message: Message) -> Message:

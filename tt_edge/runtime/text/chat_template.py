@@ -12,6 +12,8 @@ Message = Mapping[str, Any]
 
 #: The template of a checkpoint with several that is used where ``tools`` are given, and the one that is used otherwise.
 _TOOLS, _DEFAULT = "tool_use", "default"
+#: In a bundle: the template for chats with a video, where the checkpoint's own is not used for them (SmolVLM).
+VIDEO_TEMPLATE_FILE = "additional_chat_templates/video.jinja"
 #: Stands at the end of a message that is to be continued, as in transformers.
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 #: Names of a message's reasoning, as transformers reads them; templates read the first, and gpt-oss's the second.
@@ -21,10 +23,11 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """A compiled template; ``render`` makes the prompt of a conversation, as transformers' ``apply_chat_template`` does.
 
-    ``tools_source`` is a second template, for conversations with ``tools``.
+    ``tools_source`` is a second template, for conversations with ``tools``; ``videos`` is another for those with a video, if any.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], tools_source: str | None = None) -> None:
+        self.videos: ChatTemplate | None = None
         self.special_tokens = dict(special_tokens)
         self.source = source
         self._template = _compile(source)
@@ -33,6 +36,13 @@ class ChatTemplate:
     @classmethod
     def from_bundle(cls, bundle: Files, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
         """The bundle's template, or ``None``. ``chat_template.jinja`` goes before ``tokenizer_config.json``'s entry."""
+        found = cls._from_bundle(bundle, special_tokens)
+        if found is not None and bundle.has(VIDEO_TEMPLATE_FILE):
+            found.videos = cls(_read(bundle, VIDEO_TEMPLATE_FILE), special_tokens)
+        return found
+
+    @classmethod
+    def _from_bundle(cls, bundle: Files, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
         if bundle.has("chat_template.jinja"):
             more = f"additional_chat_templates/{_TOOLS}.jinja"
             tools = _read(bundle, more) if bundle.has(more) else None

@@ -12,11 +12,14 @@ from PIL import Image
 
 from tests.compile.vision.answers import GREEDY, NEW, assert_equal_answers, compiled
 from tests.runtime.multimodal.images.sample_images import photo
+from tests.runtime.multimodal.videos.video_files import write_film
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.config import CompileConfig
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.network.build import build_engine
+from tt_edge.runtime.multimodal.sources import Video, VideoFile
 
 #: Prompts of more than 48 tokens are computed in pieces.
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=48, max_seq_len=160, max_image_tokens=64)
@@ -45,6 +48,24 @@ def test_photos_to_answers(both):
     assert_equal_answers(llm, theirs, asked)
     [large] = llm.generate([f"{image}what?"], GREEDY, images=[[Image.fromarray(photo(700, 900))]])
     assert len(large.new_token_ids) == NEW
+
+
+def test_a_video(both, tmp_path):
+    """GLM-4.1V's: frames between an image's tokens, and the second behind each two; from frames and from a file."""
+    llm, theirs, _ = both
+    videos = llm.vision.processor
+    if videos.video_processor is None:
+        assert theirs.model.config.model_type != "glm4v"
+        with pytest.raises(UnsupportedModelError, match=r"this model takes no videos.*; give its frames as images"):
+            videos.preprocess(Video([photo(40, 60)] * 2))
+        return
+    film = write_film(tmp_path / "film.mp4", [photo(40, 64, seed=i) for i in range(30)], rate=20)
+    frames = Video([photo(40, 60, seed=i) for i in range(3)], fps=0.1)
+    prompt = "<|begin_of_video|><video><|end_of_video|>what?"
+    assert_equal_answers(llm, theirs, [(prompt, [frames])])
+    assert_equal_answers(llm, theirs, [(prompt, [VideoFile(film)]), (f"see {prompt}", [VideoFile(film, fps=5.0)])])
+    with pytest.raises(InvalidInputError, match="num_frames is 4, and this model takes frames by the second; give fps"):
+        videos.preprocess(VideoFile(film, count=4))
 
 
 def test_verify(both):

@@ -55,4 +55,4 @@ def settings_of(family, image, geometry, placeholders=None, video=None, **model)
     known = KNOWN_PROMPTS[family]
     name = known.processor if known.processor == "Eagle2" else class_name(image, known.processor)
     model = {"model_type": family, **model}
-    return CheckpointSettings({**image, **known.settings}, model, geometry, words, video or {}, name)
+    return CheckpointSettings({**image, **known.settings}, model, geometry, words, video or {}, name, known.video)

@@ -11,6 +11,7 @@ from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 from tt_edge.runtime.multimodal.leading import LeadingImage
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 
 FOUND = ImagePrompt(
     "GotOcr2ImageProcessor",
@@ -31,6 +32,9 @@ def test_what_is_written_is_read():
     assert read(found.to_json()) == found
     learned = ImagePrompt("X", Placeholders("I", learned=("<s>", "</s>")), (1, 2, 3))
     assert read(learned.to_json()) == learned
+    words = Placeholders("I", "V", frames=FrameText("{number}", "{past_seconds}", "", "I"))
+    filmed = ImagePrompt("X", words, (1, 2), video="Qwen2VLVideoProcessor", no_videos="why")
+    assert read(filmed.to_json()) == filmed
 
 
 def test_a_bundle_without_it():
@@ -47,16 +51,20 @@ def test_a_bundle_without_it():
     [
         {"placeholders": None},
         {"placeholders": {"image": 3}},
-        {"placeholders": {"image": "<image>", "tiles": {"start": 1}}},
-        {"placeholders": {"image": "<image>", "tiles": None, "numbered": "yes"}},
-        {"placeholders": {"image": "<image>", "tiles": None, "other": ""}},
-        {"placeholders": {"image": "<image>", "tiles": None, "learned": "ab"}},
-        {"placeholders": {"image": "<image>", "tiles": None, "learned": [3]}},
-        {"placeholders": {"image": "<image>", "tiles": None, "learned": [""]}},
-        {"placeholders": {"image": None, "tiles": None}},
-        {"placeholders": {"image": "", "tiles": None}},
-        {"placeholders": {"image": "<image>", "written": "", "tiles": None}},
-        {"placeholders": {"image": "<image>", "start": None, "tiles": None}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": {"start": 1}}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": None, "numbered": "yes"}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": None, "other": ""}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": None, "learned": "ab"}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": None, "learned": [3]}},
+        {"placeholders": {"image": "<image>", "frames": None, "tiles": None, "learned": [""]}},
+        {"placeholders": {"image": None, "frames": None, "tiles": None}},
+        {"placeholders": {"image": "", "frames": None, "tiles": None}},
+        {"placeholders": {"image": "<image>", "written": "", "frames": None, "tiles": None}},
+        {"placeholders": {"image": "<image>", "start": None, "frames": None, "tiles": None}},
+        {"placeholders": {"image": "<image>", "tiles": None}},
+        {"placeholders": {"image": "<image>", "tiles": None, "frames": {"start": 1}}},
+        {"placeholders": {"image": "<image>", "tiles": None, "frames": {"first": ""}}},
+        {"video": 5},
         {"token_ids": ["x"]},
         {"token_ids": []},
         {"token_ids": "12"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,16 @@ from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 
 QWEN = Placeholders("<I>", "<V>")
-QWEN3 = Placeholders("<I>", "<V>", "<s>", "</s>")
+QWEN3 = Placeholders(
+    "<I>",
+    "<V>",
+    "<s>",
+    "</s>",
+    frames=FrameText("<{seconds} seconds><s>", "</s><{seconds} seconds><s>", "</s>"),
+)
 INTERN = Placeholders("<C>", start="<img>", end="</img>")
 EAGLE = Placeholders("<C>", start="<img>", end="</img>", numbered=True)
 
@@ -33,10 +42,15 @@ def test_each_family_as_its_processor_writes_it():
 def test_videos():
     video = patches(4, is_video=True)
     assert QWEN.expand("<V>, <I>", [video, patches(1)])[0] == "<V><V><V><V>, <I>"
-    timed = patches(4, is_video=True, timestamps=(0.25, 1.25))
+    timed = image(4, grid=(2, 2, 4), is_video=True, timestamps=(0.25, 1.25))
     assert QWEN3.expand("<s><V></s>", [timed])[0] == (
         "<s><0.2 seconds><s><V><V></s><1.2 seconds><s><V><V></s></s>"
     )  # fmt: skip
+    tiles = ProcessedImage(np.zeros((3, 1), np.float32), None, 6, is_video=True)
+    intern = Placeholders("<C>", "<V>", frames=FrameText("F{number}:<b>", "</b>F{number}:<b>", "</b>", "<C>"))
+    assert intern.expand("<V>?", [tiles])[0] == "F1:<b><C><C></b>F2:<b><C><C></b>F3:<b><C><C></b>?"
+    halved = dataclasses.replace(intern, keep=0.5)
+    assert halved.expand("<V>?", [tiles])[0] == "F1:<b><C></b>F2:<b><C></b>F3:<b><C></b>?"
     with pytest.raises(InvalidInputError, match="placeholder 1 is for an image, and is given a video"):
         QWEN.expand("<I>", [video])
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 from tests.runtime.multimodal.images.sample_images import photo, settings_of, steps_apart
 from tt_edge.contract import IMAGE_TOKENS, TILES, VisionGeometry
-from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
-from tt_edge.runtime.multimodal.images.placeholders import Placeholders
+from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
 from tt_edge.runtime.multimodal.images.processors import PROCESSORS, image_processor_for
 from tt_edge.runtime.multimodal.position_table import in_blocks
@@ -250,22 +249,6 @@ def test_what_changes_pixels_in_another_way_is_named(family, settings, words):
 def test_factors_that_are_none(value):
     with pytest.raises(BundleError, match=r"rescale_factor is .*, not a number from 1e-6 to 1e6"):
         processor("blip-2", {"size": SIDE, "rescale_factor": value})
-
-
-def test_videos_are_prepared_as_their_own_settings_say():
-    def made(**video):
-        geometry = VisionGeometry("qwen2_vl", IMAGE_TOKENS, 1, merge_size=2, patch_dim=3 * 2 * 14**2)
-        words = Placeholders("<image>", "<video>")
-        return image_processor_for(settings_of("qwen2_vl", {}, geometry, words, video))
-
-    assert made(do_normalize=False).video_std == (1, 1, 1)
-    assert (made(resample=2).resample, made(resample=2).video_resample) == (3, 2)
-    with pytest.raises(UnsupportedModelError, match="the video processor's setting cap_pixels_per_frame is True"):
-        made(cap_pixels_per_frame=True)
-    with pytest.raises(InvalidInputError, match="30 x 28 pixels, and its settings resize none"):
-        made(do_resize=False).process_video([photo(28, 30)], 2)
-    with pytest.raises(BundleError, match="patch_size is 16 of videos, and 14 of images"):
-        made(patch_size=16)
 
 
 @pytest.mark.parametrize("named", ["CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 
 from tt_edge.errors import MissingDependencyError
 from tt_edge.runtime.multimodal.images import pixels_of
-from tt_edge.runtime.multimodal.images.patched.qwen_vl import check_frames
 from tt_edge.runtime.multimodal.sources import Video, VideoFile
+from tt_edge.runtime.multimodal.videos.frames import Frames
+
+#: Video processors whose ``num_frames`` is a limit beside a rate; of others it goes before the rate.
+_LIMITS = ("SmolVLMVideoProcessor", "MuseGlimmerVideoProcessor")
 
 
 def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
@@ -25,10 +29,15 @@ def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
         return np.stack([pixels_of(frame) for frame in video.frames]), metadata
     from transformers.video_utils import load_video
 
-    own = processor.video_processor
+    own = copy(processor.video_processor)
+    if video.fps and type(own).__name__ not in _LIMITS:
+        own.num_frames = None  # which would go before the rate that is asked for
     rate = video.fps or (None if video.count or own.num_frames else own.fps or Video.fps)
-    choose = partial(own.sample_frames, num_frames=video.count, fps=rate)
+    depth = getattr(own, "temporal_patch_size", None)
+    choose = partial(own.sample_frames, num_frames=video.count, fps=rate, temporal_patch_size=depth)
     frames, read = load_video(os.fspath(video.file), backend="pyav", sample_indices_fn=choose)
+    if len(frames) < len(read.frames_indices):  # it reads a frame once, even where it is taken twice
+        frames = frames[np.unique(read.frames_indices, return_inverse=True)[1]]
     return frames, read
 
 
@@ -51,9 +60,8 @@ def prepare_frames(frames: Sequence[str | Path], fps: float, patch_size: int) ->
     from PIL import Image
 
     given = Video(frames, fps)
-    pixels = [pixels_of(frame) for frame in given.frames]
-    check_frames(pixels)
-    pictures = [Image.fromarray(frame) for frame in pixels]
+    checked = Frames([pixels_of(frame) for frame in given.frames], given.fps)
+    pictures = [Image.fromarray(frame) for frame in checked.pixels]
     messages = [{"role": "user", "content": [{"type": "video", "video": pictures, "sample_fps": given.fps}]}]
     _, (video,), _ = qwen_vl_utils().process_vision_info(
         messages, return_video_kwargs=True, image_patch_size=patch_size

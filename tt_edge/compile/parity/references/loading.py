@@ -14,7 +14,7 @@ from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
 from tt_edge.compile.parity.references.decompress import Decompressor, library_version
 from tt_edge.compile.parity.references.dequantize import dequantized
 from tt_edge.compile.vision.adapters.own import own_architecture
-from tt_edge.compile.vision.families import is_vision_language
+from tt_edge.compile.vision.families import is_encoder_decoder, is_vision_language
 from tt_edge.config import Precision
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def growing_cache(model: PreTrainedModel) -> dict[str, Any]:
 
     transformers' own has as many as T5's encoder, and fails where the decoder has more.
     """
-    if not model.config.is_encoder_decoder:
+    if not is_encoder_decoder(model.config):
         return {}
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 

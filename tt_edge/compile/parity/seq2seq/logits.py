@@ -19,7 +19,7 @@ from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
 from tt_edge.compile.seq2seq.model import cross_states
 from tt_edge.config import Precision
-from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, SOURCE_IDS, SPEECH_FEATURES, SPEECH_SAMPLES
+from tt_edge.contract import INPUT_FEATURES, PAGE_PIXELS, QUESTION_IDS, SOURCE_IDS, SPEECH_FEATURES, SPEECH_SAMPLES
 from tt_edge.errors import InvalidInputError
 from tt_edge.proof.golden import on_grid
 from tt_edge.proof.replay import teacher_forced
@@ -43,6 +43,7 @@ _NAMES = {
     SPEECH_FEATURES: "input_features",
     SPEECH_SAMPLES: "input_values",
     PAGE_PIXELS: "pixel_values",
+    QUESTION_IDS: "qformer_input_ids",
 }
 
 #: A source, without a batch, by the names of the encoder's inputs.
@@ -74,6 +75,8 @@ class Seq2SeqReference:
         inputs = {name: t.to(self.model.dtype) if t.is_floating_point() else t for name, t in inputs.items()}
         if SOURCE_IDS in given:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if QUESTION_IDS in given:
+            inputs["qformer_attention_mask"] = torch.ones_like(inputs["qformer_input_ids"])
         # A model that reads an image and a text has a way of its own to generate; others' do more than answer (Whisper's).
         own = self.model.generate if len(given) > 1 else partial(GenerationMixin.generate, self.model)
         with torch.no_grad(), clean_generation(text_model(self.model)):
@@ -103,7 +106,7 @@ class Seq2SeqReference:
         source = next(given[k] for k in ("input_ids", *_NAMES.values()) if k in given)
         embedded: dict[str, Any] = {}
         if (image := SourceImage.of(model, _size_of(given))) is not None:
-            embedded["inputs_embeds"] = image.embeddings(source, given["pixel_values"])
+            embedded["inputs_embeds"] = image.embeddings(source, given["pixel_values"], given.get("qformer_input_ids"))
         cross = [t[0].float().numpy() for t in cross_states(text_model(model), source, **embedded)]
         return logits[0, -new_tokens - 1 : -1].float().numpy(), cross
 
@@ -113,18 +116,26 @@ def _size_of(given: dict[str, Any]) -> tuple[int, int] | None:
     return None if pixels is None else (int(pixels.shape[2]), int(pixels.shape[3]))
 
 
-def with_images(encoder: IOContract, sources: Sequence[np.ndarray], seed: int, image_token: int | None) -> list[Given]:
-    """The sources by the names of the encoder's inputs: beside texts, a random image each if it takes one."""
+def with_images(
+    encoder: IOContract, sources: Sequence[np.ndarray], seed: int, image_token: int | None, questions: int = 0
+) -> list[Given]:
+    """The sources by the names of the encoder's inputs: beside texts, a random image each if it takes one, and random ids below
+    ``questions`` if it reads the text with the image.
+    """
     generator, name = np.random.default_rng(seed), encoder.inputs[0].name
     places = encoder.limits.max_image_tokens
     if image_token is None or places is None:
         return [{name: source} for source in sources]
     shape = encoder.input(PAGE_PIXELS).resolve()[1:]
     placeholders = np.full(places, image_token)
-    return [
+    given = [
         {name: np.concatenate([placeholders, source]), PAGE_PIXELS: on_grid(generator.standard_normal(shape))}
         for source in sources
     ]
+    if any(spec.name == QUESTION_IDS for spec in encoder.inputs):
+        for each, source in zip(given, sources, strict=True):
+            each[QUESTION_IDS] = generator.integers(0, questions, len(source))
+    return given
 
 
 def random_sources(
@@ -175,7 +186,8 @@ def check_seq2seq(
         )
     image_token = getattr(reference.model.config, "image_token_id", None) if pipeline.takes_text else None
     excluded = special_ids if image_token is None else [*special_ids, image_token]
-    given = with_images(encoder, random_sources(encoder, contract, seed, excluded), seed, image_token)
+    questions = getattr(getattr(reference.model.config, "qformer_config", None), "vocab_size", 0)
+    given = with_images(encoder, random_sources(encoder, contract, seed, excluded), seed, image_token, questions)
     answers = [reference.answer(source, start, new_tokens) for source in given]
     encoded = [encode(pipeline, source) for source in given]
     session = ReferenceSession(network, contract)

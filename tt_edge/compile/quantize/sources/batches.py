@@ -102,7 +102,8 @@ class _Sources:
         if image is None:
             return PageProcessor.from_settings(settings)
         model = read_json(self._files, "config.json")
-        return ImageTextProcessor.from_settings(settings, model, image.size[1:], image.tokens)
+        found = ImageTextProcessor.from_settings(settings, model, image.size[1:], image.tokens)
+        return found if image.instruction is None else found.reading(self._files, image.instruction.most)
 
     def _settings(self, part: str) -> Any:
         settings = settings_of(self._files, part)
@@ -138,7 +139,10 @@ class _Sources:
         ids = self._ids(self._pages.text(sample.text), self._most_source)
         self._pages.check_ids(ids[0].tolist())
         images = torch.full((1, places), int(self._owner.config.image_token_id))
-        return {name: torch.cat([images, ids], 1), "pixel_values": pixels}
+        found = {name: torch.cat([images, ids], 1), "pixel_values": pixels}
+        if (instruction := self._parts.image.instruction) is not None:
+            found[instruction.name] = torch.tensor([self._pages.question(sample.text)])
+        return found
 
     def _ids(self, text: str, most: int) -> Tensor:
         ids: Tensor = self._tokenizer(text, truncation=True, max_length=most, return_tensors="pt")["input_ids"]

@@ -11,6 +11,7 @@ from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 from tt_edge.runtime.multimodal.leading import LeadingImage
 from tt_edge.runtime.multimodal.mrope import CONTINUED, POSITIONS
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 from tt_edge.runtime.text.tokenizer import Files, read_json
 
 #: Of a bundle of a vision-language model.
@@ -26,7 +27,8 @@ class ImagePrompt:
     processor that hold whatever its file says: a processor may be called with other ones. ``instruction`` is the folder of the
     tokenizer whose ids of the prompt's text the network reads with each image; ``None`` where it reads pixels only. ``leading``:
     ids with an image before each text, where its tokens are known by their places. ``positions`` is the rule of ``POSITIONS`` for
-    a model with M-RoPE.
+    a model with M-RoPE. ``video`` is the class of transformers that prepares videos (``VIDEO_TYPES``); where there is none,
+    ``no_videos`` may say why.
     """
 
     processor: str
@@ -36,6 +38,8 @@ class ImagePrompt:
     instruction: str | None = None
     leading: LeadingImage | None = None
     positions: str = CONTINUED
+    video: str | None = None
+    no_videos: str = ""
 
     @classmethod
     def read(cls, files: Files) -> ImagePrompt:
@@ -53,20 +57,28 @@ class ImagePrompt:
             )
         try:
             words = dict(found["placeholders"])
-            tiles, learned = words.pop("tiles"), words.pop("learned", [])
+            tiles, learned, frames = words.pop("tiles"), words.pop("learned", []), words.pop("frames")
             if not isinstance(learned, list):
                 raise TypeError(f"learned is {learned!r}")
             made = cls(
                 str(found["processor"]),
-                Placeholders(**words, tiles=None if tiles is None else TileText(**tiles), learned=tuple(learned)),
+                Placeholders(
+                    **words,
+                    tiles=None if tiles is None else TileText(**tiles),
+                    learned=tuple(learned),
+                    frames=None if frames is None else FrameText(**frames),
+                ),
                 tuple(found["token_ids"]),
                 dict(found["settings"]),
                 found.get("instruction"),
                 None if found.get("leading") is None else LeadingImage.from_dict(found["leading"]),
                 str(found.get("positions", CONTINUED)),
+                found.get("video"),
+                str(found.get("no_videos", "")),
             )
-            if not isinstance(made.instruction, str | None):
-                raise ValueError(f"instruction is {made.instruction!r}")
+            for name, value in (("instruction", made.instruction), ("video", made.video)):
+                if not isinstance(value, str | None):
+                    raise ValueError(f"{name} is {value!r}")
             _check(made.placeholders)
             _check_ids(made.token_ids)
             if made.positions not in POSITIONS:
@@ -80,10 +92,10 @@ class ImagePrompt:
         return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
 
-def _check(record: Placeholders | TileText) -> None:
+def _check(record: Placeholders | TileText | FrameText) -> None:
     for each in fields(record):
         value, default = getattr(record, each.name), each.default
-        if isinstance(value, TileText):
+        if isinstance(value, TileText | FrameText):
             _check(value)
         elif isinstance(value, tuple):
             if not all(isinstance(word, str) and word for word in value):

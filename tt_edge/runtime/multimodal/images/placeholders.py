@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.contract import VisionGeometry
+from tt_edge.contract import VisionGeometry, kept_tokens
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Layout, ProcessedImage
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Placeholders:
     ``learned``: special tokens around images in whose place the model reads learned rows, in the order of these
     (``VisionGeometry.learned_rows``); they count among the image's tokens.
     ``alone``: of several images in a prompt, each is one tile, without ``start``, ``end`` and ``tiles``.
+    ``frames``: what is written around the frames of a video; without it, all their tokens are in a row.
     """
 
     image: str
@@ -77,6 +79,7 @@ class Placeholders:
     behind: str = ""
     learned: tuple[str, ...] = ()
     alone: bool = False
+    frames: FrameText | None = None
 
     @property
     def needs_image(self) -> bool:
@@ -182,16 +185,21 @@ class Placeholders:
         return number - 1
 
     def _written(self, image: ProcessedImage, number: int) -> str:
-        token = self.video if image.is_video and self.video else self.image
-        tokens, layout = 1 if self.single else image.kept(self.keep), image.layout
+        if image.is_video and self.video:
+            return self._of_video(image, self.video)
+        token, layout = self.image, image.layout
+        tokens = 1 if self.single else image.kept(self.keep)
         if layout is not None:
             tokens -= self.learned_in(layout)
             if self.tiles is not None and layout.tiles > 1:
                 return self._around(layout, token * tokens)
-        if image.timestamps:
-            each = token * (tokens // len(image.timestamps))
-            return "".join(f"<{seconds:.1f} seconds>{self.start}{each}{self.end}" for seconds in image.timestamps)
         before = f"<image {number}>" if self.numbered else ""
         there = image.grid is not None and self.written is None  # in the prompt already
         start, end = ("", "") if there else (self.start, self.end)
         return f"{before}{start}{token * tokens}{end}"
+
+    def _of_video(self, video: ProcessedImage, token: str) -> str:
+        if self.frames is None:
+            return token * video.kept(self.keep)
+        tokens = [kept_tokens(self.keep, each) for each in video.groups]
+        return self.frames.written(tokens, token, video.timestamps, video.duration)

@@ -40,11 +40,13 @@ class Span:
 class ProcessedImage:
     """``pixels`` fp32: patches ``[N, patch_dim]`` of a ``grid``, frames, rows and columns of them; or tiles ``[n, 3, H, W]``.
 
-    ``tokens`` is how many image tokens it has, of which a prompt may have fewer (``kept``). A video has as many ``frames`` as its
-    grid, which are ``interval`` positions apart; where the family writes the time before each frame, ``timestamps`` are its
-    seconds. ``note`` says what the caller should know, such as that the image was scaled to fit.
+    ``tokens`` is how many image tokens it has, of which a prompt may have fewer (``kept``). A video has as many frames as its grid,
+    ``interval`` positions apart, or as tiles; where a prompt says when each is shown, ``timestamps`` are their seconds, and
+    ``duration`` is that of the file, if they are from one. ``note`` says what the caller should know, such as that the image was
+    scaled to fit.
 
     ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
+    With ``blend`` float32 ``[tokens, n]``, ``rows`` are ``[tokens, n]``, and each token is the sum of n rows with these weights.
     ``size`` is the image's own height and width, where the model asks for it. ``layout`` is how its tiles are arranged.
     ``instruction`` are the token ids that the network reads with the pixels, where it does (``InstructionReader``). ``place`` is
     that of its first token in a prompt, where it is always the same (``LeadingImage``).
@@ -57,6 +59,7 @@ class ProcessedImage:
     is_video: bool = False
     interval: float = 1.0
     timestamps: tuple[float, ...] = ()
+    duration: float | None = None
     note: str = ""
     rows: NDArray[np.int64] | None = None
     layout: Layout | None = None
@@ -64,6 +67,7 @@ class ProcessedImage:
     instruction: tuple[int, ...] = ()
     place: int | None = None
     high_res: NDArray[np.float32] | None = None
+    blend: NDArray[np.float32] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -71,6 +75,7 @@ class ProcessedImage:
         shape = repr((self.pixels.shape, self.grid, self.instruction)).encode()
         rows = b"" if self.rows is None else self.rows.tobytes()
         more = b"" if self.high_res is None else self.high_res.tobytes()
+        more += b"" if self.blend is None else self.blend.tobytes()
         return hashlib.sha256(shape + rows + self.pixels.tobytes() + more).hexdigest()
 
     @property
@@ -84,6 +89,15 @@ class ProcessedImage:
     def kept(self, keep: float) -> int:
         """How many tokens it has in a prompt where ``keep`` of each frame's or tile's are kept (``kept_tokens``)."""
         return sum(kept_tokens(keep, tokens) for tokens in self.groups)
+
+    def rows_of(self, features: np.ndarray, rows: NDArray[np.int64]) -> np.ndarray:
+        """Its features ``[tokens, hidden]``, of all ``features``; ``rows`` are its own among them, all of a token in succession."""
+        found = features[rows]
+        if self.blend is None:
+            return found
+        apart = found.reshape(*self.blend.shape, -1).astype(np.float32)
+        blended: np.ndarray = np.einsum("tnh,tn->th", apart, self.blend).astype(features.dtype)
+        return blended
 
     @property
     def identity(self) -> str:

@@ -40,8 +40,6 @@ _INERT = frozenset(
 )
 #: Without these a setting says nothing.
 _OFF = (False, None)
-#: How frames are chosen from a video file; here frames are given.
-_SAMPLING = ("do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "return_metadata", "video_metadata")
 
 
 @dataclass(frozen=True)
@@ -316,15 +314,6 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     "Gemma4ImageProcessor": _BUDGET,
     "Gemma4UnifiedImageProcessor": _BUDGET,
 }
-_QWEN = PROCESSOR_TYPES["Qwen2VLImageProcessor"]
-#: Of the Qwen-VL models' videos; what it lacks is as for images.
-QWEN_VIDEO = ProcessorType(
-    {},
-    (*_QWEN.reads, "do_resize"),
-    inert=(*_SAMPLING, "max_video_tokens"),
-    only={"cap_pixels_per_frame": _OFF},
-    sizes=_QWEN.sizes,
-)
 
 
 def class_name(settings: Mapping[str, Any], otherwise: str) -> str:

@@ -20,7 +20,7 @@ from tt_edge.runtime.multimodal.images.patched.pixtral import PixtralProcessor
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
-from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, QWEN_VIDEO
+from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.tiled.anyres import AnyResProcessor
 from tt_edge.runtime.multimodal.images.tiled.canvas import CanvasProcessor
@@ -32,7 +32,7 @@ from tt_edge.runtime.text.tokenizer import Files, read_json
 
 
 class ImageProcessor(Protocol):
-    """From pixels to what the vision network takes. Classes that take videos also have ``process_video``."""
+    """From pixels to what the vision network takes."""
 
     @property
     def placeholders(self) -> Placeholders:
@@ -107,10 +107,7 @@ def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
             f"the image processor is {name!r:.80}, which is not one of the {len(PROCESSORS)} that tt-edge follows; docs/vision.md "
             "lists them"
         )
-    image, video = PROCESSOR_TYPES[name].complete(settings.image), settings.video
-    if settings.placeholders.video is not None:
-        video = QWEN_VIDEO.complete(video, of_video=True)
-    return PROCESSORS[name](replace(settings, image=image, video=video))
+    return PROCESSORS[name](replace(settings, image=PROCESSOR_TYPES[name].complete(settings.image)))
 
 
 def image_settings(files: Files) -> Any:
@@ -142,5 +139,5 @@ def read_settings(
             "processor_config.json has image or video settings that are no object; correct it and compile the model again"
         )
     return CheckpointSettings(
-        {**image, **prompt.settings}, model, geometry, prompt.placeholders, video, prompt.processor
+        {**image, **prompt.settings}, model, geometry, prompt.placeholders, video, prompt.processor, prompt.video
     )

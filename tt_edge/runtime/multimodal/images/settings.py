@@ -20,8 +20,8 @@ _FILTERS = (1, 2, 3)
 class CheckpointSettings:
     """Settings of a checkpoint, as its files have them, and the sizes of its compiled vision network.
 
-    ``image`` and ``video`` are those of the image and the video processor, ``model`` is ``config.json``; ``processor`` is the
-    class of the image processor.
+    ``image`` and ``video`` are those of the image and the video processor, ``model`` is ``config.json``; ``processor`` and
+    ``video_processor`` are the classes of the two, the latter ``None`` for a model that takes no videos.
     """
 
     image: Mapping[str, Any]
@@ -30,6 +30,7 @@ class CheckpointSettings:
     placeholders: Placeholders
     video: Mapping[str, Any] = field(default_factory=dict)
     processor: str = ""
+    video_processor: str | None = None
 
     @property
     def model_type(self) -> str:

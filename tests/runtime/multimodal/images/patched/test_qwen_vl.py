@@ -22,22 +22,28 @@ from examples.road_scenes.evaluate import CHECKPOINT
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo
 from tests.runtime.multimodal.images.sample_images import settings_of as sample_settings
 from tests.tiny_vlms import IMAGE, tiny_vlm
+from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.patched.grids import PLACEHOLDERS
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
-from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.images.processors import image_processor_for
 from tt_edge.runtime.multimodal.mrope import mrope_positions
+from tt_edge.runtime.multimodal.videos.frames import Frames
+from tt_edge.runtime.multimodal.videos.processors import video_processor_for
 
-AROUND = "<|vision_start|>", "<|vision_end|>"
+
+def videos_of(settings):
+    return video_processor_for(settings, image_processor_for(settings))
 
 
 def settings_of(family, image, video=None, **vision):
     patch_dim = 3 * 2 * image.get("patch_size", 14) ** 2
     geometry = VisionGeometry(family, IMAGE_TOKENS, 1, merge_size=2, patch_dim=patch_dim)
-    words = Placeholders(PLACEHOLDERS.image, PLACEHOLDERS.video, *AROUND) if family == "qwen3_vl" else PLACEHOLDERS
+    words = PLACEHOLDERS
+    if family == "qwen3_vl":
+        words = KNOWN_PROMPTS[family].placeholders(PLACEHOLDERS.image, PLACEHOLDERS.video, {})
     given = image if video is None else video
     return sample_settings(family, image, geometry, words, given, vision_config=vision)
 
@@ -111,7 +117,7 @@ def test_videos_are_those_of_transformers(family, count, size, fps):
     model = tiny_vlm(family)
     settings = settings_of(family, {"patch_size": patch}, videos.to_dict(), **model.config.vision_config.to_dict())
     ours = image_processor_for(settings)
-    got = ours.process_video(frames, fps)
+    got = videos_of(settings).process(Frames(frames, fps))
     assert got.grid == tuple(want["video_grid_thw"][0].tolist())
     std = np.repeat(videos.image_std, 2 * patch * patch)
     assert_same_pixels(got.pixels, want["pixel_values_videos"].numpy(), std)
@@ -137,14 +143,6 @@ def test_qwen_vl_utils_frames():
     arrays = [frame.permute(1, 2, 0).clamp(0, 255).round().byte().numpy() for frame in prepared]
     theirs = Qwen2VLVideoProcessor(cap_pixels_per_frame=False, do_resize=False)
     want = theirs([prepared.clamp(0, 255).round().byte()], return_tensors="np")
-    got = image_processor_for(settings_of("qwen2_5_vl", {}, theirs.to_dict())).process_video(arrays, rates["fps"][0])
+    got = videos_of(settings_of("qwen2_5_vl", {}, theirs.to_dict())).process(Frames(arrays, rates["fps"][0]))
     assert got.grid == tuple(want["video_grid_thw"][0])
     assert_same_pixels(got.pixels, want["pixel_values_videos"], np.repeat(theirs.image_std, 2 * 14 * 14))
-
-
-def test_bad_videos():
-    processor = QwenVLProcessor()
-    with pytest.raises(InvalidInputError, match="a video of 0 frames is none; give its frames"):
-        processor.process_video([], 2)
-    with pytest.raises(InvalidInputError, match=r"frames of sizes \[\(28, 28\), \(28, 56\)\]; give frames of one size"):
-        processor.process_video([photo(28, 28), photo(28, 56)], 2)

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from tt_edge.compat import Self
-from tt_edge.runtime.multimodal.images.options import LOW_DETAIL_PIXELS, ImageOptions, refuse_pixel_settings
+from tt_edge.runtime.multimodal.images.options import (
+    AS_IT_IS,
+    LOW_DETAIL_PIXELS,
+    ImageOptions,
+    refuse_pixel_settings,
+)
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor, Size
 from tt_edge.runtime.multimodal.images.resize import check_resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
@@ -98,10 +103,15 @@ class BudgetProcessor(GridProcessor):
         refuse_pixel_settings(options)
         most = self.most_tokens
         if options.low_detail:
-            most = min(most, max(1, LOW_DETAIL_PIXELS // self._side**2))
+            most = min(most, max(1, LOW_DETAIL_PIXELS // self.side**2))
         if max_tokens is not None:
             most = min(most, max_tokens)
-        rows, columns = self.fit(size, self._side, most)
-        final = rows * self._side, columns * self._side
+        rows, columns = self.fit(size, self.side, most)
+        final = rows * self.side, columns * self.side
         check_resize(size, final)
         return None, final
+
+    def size_of_frames(self, size: Size, frames: int) -> Size:
+        """As that of an image: bounds are of each frame."""
+        del frames
+        return self.sizes(size, AS_IT_IS, None)[1]

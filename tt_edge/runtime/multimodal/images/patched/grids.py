@@ -161,7 +161,7 @@ class GridProcessor:
         return self._tokens(self.sizes(size, options, max_tokens)[-1])
 
     def _tokens(self, size: Size) -> int:
-        return self.geometry.tokens_of(*(side // self._side for side in size))
+        return self.geometry.tokens_of(*(side // self.side for side in size))
 
     def process(
         self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
@@ -171,7 +171,7 @@ class GridProcessor:
         if asked is not None:
             image = resize_at_once(image, *asked)
         pixels = normalize(resize(image, *final, self.resample), self.mean, self.std)  # [3, H, W]
-        return self._patches(np.broadcast_to(pixels, (self.temporal_patch_size, *pixels.shape)))
+        return self.in_patches(np.broadcast_to(pixels, (self.temporal_patch_size, *pixels.shape)))
 
     def sizes(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[Size | None, Size]:
         """The sizes that an image is made: the one that ``options`` ask for, as qwen-vl-utils computes it, and the final one.
@@ -186,7 +186,7 @@ class GridProcessor:
             bounds = bounds.at_most(LOW_DETAIL_PIXELS * frames)
         final, budget = self.size_of(*(asked or size), bounds, frames), max_tokens
         while budget and max_tokens and self._tokens(final) > max_tokens:
-            final = self.size_of(*(asked or size), bounds.at_most(budget * self._side**2 * frames), frames)
+            final = self.size_of(*(asked or size), bounds.at_most(budget * self.side**2 * frames), frames)
             budget = budget - 1 if self.geometry.end_rows else 0
         check_resize(asked or size, final)
         return asked, final
@@ -202,7 +202,7 @@ class GridProcessor:
         return 1
 
     @property
-    def _side(self) -> int:
+    def side(self) -> int:
         """Pixels of a token's side."""
         return self.patch_size * self.merge_size
 
@@ -211,7 +211,7 @@ class GridProcessor:
 
         Where those are of all ``frames``, frames are counted as the patches hold them, and small ones enlarged first.
         """
-        factor, bounds = self._side * self.expand, bounds or self.bounds
+        factor, bounds = self.side * self.expand, bounds or self.bounds
         if self.keeps_ratio and height < factor:
             height, width = factor, round(width * factor / height)
         if self.keeps_ratio and width < factor:
@@ -238,6 +238,10 @@ class GridProcessor:
             rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
         return rows, columns
 
+    def size_of_frames(self, size: Size, frames: int) -> Size:
+        """The size that each of so many ``frames`` of a video is made; of this processor, ``bounds`` are a video's."""
+        return self.size_of(*size, self.bounds, frames)
+
     def by_channel(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """The numbers of patches ``[N, patch_dim]`` by their colour, ``[N, 3, numbers]``."""
         if self.channels_last:
@@ -247,7 +251,7 @@ class GridProcessor:
             return apart.swapaxes(1, 2).reshape(len(patches), 3, -1)
         return patches.reshape(len(patches), 3, -1)
 
-    def _patches(self, frames: NDArray[np.float32]) -> ProcessedImage:
+    def in_patches(self, frames: NDArray[np.float32]) -> ProcessedImage:
         """``[t * temporal_patch_size, 3, H, W]`` in patches, block by block of those that become one token."""
         patch, merge, depth = self.patch_size, self.merge_size, self.temporal_patch_size
         count, channels, height, width = frames.shape

@@ -71,8 +71,8 @@ class PixtralProcessor(GridProcessor):
         refuse_pixel_settings(options)
         most = min(*self.longest, _LOW_DETAIL_EDGE) if options.low_detail else max(self.longest)
         final = self._whole(size, most)
-        while max_tokens is not None and max(final) > self._side and math.prod(final) > max_tokens * self._side**2:
-            most = max(final) - self._side
+        while max_tokens is not None and max(final) > self.side and math.prod(final) > max_tokens * self.side**2:
+            most = max(final) - self.side
             final = self._whole(size, most)
         check_resize(size, final)
         return None, final
@@ -85,4 +85,4 @@ class PixtralProcessor(GridProcessor):
             raise InvalidInputError(
                 f"an image of {size[1]} x {size[0]} pixels has no pixel in its width at this size; crop it"
             )
-        return -(-height // self._side) * self._side, -(-width // self._side) * self._side
+        return -(-height // self.side) * self.side, -(-width // self.side) * self.side

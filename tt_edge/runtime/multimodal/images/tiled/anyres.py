@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compat import Self
-from tt_edge.errors import BundleError, InvalidInputError
+from tt_edge.errors import BundleError
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions, refuse_pixel_settings
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
@@ -35,7 +35,8 @@ class AnyResProcessor:
 
     ``resolutions`` are ``(height, width)`` in pixels, multiples of a tile's. A tile has ``side`` squared rows of features, and
     one more, the same for all: what the model puts at the end of each line of tokens. The lines of all tiles together are cut to
-    the image's proportions. ``kept_tiles`` is how many tiles' tokens an image keeps at most (``None``: all).
+    the image's proportions. Lines of more features than ``kept_tiles`` tiles have are interpolated to as many. ``rows_a_tile`` is
+    how many rows the network makes of a tile, where there are more than these.
     """
 
     placeholders: Placeholders
@@ -43,6 +44,7 @@ class AnyResProcessor:
     tile_size: Size
     resolutions: tuple[Size, ...]
     kept_tiles: int | None = None
+    rows_a_tile: int = 0
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
@@ -69,12 +71,13 @@ class AnyResProcessor:
             mean, std = mean_and_std(image)
             kept = str(settings.model.get("vision_aspect_ratio", ""))
             most = integer(int(kept.removeprefix("anyres_max_")), kept) if kept.startswith("anyres_max_") else None
-            side = math.isqrt(geometry.tokens_a_unit - 1)
-            found = cls(settings.placeholders, side, tile, resolutions, most, mean, std, resampling(image))
-        if found.tile_size != geometry.tile_size or side * side != geometry.tokens_a_unit - 1:
+            side = math.isqrt(geometry.tokens_a_tile - 1)
+            each, resample = geometry.tokens_a_unit, resampling(image)
+            found = cls(settings.placeholders, side, tile, resolutions, most, each, mean, std, resample)
+        if found.tile_size != geometry.tile_size or side * side != geometry.tokens_a_tile - 1:
             raise BundleError(
                 f"the image processor makes tiles of {found.tile_size}, and the vision network takes {geometry.tile_size} and "
-                f"makes {geometry.tokens_a_unit - 1} features of one; correct preprocessor_config.json and compile again"
+                f"makes {geometry.tokens_a_tile - 1} features of one; correct preprocessor_config.json and compile again"
             )
         return found
 
@@ -87,9 +90,9 @@ class AnyResProcessor:
     def tokens_of(self, size: Size, options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
         """Image tokens of an image of ``(height, width)``; more than ``max_tokens`` only where no resolution has fewer.
 
-        Raises ``InvalidInputError`` for an image that is too elongated, or whose tokens the model would interpolate.
+        Raises ``InvalidInputError`` for an image that is too elongated.
         """
-        return len(self._rows(size, self._resolution(size, options, max_tokens)))
+        return self._count(size, self._resolution(size, options, max_tokens))
 
     def process(
         self, image: NDArray[np.uint8], options: ImageOptions = AS_IT_IS, max_tokens: int | None = None
@@ -106,8 +109,8 @@ class AnyResProcessor:
         apart = whole.reshape(height // tile_height, tile_height, width // tile_width, tile_width, 3).swapaxes(1, 2)
         tiles = [resize(image, tile_height, tile_width, self.resample), *apart.reshape(-1, tile_height, tile_width, 3)]
         pixels = np.stack([normalize(tile, self.mean, self.std) for tile in tiles])
-        rows = self._rows(size, (height, width))
-        return ProcessedImage(pixels, None, len(rows), rows=rows, size=size)
+        rows, blend = self._rows(size, (height, width))
+        return ProcessedImage(pixels, None, len(rows), rows=rows, size=size, blend=blend)
 
     def _resolution(self, size: Size, options: ImageOptions, max_tokens: int | None) -> Size:
         refuse_pixel_settings(options)
@@ -115,26 +118,56 @@ class AnyResProcessor:
         if options.low_detail:
             choices = [min(choices, key=_area)]
         chosen = _best(size, choices)
-        if max_tokens is None or len(self._rows(size, chosen)) <= max_tokens:
+        if max_tokens is None or self._count(size, chosen) <= max_tokens:
             return chosen
-        few = [each for each in choices if len(self._rows(size, each)) <= max_tokens]
+        few = [each for each in choices if self._count(size, each) <= max_tokens]
         return _best(size, few or [min(choices, key=_area)])
 
-    def _rows(self, size: Size, resolution: Size) -> NDArray[np.int64]:
-        """The feature row of each token: of the whole image, then line by line of all tiles, each with the line's end."""
+    def _count(self, size: Size, resolution: Size) -> int:
+        return len(self._rows(size, resolution)[0])
+
+    def _rows(self, size: Size, resolution: Size) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+        """The feature row of each token: of the whole image, then line by line of all tiles, each with the line's end.
+
+        Of an image whose lines are interpolated, four rows of each, and their weights.
+        """
         side, count = self.side, self.side**2
         rows, columns = resolution[0] // self.tile_size[0], resolution[1] // self.tile_size[1]
         each = 1 + np.arange(rows * columns).reshape(rows, 1, columns, 1)
         inside = np.arange(count).reshape(1, side, 1, side)
-        lines = (each * (count + 1) + inside).reshape(rows * side, columns * side)
+        lines = (each * (self.rows_a_tile or count + 1) + inside).reshape(rows * side, columns * side)
         lines = _cut(lines, size)
-        if self.kept_tiles is not None and math.sqrt(lines.size / (self.kept_tiles * count)) > 1.1:
-            raise InvalidInputError(
-                f"an image of {size[1]} x {size[0]} pixels has {lines.size} features in full, which this model interpolates to "
-                f"{self.kept_tiles * count}; tt-edge does not, give a smaller image"
-            )
-        ends = np.full((len(lines), 1), count)
-        return np.concatenate([np.arange(count), np.concatenate([lines, ends], axis=1).reshape(-1)])
+        ratio = 0.0 if self.kept_tiles is None else math.sqrt(lines.size / (self.kept_tiles * count))
+        if ratio <= 1.1:
+            ends = np.full((len(lines), 1), count)
+            return np.concatenate([np.arange(count), np.concatenate([lines, ends], axis=1).reshape(-1)]), None
+        four, weights = _interpolated(lines, int(lines.shape[0] // ratio), int(lines.shape[1] // ratio))
+        first = np.array([1, 0, 0, 0], np.float32)
+        ends = np.full((len(four), 1, 4), count)
+        four = np.concatenate([four, ends], axis=1).reshape(-1, 4)
+        weights = np.concatenate([weights, np.broadcast_to(first, ends.shape)], axis=1).reshape(-1, 4)
+        whole = np.repeat(np.arange(count)[:, None], 4, axis=1)
+        return np.concatenate([whole, four]), np.concatenate([np.tile(first, (count, 1)), weights])
+
+
+def _interpolated(lines: NDArray[np.int64], rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each of ``rows`` x ``columns`` points the four of ``lines`` around it ``[rows, columns, 4]``, and their weights.
+
+    As PyTorch's bilinear ``interpolate``, with corners between points.
+    """
+    (top, bottom, down), (left, right, across) = (
+        _between(*sizes) for sizes in zip(lines.shape, (rows, columns), strict=True)
+    )
+    four = np.stack([lines[np.ix_(y, x)] for y in (top, bottom) for x in (left, right)], axis=-1)
+    weights = np.stack([np.outer(y, x) for y in (1 - down, down) for x in (1 - across, across)], axis=-1)
+    return four, weights.astype(np.float32)
+
+
+def _between(have: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of each of ``wanted`` points the places before and behind it among ``have``, and how far it is from the first."""
+    places = np.maximum((np.arange(wanted) + 0.5) * (have / wanted) - 0.5, 0)
+    before = np.minimum(places.astype(np.int64), have - 1)
+    return before, np.minimum(before + 1, have - 1), places - before
 
 
 def _best(size: Size, resolutions: Sequence[Size]) -> Size:

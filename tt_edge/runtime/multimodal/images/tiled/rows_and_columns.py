@@ -17,8 +17,8 @@ from tt_edge.runtime.multimodal.images.processor_types import HALF
 from tt_edge.runtime.multimodal.images.resize import check_resize, normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
 
-#: The longest side of an image before it is tiled.
-_MOST = 4096
+#: The longest side, in pixels, of an image before it is tiled.
+MOST_SIDE = 4096
 Size = tuple[int, int]
 
 
@@ -68,7 +68,7 @@ class RowsAndColumnsProcessor:
     @property
     def most_tiles(self) -> int:
         """Those of a square image of ``longest_edge``, and the whole image."""
-        side = math.ceil((self.longest_edge or _MOST) / self.tile) if self.splits else 1
+        side = math.ceil((self.longest_edge or MOST_SIDE) / self.tile) if self.splits else 1
         return side * side + (side > 1)
 
     def tokens_of(self, size: Size, options: ImageOptions = AS_IT_IS, max_tokens: int | None = None) -> int:
@@ -125,7 +125,7 @@ class RowsAndColumnsProcessor:
 
 
 def _scaled(size: Size, edge: int) -> Size:
-    """``(height, width)`` with the longer side ``edge`` and the shorter side even, and neither above ``_MOST``."""
+    """``(height, width)`` with the longer side ``edge`` and the shorter side even, and neither above ``MOST_SIDE``."""
     height, width = size
     ratio = width / height
     if width >= height:
@@ -136,8 +136,8 @@ def _scaled(size: Size, edge: int) -> Size:
         width += width % 2
     height, width = max(height, 1), max(width, 1)
     ratio = width / height
-    if width >= height and width > _MOST:
-        height, width = int(_MOST / ratio), _MOST
-    elif height > _MOST:
-        height, width = _MOST, int(_MOST * ratio)
+    if width >= height and width > MOST_SIDE:
+        height, width = int(MOST_SIDE / ratio), MOST_SIDE
+    elif height > MOST_SIDE:
+        height, width = MOST_SIDE, int(MOST_SIDE * ratio)
     return max(height, 1), max(width, 1)

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from tests.runtime.multimodal.video_files import write_film
+from tests.runtime.multimodal.videos.video_files import write_film
 from tt_edge.errors import InvalidInputError, MissingDependencyError
-from tt_edge.runtime.multimodal.images.patched.sampling import FrameSampling
 from tt_edge.runtime.multimodal.sources import VideoFile
-from tt_edge.runtime.multimodal.video_file import read_video
+from tt_edge.runtime.multimodal.videos.file import read_video
+from tt_edge.runtime.multimodal.videos.sampling import FrameSampling
 
 #: Each of another grey, with a corner that shows how a frame is turned.
 FRAMES = [np.full((40, 64, 3), 8 * i + 4, np.uint8) for i in range(30)]
@@ -32,6 +32,7 @@ def test_frames_are_those_of_their_places(folder, ending):
     video = read_video(VideoFile(file, fps=4.0), FrameSampling(ends=True), LIMIT)
     assert video.times == pytest.approx([place / 20 for place in (0, 6, 12, 17, 23, 29)])
     assert video.fps == pytest.approx(6 / 30 * 20)
+    assert video.duration == pytest.approx(1.5)
     for frame, place in zip(video.frames, (0, 6, 12, 17, 23, 29), strict=True):
         errors = [np.abs(frame.astype(int) - each.astype(int)).mean() for each in FRAMES]
         assert int(np.argmin(errors)) == place

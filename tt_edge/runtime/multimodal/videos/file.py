@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
-from tt_edge.runtime.multimodal.images.patched.sampling import FrameSampling
 from tt_edge.runtime.multimodal.sources import Video, VideoFile
+from tt_edge.runtime.multimodal.videos.sampling import Sampling
 
 
-def read_video(source: VideoFile, sampling: FrameSampling, max_pixels: int) -> Video:
+def read_video(source: VideoFile, sampling: Sampling, max_pixels: int) -> Video:
     """The frames that ``sampling`` takes, uint8 ``[H, W, 3]``, turned as the file says.
 
     Frames are counted, and checked against ``max_pixels`` together, before one is decoded. Raises ``InvalidInputError`` for a file
@@ -44,7 +44,8 @@ def read_video(source: VideoFile, sampling: FrameSampling, max_pixels: int) -> V
             f"video {path} ends before frame {lacking[0] + 1} of {total}; give a file that is whole"
         )
     sampled = len(places) / total * float(rate)
-    return Video(tuple(frames[place] for place in places), sampled, tuple(place / float(rate) for place in places))
+    times = tuple(place / float(rate) for place in places)
+    return Video(tuple(frames[place] for place in places), sampled, times, total / float(rate))
 
 
 def _av() -> ModuleType:

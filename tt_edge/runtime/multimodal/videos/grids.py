@@ -1,0 +1,162 @@
+"""Videos of models whose images are grids of patches: the Qwen-VL and GLM-V models and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tt_edge.compat import Self
+from tt_edge.errors import InvalidInputError
+from tt_edge.runtime.multimodal.images.patched.budget import BudgetProcessor
+from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor, PixelBounds
+from tt_edge.runtime.multimodal.images.processed import ProcessedImage
+from tt_edge.runtime.multimodal.images.resize import normalize, resize
+from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
+from tt_edge.runtime.multimodal.videos.by_second import PacedSampling, TickSampling
+from tt_edge.runtime.multimodal.videos.frames import Frames
+from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, LinearSampling, Sampling
+
+#: Which time a patch of several frames has in a prompt: none, that of its first frame, or the middle of its first and last.
+NONE, FIRST, MIDDLE = "", "first", "middle"
+
+
+@dataclass(frozen=True)
+class GridVideos:
+    """Patches of ``grid``'s size, each of ``temporal_patch_size`` frames, of which the last is repeated to fill one.
+
+    ``grid`` has the settings of videos. ``resizes``: frames are made as large as its bounds say. ``tokens_per_second``, of
+    Qwen2.5-VL, is how many positions a second of video takes; ``moment`` says which time the prompt has of each patch.
+    """
+
+    grid: GridProcessor
+    sampling: Sampling
+    resizes: bool = True
+    tokens_per_second: float | None = None
+    moment: str = NONE
+
+    @classmethod
+    def of_qwen2(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``Qwen2VLVideoProcessor``. Raises ``BundleError`` for settings that are malformed."""
+        with settings.reading():
+            vision = settings.model.get("vision_config") or {}
+            rate = vision.get("tokens_per_second", 2) if settings.model_type == "qwen2_5_vl" else None
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(f"tokens_per_second is {rate!r:.80}, and must be above 0")
+            return cls(
+                _qwen(settings, image, of_all_frames=False),
+                FrameSampling.of(settings.video, image.temporal_patch_size, ends=False),
+                bool(settings.video.get("do_resize", True)),
+                None if rate is None else float(rate),
+            )
+
+    @classmethod
+    def of_qwen3(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``Qwen3VLVideoProcessor``. Raises as ``of_qwen2`` does."""
+        with settings.reading():
+            return cls(
+                _qwen(settings, image, of_all_frames=True),
+                FrameSampling.of(settings.video, image.temporal_patch_size, ends=True),
+                bool(settings.video.get("do_resize", True)),
+                moment=MIDDLE,
+            )
+
+    @classmethod
+    def of_glm4(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``Glm4vVideoProcessor``. Raises as ``of_qwen2`` does."""
+        with settings.reading():
+            return cls(_glm(settings.video, image), TickSampling.of(settings.video), moment=FIRST)
+
+    @classmethod
+    def of_glm46(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``Glm46VVideoProcessor``. Raises as ``of_qwen2`` does."""
+        with settings.reading():
+            sampling = PacedSampling.of(settings.video, own_rate=False)
+            return cls(_glm(settings.video, image), sampling, moment=FIRST)
+
+    @classmethod
+    def of_glmga(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``GlmgaVideoProcessor``. Raises as ``of_qwen2`` does."""
+        with settings.reading():
+            sampling = PacedSampling.of(settings.video, own_rate=True)
+            return cls(_glm(settings.video, image), sampling, moment=FIRST)
+
+    @classmethod
+    def of_gemma4(cls, settings: CheckpointSettings, _image: GridProcessor) -> Self:
+        """As ``Gemma4VideoProcessor``. Raises as ``of_qwen2`` does."""
+        grid = BudgetProcessor.of_gemma4(replace(settings, image=settings.video))
+        with settings.reading():
+            return cls(grid, EvenSampling.of(settings.video), moment=FIRST)
+
+    @classmethod
+    def of_muse(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``MuseGlimmerVideoProcessor``. Raises as ``of_qwen2`` does."""
+        video = settings.video
+        with settings.reading():
+            most = integer(video["max_video_frame_tokens"], "max_video_frame_tokens", 1 << 24)
+            grid = BudgetProcessor.of_muse(replace(settings, image={**video, "max_image_tokens": most}))
+            return cls(grid, LinearSampling.of(video, image.temporal_patch_size), moment=FIRST)
+
+    def process(self, frames: Frames) -> ProcessedImage:
+        """Preprocess a video. Raises ``InvalidInputError`` for frames that are too few, too elongated, or not to be resized."""
+        grid, depth = self.grid, self.grid.temporal_patch_size
+        count, (height, width) = len(frames.pixels), frames.size
+        if self.moment and count < depth:
+            raise InvalidInputError(f"a video of {count} frames is too short; give {depth} or more")
+        if self.resizes:
+            height, width = grid.size_of_frames(frames.size, count)
+        elif height % grid.side or width % grid.side:
+            raise InvalidInputError(
+                f"a video has frames of {width} x {height} pixels, and its settings resize none (do_resize); give frames whose "
+                f"sides are multiples of {grid.side}"
+            )
+        resized = [resize(frame, height, width, grid.resample) for frame in frames.pixels]
+        resized += [resized[-1]] * (-count % depth)
+        found = grid.in_patches(np.stack([normalize(frame, grid.mean, grid.std) for frame in resized]))
+        return replace(
+            found,
+            is_video=True,
+            interval=1.0 if self.tokens_per_second is None else self.tokens_per_second * depth / frames.fps,
+            timestamps=self._moments(frames.times, depth),
+            duration=frames.duration if self.moment else None,
+        )
+
+    def _moments(self, times: tuple[float, ...], depth: int) -> tuple[float, ...]:
+        if not self.moment:
+            return ()
+        filled = times + times[-1:] * (-len(times) % depth)
+        first, last = filled[::depth], filled[depth - 1 :: depth]
+        if self.moment == FIRST:
+            return first
+        return tuple((one + other) / 2 for one, other in zip(first, last, strict=True))
+
+
+def _qwen(settings: CheckpointSettings, image: GridProcessor, *, of_all_frames: bool) -> GridProcessor:
+    """``image`` with what is otherwise of videos. What their settings lack is as for images."""
+    video = {name: settings.image[name] for name in ("image_mean", "image_std", "resample")} | dict(settings.video)
+    bounds = PixelBounds.of(video, 128 * image.side**2, 768 * image.side**2, of_all_frames=of_all_frames)
+    return _of_videos(image, video, bounds)
+
+
+def _glm(video: Mapping[str, Any], image: GridProcessor) -> GridProcessor:
+    size = video["size"]
+    bounds = PixelBounds.of(video, size["shortest_edge"], size["longest_edge"], of_all_frames=True)
+    expand = integer(video.get("patch_expand_factor", 1), "patch_expand_factor")
+    return replace(_of_videos(image, video, bounds), expand=expand, counts_frames=True)
+
+
+def _of_videos(image: GridProcessor, video: Mapping[str, Any], bounds: PixelBounds) -> GridProcessor:
+    """Raises ``ValueError`` for patches of another size than ``image`` has."""
+    own = {
+        "patch_size": image.patch_size,
+        "merge_size": image.merge_size,
+        "temporal_patch_size": image.temporal_patch_size,
+    }
+    for name, value in own.items():
+        if video.get(name, value) != value:
+            raise ValueError(f"{name} is {video[name]!r:.80} of videos, and {value} of images")
+    mean, std = mean_and_std(video)
+    return replace(image, bounds=bounds, mean=mean, std=std, resample=resampling(video))
