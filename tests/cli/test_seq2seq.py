@@ -248,6 +248,7 @@ def test_what_run_refuses(bundle, capsys, arguments, message):
         (["--quant", "nvfp4", "--engine", "sm89"], "nvfp4 needs compute capability sm100 or later, not sm89"),
         (["--quant", "int4_awq"], "has 32 input features, which is no multiple of int4_awq's groups of 128"),
         (["--max-source-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's encoder was made for"),
+        (["--max-source-len", "2"], "max_source_len is 2; give at least 3"),
         (["--max-seq-len", "97"], "exceeds the 96 tokens that BartForConditionalGeneration's decoder was made for"),
         (["--max-image-tokens", "8"], "takes no images; omit --max-image-tokens"),
     ],

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MIN_TOKENS, _MAX_TOKENS = 4, 1024
 #: Default number of tokens of a text that is translated or summarised.
 _SOURCE_TOKENS = 1024
+#: Tokens of the longest source, at least: sizes of a traced example are distinct from the batch's, which is 2.
+SHORTEST_SOURCE = 3
 #: The settings that say how many positions an encoder of text, and a decoder, was made for.
 _SOURCE_LIMITS, _TARGET_LIMITS = (
     ("max_source_positions", "max_position_embeddings", "n_positions"),
@@ -92,6 +94,8 @@ def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:
             f"max_source_len {given} exceeds the {longest} tokens that {name}'s encoder was made for; compile with "
             f"--max-source-len {longest} or less"
         )
+    if given is not None and given < SHORTEST_SOURCE:
+        raise InvalidInputError(f"max_source_len is {given}; give at least {SHORTEST_SOURCE}")
     undivided = _undivided(model)
     if given is not None and undivided is not None and given > undivided:
         raise UnsupportedModelError(

@@ -64,6 +64,11 @@ def test_the_built_in_text_is_the_same_every_time(tokenizer):
         ("a.jsonl", "[1, 2]\n", r"a\.jsonl:1 is not a JSON object"),
         ("a.jsonl", '{"question": "?"}\n', r"a\.jsonl:1 has none of text, .* \(it has question\)"),
         ("a.txt", "\n\n \n", r"a\.txt has no text"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}], "answer": 3}',
+            r"a\.jsonl:1: answer is 3; give a",
+        ),
         ("a.jsonl", '{"text": "a", "images": ["b.png"]}\n', r"a\.jsonl:1 has images, which the model does not take"),
         (
             "a.jsonl",

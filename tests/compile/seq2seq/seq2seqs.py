@@ -26,13 +26,17 @@ MAX_SEQ_LEN, MAX_SOURCE_LEN = 40, 48
 
 
 def compiled(
-    model: PreTrainedModel, precision: str = "fp32", image_size: tuple[int, int] | None = None, **settings: object
+    model: PreTrainedModel,
+    precision: str = "fp32",
+    image_size: tuple[int, int] | None = None,
+    source_len: int = MAX_SOURCE_LEN,
+    **settings: object,
 ) -> tuple[CompiledPart, CompiledPart]:
     """The encoder and the decoder."""
     parts = Seq2Seq.of(model, image_size)
     limits = {"max_batch": 3, "max_seq_len": MAX_SEQ_LEN, "max_input_len": MAX_SEQ_LEN}
     config = CompileConfig.of(precision=precision, **{**limits, **settings})  # type: ignore[arg-type]
-    places = MAX_SOURCE_LEN if parts.fixed_size is None else parts.cross_shape[1]
+    places = source_len if parts.fixed_size is None else parts.cross_shape[1]
     places_of_image = None if parts.image is None else parts.image.tokens
     limits_of_source = {
         "max_source_len": places,

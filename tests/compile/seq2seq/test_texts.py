@@ -45,6 +45,15 @@ def test_sdpa(family, form):
     check(family, **FORMS[form])
 
 
+@pytest.mark.parametrize("most", [3, 8])
+def test_an_encoder_of_few_tokens(most):
+    """Fewer than the source has that is otherwise traced with."""
+    model = tiny_seq2seq("t5")
+    sources = texts(most, 1)
+    got = answers(compiled(model, source_len=most), [model.config.decoder_start_token_id], sources, max_new_tokens=8)
+    assert got == [wanted(model, source, max_new_tokens=8) for source in sources]
+
+
 def test_padding_of_sources_is_exact():
     """What stands after a source's tokens changes nothing, bit by bit."""
     encoder, _ = compiled(tiny_seq2seq("t5"))

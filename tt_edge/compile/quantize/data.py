@@ -179,8 +179,10 @@ def _sample(row: dict[str, Any], tokenizer: Any, where: str, folder: Path) -> Sa
         raise InvalidInputError(f"{where}: {error}") from error
     if isinstance(row.get("messages"), list):
         messages = list(row["messages"])
-        if isinstance(row.get("answer"), str):
-            messages.append({"role": "assistant", "content": row["answer"]})
+        if (answer := row.get("answer")) is not None:
+            if not isinstance(answer, str):
+                raise InvalidInputError(f"{where}: answer is {answer!r:.80}; give a string")
+            messages.append({"role": "assistant", "content": answer})
         try:
             text = str(tokenizer.apply_chat_template(messages, tokenize=False))
         except Exception as error:  # Jinja's errors, and transformers' for a tokenizer without a template

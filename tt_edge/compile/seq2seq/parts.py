@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 import sympy
 import torch
@@ -15,6 +14,7 @@ from tt_edge.bundle.manifest import DECODER, ENCODER
 from tt_edge.compile.export.semantics import constant_rope, own_attention, semantic_attention, semantic_rotary
 from tt_edge.compile.export.trace import trace
 from tt_edge.compile.interface import read_contract, top_outputs
+from tt_edge.compile.limits import SHORTEST_SOURCE
 from tt_edge.compile.part import PartCompiler
 from tt_edge.compile.seq2seq.embeddings import chosen_embeddings
 from tt_edge.compile.seq2seq.experts import every_expert
@@ -31,11 +31,9 @@ from tt_edge.lowering.attention_call import ATTENTION, MERGED_ATTENTION, Attenti
 from tt_edge.lowering.base import LoweringContext, LoweringPass, calls
 from tt_edge.lowering.pipeline import encoder_passes, seq2seq_decoder_passes
 
-if TYPE_CHECKING:
-    pass
-
-# Sizes of the traced example: distinct from each other and from 1, so that no dimension is specialised by accident.
-_BATCH, _SEQUENCE, _SOURCE = 2, 7, 11
+# Sizes of the traced example: distinct from each other and from 1, so that no dimension is specialised by accident. The
+# source has the first of its sizes that the limit allows.
+_BATCH, _SEQUENCE, _SOURCES = 2, 7, (11, 10, 9, 8, 6, 5, 4, SHORTEST_SOURCE)
 
 
 class _Seq2SeqPart(PartCompiler):
@@ -95,7 +93,8 @@ class EncoderCompiler(_Seq2SeqPart):
     def export(self) -> GraphModule:
         parts, most = self.parts, self.config.limits.max_source_len
         single = parts.subsampling is not None or parts.image is not None
-        source = parts.example_source(1 if single else _BATCH, _SOURCE)
+        length = next(size for size in _SOURCES if most is None or size <= most)
+        source = parts.example_source(1 if single else _BATCH, length)
         dynamic = {} if single else {0: torch.export.Dim("batch")}
         if parts.takes_text:
             dynamic[1] = torch.export.Dim("source", max=most)

@@ -163,6 +163,8 @@ def test_an_image_and_a_text(load, data, tmp_path):
         ),
         ("t5", '{"audio": "b.wav"}', r"a.jsonl:1: it has audio, which T5For\w+ does not take; remove the line"),
         ("t5", '{"question": "?"}', r"a.jsonl:1: it has none of text, prompt, article, content \(it has question\)"),
+        ("t5", '{"text": "w4", "answer": 3}', r"a.jsonl:1: answer is 3; give a string"),
+        ("t5", '{"text": 3, "answer": "w4"}', r"a.jsonl:1: text is 3; give a string"),
         ("t5", "", r"a.jsonl is empty; give texts"),
         (
             "t5",
@@ -189,6 +191,17 @@ def test_refused(load, data, kind, content, message):
     finally:
         path.unlink()
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_without_tokens_is_refused(load, tmp_path, monkeypatch):
+    """Of a tokenizer that adds no end."""
+    monkeypatch.setattr(
+        Checkpoint, "tokenizer", lambda _, *args, **more: {"input_ids": torch.zeros(1, 0)}, raising=False
+    )
+    with pytest.raises(
+        InvalidInputError, match=r"a.jsonl:1: its text has no tokens; give some text or remove the line"
+    ):
+        load(tiny_seq2seq("t5"), write(tmp_path / "a.jsonl", {"prompt": "", "answer": "w7"}))
 
 
 def _model_and_data(kind, path):

@@ -146,6 +146,8 @@ class _Sources:
 
     def _ids(self, text: str, most: int) -> Tensor:
         ids: Tensor = self._tokenizer(text, truncation=True, max_length=most, return_tensors="pt")["input_ids"]
+        if not ids.numel():
+            raise InvalidInputError("its text has no tokens; give some text or remove the line")
         return ids
 
     def answers(self, samples: Sequence[SourceSample], data: CalibrationData) -> list[list[int]]:

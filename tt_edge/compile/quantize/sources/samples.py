@@ -98,7 +98,10 @@ def _check(fits: bool, where: object, is_what: str, takes: Takes) -> None:
 
 def _sample(row: Mapping[str, Any], where: str, folder: Path, takes: Takes) -> SourceSample:
     def string(*names: str) -> str | None:
-        return next((row[name] for name in names if isinstance(row.get(name), str)), None)
+        name = next((name for name in names if row.get(name) is not None), None)
+        if name is not None and not isinstance(row[name], str):
+            raise InvalidInputError(f"{name} is {row[name]!r:.80}; give a string")
+        return None if name is None else str(row[name])
 
     try:
         images = images_of_row(row, folder)
@@ -113,6 +116,7 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, takes: Takes) -> S
         if takes.text and text is None:
             raise InvalidInputError(f"it has none of {', '.join(_TEXTS)} (it has {', '.join(row)})")
         image = the_page(images) if takes.page else None
+        answer, language, task = string(*_ANSWERS), string("language"), string("task")
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from error
     return SourceSample(
@@ -120,9 +124,9 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, takes: Takes) -> S
         text or "",
         image,
         None if audio is None else str(folder / audio),
-        string(*_ANSWERS),
-        string("language"),
-        string("task"),
+        answer,
+        language,
+        task,
     )
 
 
