@@ -13,8 +13,8 @@ every format of the language part with the tower in fp16; the tower's formats, a
 parts of the image tokens (--keep-image-tokens), for which PyTorch's column has all tokens. --only towers and --only tokens leave
 out the other rows. To measure the effect of images, --calibrate-on text calibrates only on the text of the questions, built-in
 on the built-in set, and passages only on the text of that set. --check also fails below 90 % exact answers, dropped tokens
-excepted. --network-only leaves out PyTorch, which takes most of the time: a model in fp16 is slow on a CPU. Without it, 450
-questions take a format two to three minutes on two quiet cores.
+excepted. --network-only leaves out PyTorch, which takes most of the time: a model in fp16 is slow on a CPU. Without it, 150
+questions take a format about three minutes on two busy cores.
 """
 
 from __future__ import annotations
