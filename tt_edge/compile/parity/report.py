@@ -13,6 +13,8 @@ FP32_TOLERANCE = 1e-4
 HALF_PRECISION_FACTOR = 2.0
 #: Allowed difference of pixels, in steps of 1/255: transformers resizes with torchvision, the runtime with Pillow.
 PIXEL_TOLERANCE = 2.01
+#: Relative errors of this size say little: a network whose outputs are all zero has 1.
+WEAK_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,11 @@ class ParityReport:
             f"Hugging Face generate() and the compiled network {verdict}: largest relative error of the logits "
             f"{self.relative_error:.2e}, {self.tolerance:.2e} allowed in {self.precision}; evaluated by the reference session"
         )
+        if (allowed := max(self.tolerance, self.features_tolerance)) > WEAK_TOLERANCE:
+            lines.append(
+                f"an error of {allowed:.2e} is allowed, because PyTorch's own is half of that, and a network of zeros has 1: this "
+                "comparison proves little; compare in another precision too (--precision fp32 where nothing is quantized)"
+            )
         lines += [
             f"the prompt of {row.prompt_tokens} tokens parts at new token {row.first_mismatch}"
             for row in self.rows
