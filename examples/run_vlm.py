@@ -188,7 +188,7 @@ def benchmark(args: argparse.Namespace, llm: LLM) -> int:
     tokens = args.image_tokens
     if tokens is None:
         geometry = contract.tower
-        tokens = min(256, contract.max_image_tokens) if geometry.tile_size is None else geometry.tokens_a_unit
+        tokens = min(256, contract.max_image_tokens) if geometry.tile_size is None else geometry.least_image_tokens
     images = [random_picture(contract, tokens)] if tokens else []
     ids = random_prompt(llm, args.isl, tokens)
     plan, measured = Plan(args.isl, args.num_tokens, runs=args.iterations), []

@@ -20,7 +20,7 @@ BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
 #: Fields that older bundles lack.
 _ADDED = (
     *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
-    *("image_ends", "frame_rows", "frames_end"),
+    *("image_ends", "frame_rows", "frames_end", "padded_tiles"),
 )
 _TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
@@ -47,7 +47,8 @@ class VisionGeometry:
     this size, too. ``line_ends``: a row of the model's own ends each line of an image's features; ``image_ends``: one begins and
     one ends each image's. Such rows are in front of all features: the two of an image, then that of a line. ``frame_rows``: of a
     tile that is a frame of a video, a prompt has only so many rows, the last of its unit; where ``frames_end``, the last of its own
-    tokens' rows is behind the last frame.
+    tokens' rows is behind the last frame. ``padded_tiles``: how many patches a side of a tile has, some of which may be padding
+    (``TILE_EDGES``); 0 where none is.
     """
 
     family: str
@@ -69,6 +70,7 @@ class VisionGeometry:
     image_ends: bool = False
     frame_rows: int = 0
     frames_end: bool = False
+    padded_tiles: int = 0
 
     @property
     def end_rows(self) -> int:
@@ -100,6 +102,12 @@ class VisionGeometry:
         return self.tokens_a_unit - self.frame_rows
 
     @property
+    def least_image_tokens(self) -> int:
+        """Of an image of one tile; where tiles may be padded, of one tile and the whole image, with the ends of lines."""
+        side = math.isqrt(max(0, self.tokens_a_unit - 2))
+        return 2 * side * (side + 1) + 1 if self.padded_tiles else self.tokens_a_tile
+
+    @property
     def patches_a_unit(self) -> int:
         return self.tokens_a_unit * self.merge_size**2
 
@@ -119,8 +127,8 @@ class VisionGeometry:
         return self.window_tokens * self.merge_size**2
 
     def most_units(self, tokens: int) -> int:
-        """A sufficient number of units for ``tokens`` image tokens; windows may be half empty at the images' edges."""
-        if self.unit == WINDOWS:
+        """A sufficient number of units for ``tokens`` image tokens; windows, and padded tiles, may be half empty."""
+        if self.unit == WINDOWS or self.padded_tiles:
             return max(1, -(-2 * tokens // self.tokens_a_unit))
         return max(1, tokens // self.tokens_a_tile)
 

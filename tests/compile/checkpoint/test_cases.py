@@ -197,6 +197,15 @@ def test_peft(plain):
     refused(plain, r"holds a PEFT adapter of org/base")
 
 
+def test_an_adapter_of_images(plain):
+    """Phi-4-multimodal's, which transformers does not load by itself either."""
+    (plain / "vision-lora").mkdir()
+    (plain / "vision-lora" / "adapter_config.json").write_text("{}")
+    refused(
+        plain, r"has its adapter for images apart, in vision-lora, .*subfolder='vision-lora'\)\.merge_and_unload\(\)"
+    )
+
+
 def test_gguf(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     refused(

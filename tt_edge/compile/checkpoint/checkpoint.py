@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from tt_edge.compile.checkpoint.prequantized import QuantizedFormat
 
+#: The folder of Phi-4-multimodal's adapter without which it answers badly to images.
+_IMAGE_ADAPTER = "vision-lora"
+
 
 class Checkpoint:
     """A checkpoint folder or the snapshot of a hub id, opened once. Values from its files are read once, on first access.
@@ -83,6 +86,12 @@ class Checkpoint:
             raise InvalidInputError(
                 f"checkpoint {self.source} holds a PEFT adapter of {base}; merge it with merge_and_unload(), save the result, and "
                 "give that folder"
+            )
+        if self.has(f"{_IMAGE_ADAPTER}/adapter_config.json") and needs_config:
+            raise InvalidInputError(
+                f"checkpoint {self.source} has its adapter for images apart, in {_IMAGE_ADAPTER}, which is not read; merge it with "
+                f"PEFT (PeftModel.from_pretrained(model, folder, subfolder='{_IMAGE_ADAPTER}').merge_and_unload()), save the "
+                "result and the processor, and give that folder"
             )
         json_files.check_files(self.folder)  # a damaged file is refused now
         if not self.has("config.json") and needs_config:

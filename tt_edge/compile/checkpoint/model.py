@@ -22,6 +22,7 @@ from tt_edge.compile.vision.adapters.eagle2 import (
 )
 from tt_edge.compile.vision.families import is_vision_language
 from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.padded_tiles import see_both_ways
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, MissingDependencyError, TTEdgeError, UnsupportedModelError
 
@@ -69,6 +70,9 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         check_known(checkpoint)
         with explained(checkpoint):
             config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    token = getattr(getattr(config, "vision_config", None), "image_token_id", None)
+    if isinstance(token, int) and getattr(config, "image_token_id", None) is None:  # Phi-4, whose tower is asked for it
+        config.image_token_id = token
     config._attn_implementation = None  # of all parts: one that asks for flash-attn loads where it is not installed
     return config
 
@@ -146,6 +150,7 @@ def checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str, 
         )
     check_places(checkpoint, model, found["unexpected_keys"])
     check_weights(model)
+    see_both_ways(model)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if getattr(head, "weight", None) is not embeddings.weight:
         model.config.tie_word_embeddings = False  # transformers does not tie weights that are stored and differ

@@ -60,7 +60,8 @@ class VLMFamily:
     def entry_of(self, model: PreTrainedModel) -> Any:
         """The module that is called with all embeddings: the decoder, or its first layer where it places or makes features."""
         decoder = self.decoder_of(model)
-        places = placed_features(decoder) or "pixel_values" in inspect.signature(decoder.forward).parameters
+        taken = inspect.signature(decoder.forward).parameters
+        places = placed_features(decoder) or any(name.endswith(TILE_PIXELS) for name in taken)
         return decoder.layers[0] if places else decoder
 
     def whole_of(self, model: PreTrainedModel) -> Any:
@@ -83,6 +84,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
     "mllama": VLMFamily("model.language_model", "lm_head", "images", prunes=False),
+    "phi4_multimodal": VLMFamily("model", "lm_head", "tiles", prunes=False),
     "eagle2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),
     "vila": VLMFamily("language_model.model", "language_model.lm_head", "tiles", prunes=False),
     "blip-2": VLMFamily("language_model.model", "language_model.lm_head", "tiles"),

@@ -12,7 +12,7 @@ from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import UnsupportedModelError
 
 #: Names of the pixels among a processor's outputs; of videos, also those of where each patch of a frame is.
-_PIXELS = ("pixel_values", "pixel_values_images")
+_PIXELS = ("pixel_values", "pixel_values_images", "image_pixel_values")
 _OF_VIDEOS, _OF_FRAMES = ("pixel_values_videos", "pixel_values"), "video_position_ids"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tt_edge.contract import WHOLE_IMAGES, IOContract, kept_tokens
+from tt_edge.contract import WHOLE_IMAGES, IOContract, VisionGeometry, kept_tokens
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
 
@@ -28,6 +28,8 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
             )
         canvas = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
         return ProcessedImage(canvas, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
+    if geometry.padded_tiles:
+        return _padded_picture(geometry, tokens, generator)
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_tile)
         if rest or not tiles:
@@ -57,6 +59,26 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
     return ProcessedImage(pixels, grid, tokens)
 
 
+def _padded_picture(geometry: VisionGeometry, tokens: int, generator: np.random.Generator) -> ProcessedImage:
+    """Tiles without padding one above the other, and the whole image small."""
+    assert geometry.tile_size is not None
+    side, unit = math.isqrt(geometry.tokens_a_unit - 2), geometry.tokens_a_unit
+    lines = np.concatenate([np.arange(side**2).reshape(side, side), np.full((side, 1), side**2)], axis=1).reshape(-1)
+    tiles, rest = divmod(tokens - 1, len(lines))
+    if rest or tiles < 2:
+        raise InvalidInputError(
+            f"no image of this model has {tokens} image tokens; give a multiple of {len(lines)} and 1 more, such as "
+            f"{geometry.least_image_tokens}"
+        )
+    rows = [*(tile * unit + lines for tile in range(1, tiles)), np.array([side**2 + 1]), lines]
+    height, width = geometry.tile_size
+    pixels = generator.standard_normal((tiles, 3, height, width), np.float32)
+    edges = np.full((tiles, 2), geometry.padded_tiles)
+    return ProcessedImage(
+        pixels, None, tokens, rows=np.concatenate(rows), size=((tiles - 1) * height, width), edges=edges
+    )
+
+
 def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, whole: bool = False) -> list[int]:
     """``length`` token ids with ``image_tokens`` of an image among them: in front where the model has images there, and one
     where an image is one token of the prompt.
@@ -74,8 +96,8 @@ def random_prompt(llm: LLM, length: int, image_tokens: int, seed: int = 0, *, wh
     around = len(llm.vision.processor.image_ids(image_tokens)) - image_tokens
     text: list[int] = np.random.default_rng(seed).choice(vocabulary, max(0, length - image_tokens - around)).tolist()
     before = 0 if llm.vision.processor.placeholders.leading else len(text) // 2
-    if image_tokens and not whole:
-        geometry = llm.vision.encoder.session.contract.tower
+    geometry = llm.vision.encoder.session.contract.tower
+    if image_tokens and not whole and geometry.prunes:
         group = image_tokens if geometry.tile_size is None else geometry.tokens_a_tile
         image_tokens = image_tokens // group * kept_tokens(geometry.keep, group)
     return text[:before] + llm.vision.processor.image_ids(image_tokens) + text[before:]

@@ -20,6 +20,7 @@ from tt_edge.contract import (
     KEPT_ROWS,
     OFFSETS_OF,
     PRUNING_PLAN,
+    TILE_EDGES,
     TILE_PIXELS,
     TILES,
     WHOLE_IMAGES,
@@ -101,7 +102,7 @@ def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -
     if name == "window_ids":  # windows of their own, no larger than others
         fill = np.broadcast_to(-1 - (np.arange(more) // geometry.window_tokens)[:, None], shape)
     else:
-        fill = np.full(shape, {"segment_ids": -1, ASPECT_RATIO_MASK: 1}.get(name, 0))
+        fill = np.full(shape, {"segment_ids": -1, ASPECT_RATIO_MASK: 1, TILE_EDGES: 1}.get(name, 0))
     return np.concatenate([array, fill.astype(array.dtype)])
 
 
@@ -140,6 +141,8 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
     inputs = {TILE_PIXELS: pixels}
     if geometry.high_res_size is not None:
         inputs[HIGH_RES_PIXELS] = np.concatenate([image.high_res for image in images if image.high_res is not None])
+    if geometry.padded_tiles:
+        inputs[TILE_EDGES] = np.concatenate([image.edges for image in images if image.edges is not None])
     if geometry.max_instruction:
         inputs[INSTRUCTION_IDS] = _instructions(images)
     return inputs, np.concatenate(rows)

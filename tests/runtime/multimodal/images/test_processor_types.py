@@ -57,6 +57,10 @@ SIZES = {
     "GraniteDoclingImageProcessor": ("GraniteDoclingImageProcessor", {"size": SMALL, "max_patches": 3}),
     "Ovis2ImageProcessor": ("Ovis2ImageProcessor", {"size": SMALL, "max_patches": 4, "crop_to_patches": True}),
     "PerceptionLMImageProcessor": ("PerceptionLMImageProcessor", {"tile_size": SIDE, "max_num_tiles": 4}),
+    "Phi4MultimodalImageProcessor": (
+        "Phi4MultimodalImageProcessor",
+        {"size": SMALL, "patch_size": 7, "dynamic_hd": 3},
+    ),
     "Llama4ImageProcessor": ("Llama4ImageProcessor", {"size": SMALL, "max_patches": 4}),
     "MllamaImageProcessor": ("MllamaImageProcessor", {"size": SMALL, "max_image_tiles": 4}),
     "Qwen2VLImageProcessor": ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": 6272}}),
@@ -102,6 +106,7 @@ VALUES = {
     "high_res_image_mean": [[0.1, 0.2, 0.3]],
     "high_res_image_std": [[0.9, 0.8, 0.7]],
     "max_num_tiles": [1, 2],
+    "dynamic_hd": [1, 2],
     "max_image_tiles": [1, 2],
     "tile_size": [20],
     "vision_input_type": ["vanilla"],
@@ -144,7 +149,7 @@ def processor(family, image, side=SIDE):
     grid = {"merge_size": merge, "patch_dim": 3 * frames * patch**2}
     sizes = grid if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
     sizes |= {"high_res_size": (LARGE, LARGE)} if "Hybrid" in family else {}
-    tokens = 5 if family.startswith("llava_") else 4
+    tokens = 5 if family.startswith("llava_") else 6 if "Phi4" in family else 4
     geometry = VisionGeometry(family, kind, tokens, **sizes, tiles=4)  # the last is of whole images only
     return image_processor_for(settings_of(family, image, geometry))
 
@@ -156,7 +161,7 @@ def high_res_of_transformers(theirs, picture):
 def pixels_of_transformers(theirs, picture):
     asked = {"crop_to_patches": True} if "GotOcr2" in type(theirs).__name__ else {}
     out = theirs(images=[picture], return_tensors="pt", **asked)
-    pixels = out["pixel_values"] if "pixel_values" in out else out["pixel_values_images"]
+    pixels = next(out[key] for key in ("pixel_values", "pixel_values_images", "image_pixel_values") if key in out)
     own = pixels.float().numpy()  # Llama 4's are bfloat16
     if "Pixtral" in type(theirs).__name__:  # whole images
         rows, columns = (side // 16 for side in own.shape[2:])

@@ -29,6 +29,7 @@ from tt_edge.compile.vision.families import (
 )
 from tt_edge.compile.vision.features import features_of, features_of_images, handed_features, masks_tiles
 from tt_edge.compile.vision.grids.found import patch_inputs_of
+from tt_edge.compile.vision.padded_tiles import IMAGE_MASK, IMAGE_PIXELS, padded_features, padded_inputs, pads_tiles
 from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
@@ -221,7 +222,7 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
 
 
 #: The pixels that towers take, and which of the tiles are padding.
-OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask")
+OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask", IMAGE_PIXELS, IMAGE_MASK)
 #: The model inputs that say how large images are.
 SIZES = (
     "image_grid_thw",
@@ -237,6 +238,8 @@ def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
     """What ``get_image_features`` returns; of a model without it, what it hands its decoder, as ``pooler_output``."""
     if is_crossed(model):
         return model.model.vision_model(**inputs)
+    if pads_tiles(model):
+        return SimpleNamespace(pooler_output=padded_features(model, dict(inputs)))
     if hasattr(holder_of_features(model), "get_image_features"):
         return holder_of_features(model).get_image_features(**inputs)
     return SimpleNamespace(pooler_output=handed_features(model, inputs["pixel_values"]))
@@ -299,6 +302,8 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         inputs[_KINDS] = (inputs["input_ids"] == model.config.image_token_id).int()
     if images and is_crossed(model):
         return inputs | crossed_inputs(model, rows, images)
+    if images and pads_tiles(model):
+        return inputs | padded_inputs(model, images)
     if grids and images:
         return inputs | patch_inputs_of(model).of_images(images)
     if images:

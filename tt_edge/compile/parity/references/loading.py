@@ -15,6 +15,7 @@ from tt_edge.compile.parity.references.decompress import Decompressor, library_v
 from tt_edge.compile.parity.references.dequantize import dequantized
 from tt_edge.compile.vision.adapters.own import own_architecture
 from tt_edge.compile.vision.families import is_encoder_decoder, is_vision_language
+from tt_edge.compile.vision.padded_tiles import see_both_ways
 from tt_edge.config import Precision
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedMo
         checkpoint.fetch_weights()
         load = _full_precision if checkpoint.quantization is None else _dense
         model = load(checkpoint, precision)
+    see_both_ways(model)
     return model.eval().requires_grad_(False)
 
 
@@ -60,7 +62,8 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
 
     if (config := _config(checkpoint)).is_encoder_decoder:  # whose model has a class of its own
         return class_of(config)
-    return AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
+    images = is_vision_language(config) and type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if images else AutoModelForCausalLM
 
 
 def _config(checkpoint: Checkpoint) -> Any:

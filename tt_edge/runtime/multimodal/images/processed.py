@@ -47,10 +47,11 @@ class ProcessedImage:
 
     ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
     With ``blend`` float32 ``[tokens, n]``, ``rows`` are ``[tokens, n]``, and each token is the sum of n rows with these weights.
-    ``size`` is the image's own height and width, where the model asks for it. ``layout`` is how its tiles are arranged.
-    ``instruction`` are the token ids that the network reads with the pixels, where it does (``InstructionReader``). ``place`` is
-    that of its first token in a prompt, where it is always the same (``LeadingImage``).
-    ``high_res`` are its tiles in the size that a second tower takes.
+    ``size`` is the image's own height and width, or those of all its tiles, where the model asks for it. ``layout`` is how its
+    tiles are arranged. ``instruction`` are the token ids that the network reads with the pixels, where it does
+    (``InstructionReader``). ``place`` is that of its first token in a prompt, where it is always the same (``LeadingImage``).
+    ``high_res`` are its tiles in the size that a second tower takes. ``edges`` ``[n, 2]`` are the rows and columns of patches of
+    each tile that are not padding, where the network asks.
     """
 
     pixels: NDArray[np.float32]
@@ -68,6 +69,7 @@ class ProcessedImage:
     place: int | None = None
     high_res: NDArray[np.float32] | None = None
     blend: NDArray[np.float32] | None = None
+    edges: NDArray[np.int64] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -76,6 +78,7 @@ class ProcessedImage:
         rows = b"" if self.rows is None else self.rows.tobytes()
         more = b"" if self.high_res is None else self.high_res.tobytes()
         more += b"" if self.blend is None else self.blend.tobytes()
+        more += b"" if self.edges is None else self.edges.tobytes()
         return hashlib.sha256(shape + rows + self.pixels.tobytes() + more).hexdigest()
 
     @property

@@ -263,6 +263,17 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
         ("max_image_tiles",),
         only={"do_pad": (True,)},
     ),
+    "Phi4MultimodalImageProcessor": ProcessorType(
+        {
+            "resample": 3,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "size": _square(448),
+            "patch_size": 14,
+            "dynamic_hd": 36,
+        },
+        ("patch_size", "dynamic_hd"),
+    ),
     "Vila": ProcessorType(  # likewise; SigLIP's settings, and those of tiles
         {"resample": 3, "image_mean": HALF, "image_std": HALF, "size": _square(384)},
         ("min_tiles", "max_tiles"),

@@ -24,6 +24,7 @@ from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.tiled.anyres import AnyResProcessor
 from tt_edge.runtime.multimodal.images.tiled.canvas import CanvasProcessor
+from tt_edge.runtime.multimodal.images.tiled.padded import PaddedTilesProcessor
 from tt_edge.runtime.multimodal.images.tiled.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
 from tt_edge.runtime.multimodal.images.tiled.tiles import TilingProcessor
@@ -76,6 +77,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "GraniteDoclingImageProcessor": TilingProcessor.of_granite_docling,
     "Ovis2ImageProcessor": TilingProcessor.of_ovis2,
     "PerceptionLMImageProcessor": TilingProcessor.of_perception,
+    "Phi4MultimodalImageProcessor": PaddedTilesProcessor.from_settings,
     "Llama4ImageProcessor": CanvasProcessor.from_settings,
     "MllamaImageProcessor": AspectRatioProcessor.from_settings,
     "Eagle2": TilingProcessor.of_eagle2,
