@@ -98,7 +98,7 @@ def tiny_config(name: str) -> PreTrainedConfig:
             if key in ("image_token_id", "image_token_index", "img_context_token_id"):
                 setattr(part, key, words.index(differs.token) + IMAGE)
             elif key in ("video_token_id", "video_token_index") and isinstance(getattr(part, key), int):
-                setattr(part, key, words.index("<video>") + IMAGE)
+                setattr(part, key, words.index("<|video|>" if "<|video|>" in words else "<video>") + IMAGE)
             elif key.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(part, key), int):
                 setattr(part, key, min(value, VOCABULARY - 1))
     return config

@@ -12,7 +12,7 @@ from transformers.video_utils import VideoMetadata
 
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.videos.by_second import PacedSampling, TickSampling
-from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, LinearSampling, WithinSampling
+from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, WithinSampling
 
 TOTALS = (*range(2, 40), 99, 100, 101, 299, 1000, 1537, 4001, 90001)
 RATES = (1.0, 7.5, 24.0, 30000 / 1001, 30.0, 60.0, 1000.0)
@@ -83,7 +83,6 @@ RULES = {
     "InternVLVideoProcessor": ({"fps": 2, "initial_shift": True}, EvenSampling.of, True, True),
     "SmolVLMVideoProcessor": ({"fps": 1, "num_frames": 64}, WithinSampling.of, True, True),
     "Gemma4VideoProcessor": ({"num_frames": 32}, EvenSampling.of, False, True),
-    "MuseGlimmerVideoProcessor": ({"num_frames": 24}, partial(LinearSampling.of, depth=2), True, True),
     "Glm4vVideoProcessor": ({"max_duration": 60}, TickSampling.of, True, False),
     "Glm46VVideoProcessor": ({}, partial(PacedSampling.of, own_rate=False), False, False),
     "GlmgaVideoProcessor": ({"fps": 2}, partial(PacedSampling.of, own_rate=True), True, False),
@@ -99,7 +98,6 @@ def test_the_rule_of_each_class(name):
     compared = refused = 0
     for one in asked:
         theirs = {"num_frames" if key == "count" else key: value for key, value in one.items()}
-        theirs |= {"temporal_patch_size": 2} if name == "MuseGlimmerVideoProcessor" else {}
         if name == "InternVLVideoProcessor" and not one:
             theirs = {"fps": settings["fps"]}  # it reads the rate of a call only
         for total in SHORT + (LONG if not one else ()):

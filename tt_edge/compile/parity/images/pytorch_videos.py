@@ -17,8 +17,8 @@ from tt_edge.runtime.multimodal.images import pixels_of
 from tt_edge.runtime.multimodal.sources import Video, VideoFile
 from tt_edge.runtime.multimodal.videos.frames import Frames
 
-#: Video processors whose ``num_frames`` is a limit beside a rate; of others it goes before the rate.
-_LIMITS = ("SmolVLMVideoProcessor", "MuseGlimmerVideoProcessor")
+#: The video processor whose ``num_frames`` is a limit beside a rate; of others it goes before the rate.
+_LIMIT = "SmolVLMVideoProcessor"
 
 
 def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
@@ -30,11 +30,10 @@ def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
     from transformers.video_utils import load_video
 
     own = copy(processor.video_processor)
-    if video.fps and type(own).__name__ not in _LIMITS:
+    if video.fps and type(own).__name__ != _LIMIT:
         own.num_frames = None  # which would go before the rate that is asked for
     rate = video.fps or (None if video.count or own.num_frames else own.fps or Video.fps)
-    depth = getattr(own, "temporal_patch_size", None)
-    choose = partial(own.sample_frames, num_frames=video.count, fps=rate, temporal_patch_size=depth)
+    choose = partial(own.sample_frames, num_frames=video.count, fps=rate)
     frames, read = load_video(os.fspath(video.file), backend="pyav", sample_indices_fn=choose)
     if len(frames) < len(read.frames_indices):  # it reads a frame once, even where it is taken twice
         frames = frames[np.unique(read.frames_indices, return_inverse=True)[1]]

@@ -18,7 +18,7 @@ from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
 from tt_edge.runtime.multimodal.videos.by_second import PacedSampling, TickSampling
 from tt_edge.runtime.multimodal.videos.frames import Frames
-from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, LinearSampling, Sampling
+from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, Sampling
 
 #: Which time a patch of several frames has in a prompt: none, that of its first frame, or the middle of its first and last.
 NONE, FIRST, MIDDLE = "", "first", "middle"
@@ -90,15 +90,6 @@ class GridVideos:
         grid = BudgetProcessor.of_gemma4(replace(settings, image=settings.video))
         with settings.reading():
             return cls(grid, EvenSampling.of(settings.video), moment=FIRST)
-
-    @classmethod
-    def of_muse(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
-        """As ``MuseGlimmerVideoProcessor``. Raises as ``of_qwen2`` does."""
-        video = settings.video
-        with settings.reading():
-            most = integer(video["max_video_frame_tokens"], "max_video_frame_tokens", 1 << 24)
-            grid = BudgetProcessor.of_muse(replace(settings, image={**video, "max_image_tokens": most}))
-            return cls(grid, LinearSampling.of(video, image.temporal_patch_size), moment=FIRST)
 
     def process(self, frames: Frames) -> ProcessedImage:
         """Preprocess a video. Raises ``InvalidInputError`` for frames that are too few, too elongated, or not to be resized."""

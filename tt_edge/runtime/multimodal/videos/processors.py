@@ -121,37 +121,8 @@ VIDEO_TYPES: dict[str, VideoType] = {
     "Glm4vVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm4),
     "Glm46VVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm46),
     "GlmgaVideoProcessor": VideoType(_glm(28 * 28 * 2 * 55790, "patch_expand_factor"), GridVideos.of_glmga),
-    "Cosmos3EdgeVideoProcessor": VideoType(
-        replace(
-            _QWEN_VIDEO,
-            defaults={
-                "size": {"shortest_edge": 64 * 64, "longest_edge": 24 * 1024 * 1024},
-                "image_mean": HALF,
-                "image_std": HALF,
-            },
-            inert=(*_QWEN_VIDEO.inert, "max_image_size", "max_duration"),
-        ),
-        GridVideos.of_qwen3,
-    ),
     "Gemma4VideoProcessor": _GEMMA4,
     "Gemma4UnifiedVideoProcessor": _GEMMA4,
-    "MuseGlimmerVideoProcessor": VideoType(
-        ProcessorType(
-            {
-                "resample": 1,
-                "image_mean": HALF,
-                "image_std": HALF,
-                "patch_size": 14,
-                "temporal_patch_size": 2,
-                "merge_size": 2,
-                "max_video_frame_tokens": 144,
-            },
-            ("patch_size", "temporal_patch_size", "merge_size", "max_video_frame_tokens"),
-            inert=(*_SAMPLING, "frame_timestamp_format"),
-            sizes=(),
-        ),
-        GridVideos.of_muse,
-    ),
     "InternVLVideoProcessor": VideoType(
         _tiles("initial_shift", size=_square(384), initial_shift=True), TileVideos.of_squares
     ),

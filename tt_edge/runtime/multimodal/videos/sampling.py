@@ -175,31 +175,3 @@ class WithinSampling:
             first, last = 0, total - 1
         found: list[int] = np.unique(np.linspace(first, last, number, dtype=int)).tolist()
         return found
-
-
-@dataclass(frozen=True)
-class LinearSampling:
-    """``fps`` frames of each second, at most ``count``, whole patches of ``depth``, from the first frame to the last
-    (``MuseGlimmerVideoProcessor``).
-    """
-
-    fps: float = RATE
-    count: int = 96
-    depth: int = 2
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], depth: int) -> Self:
-        """From a video processor's settings. Raises ``ValueError`` for those that are no numbers."""
-        return cls(rate_of(settings, RATE) or RATE, positive(settings, "num_frames", cls.count) or cls.count, depth)
-
-    def places(self, total: int, rate: float, fps: float | None = None, count: int | None = None) -> list[int]:
-        """As ``Sampling``; both numbers hold, the checkpoint's where one is not asked for."""
-        fps, most = self.fps if fps is None else fps, self.count if count is None else count
-        number = min(int(total * fps / rate), most, total)
-        number = min(max(self.depth, number // self.depth * self.depth), total)
-        # As torch.linspace has it: from both ends, in float32, and cut off.
-        place, last = np.arange(number), np.float32(total - 1)
-        step = last / np.float32(max(number - 1, 1))
-        spread = np.where(place < number // 2, step * place, last - step * (number - 1 - place))
-        found: list[int] = spread.astype(np.float32).astype(int).tolist()
-        return found if number > 1 else [0]
