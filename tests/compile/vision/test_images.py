@@ -21,6 +21,7 @@ from tt_edge.errors import TTEdgeError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText
 from tt_edge.runtime.multimodal.images.tiled import tiles
+from tt_edge.runtime.multimodal.videos.frame_text import FrameText
 
 
 def prepared(folder):
@@ -197,4 +198,7 @@ def test_blocks_are_found_for_each_kind_of_layers(tmp_path, name, blocks):
     write_any(name, tmp_path)
     _, seen, prompt = prepared(tmp_path)
     assert seen.family.blocks is blocks
-    assert prompt.placeholders == Placeholders("<image>", start="<boi>", end="<eoi>", written="<image>")
+    frames = FrameText("{clock} <boi>", "<eoi> {clock} <boi>", "<eoi>")
+    assert prompt.placeholders == Placeholders(
+        "<image>", "<|video|>", "<boi>", "<eoi>", written="<image>", frames=frames
+    )
