@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_vlms import IMAGE, VIDEO, VISION_END, VISION_START, tiny_vlm
 from tt_edge.compile.files import HostFiles
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing.images import prepare_images
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _QWEN_TOKENS = {

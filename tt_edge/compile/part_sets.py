@@ -58,7 +58,7 @@ class VisionLanguageParts(LanguageParts):
 
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
         from tt_edge.compile.vision.families import check_options
-        from tt_edge.compile.vision.images import prepare_images
+        from tt_edge.compile.vision.processing.images import prepare_images
         from tt_edge.compile.vision.pruning import pruned
 
         check_has_no_source(self.model, config)

@@ -12,7 +12,7 @@ from tt_edge.compile.parity.images.pytorch_vlm import model_inputs
 from tt_edge.compile.parity.logits import PyTorchReference
 from tt_edge.compile.parity.prompts import Prompt
 from tt_edge.compile.parity.references.loading import clean_generation
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.text.tokenizer import BundleTokenizer

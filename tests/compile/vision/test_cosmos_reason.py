@@ -16,7 +16,7 @@ from tests.vlm_checkpoints import make_processor, make_tokenizer
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.families import family_of
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.contract import WINDOWS
 

@@ -129,6 +129,11 @@ def test_a_video(both, files):
     prompt = llm.apply_chat_template([{"role": "user", "content": content}])
     [completion] = greedy(llm, [prompt], [[video]], add_special_tokens=False)
     check(llm, theirs, prompt, [video], completion, add_special_tokens=False)
+    slow = Video(
+        [photo(40, 60, seed=i) for i in range(6)], fps=0.25
+    )  # Qwen2.5-VL's frames: later positions than the text's
+    [completion] = greedy(llm, [prompt], [[slow]], add_special_tokens=False)
+    check(llm, theirs, prompt, [slow], completion, add_special_tokens=False)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.compile.vision.drawing import drawn
+from tt_edge.compile.vision.processing.drawing import drawn
 from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.prompt_images import NO_IMAGES, PromptImages

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.parity.images.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.quantize.data import Batch, Sample
-from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import VLMFamily, family_of
+from tt_edge.compile.vision.processing.drawing import drawn
 from tt_edge.compile.vision.tower import tower_of
 from tt_edge.errors import InvalidInputError, TTEdgeError
 from tt_edge.runtime.multimodal.images import ProcessedImage

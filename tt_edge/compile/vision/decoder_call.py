@@ -16,9 +16,9 @@ from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.deepstack import MASKS
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.own_processor import OwnProcessor
+from tt_edge.compile.vision.processing.own_processor import OwnProcessor
+from tt_edge.compile.vision.processing.written import Written
 from tt_edge.compile.vision.tower import Tower
-from tt_edge.compile.vision.written import Written
 from tt_edge.errors import TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE

@@ -25,9 +25,9 @@ def mrope_positions(
     ``is_image`` ``[S]`` says which tokens are an image's; ``spans`` are their runs, in order. Text counts on all axes alike; an
     image's tokens stand at their row and column, a video's at their time too, and the text behind goes on at the longer
     side's end. Where tokens are dropped, ``kept`` are the places of a span's kept tokens, which have the positions that they
-    have among all; so has the text behind. A generated token at place ``n`` has position ``n + delta`` (transformers,
-    ``get_rope_index`` of the Qwen-VL
-    models).
+    have among all; so has the text behind (transformers, ``get_rope_index`` of the Qwen-VL models). A generated token at place
+    ``n`` has position ``n + delta``: behind the prompt's last token, as in ``generate()``. The frames of a slow video may have
+    later ones. (The delta of ``get_rope_index`` is behind all of them.)
     """
     del axes  # three
     flags = np.asarray(is_image, bool)
@@ -54,8 +54,8 @@ def mrope_positions(
         positions[:, place : place + count] = next_position + (own if own_kept is None else own[:, own_kept])
         next_position += max(rows, columns)
         place += count
-    highest = int(positions.max()) if len(flags) else -1
-    return positions, highest + 1 - len(flags)
+    last = positions if len(flags) and flags[-1] else positions[:, -1:]
+    return positions, int(last.max(initial=-1)) + 1 - len(flags)
 
 
 def counted_positions(

@@ -14,7 +14,7 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.images.features import compare_preprocessing
 from tt_edge.compile.parity.images.pytorch_vlm import model_inputs, processor_inputs, processor_of
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor

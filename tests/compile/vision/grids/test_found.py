@@ -15,7 +15,7 @@ from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.grids import found
 from tt_edge.compile.vision.grids.found import grid_tower_of, patch_inputs_of
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.contract import IMAGE_TOKENS, WINDOWS
 from tt_edge.contract.geometry import BICUBIC, BILINEAR, BILINEAR_ALIGNED, BILINEAR_ANTIALIASED, BILINEAR_ZEROS
 from tt_edge.errors import UnsupportedModelError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import TILES, VisionGeometry
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processor_types import PROCESSOR_TYPES, class_name

@@ -18,7 +18,7 @@ from tt_edge.compile.quantize.reading import (
     paragraphs_of,
     rows_of,
 )
-from tt_edge.compile.vision.drawing import drawn
+from tt_edge.compile.vision.processing.drawing import drawn
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.audio import Audio
 from tt_edge.runtime.multimodal.images import ImageFile

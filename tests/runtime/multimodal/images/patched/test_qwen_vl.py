@@ -17,12 +17,13 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
+from transformers.utils import ModelOutput
 
 from examples.road_scenes.evaluate import CHECKPOINT
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo
 from tests.runtime.multimodal.images.sample_images import settings_of as sample_settings
 from tests.tiny_vlms import IMAGE, tiny_vlm
-from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.patched.grids import PLACEHOLDERS
@@ -99,7 +100,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "fps"), [(4, (56, 84), 2.0), (5, (64, 96), 1.0), (2, (20, 200), 4.0)], ids=str
+    ("count", "size", "fps"),
+    [(4, (56, 84), 2.0), (5, (64, 96), 1.0), (2, (20, 200), 4.0), (8, (56, 84), 0.25)],  # the last one is slow
+    ids=str,
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_videos_are_those_of_transformers(family, count, size, fps):
@@ -127,12 +130,13 @@ def test_videos_are_those_of_transformers(family, count, size, fps):
     assert (leading, ordered) == (0, [got])
     is_video = want["mm_token_type_ids"][0] == 2
     more = {k: want[k] for k in ("second_per_grid_ts",) if k in want}
-    positions, delta = model.model.get_rope_index(
+    positions, _ = model.model.get_rope_index(
         want["input_ids"], want["mm_token_type_ids"], None, want["video_grid_thw"], **more
     )
+    after = model._update_model_kwargs_for_generation(ModelOutput(), {"position_ids": positions}, num_new_tokens=1)
     ours_positions, ours_delta = mrope_positions(is_video.numpy(), got.spans, 2)
     assert np.array_equal(ours_positions, positions[:, 0].numpy())
-    assert ours_delta == int(delta)
+    assert after["position_ids"][:, 0, -1].tolist() == 3 * [ours_delta + positions.shape[-1]]
 
 
 def test_qwen_vl_utils_frames():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tt_edge.compile.vision.fit_frames import Filmed, fit_frames
+from tt_edge.compile.vision.processing.fit_frames import Filmed, fit_frames
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.videos.frame_text import FrameText

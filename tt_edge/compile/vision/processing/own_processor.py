@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
-from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
 from tt_edge.compile.vision.features import learned_tokens
-from tt_edge.compile.vision.fit_leading import fit_leading
-from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.written import Written
+from tt_edge.compile.vision.processing.drawing import drawn
+from tt_edge.compile.vision.processing.fit_leading import fit_leading
+from tt_edge.compile.vision.processing.fit_prompt import Expanded, fit_placeholders
+from tt_edge.compile.vision.processing.written import Written
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor

@@ -12,9 +12,10 @@ from tests.any_vlm import tiny_config, write_any
 from tests.vlm_checkpoints import write_checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.files import HostFiles
-from tt_edge.compile.vision import families, images, known_prompts, own_processor
+from tt_edge.compile.vision import families
 from tt_edge.compile.vision.families import Blocks, family_of
-from tt_edge.compile.vision.images import prepare_images
+from tt_edge.compile.vision.processing import images, known_prompts, own_processor
+from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.config import Precision
 from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import TTEdgeError, UnsupportedModelError

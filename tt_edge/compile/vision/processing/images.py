@@ -9,11 +9,11 @@ from tt_edge.compile.export.features import check_features
 from tt_edge.compile.half_products import float32_products
 from tt_edge.compile.vision.decoder_call import check_decoder_call
 from tt_edge.compile.vision.families import VLMFamily, family_of, remember
-from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
-from tt_edge.compile.vision.own_processor import OwnProcessor
-from tt_edge.compile.vision.own_videos import VideoFinder
+from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.processing.own_processor import OwnProcessor
+from tt_edge.compile.vision.processing.own_videos import VideoFinder
+from tt_edge.compile.vision.processing.videos import own_template, with_videos
 from tt_edge.compile.vision.tower import Tower, tower_of
-from tt_edge.compile.vision.videos import own_template, with_videos
 from tt_edge.errors import BundleError, InvalidInputError, TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import IMAGE_PROMPT_FILE, ImagePrompt
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tt_edge.compile.vision.fit_leading import fit_leading
+from tt_edge.compile.vision.processing.fit_leading import fit_leading
 from tt_edge.runtime.multimodal.leading import LeadingImage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tt_edge.compile.vision.fit_prompt import Expanded, fit_placeholders
+from tt_edge.compile.vision.processing.fit_prompt import Expanded, fit_placeholders
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.multimodal.images import Layout, ProcessedImage
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders, TileText

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tt_edge.compile.vision.families import FAMILIES, KNOWN, Blocks
-from tt_edge.compile.vision.known_prompts import KNOWN_PROMPTS
+from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
 from tt_edge.runtime.multimodal.images.processors import PROCESSORS
 from tt_edge.runtime.multimodal.videos.frame_text import FrameText

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tt_edge.compile.vision.decoder_call import blocks_of, compare_calls
-from tt_edge.compile.vision.drawing import drawn
 from tt_edge.compile.vision.families import VLMFamily, has_grids
-from tt_edge.compile.vision.fit_frames import Filmed, fit_frames
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.own_processor import Film, OwnProcessor
+from tt_edge.compile.vision.processing.drawing import drawn
+from tt_edge.compile.vision.processing.fit_frames import Filmed, fit_frames
+from tt_edge.compile.vision.processing.own_processor import Film, OwnProcessor
+from tt_edge.compile.vision.processing.videos import without_videos
+from tt_edge.compile.vision.processing.written import Written
 from tt_edge.compile.vision.tower import Tower
-from tt_edge.compile.vision.videos import without_videos
-from tt_edge.compile.vision.written import Written
 from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
