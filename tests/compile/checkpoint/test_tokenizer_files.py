@@ -306,3 +306,17 @@ class TestWhereAnAnswerBegins:
             model.generation_config.forced_decoder_ids, model.generation_config.language = [[1, 9]], "de"
             found = json.loads(generation_settings(model))
             assert ("forced_decoder_ids" in found) == is_speech
+
+
+def test_transformers_warnings_are_not_shown(tmp_path, monkeypatch):
+    """It warns of a model type that it does not have, such as Eagle 2's, while it loads a tokenizer."""
+    PreTrainedTokenizerFast(tokenizer_object=byte_level()).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "eagle2"}')
+    shown = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: shown.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [handler])
+    AutoTokenizer.from_pretrained(tmp_path)
+    assert "eagle2" in shown.pop()
+    load_tokenizer(Checkpoint.open(tmp_path))
+    assert shown == []

@@ -11,6 +11,7 @@ import torch
 from tt_edge.compile.checkpoint.load_quantized import load_quantized
 from tt_edge.compile.checkpoint.places import check_places, missing_weights
 from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
+from tt_edge.compile.checkpoint.silence import silent_transformers
 from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
 from tt_edge.compile.vision.adapters.eagle2 import (
@@ -112,13 +113,9 @@ def class_of(config: PreTrainedConfig) -> Any:
 @contextmanager
 def explained(checkpoint: Checkpoint) -> Iterator[None]:
     """Turn transformers' exceptions into one-line errors, and silence its output: its warnings are errors here."""
-    from transformers.utils import logging as transformers_logging
-
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     try:
-        yield
+        with silent_transformers():
+            yield
     except TTEdgeError:
         raise
     except ImportError as error:  # transformers' classes name the library that they need
@@ -132,10 +129,6 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         if type(error).__module__.startswith(("safetensors", "huggingface_hub")):
             raise _does_not_load(checkpoint.source, error) from error
         raise
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def checked(checkpoint: Checkpoint, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tt_edge.checkpoint_generation import not_applied
 from tt_edge.compile.checkpoint.sentencepiece_tokenizers import converted, is_converted_here
+from tt_edge.compile.checkpoint.silence import silent_transformers
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.text.tokenizer_limits import broken_merge
@@ -121,7 +122,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             merge := broken_merge(checkpoint.read_json("tokenizer.json"))
         ) is not None:  # the library would end the process
             raise ValueError(f"the second part of the merge {merge[:80]} does not have its continuing_subword_prefix")
-        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        with silent_transformers():  # which warns of a model type that it does not have, as Eagle 2's
+            return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if not checkpoint.has("tokenizer.json") and (package := _missing_package(checkpoint, reason)):
