@@ -16,6 +16,7 @@ from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.compile.vision.adapters.vila import Projector
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
@@ -179,3 +180,26 @@ def test_the_template_by_its_name(tmp_path):
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\n<image> Hi<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("linear", [(12, 8)]), ("mlp1x_gelu", [(12, 8)]), ("mlp3x_gelu", [(12, 8), (8, 8), (8, 8)])]
+)
+def test_projectors_that_merge_nothing(kind, sizes):
+    """Linear layers with GELU between them, by the names of NVIDIA's checkpoints; ``linear`` is one without a number."""
+    torch.manual_seed(0)
+    projector, x = Projector(kind, 12, 8), torch.randn(2, 9, 12)
+    weights = {name.removeprefix("layers."): value for name, value in projector.state_dict().items()}
+    names = [""] if kind == "linear" else [f"{2 * number}." for number in range(len(sizes))]
+    assert weights.keys() == {f"{name}{each}" for name in names for each in ("weight", "bias")}
+    want = x
+    for number, (name, (wide, hidden)) in enumerate(zip(names, sizes, strict=True)):
+        assert weights[f"{name}weight"].shape == (hidden, wide)
+        want = want if number == 0 else torch.nn.functional.gelu(want)
+        want = want @ weights[f"{name}weight"].T + weights[f"{name}bias"]
+    torch.testing.assert_close(projector(x), want)
+
+
+def test_an_unknown_projector_is_refused():
+    with pytest.raises(UnsupportedModelError, match="mm_projector_type 'mlp_downsample_4x4' is not followed"):
+        Projector("mlp_downsample_4x4", 12, 8)
