@@ -83,7 +83,7 @@ def test_a_single_profile_is_the_context_profile():
     assert replace(CONTRACT, phases=ONE_PROFILE).profiles() == CONTRACT.profiles()[:1]
 
 
-@pytest.mark.parametrize("key", sorted(CONTRACT.to_dict()))
+@pytest.mark.parametrize("key", sorted(CONTRACT.to_dict().keys() - {"refused_ids"}))
 def test_missing_fields(key):
     data = CONTRACT.to_dict()
     del data[key]
@@ -119,3 +119,14 @@ def test_shapes_of_wrong_types(value):
     data["inputs"] = [{"name": "x", "dtype": "float16", "shape": value}]
     with pytest.raises(BundleError, match="engine contract is malformed"):
         from_json(data)
+
+
+def test_refused_ids():
+    """Older bundles have none."""
+    data = CONTRACT.to_dict()
+    del data["refused_ids"]
+    assert IOContract.from_dict(data) == CONTRACT
+    assert IOContract.from_dict({**data, "refused_ids": [1]}).refused_ids == (1,)
+    for value in (1, [-1], [True], ["1"], None):
+        with pytest.raises(BundleError, match=r"engine contract is malformed .*refused_ids is"):
+            IOContract.from_dict({**data, "refused_ids": value})

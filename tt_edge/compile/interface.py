@@ -39,6 +39,7 @@ def read_contract(
     single_profile: bool = False,
     geometry: VisionGeometry | None = None,
     subsampling: Subsampling | None = None,
+    refused_ids: tuple[int, ...] = (),
 ) -> IOContract:
     """The contract of a lowered part. ``outputs`` name its outputs; unused inputs are removed from the graph.
 
@@ -68,6 +69,7 @@ def read_contract(
         kv_in_place=kv_in_place,
         geometry=geometry,
         subsampling=subsampling,
+        refused_ids=refused_ids,
     )
 
 

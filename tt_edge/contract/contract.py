@@ -62,7 +62,8 @@ class IOContract:
     ``phases`` has one entry for each optimization profile. ``kv_cache`` lists the cache tensors K, V, layer by layer, usually
     ``[batch, kv_heads, max_seq_len, head_dim]`` (the attention plugin has other layouts, and one tensor per layer); without
     a cache, a call takes a slot's whole sequence. ``geometry`` is only for a vision tower, whose outputs are feature tables
-    named after the decoder's inputs. ``subsampling`` is only for an encoder that takes speech of any length.
+    named after the decoder's inputs. ``subsampling`` is only for an encoder that takes speech of any length, ``refused_ids`` for
+    one of texts, which must not have these tokens.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -73,6 +74,7 @@ class IOContract:
     kv_in_place: bool = True
     geometry: VisionGeometry | None = None
     subsampling: Subsampling | None = None
+    refused_ids: tuple[int, ...] = ()
 
     @property
     def max_batch(self) -> int:
@@ -266,6 +268,7 @@ class IOContract:
                 kv_in_place=_flag(data["kv_in_place"], "kv_in_place"),
                 geometry=None if geometry is None else VisionGeometry.from_dict(geometry),
                 subsampling=None if subsampling is None else Subsampling.from_dict(subsampling),
+                refused_ids=_ids(data.get("refused_ids", []), "refused_ids"),
             )
             _check(contract)
         except (KeyError, TypeError, ValueError, InvalidInputError) as error:
@@ -294,6 +297,12 @@ def _flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}")
     return value
+
+
+def _ids(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or any(type(each) is not int or each < 0 for each in value):
+        raise ValueError(f"{name} is {value!r}")
+    return tuple(value)
 
 
 def _named(specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:

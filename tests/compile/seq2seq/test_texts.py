@@ -14,6 +14,8 @@ from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
+from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
+from tt_edge.runtime.seq2seq.prompt import DecoderStart
 
 #: Of unequal lengths, more than there are slots, and one as long as the encoder takes.
 SOURCES = texts(20, 7, MAX_SOURCE_LEN, 1)
@@ -99,6 +101,29 @@ def test_forced_and_suppressed_tokens():
     got = answers(compiled(model), [2], SOURCES, eos_token_ids=(2,), **settings)
     assert got == [wanted(model, source, num_beams=1, **settings) for source in SOURCES]
     assert all(tokens[0] == 40 for tokens in got)
+
+
+@pytest.mark.parametrize("family", ["fsmt", "m2m_100"])
+def test_a_padding_token(family):
+    """In an answer it has its own embedding of a position; in a source, which it would shift, it is refused."""
+    model = tiny_seq2seq(family)
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
+    parts, search = compiled(model), {"max_new_tokens": 12, "no_repeat_ngram_size": 2, "forced_bos_token_id": 1}
+    got = answers(parts, [model.config.decoder_start_token_id], SOURCES, **search)
+    assert got == [wanted(model, source, num_beams=1, **search) for source in SOURCES]
+    assert all(tokens[0] == 1 for tokens in got)
+    assert parts[0].contract.refused_ids == (1,)
+    pipeline = SourcePipeline(ReferenceFeedForward(parts[0].network, parts[0].contract), DecoderStart(2))
+    with pytest.raises(InvalidInputError, match=r"the padding token \(1\), which the model does not count in its pos"):
+        pipeline.text([5, 1, 6])
+
+
+def test_a_padding_token_that_is_counted():
+    """BART's positions are places: it is a token as any other."""
+    model = tiny_seq2seq("bart")
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
+    source = np.array([5, 1, 6, 7])
+    assert answers(compiled(model), [2], [source], max_new_tokens=8) == [wanted(model, source, max_new_tokens=8)]
 
 
 def test_a_table_of_positions_ends_where_the_models_do():

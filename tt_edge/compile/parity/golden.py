@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tt_edge.compile.parity.images.features import features_of
+from tt_edge.compile.parity.images.features import features_of, own_features
 from tt_edge.compile.parity.prompts import Prompt
-from tt_edge.compile.parity.report import HALF_PRECISION_FACTOR, ParityReport
+from tt_edge.compile.parity.report import ParityReport, allowed
 from tt_edge.network.storage import write_weights
 from tt_edge.proof.golden import MAX_BYTES, GoldenFeatures, GoldenImage, GoldenPrompt, GoldenSet, GoldenSource
 from tt_edge.proof.sources import cross_features
@@ -82,7 +82,7 @@ class GoldenMaker:
         """Add the tower's features of each image, computed one image at a time; ``truth`` is the model in fp32."""
         for number, picture in enumerate(pictures):
             exact = features_of(truth, [picture])
-            own = exact if truth is model else features_of(model, [picture])
+            own = own_features(model, truth, [picture], exact)
             self._tables[number] = {name: GoldenFeatures.of(table) for name, table in exact.items()}
             errors = [float(np.linalg.norm(own[name] - t) / np.linalg.norm(t)) for name, t in exact.items()]
             self._own_feature_error = max(self._own_feature_error, *errors)
@@ -110,14 +110,13 @@ class GoldenMaker:
         if not kept:
             return None
         used = sorted({image for prompt in kept.values() for image in prompt.images})
-        half = report.precision != "fp32"
         return GoldenSet(
             precision=report.precision,
             tolerance=report.tolerance,
             prompts=tuple(kept.values()),
             batches=tuple(dict.fromkeys(batch for batch in batches if batch)),
             images=tuple(GoldenImage(self._pixels[i], self._tables[i]) for i in range(max(used, default=-1) + 1)),
-            feature_tolerance=HALF_PRECISION_FACTOR * self._own_feature_error if half else report.tolerance,
+            feature_tolerance=allowed(report.precision, self._own_feature_error),
             sources=tuple(self._sources[:count]),
         )
 

@@ -20,12 +20,12 @@ from tt_edge.compile.parity.images.pytorch_vlm import cast, model_inputs
 from tt_edge.compile.parity.layers import compare_layers_with
 from tt_edge.compile.parity.prompts import Prompt, picture_prompts, text_prompts
 from tt_edge.compile.parity.references.loading import clean_generation
+from tt_edge.compile.parity.references.rounding import farthest_rounding
 from tt_edge.compile.parity.report import (
-    FP32_TOLERANCE,
-    HALF_PRECISION_FACTOR,
     ParityReport,
     RowParity,
     UnprunedAgreement,
+    allowed,
 )
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.vision.features import learned_tokens
@@ -47,6 +47,8 @@ _Answer = tuple[list[int], np.ndarray, np.ndarray]
 
 class PyTorchReference:
     """What Hugging Face answers to prompts. A prompt is answered once, however many networks are compared.
+
+    Its own logits are those of ``model``; in fp32, those of ``farthest_rounding``.
 
     Search is plain greedy: the checkpoint's generation settings are ignored. ``truth`` is the model in float32 (default: ``model``
     itself, computed in float32).
@@ -75,8 +77,12 @@ class PyTorchReference:
             # So would PaliGemma's new tokens be of the prompt, whose tokens all see each other.
             apart = self.model.config.model_type == "paligemma" or _placeholders(self.model) & set(tokens)
             chosen_by = _step_by_step if apart else _in_one_call
-            own = chosen_by(self.model, prompt, tokens)
-            exact = own if self.truth is self.model else chosen_by(self.truth, prompt, tokens)
+            exact = chosen_by(self.truth, prompt, tokens)
+            if self.truth is not self.model:
+                return tokens, chosen_by(self.model, prompt, tokens), exact
+            own = farthest_rounding(
+                self.model, {"logits": exact}, lambda: {"logits": chosen_by(self.model, prompt, tokens)}
+            )["logits"]
         return tokens, own, exact
 
     @contextmanager
@@ -142,7 +148,7 @@ def check_parity(
     if maker is not None and features and not dropping:
         maker.add_features(model, truth, pictures)
     own = max(row.reference_error for row in rows)
-    tolerance = HALF_PRECISION_FACTOR * own if precision is not Precision.FP32 else FP32_TOLERANCE
+    tolerance = allowed(precision.value, own)
     unpruned = reference.unpruned(dropping, new_tokens) if dropping else None
     report = ParityReport(precision.value, tuple(rows), tolerance, features, unpruned=unpruned)
     texts = [prompt.ids for batch in batches for prompt in batch if not prompt.pictures]

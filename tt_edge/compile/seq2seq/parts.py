@@ -40,6 +40,7 @@ class _Seq2SeqPart(PartCompiler):
     def __init__(self, parts: Seq2Seq, config: CompileConfig, network_name: str = "model") -> None:
         super().__init__(parts.model, config, network_name)
         self.parts = parts
+        self.refused_ids: tuple[int, ...] = ()
 
     def positions(self) -> Positions:
         limits = self.config.limits
@@ -102,6 +103,7 @@ class EncoderCompiler(_Seq2SeqPart):
             assert most is not None
             dynamic[1] = torch.export.Dim("frames", min=parts.subsampling.least, max=parts.subsampling.fewest(most))
         module = SourceEncoder(self.parts, self.positions())
+        self.refused_ids = module.positions.refused_ids if parts.takes_text else ()
         image = parts.image
         given = () if image is None else image.example()
         shapes: tuple[dict[int, torch.export.Dim], ...] = (dynamic, *({} for _ in given))
@@ -150,7 +152,13 @@ class EncoderCompiler(_Seq2SeqPart):
         return encoder_passes(SOURCE_IDS if self.parts.takes_text else None)
 
     def contract(self, module: GraphModule, context: LoweringContext) -> IOContract:
-        return read_contract(module, self.parts.cross_names, self.config.limits, subsampling=self.parts.subsampling)
+        return read_contract(
+            module,
+            self.parts.cross_names,
+            self.config.limits,
+            subsampling=self.parts.subsampling,
+            refused_ids=self.refused_ids,
+        )
 
 
 class Seq2SeqDecoderCompiler(_Seq2SeqPart):

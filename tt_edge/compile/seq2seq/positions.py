@@ -20,6 +20,7 @@ from torch.nn import functional
 
 import tt_edge.plugins.ops.semantic  # noqa: F401  (defines an operator)
 from tt_edge.compile.seq2seq.image_text import decoder_of
+from tt_edge.compile.seq2seq.padding_positions import PositionCall
 from tt_edge.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ _EMBEDDINGS, _BIAS = ("embed_positions", "pos_sinusoidal_embed"), "compute_bias"
 
 
 class _FoundError(Exception):
-    """Carries a module's result out of the model that called it."""
+    """Carries a module's result, and how it was called, out of the model that called it."""
 
 
 class Positions(nn.Module):
     """Tables of ``model``'s positions: of its encoder for ``source_len`` places (0: it has a fixed size and is traced as it is),
     of its decoder for ``max_seq_len``. ``speech`` is the longest source, where that is speech of any length: its encoder may have
     positions that are no table by place, which are traced as they are.
+
+    ``refused_ids`` are token ids that a source must not have, because positions would not count them.
 
     Raises ``InvalidInputError`` for lengths beyond the model's, and ``UnsupportedModelError`` where the tables cannot be found.
     """
@@ -45,16 +48,25 @@ class Positions(nn.Module):
         super().__init__()
         self._model = [model]  # a list: it is no submodule
         self._source_len = source_len
+        self._padding: int | None = None
+        self.refused_ids: tuple[int, ...] = ()
         encoder, decoder = model.get_encoder(), decoder_of(model)
         self._decoder_module = _embedding(decoder)
         self._encoder_module = _embedding(encoder) if speech is None else _absolute(encoder, speech, source_len)
         if self._encoder_module and source_len:
-            table = _table(encoder, self._encoder_module, source_len, "max-source-len", speech)
+            table, call = _table(encoder, self._encoder_module, source_len, "max-source-len", speech)
             self.register_buffer("encoder_table", table, persistent=False)
+            if speech is None and (padding := call.padding()) is not None:
+                self.refused_ids = (padding,)
         if self._decoder_module:
             states = torch.zeros(1, 1, _width(model), dtype=model.dtype)
-            table = _table(decoder, self._decoder_module, max_seq_len, "max-seq-len", encoder_hidden_states=states)
+            table, call = _table(
+                decoder, self._decoder_module, max_seq_len, "max-seq-len", encoder_hidden_states=states
+            )
             self.register_buffer("decoder_table", table, persistent=False)
+            if (padding := call.padding()) is not None:
+                self._padding = padding
+                self.register_buffer("padding_table", call.padding_table(padding, max_seq_len), persistent=False)
         self._biased: list[tuple[nn.Module, str]] = []
         for owner, length in ((encoder, source_len), (decoder, max_seq_len)):
             for module in owner.modules() if length else ():
@@ -90,8 +102,17 @@ class Positions(nn.Module):
             if not self._decoder_module:
                 yield
                 return
-            table: Any = self.decoder_table
-            with _replaced(self._decoder_module, lambda *_: functional.embedding(position_ids, table)):
+
+            def forward(_module: nn.Module, ids: Any) -> Tensor:
+                table: Any = self.decoder_table
+                found = functional.embedding(position_ids, table)
+                if self._padding is None:
+                    return found
+                of_padding: Any = self.padding_table
+                is_padding = (ids == self._padding).unsqueeze(-1)
+                return torch.where(is_padding, functional.embedding(position_ids, of_padding), found)
+
+            with _replaced(self._decoder_module, forward):
                 yield
 
     @contextmanager
@@ -146,15 +167,15 @@ def _absolute(encoder: Any, speech: Tensor, places: int) -> nn.Module | None:
 
 def _table(
     owner: Any, module: nn.Module, length: int, option: str, speech: Tensor | None = None, **inputs: Any
-) -> Tensor:
-    """The embeddings ``[length, H]`` of positions 0, 1, 2, …, as ``owner`` gets them from ``module``."""
+) -> tuple[Tensor, PositionCall]:
+    """The embeddings ``[length, H]`` of positions 0, 1, 2, …, as ``owner`` gets them from ``module``, and its call."""
 
-    def found(_module: nn.Module, _args: Any, result: Tensor) -> None:
-        raise _FoundError(result)
+    def found(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        raise _FoundError(result, args, kwargs)
 
     pad = getattr(getattr(owner, "config", None), "pad_token_id", None)  # a model may not count padding
     tokens = torch.full((1, length), 0 if pad != 0 else 1, dtype=torch.int64)
-    handle = module.register_forward_hook(found)
+    handle = module.register_forward_hook(found, with_kwargs=True)
     try:
         with torch.no_grad():
             if speech is not None:
@@ -164,8 +185,8 @@ def _table(
             else:
                 owner(tokens)
     except _FoundError as result:
-        table: Tensor = result.args[0]
-        return table.reshape(-1, table.shape[-1])[-length:].clone()
+        table, args, kwargs = result.args
+        return table.reshape(-1, table.shape[-1])[-length:].clone(), PositionCall(module, args, kwargs)
     except TypeError as error:
         raise UnsupportedModelError(
             f"{type(owner).__name__} cannot be called with tokens only, so that tt-edge does not find its positions"

@@ -179,7 +179,8 @@ class SourcePipeline:
         return of.places(length)
 
     def text(self, token_ids: Sequence[int]) -> Source:
-        """Encode a text. Raises ``InvalidInputError`` for none, ``CapacityError`` for one that is too long."""
+        """Encode a text. Raises ``InvalidInputError`` for none, and for one with a token that a source must not have;
+        ``CapacityError`` for one that is too long."""
         if not self.takes_text:
             raise InvalidInputError(
                 f"the bundle is of an encoder-decoder that takes {self.kind}, and there is a text; omit it"
@@ -194,9 +195,18 @@ class SourcePipeline:
                 f"the text has {len(token_ids)} tokens, more than the {limit} that the encoder was compiled for; shorten it, or "
                 "compile with a larger --max-source-len"
             )
+        self._check_ids(token_ids)
         ids = np.array([token_ids], np.int64)
         lengths = np.array([len(token_ids)], np.int32)
         return self._encode({SOURCE_IDS: ids, SOURCE_LENGTHS: lengths}, len(token_ids), digest_of(ids))
+
+    def _check_ids(self, token_ids: Sequence[int]) -> None:
+        """Raise ``InvalidInputError`` for a token that a source must not have."""
+        refused = set(self.encoder.contract.refused_ids).intersection(token_ids)
+        if refused:
+            raise InvalidInputError(
+                f"the text has the padding token ({min(refused)}), which the model does not count in its positions; remove it"
+            )
 
     def image_text(self, pixels: np.ndarray, token_ids: Sequence[int], question: Sequence[int] = ()) -> Source:
         """Encode an image ``[3, H, W]`` and the text after it; ``question`` is the text in the tokens that are for its image, where
@@ -213,6 +223,7 @@ class SourcePipeline:
                 f"the image has {self.image_places} places and the text {len(token_ids)} tokens, more than the {limit} that the "
                 "encoder was compiled for; shorten the text, or compile with a larger --max-source-len"
             )
+        self._check_ids(token_ids)
         batch = _batch_of(pixels, spec)
         ids = np.array([[*[0] * self.image_places, *token_ids]], np.int64)
         lengths = np.array([places], np.int32)

@@ -19,6 +19,7 @@ from tt_edge.compile.parity.images.pytorch_vlm import (
     tower_outputs,
     vision_inputs_of,
 )
+from tt_edge.compile.parity.references.rounding import farthest_rounding
 from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
 from tt_edge.compile.vision.families import COORDINATES, has_grids
@@ -53,6 +54,15 @@ def features_of(model: PreTrainedModel, pictures: Sequence[ProcessedImage]) -> d
     return {name: table.float().numpy() for name, table in zip(names, tables, strict=True)}
 
 
+def own_features(
+    model: PreTrainedModel, truth: PreTrainedModel, pictures: Sequence[ProcessedImage], exact: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The features that say how far PyTorch itself is from ``exact`` ones, those of ``truth``, the model in fp32."""
+    if truth is not model:
+        return features_of(model, pictures)
+    return farthest_rounding(model, exact, lambda: features_of(model, pictures))
+
+
 def _with_learned(features: torch.Tensor, learned: torch.Tensor, pictures: Sequence[ProcessedImage]) -> torch.Tensor:
     """Of the features of all tiles, and the learned rows, those of the tokens of ``pictures``."""
     tiles = sum(len(picture.pixels) for picture in pictures)
@@ -79,7 +89,7 @@ def compare_features(
     for given in together:
         encoder.forget()
         got, exact = encoder.encode(given), features_of(truth, given)
-        own = exact if truth is model else features_of(model, given)
+        own = own_features(model, truth, given, exact)
         follows = True
         if (places := got.pop(KEPT_PLACES, None)) is not None:
             rows_kept, follows = _kept_rows(exact[IMAGE_FEATURES], given, encoder.session.contract.tower.keep, places)

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 from tt_edge.compile.parity.references.loading import clean_generation, growing_cache
-from tt_edge.compile.parity.report import FP32_TOLERANCE, HALF_PRECISION_FACTOR, FeatureParity, ParityReport
+from tt_edge.compile.parity.references.rounding import farthest_rounding
+from tt_edge.compile.parity.report import FeatureParity, ParityReport, allowed
 from tt_edge.compile.parity.rows import compare_row
 from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
 from tt_edge.compile.seq2seq.model import cross_states
@@ -46,6 +47,8 @@ _NAMES = {
     QUESTION_IDS: "qformer_input_ids",
 }
 
+_LOGITS = "logits"
+
 #: A source, without a batch, by the names of the encoder's inputs.
 Given = dict[str, np.ndarray]
 
@@ -53,7 +56,8 @@ Given = dict[str, np.ndarray]
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What Hugging Face answers to one source: greedy tokens, the logits ``[new_tokens, V]`` that chose them in the model's
-    precision and in fp32, and keys and values ``[H, T, D]`` for the decoder in both."""
+    precision and in fp32, and keys and values ``[H, T, D]`` for the decoder in both. In fp32, its ``own`` are those of
+    ``farthest_rounding``."""
 
     tokens: list[int]
     own: np.ndarray
@@ -78,11 +82,11 @@ class Seq2SeqReference:
         if QUESTION_IDS in given:
             inputs["qformer_attention_mask"] = torch.ones_like(inputs["qformer_input_ids"])
         # A model that reads an image and a text has a way of its own to generate; others' do more than answer (Whisper's).
-        own = self.model.generate if len(given) > 1 else partial(GenerationMixin.generate, self.model)
+        answers = self.model.generate if len(given) > 1 else partial(GenerationMixin.generate, self.model)
         with torch.no_grad(), clean_generation(text_model(self.model)):
             text_model(self.model).generation_config.decoder_start_token_id = start[0]
             begin = torch.tensor([list(start)])
-            out = own(
+            out = answers(
                 **inputs,
                 **growing_cache(self.model),
                 decoder_input_ids=begin,
@@ -91,24 +95,25 @@ class Seq2SeqReference:
             )
             tokens: list[int] = out[0, -new_tokens:].tolist()
             decoder_ids = torch.tensor([[*start, *tokens]])
-            own, own_cross = self._computed(self.model, inputs, decoder_ids, new_tokens)
-            exact, exact_cross = own, own_cross
-            if self.truth is not self.model:
-                exact, exact_cross = self._computed(self.truth, inputs, decoder_ids, new_tokens)
-        return Answer(tokens, own, exact, own_cross, exact_cross)
+            exact = self._computed(self.truth, inputs, decoder_ids, new_tokens)
+            computed = partial(self._computed, self.model, inputs, decoder_ids, new_tokens)
+            own = computed() if self.truth is not self.model else farthest_rounding(self.model, exact, computed)
+        return Answer(tokens, own.pop(_LOGITS), exact.pop(_LOGITS), list(own.values()), list(exact.values()))
 
     @staticmethod
     def _computed(
         model: PreTrainedModel, inputs: dict[str, Tensor], decoder_ids: Tensor, new_tokens: int
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    ) -> dict[str, np.ndarray]:
+        """The logits, and keys and values by their numbers."""
         given: dict[str, Any] = {k: t.to(model.dtype) if t.is_floating_point() else t for k, t in inputs.items()}
         logits: Tensor = model(**given, decoder_input_ids=decoder_ids, use_cache=False).logits
         source = next(given[k] for k in ("input_ids", *_NAMES.values()) if k in given)
         embedded: dict[str, Any] = {}
         if (image := SourceImage.of(model, _size_of(given))) is not None:
             embedded["inputs_embeds"] = image.embeddings(source, given["pixel_values"], given.get("qformer_input_ids"))
-        cross = [t[0].float().numpy() for t in cross_states(text_model(model), source, **embedded)]
-        return logits[0, -new_tokens - 1 : -1].float().numpy(), cross
+        cross = cross_states(text_model(model), source, **embedded)
+        found = {_LOGITS: logits[0, -new_tokens - 1 : -1]} | {str(i): t[0] for i, t in enumerate(cross)}
+        return {name: t.float().numpy() for name, t in found.items()}
 
 
 def _size_of(given: dict[str, Any]) -> tuple[int, int] | None:
@@ -185,7 +190,7 @@ def check_seq2seq(
             f"{new_tokens} new tokens after {len(start)} exceed max_seq_len {contract.max_seq_len}; lower --new-tokens"
         )
     image_token = getattr(reference.model.config, "image_token_id", None) if pipeline.takes_text else None
-    excluded = special_ids if image_token is None else [*special_ids, image_token]
+    excluded = [*special_ids, *encoder.refused_ids, *([] if image_token is None else [image_token])]
     questions = getattr(getattr(reference.model.config, "qformer_config", None), "vocab_size", 0)
     given = with_images(encoder, random_sources(encoder, contract, seed, excluded), seed, image_token, questions)
     answers = [reference.answer(source, start, new_tokens) for source in given]
@@ -208,8 +213,7 @@ def check_seq2seq(
     if maker is not None:
         maker.add_sources(given, start, answers, batches, max(each.reference_error for each in features))
     own = max(row.reference_error for row in rows)
-    tolerance = FP32_TOLERANCE if precision is Precision.FP32 else HALF_PRECISION_FACTOR * own
-    return ParityReport(precision.value, tuple(rows), tolerance, features)
+    return ParityReport(precision.value, tuple(rows), allowed(precision.value, own), features)
 
 
 def _cross_parity(source: Source, answer: Answer) -> FeatureParity:
