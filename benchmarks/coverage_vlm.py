@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.coverage import Outcome, one_line
-
-if TYPE_CHECKING:
-    from tt_edge.runtime import LLM
 
 _NEW_TOKENS = 6
 #: Heights and widths of the images that are asked about.
@@ -123,7 +119,7 @@ def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:
         # Of a slow video, Qwen2.5-VL's frames have later positions than the text behind, and generate() goes on from the text's.
         counted = getattr(llm.vision.processor.video_processor, "tokens_per_second", None)
         video = Video([photo(*_SIZES[0], number) for number in range(4)], fps=2.0 if counted else 0.1)
-        prompt = f"{_in_prompt(llm)}What happens?"
+        prompt = f"{llm.vision.processor.placeholders.video_in_prompt}What happens?"
         [ours] = llm.generate([prompt], greedy, images=[[video]])
         inputs = theirs.inputs(llm, prompt, [video])
         if list(ours.input_ids) != inputs["input_ids"][0].tolist():
@@ -131,10 +127,3 @@ def _compared(checkpoint: Path, bundle: Path, image: str | None) -> Outcome:
         if list(ours.new_token_ids) != theirs.continue_greedily(inputs, _NEW_TOKENS, eos_token_id=None):
             return Outcome("wrong", "other tokens for a video")
     return Outcome("works", "with videos")
-
-
-def _in_prompt(llm: LLM) -> str:
-    """What a prompt has for a video, with GLM's tokens around it."""
-    start, end = "<|begin_of_video|>", "<|end_of_video|>"
-    around = (start, end) if llm.tokenizer.backend.token_to_id(start) is not None else ("", "")
-    return str(llm.vision.processor.placeholders.video).join(around)

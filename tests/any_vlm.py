@@ -240,7 +240,7 @@ def _named(entry: Any) -> str | None:
 
 def tokens_of(model: Any) -> int:
     """Features of a tile."""
-    from tt_edge.compile.vision.features import frame_pooling, learned_tokens
+    from tt_edge.compile.vision.features import frame_rows, learned_tokens
     from tt_edge.compile.vision.tower import TileTower
 
     high_res = getattr(getattr(model.config, "high_res_vision_config", None), "image_size", None)
@@ -250,8 +250,7 @@ def tokens_of(model: Any) -> int:
             found = tower(**tower.example(1, torch.float32))[0]
     except Exception:  # takes other inputs: its processor counts without being told
         return 4
-    pooling = frame_pooling(model)
-    return len(found) - len(learned_tokens(model)) - (0 if pooling is None else pooling.rows(model))
+    return len(found) - len(learned_tokens(model)) - frame_rows(model)[0]
 
 
 def _side(model: Any) -> int:

@@ -234,10 +234,22 @@ DIFFERS: dict[str, Differs] = {
         }
     ),
     "paddleocr_vl": Differs(config={"text_config.rope_parameters": _MROPE}),
-    "qwen2_5_omni_thinker": Differs(
+    "qwen2_5_omni_thinker": Differs(  # its processor makes frames of 100,000 pixels or more, so patches are large
         processor_class="Qwen2_5OmniProcessor",
         image_processor="Qwen2VLImageProcessor",
-        config={"text_config.rope_parameters": _MROPE, "vision_start_token_id": "<vision_start>", **_WINDOWS},
+        image={"patch_size": 28, "size": {"shortest_edge": 4 * 56 * 56, "longest_edge": 24 * 56 * 56}},
+        config={
+            "vision_config.patch_size": 28,
+            "audio_config.d_model": 32,
+            "audio_config.encoder_layers": 1,
+            "audio_config.encoder_attention_heads": 2,
+            "audio_config.encoder_ffn_dim": 48,
+            "audio_config.output_dim": 64,
+            "text_config.rope_parameters": _MROPE,
+            "vision_start_token_id": "<vision_start>",
+            **_WINDOWS,
+            "vision_config.window_size": 8 * 28,
+        },
     ),
     "exaone4_5": Differs(config={"vision_config.num_key_value_heads": 1, **_WINDOWS}),
     "hyperclovax_vision_v2": Differs(config=_WINDOWS),

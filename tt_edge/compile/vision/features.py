@@ -88,14 +88,16 @@ def selected_layers(model: Any, pixel_values: Tensor) -> Tensor:
 
 
 def _selected(model: Any, pixel_values: Tensor) -> Tensor:
-    config, inner = model.config, model.model
-    layers, drop = (
-        config.vision_feature_layer,
-        getattr(config, "vision_feature_select_strategy", "default") == "default",
-    )
-    hidden = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    chosen = [hidden[index] for index in ([layers] if isinstance(layers, int) else layers)]
-    return torch.cat([states[:, 1:] if drop else states for states in chosen], dim=-1)
+    config = model.config
+    states = _chosen(model.model.vision_tower, config.vision_feature_layer, pixel_values)
+    drop = getattr(config, "vision_feature_select_strategy", "default") == "default"
+    return states[:, 1:] if drop else states
+
+
+def _chosen(tower: Any, layers: int | Sequence[int], pixel_values: Tensor) -> Tensor:
+    """The hidden states of some layers, side by side."""
+    hidden = tower(pixel_values, output_hidden_states=True).hidden_states
+    return torch.cat([hidden[index] for index in ([layers] if isinstance(layers, int) else layers)], dim=-1)
 
 
 def with_newline(model: Any, pixel_values: Tensor) -> Tensor:
@@ -130,6 +132,29 @@ class FramePooling:
         side, weight = vision.image_size // vision.patch_size, next(model.parameters())
         with torch.no_grad():
             return int(self.pool(weight.new_zeros(1, side * side, vision.hidden_size)).shape[1])
+
+
+def frame_rows(model: Any) -> tuple[int, bool]:
+    """How many rows of features a tile has that are those of the tile as a frame, behind its own; and whether a line's end ends
+    a video. None where a frame is as any tile.
+    """
+    if _video_tower(model) is not None:
+        vision = model.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2 + 1, False
+    pooling = frame_pooling(model)
+    return (0, False) if pooling is None else (pooling.rows(model), pooling.ends)
+
+
+def _video_tower(model: Any) -> Any:
+    """The tower of frames, where it is another than that of images (Video-LLaVA)."""
+    return getattr(getattr(model, "model", model), "video_tower", None)
+
+
+def of_both_towers(model: Any, pixel_values: Tensor) -> Tensor:
+    """Video-LLaVA's: the rows of a tile as an image, and as a frame, whose first stands for the whole frame."""
+    inner = model.model
+    frames = _chosen(inner.video_tower, model.config.vision_feature_layer, pixel_values)
+    return torch.cat([image_features(model, pixel_values), inner.multi_modal_projector(frames)], dim=1)
 
 
 def frame_pooling(model: Any) -> FramePooling | None:
@@ -220,6 +245,8 @@ def features_of(model: Any) -> Features:
         return handed_features
     inner = getattr(model, "model", model)
     takes = inspect.signature(holder_of_features(model).get_image_features).parameters
+    if _video_tower(model) is not None:
+        return of_both_towers
     if masks_tiles(model):
         return of_vision_model
     if "pixel_attention_mask" in takes and hasattr(inner, "connector"):

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import Instruction, VLMFamily
-from tt_edge.compile.vision.features import features_of, frame_pooling, learned_tokens
+from tt_edge.compile.vision.features import features_of, frame_rows, learned_tokens
 from tt_edge.compile.vision.grids.found import grid_tower_of
 from tt_edge.compile.vision.grids.tower import GridTower
 from tt_edge.compile.vision.padded_tiles import PaddedTower, pads_tiles
@@ -99,7 +99,7 @@ def _tile_size(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
-    pooling = frame_pooling(model)
+    rows_of_frame, ends = frame_rows(model)
     return VisionGeometry(
         family=str(model.config.model_type),
         unit=TILES,
@@ -108,8 +108,8 @@ def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
         max_instruction=0 if tower.instruction is None else tower.instruction.most,
         learned_rows=len(learned_tokens(model)),
         high_res_size=tower.high_res_size,
-        frame_rows=0 if pooling is None else pooling.rows(model),
-        frames_end=pooling is not None and pooling.ends,
+        frame_rows=rows_of_frame,
+        frames_end=ends,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ def mrope_positions(
     merge_size: int,
     kept: Sequence[NDArray[np.int32]] | None = None,
     axes: int = 3,
+    *,
+    behind_frames: bool = False,
 ) -> Positions:
     """Positions ``[3, S]`` (frame, row, column) of a prompt's tokens, and how far generated tokens are from their places.
 
@@ -27,7 +30,7 @@ def mrope_positions(
     side's end. Where tokens are dropped, ``kept`` are the places of a span's kept tokens, which have the positions that they
     have among all; so has the text behind (transformers, ``get_rope_index`` of the Qwen-VL models). A generated token at place
     ``n`` has position ``n + delta``: behind the prompt's last token, as in ``generate()``. The frames of a slow video may have
-    later ones. (The delta of ``get_rope_index`` is behind all of them.)
+    later ones (the delta of ``get_rope_index`` is behind all of them), unless the text stands ``behind_frames``, too.
     """
     del axes  # three
     flags = np.asarray(is_image, bool)
@@ -50,9 +53,10 @@ def mrope_positions(
         if not flags[place : place + count].all() or place + count > len(flags):
             raise InvalidInputError(f"an image of {count} tokens has fewer in the prompt; expand it again")
         own = np.indices((frames, rows, columns)).reshape(3, -1)
-        own[0] = (own[0].astype(np.float32) * np.float32(span.interval)).astype(np.int64)
+        seconds = own[0].astype(np.float32) * np.float32(span.interval)
+        own[0] = (seconds * np.float32(span.a_second)).astype(np.int64)
         positions[:, place : place + count] = next_position + (own if own_kept is None else own[:, own_kept])
-        next_position += max(rows, columns)
+        next_position += int(own.max()) + 1 if behind_frames else max(rows, columns)
         place += count
     last = positions if len(flags) and flags[-1] else positions[:, -1:]
     return positions, int(last.max(initial=-1)) + 1 - len(flags)
@@ -91,5 +95,9 @@ def counted_positions(
 
 
 #: How the positions of a prompt with images on several axes are computed.
-CONTINUED, COUNTED = "continued", "counted"
-POSITIONS: dict[str, Callable[..., Positions]] = {CONTINUED: mrope_positions, COUNTED: counted_positions}
+CONTINUED, COUNTED, BEHIND_FRAMES = "continued", "counted", "behind frames"
+POSITIONS: dict[str, Callable[..., Positions]] = {
+    CONTINUED: mrope_positions,
+    COUNTED: counted_positions,
+    BEHIND_FRAMES: partial(mrope_positions, behind_frames=True),
+}

@@ -292,7 +292,8 @@ class MultimodalProcessor:
             raise InvalidInputError(
                 f"the video's frames have {pixels:,} pixels, more than {MAX_PROMPT_PIXELS:,}; give fewer or smaller frames"
             )
-        return processor.process(Frames([frame.pixels() for frame in frames], video.fps, video.times, video.duration))
+        decoded = [frame.pixels() for frame in frames]
+        return processor.process(Frames(decoded, video.fps, video.times, video.duration, video.asked))
 
 
 def _by_span(images: Sequence[ProcessedImage], kept: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]] | None:

@@ -21,14 +21,15 @@ MIN_FPS, MAX_FPS = 0.001, 1000
 class Video:
     """Frames of a video, already chosen, ``fps`` of them a second. 2 is what the Qwen-VL models are trained at.
 
-    ``times`` are the seconds at which they are shown, where they are not evenly spaced from 0; ``duration`` is that of their file.
-    Raises ``InvalidInputError`` for a rate that no video has.
+    ``times`` are the seconds at which they are shown, where they are not evenly spaced from 0; ``duration`` is that of their file,
+    of which ``asked`` frames a second were asked for, if any were. Raises ``InvalidInputError`` for a rate that no video has.
     """
 
     frames: Sequence[ImageFile]
     fps: float = 2.0
     times: Sequence[float] | None = None
     duration: float | None = None
+    asked: float | None = None
 
     @property
     def name(self) -> str:

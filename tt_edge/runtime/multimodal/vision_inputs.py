@@ -63,6 +63,11 @@ def vision_calls(contract: IOContract, images: Sequence[ProcessedImage]) -> tupl
     if units > most and geometry.frame_rows:
         whole = [{name: array[at : at + most] for name, array in inputs.items()} for at in range(0, units, most)]
         return [_typed(contract, each) for each in whole], rows
+    if units > most and any(image.of_frames for image in images):
+        raise CapacityError(
+            f"the frames have {units} {geometry.unit} before tokens of what does not move are left out, and the compiled model "
+            f"takes {most}; give fewer or smaller frames, or compile with a larger --max-image-tokens"
+        )
     if units > most:
         raise CapacityError(
             f"the images' edges leave {units} {geometry.unit} partly empty, and the compiled model takes {contract.max_units}; "
@@ -93,7 +98,21 @@ def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) 
     """As ``vision_inputs``, of exactly these images, for a tower without limits."""
     if geometry.unit == WHOLE_IMAGES:
         return canvas_inputs(geometry, images), np.arange(len(images) * geometry.tokens_a_unit)
-    return _tiles(geometry, images) if geometry.unit == TILES else grid_inputs(geometry, images)
+    if geometry.unit == TILES:
+        return _tiles(geometry, images)
+    inputs, rows = grid_inputs(geometry, images)
+    return inputs, _kept(rows, images, geometry.merge_size)
+
+
+def _kept(rows: Rows, images: Sequence[ProcessedImage], merge: int) -> Rows:
+    """Of the ``rows`` of all tokens those of the tokens that are in the prompt: of some videos, not all (VideoLLaMA 3)."""
+    if all(image.rows is None for image in images):
+        return rows
+    ends = np.cumsum(
+        [image.tokens if image.rows is None else math.prod(_grid(image, merge)) // merge**2 for image in images]
+    )
+    apart = zip(np.split(rows, ends[:-1]), images, strict=True)
+    return np.concatenate([own if image.rows is None else own[image.rows] for own, image in apart])
 
 
 def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:

@@ -12,7 +12,7 @@ from transformers.video_utils import VideoMetadata
 
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.videos.by_second import PacedSampling, TickSampling
-from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, WithinSampling
+from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, MostSampling, WithinSampling
 
 TOTALS = (*range(2, 40), 99, 100, 101, 299, 1000, 1537, 4001, 90001)
 RATES = (1.0, 7.5, 24.0, 30000 / 1001, 30.0, 60.0, 1000.0)
@@ -82,6 +82,15 @@ RULES = {
     "PerceptionLMVideoProcessor": ({"num_frames": 7}, EvenSampling.of, False, True),
     "InternVLVideoProcessor": ({"fps": 2, "initial_shift": True}, EvenSampling.of, True, True),
     "SmolVLMVideoProcessor": ({"fps": 1, "num_frames": 64}, WithinSampling.of, True, True),
+    "VideoLlavaVideoProcessor": ({"fps": 2}, EvenSampling.of, True, True),
+    "MuseGlimmerVideoProcessor": ({"num_frames": 64}, partial(MostSampling.of, depth=2), True, True),
+    "Cosmos3EdgeVideoProcessor": ({"fps": 2}, partial(FrameSampling.of, depth=1, ends=True), True, False),
+    "VideoLlama3VideoProcessor": (
+        {"fps": 2, "max_frames": 180},
+        partial(FrameSampling.of, depth=1, ends=False),
+        True,
+        False,
+    ),
     "Gemma4VideoProcessor": ({"num_frames": 32}, EvenSampling.of, False, True),
     "Glm4vVideoProcessor": ({"max_duration": 60}, TickSampling.of, True, False),
     "Glm46VVideoProcessor": ({}, partial(PacedSampling.of, own_rate=False), False, False),
@@ -100,6 +109,8 @@ def test_the_rule_of_each_class(name):
         theirs = {"num_frames" if key == "count" else key: value for key, value in one.items()}
         if name == "InternVLVideoProcessor" and not one:
             theirs = {"fps": settings["fps"]}  # it reads the rate of a call only
+        if name.startswith("Muse"):
+            theirs["temporal_patch_size"] = processor.temporal_patch_size
         for total in SHORT + (LONG if not one else ()):
             for rate in (1.0, 7.5, 30000 / 1001, 60.0):
                 metadata = VideoMetadata(total_num_frames=total, fps=rate, duration=total / rate)
@@ -115,7 +126,11 @@ def test_the_rule_of_each_class(name):
                 found = sampling.places(total, rate, **one)
                 assert len(found) == len(wanted), (one, total, rate)
                 apart = [abs(one - other) for one, other in zip(found, wanted, strict=True)]
-                assert max(apart) <= (total > 10_000 and "InternVL" in name), (one, total, rate)
+                assert max(apart) <= (name.startswith("Muse") or (total > 10_000 and "InternVL" in name)), (
+                    one,
+                    total,
+                    rate,
+                )
                 compared += 1
     assert compared > 100 * len(asked)
     assert refused < compared

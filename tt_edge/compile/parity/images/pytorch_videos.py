@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from copy import copy
@@ -12,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from tt_edge.errors import MissingDependencyError
+from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.multimodal.images import pixels_of
 from tt_edge.runtime.multimodal.sources import Video, VideoFile
 from tt_edge.runtime.multimodal.videos.frames import Frames
 
-#: The video processor whose ``num_frames`` is a limit beside a rate; of others it goes before the rate.
-_LIMIT = "SmolVLMVideoProcessor"
+#: The video processors whose ``num_frames`` is a limit beside a rate; of others it goes before the rate.
+_LIMITS = ("SmolVLMVideoProcessor", "MuseGlimmerVideoProcessor")
+#: Processors that read metadata which they do not ask their video processor for.
+_UNASKED = ("MuseGlimmerProcessor", "Cosmos3EdgeProcessor")
 
 
 def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
@@ -30,14 +33,41 @@ def frames_of(video: Video | VideoFile, processor: Any) -> tuple[Any, Any]:
     from transformers.video_utils import load_video
 
     own = copy(processor.video_processor)
-    if video.fps and type(own).__name__ != _LIMIT:
+    if video.fps and type(own).__name__ not in _LIMITS:
         own.num_frames = None  # which would go before the rate that is asked for
     rate = video.fps or (None if video.count or own.num_frames else own.fps or Video.fps)
     choose = partial(own.sample_frames, num_frames=video.count, fps=rate)
+    if "temporal_patch_size" in inspect.signature(own.sample_frames).parameters:
+        choose = partial(choose, temporal_patch_size=own.temporal_patch_size)
     frames, read = load_video(os.fspath(video.file), backend="pyav", sample_indices_fn=choose)
     if len(frames) < len(read.frames_indices):  # it reads a frame once, even where it is taken twice
         frames = frames[np.unique(read.frames_indices, return_inverse=True)[1]]
     return frames, read
+
+
+def videos_given(processor: Any, videos: Sequence[tuple[Any, Any]], rates: Sequence[float | None]) -> dict[str, Any]:
+    """What ``processor`` is called with for frames ``[frames, 3, H, W]``, already chosen, and their metadata.
+
+    ``rates`` are frames a second, ``None`` where nobody said. Qwen2.5-Omni's reads them of no metadata: it is told, one for all.
+    Raises ``InvalidInputError`` for videos of several rates there.
+    """
+    given: dict[str, Any] = {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
+    given |= {"video_metadata": [metadata for _, metadata in videos]}
+    if _told_of_metadata(processor):
+        given["return_metadata"] = True
+    if not hasattr(processor, "position_id_per_seconds"):
+        return given
+    if len(told := set(rates)) > 1:
+        raise InvalidInputError(f"the checkpoint's processor takes videos of one rate, and these have {rates}")
+    return given if told == {None} else {**given, "fps": told.pop()}
+
+
+def _told_of_metadata(processor: Any) -> bool:
+    """Whether it writes times of frames, which it reads of metadata that its video processor returns only if asked to.
+
+    (Muse Glimmer's and Cosmos 3 Edge's processors do not ask, as Qwen3-VL's does, and fail without.)
+    """
+    return type(processor).__name__ in _UNASKED
 
 
 def qwen_vl_utils() -> Any:

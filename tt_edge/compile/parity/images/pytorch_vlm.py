@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tt_edge.compile.checkpoint import Checkpoint
-from tt_edge.compile.parity.images.pytorch_videos import frames_of, qwen_vl_utils
+from tt_edge.compile.parity.images.pytorch_videos import frames_of, qwen_vl_utils, videos_given
 from tt_edge.compile.parity.references.baseline import PyTorchBaseline
 from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.compile.vision.adapters.own import own_architecture
@@ -194,11 +194,13 @@ def processor_inputs(
     Raises ``InvalidInputError`` for a prompt that the processor does not take with these images.
     """
     pictures = [_picture(image, processor) for image in images if not isinstance(image, Video | VideoFile)]
-    videos = [frames_of(image, processor) for image in images if isinstance(image, Video | VideoFile)]
+    films = [image for image in images if isinstance(image, Video | VideoFile)]
     more: dict[str, Any] = {"images": pictures} if pictures else {}
-    if videos:
-        more |= {"videos": [frames.transpose(0, 3, 1, 2) for frames, _ in videos], "do_sample_frames": False}
-        more |= {"video_metadata": [metadata for _, metadata in videos]}
+    if films:
+        read = [
+            (frames.transpose(0, 3, 1, 2), metadata) for frames, metadata in (frames_of(f, processor) for f in films)
+        ]
+        more |= videos_given(processor, read, [film.fps for film in films])
     more |= kinds_of_tokens(processor)
     try:
         out = processor(text=[prompt], return_tensors="pt", add_special_tokens=add_special_tokens, **more)
@@ -262,6 +264,9 @@ _USED = {
     "pixel_values_videos",
     "video_grid_thw",
     "second_per_grid_ts",
+    "video_second_per_grid",
+    "video_merge_sizes",
+    "video_compression_mask",
     _KINDS,
     "token_type_ids",
     "image_sizes",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, product
@@ -51,6 +51,8 @@ _BEFORE, _BEHIND = "Look: ", " so"
 _ALL_STEPS, _MOST_STEPS, _SHARE = 2.5, 1.5, 1e-3
 #: Arguments of an image processor that are no settings.
 _OF_CALLS = {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+#: Those of a video processor, and which frames it takes.
+_OF_VIDEO_CALLS = _OF_CALLS | {"do_sample_frames", "fps", "num_frames", "return_metadata", "video_metadata"}
 #: The deviation of pixels that are not divided by one.
 _UNSCALED = (1.0, 1.0, 1.0)
 
@@ -146,12 +148,15 @@ class OwnProcessor:
 
         Qwen2.5-Omni finds images in a prompt by them.
         """
-        names = ("vision_bos_token", "vision_eos_token"), ("vision_start_token", "vision_end_token")
-        start, end = next(iter(self._pairs(*names)), ("", ""))
+        start, end = next(iter(self.around_visuals()), ("", ""))
         if not start or self.word.startswith(start):
             return False
         self.word, self.around = f"{start}{self.word}{end}", (start, end)
         return True
+
+    def around_visuals(self) -> list[tuple[str, str]]:
+        """The processor's tokens for the start and the end of an image or a video."""
+        return self._pairs(("vision_bos_token", "vision_eos_token"), ("vision_start_token", "vision_end_token"))
 
     def _pairs(self, *names: tuple[str, str]) -> list[tuple[str, str]]:
         """Of two special tokens by each two of ``names``, those that the processor or its tokenizer has."""
@@ -195,27 +200,31 @@ class OwnProcessor:
     def _run(self, prompt: str, images: Sequence[Image], videos: Sequence[Film]) -> Written:
         from PIL import Image as Pillow
 
+        from tt_edge.compile.parity.images.pytorch_videos import videos_given
         from tt_edge.compile.parity.images.pytorch_vlm import kinds_of_tokens
 
-        processor, texts, calls = self._processor, [], []
+        processor, texts, calls, film_calls = self._processor, [], [], []
         with (
             _recorded(type(processor.tokenizer), lambda args, kwargs: texts.append(kwargs.get("text", args[:1]))),
             _recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
+            _recorded(type(self.video_processor), lambda _args, kwargs: film_calls.append(kwargs))
+            if videos
+            else nullcontext(),
         ):
             pictures = [Pillow.fromarray(image) for image in images]
             given: dict[str, Any] = {"images": pictures} if pictures or not videos else {}
             if videos:
-                given |= {"videos": [frames for frames, _ in videos], "do_sample_frames": False}
-                given |= {"video_metadata": [metadata for _, metadata in videos]}
+                given |= videos_given(processor, videos, [metadata["fps"] for _, metadata in videos])
             out = processor(text=[prompt], return_tensors="pt", **given, **kinds_of_tokens(processor))
         settings = json.loads(processor.image_processor.to_json_string())
-        known = set(type(processor.image_processor).valid_kwargs.__annotations__) - _OF_CALLS
         for call in calls:
-            settings |= {name: value for name, value in call.items() if name in known and value is not None}
+            settings |= _known(processor.image_processor, call, _OF_CALLS)
+        film = [_known(self.video_processor, call, _OF_VIDEO_CALLS) for call in film_calls]
         text: Any = texts[-1]
         while isinstance(text, list | tuple):
             text = text[0]
-        return Written(str(text), dict(out), json.loads(json.dumps(settings, default=dict)))
+        called, of_films = (json.loads(json.dumps(each, default=dict)) for each in (settings, film[-1] if film else {}))
+        return Written(str(text), dict(out), called, of_films)
 
     def _with_rows_and_columns(self, own: ImageProcessor, images: list[Image], geometry: VisionGeometry) -> list[Image]:
         """``images``, and one more that has several rows and columns of tiles, where none has and a larger image would.
@@ -365,6 +374,12 @@ class OwnProcessor:
                 raise UnsupportedModelError(
                     f"{self._name}'s processor makes other {instruction.name} of {prompt!r} than tt-edge"
                 )
+
+
+def _known(processor: Any, call: Mapping[str, Any], but: set[str]) -> dict[str, Any]:
+    """The settings of an image or video ``processor`` in a ``call`` of it, ``but`` for what is no setting."""
+    known = set(type(processor).valid_kwargs.__annotations__) - but
+    return {name: value for name, value in call.items() if name in known and value is not None}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.processors import image_processor_for, read_settings
+from tt_edge.runtime.multimodal.mrope import BEHIND_FRAMES, CONTINUED
 from tt_edge.runtime.multimodal.processor import MultimodalProcessor
 from tt_edge.runtime.multimodal.sources import Video
 from tt_edge.runtime.multimodal.videos.frames import Frames
@@ -85,9 +87,12 @@ class VideoFinder:
         if (name := type(processor).__name__) not in VIDEO_TYPES:
             return without_videos(prompt, f"its frames are prepared by {name}, which is not followed")
         failure: Exception | None = None
-        for around in (self.own.around, *self._pairs()):
+        # Of images alone, both rules of positions are the same.
+        rules = (prompt.positions, *([BEHIND_FRAMES] if prompt.positions == CONTINUED else []))
+        rules = rules[: self.family.position_axes]  # one where a position is a place
+        for around, rule in product((self.own.around, *self._pairs()), rules):
             try:
-                return self._found(replace(prompt, video=name), around)
+                return self._found(replace(prompt, video=name, positions=rule), around)
             except (UnsupportedModelError, InvalidInputError, BundleError) as error:
                 failure = failure or error
         assert failure is not None
@@ -107,7 +112,12 @@ class VideoFinder:
         in_prompt = word.join(around)
         of_video = tokenizer.backend.token_to_id(word)
         ids = prompt.token_ids if of_video is None else (*prompt.token_ids, of_video)
-        found = replace(prompt, placeholders=replace(prompt.placeholders, video=word), token_ids=ids)
+        start, end = around
+        placeholders = replace(
+            prompt.placeholders, video=word, video_start=start, video_end=end, video_around=bool(start)
+        )
+        settings = own.run(f"{_BEFORE}{in_prompt}{_BEHIND}", [], [films[0].given]).video_settings
+        found = replace(prompt, placeholders=placeholders, token_ids=ids, video_settings=settings)
         videos, seen, token = self._processor(found).video_processor, [], word
         assert videos is not None
         for film in films:
@@ -122,7 +132,16 @@ class VideoFinder:
             raise UnsupportedModelError("its processor does not write when frames are shown")
         found = replace(found, placeholders=replace(found.placeholders, frames=frames))
         self._check(found, tokenizer, in_prompt, films)
-        return found
+        return found if start else self._with_dropped(found, films[0], seen[0].text)
+
+    def _with_dropped(self, prompt: ImagePrompt, film: _Film, text: str) -> ImagePrompt:
+        """``prompt`` with the tokens around a video that the processor replaces together with the video's, by ``text``."""
+        word = self.own.video_word
+        for start, end in self.own.around_visuals():
+            written = self.own.run(f"{_BEFORE}{start}{word}{end}{_BEHIND}", [], [film.given])
+            if written.text == f"{_BEFORE}{text}{_BEHIND}{self.own.behind}":
+                return replace(prompt, placeholders=replace(prompt.placeholders, video_start=start, video_end=end))
+        return prompt
 
     def _processor(self, prompt: ImagePrompt) -> MultimodalProcessor:
         settings = read_settings(self.files, self.model.config.to_dict(), self.geometry, prompt)

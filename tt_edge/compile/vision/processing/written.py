@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +18,15 @@ _OF_VIDEOS, _OF_FRAMES = ("pixel_values_videos", "pixel_values"), "video_positio
 
 @dataclass(frozen=True)
 class Written:
-    """A processor's answer to a prompt: the text that it tokenized, its outputs, and the settings it called for."""
+    """A processor's answer to a prompt: the text that it tokenized, its outputs, and the settings it called for.
+
+    ``video_settings`` are those that it calls its video processor with, whatever that one's own are.
+    """
 
     text: str
     outputs: dict[str, Any]
     settings: dict[str, Any]
+    video_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def token_ids(self) -> list[int]:

@@ -28,7 +28,7 @@ class ImagePrompt:
     tokenizer whose ids of the prompt's text the network reads with each image; ``None`` where it reads pixels only. ``leading``:
     ids with an image before each text, where its tokens are known by their places. ``positions`` is the rule of ``POSITIONS`` for
     a model with M-RoPE. ``video`` is the class of transformers that prepares videos (``VIDEO_TYPES``); where there is none,
-    ``no_videos`` may say why.
+    ``no_videos`` may say why. ``video_settings`` are as ``settings``, of the video processor.
     """
 
     processor: str
@@ -40,6 +40,7 @@ class ImagePrompt:
     positions: str = CONTINUED
     video: str | None = None
     no_videos: str = ""
+    video_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, files: Files) -> ImagePrompt:
@@ -75,6 +76,7 @@ class ImagePrompt:
                 str(found.get("positions", CONTINUED)),
                 found.get("video"),
                 str(found.get("no_videos", "")),
+                dict(found.get("video_settings", {})),
             )
             for name, value in (("instruction", made.instruction), ("video", made.video)):
                 if not isinstance(value, str | None):

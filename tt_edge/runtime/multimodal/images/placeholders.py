@@ -61,7 +61,9 @@ class Placeholders:
     ``learned``: special tokens around images in whose place the model reads learned rows, in the order of these
     (``VisionGeometry.learned_rows``); they count among the image's tokens.
     ``alone``: of several images in a prompt, each is one tile, without ``start``, ``end`` and ``tiles``.
-    ``frames``: what is written around the frames of a video; without it, all their tokens are in a row.
+    ``frames``: what is written around the frames of a video; without it, all their tokens are in a row. ``video_start`` and
+    ``video_end`` are tokens around ``video`` in a prompt. With ``video_around`` they must be there, since the model finds videos
+    by them, and stay; else they may be, and what is written for the video stands in their place, too.
     """
 
     image: str
@@ -80,6 +82,9 @@ class Placeholders:
     learned: tuple[str, ...] = ()
     alone: bool = False
     frames: FrameText | None = None
+    video_start: str = ""
+    video_end: str = ""
+    video_around: bool = False
 
     @property
     def needs_image(self) -> bool:
@@ -90,6 +95,19 @@ class Placeholders:
     def in_prompt(self) -> str:
         """What a prompt has in the place of an image; nothing where one stands before the text."""
         return "" if self.leading else self.written or self.image
+
+    @property
+    def video_in_prompt(self) -> str | None:
+        """What a prompt has in the place of a video; ``None`` for a model that takes none."""
+        return self._of_videos[0] if self.video else None
+
+    @property
+    def _of_videos(self) -> list[str]:
+        """All that a prompt may have in the place of a video, the longest first."""
+        if not self.video:
+            return []
+        whole = f"{self.video_start}{self.video}{self.video_end}"
+        return [whole] if self.video_around or whole == self.video else [whole, self.video]
 
     def are_in(self, prompt: str) -> bool:
         """Whether ``prompt`` says where its images stand."""
@@ -127,7 +145,7 @@ class Placeholders:
         for place, match in enumerate(found):
             number = self._number(match, len(images)) if self.numbered else place
             image = images[number]
-            if image.is_video != (match[0] == self.video):
+            if image.is_video != (match[0] in self._of_videos):
                 kinds = ("a video", "an image") if image.is_video else ("an image", "a video")
                 raise InvalidInputError(f"placeholder {place + 1} is for {kinds[1]}, and is given {kinds[0]}")
             parts += [prompt[end : match.start()], among._written(image, number + 1)]
@@ -173,7 +191,7 @@ class Placeholders:
         pattern = (
             r"<image-([0-9]{1,6})>"
             if self.numbered
-            else "|".join(map(re.escape, filter(None, (self.in_prompt, self.video))))
+            else "|".join(map(re.escape, filter(None, (self.in_prompt, *self._of_videos))))
         )
         return list(re.finditer(pattern, prompt))
 
@@ -199,7 +217,8 @@ class Placeholders:
         return f"{before}{start}{token * tokens}{end}"
 
     def _of_video(self, video: ProcessedImage, token: str) -> str:
+        start, end = (self.video_start, self.video_end) if self.video_around else ("", "")
         if self.frames is None:
-            return token * video.kept(self.keep)
+            return f"{start}{token * video.kept(self.keep)}{end}"
         tokens = [kept_tokens(self.keep, each) for each in video.groups]
-        return self.frames.written(tokens, token, video.timestamps, video.duration)
+        return f"{start}{self.frames.written(tokens, token, video.timestamps, video.duration)}{end}"

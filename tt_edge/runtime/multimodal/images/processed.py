@@ -30,10 +30,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Span:
-    """A run of vision tokens in a prompt: frames, rows and columns of patches, and the positions from frame to frame."""
+    """A run of vision tokens in a prompt: frames, rows and columns of patches, and the positions from frame to frame.
+
+    These are ``interval`` times ``a_second``, where the model multiplies by the seconds of a patch first.
+    """
 
     grid: Grid
     interval: float = 1.0
+    a_second: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +45,12 @@ class ProcessedImage:
     """``pixels`` fp32: patches ``[N, patch_dim]`` of a ``grid``, frames, rows and columns of them; or tiles ``[n, 3, H, W]``.
 
     ``tokens`` is how many image tokens it has, of which a prompt may have fewer (``kept``). A video has as many frames as its grid,
-    ``interval`` positions apart, or as tiles; where a prompt says when each is shown, ``timestamps`` are their seconds, and
-    ``duration`` is that of the file, if they are from one. ``note`` says what the caller should know, such as that the image was
-    scaled to fit.
+    ``interval`` times ``a_second`` positions apart, or as tiles; where a prompt says when each is shown, ``timestamps`` are their
+    seconds, and ``duration`` is that of the file, if they are from one. ``note`` says what the caller should know, such as that the
+    image was scaled to fit.
 
-    ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order.
+    ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order. ``of_frames``
+    are how many tokens each frame of a video has, where that is not the same for all.
     With ``blend`` float32 ``[tokens, n]``, ``rows`` are ``[tokens, n]``, and each token is the sum of n rows with these weights.
     ``size`` is the image's own height and width, or those of all its tiles, where the model asks for it. ``layout`` is how its
     tiles are arranged. ``instruction`` are the token ids that the network reads with the pixels, where it does
@@ -59,6 +64,7 @@ class ProcessedImage:
     tokens: int
     is_video: bool = False
     interval: float = 1.0
+    a_second: float = 1.0
     timestamps: tuple[float, ...] = ()
     duration: float | None = None
     note: str = ""
@@ -70,6 +76,7 @@ class ProcessedImage:
     high_res: NDArray[np.float32] | None = None
     blend: NDArray[np.float32] | None = None
     edges: NDArray[np.int64] | None = None
+    of_frames: tuple[int, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -84,6 +91,8 @@ class ProcessedImage:
     @property
     def groups(self) -> list[int]:
         """How many tokens each of its frames or tiles has."""
+        if self.of_frames:
+            return list(self.of_frames)
         if self.rows is not None:  # they are of no tile alone
             return [self.tokens]
         count = len(self.pixels) if self.grid is None else self.grid[0]
@@ -117,4 +126,4 @@ class ProcessedImage:
             return []
         if self.timestamps:
             return [Span((1, *self.grid[1:]))] * self.grid[0]
-        return [Span(self.grid, self.interval)]
+        return [Span(self.grid, self.interval, self.a_second)]

@@ -141,5 +141,11 @@ def read_settings(
             "processor_config.json has image or video settings that are no object; correct it and compile the model again"
         )
     return CheckpointSettings(
-        {**image, **prompt.settings}, model, geometry, prompt.placeholders, video, prompt.processor, prompt.video
+        {**image, **prompt.settings},
+        model,
+        geometry,
+        prompt.placeholders,
+        {**video, **prompt.video_settings},
+        prompt.processor,
+        prompt.video,
     )

@@ -45,7 +45,7 @@ def read_video(source: VideoFile, sampling: Sampling, max_pixels: int) -> Video:
         )
     sampled = len(places) / total * float(rate)
     times = tuple(place / float(rate) for place in places)
-    return Video(tuple(frames[place] for place in places), sampled, times, total / float(rate))
+    return Video(tuple(frames[place] for place in places), sampled, times, total / float(rate), source.fps)
 
 
 def _av() -> ModuleType:

@@ -15,7 +15,8 @@ from tt_edge.errors import InvalidInputError
 class Frames:
     """``pixels`` uint8 ``[H, W, 3]`` of each frame, all of one size, ``fps`` of them a second.
 
-    ``shown`` are their seconds, where they are not evenly spaced from 0. ``duration`` is that of their file, in seconds.
+    ``shown`` are their seconds, where they are not evenly spaced from 0. ``duration`` is that of their file, in seconds, and
+    ``asked`` the frames a second that were asked for of it, if any were.
     Raises ``InvalidInputError`` for no frames, or frames of several sizes.
     """
 
@@ -23,6 +24,7 @@ class Frames:
     fps: float
     shown: Sequence[float] | None = None
     duration: float | None = None
+    asked: float | None = None
 
     def __post_init__(self) -> None:
         if not self.pixels:

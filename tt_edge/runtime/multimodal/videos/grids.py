@@ -18,10 +18,14 @@ from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings, integer, mean_and_std, resampling
 from tt_edge.runtime.multimodal.videos.by_second import PacedSampling, TickSampling
 from tt_edge.runtime.multimodal.videos.frames import Frames
-from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, FrameSampling, Sampling
+from tt_edge.runtime.multimodal.videos.sampling import RATE, EvenSampling, FrameSampling, MostSampling, Sampling
 
 #: Which time a patch of several frames has in a prompt: none, that of its first frame, or the middle of its first and last.
 NONE, FIRST, MIDDLE = "", "first", "middle"
+#: Qwen2.5-Omni, by its configuration or its language model's.
+_OMNI = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+#: Of what a pixel may be, 255 and divided by the deviation: what a token's change at most where it is still (VideoLLaMA 3).
+_STILL = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class GridVideos:
 
     ``grid`` has the settings of videos. ``resizes``: frames are made as large as its bounds say. ``tokens_per_second``, of
     Qwen2.5-VL, is how many positions a second of video takes; ``moment`` says which time the prompt has of each patch.
+    ``drops_still``: tokens that are as in the frame before are left out. ``untold_rate`` is what the frames of a file are taken
+    to have, whatever was chosen, unless another rate is asked for (Qwen2.5-Omni). ``float32_times``: the times of a file's frames
+    are in float32, because transformers has their numbers in a tensor: 0.65 s is written as 0.6.
     """
 
     grid: GridProcessor
@@ -37,20 +44,21 @@ class GridVideos:
     resizes: bool = True
     tokens_per_second: float | None = None
     moment: str = NONE
+    drops_still: bool = False
+    untold_rate: float | None = None
+    float32_times: bool = False
 
     @classmethod
     def of_qwen2(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
         """As ``Qwen2VLVideoProcessor``. Raises ``BundleError`` for settings that are malformed."""
         with settings.reading():
-            vision = settings.model.get("vision_config") or {}
-            rate = vision.get("tokens_per_second", 2) if settings.model_type == "qwen2_5_vl" else None
-            if rate is not None and not 0 < rate < math.inf:
-                raise ValueError(f"tokens_per_second is {rate!r:.80}, and must be above 0")
+            omni = settings.model_type in _OMNI
             return cls(
                 _qwen(settings, image, of_all_frames=False),
                 FrameSampling.of(settings.video, image.temporal_patch_size, ends=False),
                 bool(settings.video.get("do_resize", True)),
-                None if rate is None else float(rate),
+                _positions_a_second(settings),
+                untold_rate=RATE if omni else None,
             )
 
     @classmethod
@@ -91,11 +99,40 @@ class GridVideos:
         with settings.reading():
             return cls(grid, EvenSampling.of(settings.video), moment=FIRST)
 
+    @classmethod
+    def of_cosmos_edge(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``Cosmos3EdgeVideoProcessor``. Raises as ``of_qwen2`` does."""
+        with settings.reading():
+            sampling = FrameSampling.of(settings.video, image.temporal_patch_size, ends=True)
+            return cls(_glm(settings.video, image), sampling, moment=FIRST)
+
+    @classmethod
+    def of_llama3(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``VideoLlama3VideoProcessor``. Raises as ``of_qwen2`` does."""
+        video = settings.video
+        with settings.reading():
+            bounds = PixelBounds.of(video, video["size"]["shortest_edge"], video["size"]["longest_edge"])
+            return cls(
+                replace(_of_videos(image, video, bounds), shares_pixels=True),
+                FrameSampling.of(video, image.temporal_patch_size, ends=False),
+                moment=FIRST,
+                float32_times=True,
+                drops_still=bool(video.get("use_token_compression", True)),
+            )
+
+    @classmethod
+    def of_muse(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
+        """As ``MuseGlimmerVideoProcessor``. Raises as ``of_qwen2`` does."""
+        grid = BudgetProcessor.of_muse_videos(replace(settings, image=settings.video))
+        with settings.reading():
+            sampling = MostSampling.of(settings.video, image.temporal_patch_size)
+            return cls(grid, sampling, moment=FIRST, float32_times=True)
+
     def process(self, frames: Frames) -> ProcessedImage:
         """Preprocess a video. Raises ``InvalidInputError`` for frames that are too few, too elongated, or not to be resized."""
         grid, depth = self.grid, self.grid.temporal_patch_size
         count, (height, width) = len(frames.pixels), frames.size
-        if self.moment and count < depth:
+        if grid.bounds.of_all_frames and count < depth:
             raise InvalidInputError(f"a video of {count} frames is too short; give {depth} or more")
         if self.resizes:
             height, width = grid.size_of_frames(frames.size, count)
@@ -107,13 +144,31 @@ class GridVideos:
         resized = [resize(frame, height, width, grid.resample) for frame in frames.pixels]
         resized += [resized[-1]] * (-count % depth)
         found = grid.in_patches(np.stack([normalize(frame, grid.mean, grid.std) for frame in resized]))
+        found = _without_still(found, grid.merge_size) if self.drops_still else found
+        interval, a_second = self._interval(frames, depth)
         return replace(
             found,
             is_video=True,
-            interval=1.0 if self.tokens_per_second is None else self.tokens_per_second * depth / frames.fps,
-            timestamps=self._moments(frames.times, depth),
+            interval=interval,
+            a_second=a_second,
+            timestamps=self._moments(self._times(frames), depth),
             duration=frames.duration if self.moment else None,
         )
+
+    def _interval(self, frames: Frames, depth: int) -> tuple[float, float]:
+        """From one patch to the next: seconds, and how many positions one takes; or positions, of one each."""
+        if self.tokens_per_second is None:
+            return 1.0, 1.0
+        if self.untold_rate is None:
+            return self.tokens_per_second * depth / frames.fps, 1.0
+        of_file = frames.duration is not None
+        rate = frames.asked or self.untold_rate if of_file else frames.fps
+        return depth / rate, self.tokens_per_second
+
+    def _times(self, frames: Frames) -> tuple[float, ...]:
+        if self.float32_times and frames.duration is not None:
+            return tuple(float(np.float32(time)) for time in frames.times)
+        return frames.times
 
     def _moments(self, times: tuple[float, ...], depth: int) -> tuple[float, ...]:
         if not self.moment:
@@ -123,6 +178,34 @@ class GridVideos:
         if self.moment == FIRST:
             return first
         return tuple((one + other) / 2 for one, other in zip(first, last, strict=True))
+
+
+def _positions_a_second(settings: CheckpointSettings) -> float | None:
+    """How many positions a second of video takes; ``None`` where positions do not tell the time. Raises ``ValueError`` for none."""
+    if settings.model_type == "qwen2_5_vl":
+        name, rate = "tokens_per_second", (settings.model.get("vision_config") or {}).get("tokens_per_second", 2)
+    elif settings.model_type in _OMNI:
+        name = "position_id_per_seconds"
+        rate = settings.model.get(name, 25)
+    else:
+        return None
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{name} is {rate!r:.80}, and must be above 0")
+    return float(rate)
+
+
+def _without_still(video: ProcessedImage, merge: int) -> ProcessedImage:
+    """``video`` without the tokens whose pixels differ from those in the frame before by 0.1 in the mean, times 255, or less.
+
+    Of a frame in which no token moves the first is kept (``VideoLlama3VideoProcessor._get_compression_mask``).
+    """
+    assert video.grid is not None
+    frames = video.pixels.reshape(video.grid[0], -1, merge**2 * video.pixels.shape[1])  # of each token
+    moved = np.ones(frames.shape[:2], bool)
+    moved[1:] = np.abs(frames[1:] - frames[:-1]).mean(axis=-1, dtype=np.float32) * np.float32(255) > np.float32(_STILL)
+    moved[~moved.any(axis=1), 0] = True
+    kept = np.flatnonzero(moved)
+    return replace(video, tokens=len(kept), rows=kept, of_frames=tuple(moved.sum(axis=1).tolist()))
 
 
 def _qwen(settings: CheckpointSettings, image: GridProcessor, *, of_all_frames: bool) -> GridProcessor:

@@ -114,6 +114,55 @@ _GEMMA4 = VideoType(
     GridVideos.of_gemma4,
 )
 
+#: Of a class whose patches have settings of their own.
+_PATCHES = ("patch_size", "temporal_patch_size", "merge_size")
+_EDGES = (frozenset({"shortest_edge", "longest_edge"}),)
+_COSMOS_EDGE = ProcessorType(
+    {
+        "resample": 3,
+        "image_mean": HALF,
+        "image_std": HALF,
+        "size": {"shortest_edge": 64 * 64, "longest_edge": 24 << 20},
+        "patch_size": 16,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
+    _PATCHES,
+    inert=(*_SAMPLING, "max_image_size", "max_duration"),
+    sizes=_EDGES,
+)
+_LLAMA3 = ProcessorType(
+    {
+        "resample": 3,
+        "image_mean": HALF,
+        "image_std": HALF,
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768},
+        "patch_size": 14,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+        "max_frames": 180,
+        "use_token_compression": True,
+    },
+    (*_PATCHES, "use_token_compression", "min_pixels", "max_pixels"),
+    inert=_SAMPLING,
+    sizes=_EDGES,
+)
+_MUSE = ProcessorType(
+    {
+        "resample": 1,
+        "image_mean": HALF,
+        "image_std": HALF,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "max_video_frame_tokens": 144,
+        "num_frames": 96,
+    },
+    (*_PATCHES, "max_video_frame_tokens"),
+    inert=(*_SAMPLING, "frame_timestamp_format"),  # found in what it writes
+    sizes=(),
+)
+
 #: By the class's name.
 VIDEO_TYPES: dict[str, VideoType] = {
     "Qwen2VLVideoProcessor": VideoType(_QWEN_VIDEO, GridVideos.of_qwen2),
@@ -121,12 +170,16 @@ VIDEO_TYPES: dict[str, VideoType] = {
     "Glm4vVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm4),
     "Glm46VVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm46),
     "GlmgaVideoProcessor": VideoType(_glm(28 * 28 * 2 * 55790, "patch_expand_factor"), GridVideos.of_glmga),
+    "Cosmos3EdgeVideoProcessor": VideoType(_COSMOS_EDGE, GridVideos.of_cosmos_edge),
+    "VideoLlama3VideoProcessor": VideoType(_LLAMA3, GridVideos.of_llama3),
+    "MuseGlimmerVideoProcessor": VideoType(_MUSE, GridVideos.of_muse),
     "Gemma4VideoProcessor": _GEMMA4,
     "Gemma4UnifiedVideoProcessor": _GEMMA4,
     "InternVLVideoProcessor": VideoType(
         _tiles("initial_shift", size=_square(384), initial_shift=True), TileVideos.of_squares
     ),
     "LlavaOnevisionVideoProcessor": VideoType(_tiles(size=_square(384)), TileVideos.of_squares),
+    "VideoLlavaVideoProcessor": VideoType(_tiles(**_CROPPED), TileVideos.of_squares),
     "LlavaNextVideoVideoProcessor": VideoType(_tiles(**_CROPPED), TileVideos.of_squares),
     "PerceptionLMVideoProcessor": VideoType(
         _tiles(size=_square(448), image_mean=HALF, image_std=HALF), TileVideos.of_squares

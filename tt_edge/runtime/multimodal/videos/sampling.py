@@ -100,6 +100,43 @@ class FrameSampling:
         return min(max(int(total / rate * fps), self.least), self.most, total)
 
 
+@dataclass(frozen=True)
+class MostSampling:
+    """``fps`` frames of each second, at most ``count``, whole patches of ``depth`` frames, spread from the first frame to the last
+    (``MuseGlimmerVideoProcessor``).
+    """
+
+    fps: float = RATE
+    count: int = 96
+    depth: int = 2
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], depth: int) -> Self:
+        """From a video processor's settings. Raises ``ValueError`` for those that are no numbers."""
+        return cls(rate_of(settings, RATE) or RATE, positive(settings, "num_frames", cls.count) or cls.count, depth)
+
+    def places(self, total: int, rate: float, fps: float | None = None, count: int | None = None) -> list[int]:
+        """As ``Sampling``; both numbers hold, the checkpoint's where one is not asked for."""
+        fps, most = self.fps if fps is None else fps, self.count if count is None else count
+        number = min(int(total * fps / rate), most, total)
+        number = min(max(self.depth, number // self.depth * self.depth), total)
+        return spread(total, number)
+
+
+def spread(total: int, number: int) -> list[int]:
+    """``number`` places from 0 to ``total - 1``, cut off, as torch.linspace has them: in float32, from both ends to the middle.
+
+    Where the two meet depends on the processor's vectors there, so of one file in thousands a frame may be the next one.
+    """
+    if number == 1:
+        return [0]
+    step, last = np.float32(np.float32(total - 1) / np.float32(number - 1)), np.float32(total - 1)
+    places = np.arange(number, dtype=np.float32)
+    forth, back = step * places, last - step * places[::-1]
+    cut: list[int] = np.where(np.arange(number) < number // 2, forth, back).astype(int).tolist()
+    return cut
+
+
 def in_parts(total: int, number: int, shift: float = 0.0) -> list[int]:
     """``shift`` and every ``total / number`` frames behind, below ``total``.
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from tt_edge.compat import Self
 from tt_edge.runtime.multimodal.images.options import (
@@ -65,8 +66,19 @@ class BudgetProcessor(GridProcessor):
         """As ``MuseGlimmerImageProcessor``. Raises ``BundleError`` for settings that are malformed."""
         with settings.reading():
             most = integer(settings.image["max_image_tokens"], "max_image_tokens", 1 << 24)
-            unsized = replace(settings, image={**settings.image, "size": None})  # which it does not read
-            return cls(**cls.read(unsized), frames_first=True, most_tokens=most)
+            return cls(**cls._read_muse(settings), most_tokens=most)
+
+    @classmethod
+    def of_muse_videos(cls, settings: CheckpointSettings) -> Self:
+        """As ``MuseGlimmerVideoProcessor``. Raises as ``of_muse`` does."""
+        with settings.reading():
+            most = integer(settings.image["max_video_frame_tokens"], "max_video_frame_tokens", 1 << 24)
+            return cls(**cls._read_muse(settings), most_tokens=most)
+
+    @classmethod
+    def _read_muse(cls, settings: CheckpointSettings) -> dict[str, Any]:
+        unsized = replace(settings, image={**settings.image, "size": None})  # which it does not read
+        return {**cls.read(unsized), "frames_first": True}
 
     @classmethod
     def of_gemma4(cls, settings: CheckpointSettings) -> Self:

@@ -82,8 +82,9 @@ class GridProcessor:
 
     ``counts_frames``: bounds are of the pixels of all frames, and an image with a side shorter than a token's is enlarged first.
     ``keeps_ratio``: an image with a short side is enlarged first, without counting frames. ``channels_last``: the numbers of a
-    patch are pixel by pixel; ``frames_first``: frame by frame. ``expand``: sides are multiples of so many tokens'. Of ``geometry``
-    it is told whether images and their lines have tokens at their ends.
+    patch are pixel by pixel; ``frames_first``: frame by frame. ``expand``: sides are multiples of so many tokens'.
+    ``shares_pixels``: a video's frames share the most pixels of its bounds. Of ``geometry`` it is told whether
+    images and their lines have tokens at their ends.
     """
 
     placeholders: Placeholders = PLACEHOLDERS
@@ -99,6 +100,7 @@ class GridProcessor:
     channels_last: bool = False
     frames_first: bool = False
     expand: int = 1
+    shares_pixels: bool = False
     geometry: VisionGeometry = _WITHOUT_ENDS
 
     @classmethod
@@ -240,7 +242,10 @@ class GridProcessor:
 
     def size_of_frames(self, size: Size, frames: int) -> Size:
         """The size that each of so many ``frames`` of a video is made; of this processor, ``bounds`` are a video's."""
-        return self.size_of(*size, self.bounds, frames)
+        bounds = self.bounds
+        if self.shares_pixels:
+            bounds = replace(bounds, most=max(1, bounds.most // frames))
+        return self.size_of(*size, bounds, frames)
 
     def by_channel(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """The numbers of patches ``[N, patch_dim]`` by their colour, ``[N, 3, numbers]``."""

@@ -61,7 +61,7 @@ class SquareProcessor:
             colour = tuple(int(255 * part) for part in numbers(image["image_mean"], "image_mean", 0, 1))
             found = cls(
                 placeholders=settings.placeholders,
-                tokens=geometry.tokens_a_unit,
+                tokens=geometry.tokens_a_tile,
                 tile_size=tile,
                 shortest_edge=None if edge is None else integer(edge, "size.shortest_edge"),
                 pad=colour if image.get("do_pad") else None,
