@@ -124,6 +124,7 @@ def test_the_rule_of_each_class(name):
                     refused += 1
                     continue
                 found = sampling.places(total, rate, **one)
+                wanted = wanted[: -1 if wanted[-1] >= total else None]  # VideoLlama3VideoProcessor, too
                 assert len(found) == len(wanted), (one, total, rate)
                 apart = [abs(one - other) for one, other in zip(found, wanted, strict=True)]
                 assert max(apart) <= (name.startswith("Muse") or (total > 10_000 and "InternVL" in name)), (
