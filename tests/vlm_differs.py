@@ -59,6 +59,21 @@ DIFFERS: dict[str, Differs] = {
     "instructblip": Differs(
         config={"qformer_config.encoder_hidden_size": 32, "text_config.word_embed_proj_dim": 64}, named=False
     ),
+    "idefics2": Differs(
+        made={
+            "text_config": {"model_type": "mistral", "hidden_size": 64},
+            "perceiver_config": {
+                "resampler_n_latents": 5,
+                "resampler_depth": 2,
+                "resampler_n_heads": 4,
+                "resampler_head_dim": 16,
+            },
+        },
+        words=("<fake_token_around_image>",),
+        named=False,
+        processor={"image_seq_len": 5},
+        image={"size": {"shortest_edge": 14, "longest_edge": 56}, "do_image_splitting": True, "patch_size": None},
+    ),
     "kosmos-2": Differs(
         config={
             **{f"text_config.{key}": size for key, size in _KOSMOS.items()},

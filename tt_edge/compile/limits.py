@@ -64,7 +64,7 @@ def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int)
                 f"max_image_tokens {most} exceeds max_seq_len {limits.max_seq_len}; raise --max-seq-len, or give a lower "
                 "--max-image-tokens"
             )
-    step = 1 if geometry.padded_tiles else unit  # of a padded tile only a part
+    step = 1 if geometry.partial_tiles else unit  # of a padded tile only a part
     return replace(limits, min_image_tokens=min(least, most), max_image_tokens=most - most % step)
 
 

@@ -20,7 +20,7 @@ BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
 #: Fields that older bundles lack.
 _ADDED = (
     *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
-    *("image_ends", "frame_rows", "frames_end", "padded_tiles"),
+    *("image_ends", "frame_rows", "frames_end", "padded_tiles", "whole_tiles"),
 )
 _TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
@@ -48,7 +48,8 @@ class VisionGeometry:
     one ends each image's. Such rows are in front of all features: the two of an image, then that of a line. ``frame_rows``: of a
     tile that is a frame of a video, a prompt has only so many rows, the last of its unit; where ``frames_end``, the last of its own
     tokens' rows is behind the last frame. ``padded_tiles``: how many patches a side of a tile has, some of which may be padding
-    (``TILE_EDGES``); 0 where none is.
+    (``TILE_EDGES``); 0 where none is. ``whole_tiles``: such a tile has all its rows, whatever of it is padding; else those of
+    padding are left out, and the last two of a unit are the end of a line and what stands between an image's tiles.
     """
 
     family: str
@@ -71,6 +72,7 @@ class VisionGeometry:
     frame_rows: int = 0
     frames_end: bool = False
     padded_tiles: int = 0
+    whole_tiles: bool = False
 
     @property
     def end_rows(self) -> int:
@@ -102,10 +104,15 @@ class VisionGeometry:
         return self.tokens_a_unit - self.frame_rows
 
     @property
+    def partial_tiles(self) -> bool:
+        """Whether a tile may have fewer rows than its unit, as those of padding are left out."""
+        return self.padded_tiles > 0 and not self.whole_tiles
+
+    @property
     def least_image_tokens(self) -> int:
         """Of an image of one tile; where tiles may be padded, of one tile and the whole image, with the ends of lines."""
         side = math.isqrt(max(0, self.tokens_a_unit - 2))
-        return 2 * side * (side + 1) + 1 if self.padded_tiles else self.tokens_a_tile
+        return 2 * side * (side + 1) + 1 if self.partial_tiles else self.tokens_a_tile
 
     @property
     def patches_a_unit(self) -> int:
@@ -128,7 +135,7 @@ class VisionGeometry:
 
     def most_units(self, tokens: int) -> int:
         """A sufficient number of units for ``tokens`` image tokens; windows, and padded tiles, may be half empty."""
-        if self.unit == WINDOWS or self.padded_tiles:
+        if self.unit == WINDOWS or self.partial_tiles:
             return max(1, -(-2 * tokens // self.tokens_a_unit))
         return max(1, tokens // self.tokens_a_tile)
 
@@ -146,7 +153,7 @@ class VisionGeometry:
         sizes = {name: values.pop(name) for name in ("tile_size", "high_res_size")}
         for key, value in values.items():
             wanted = {"family": str, "unit": str, "position_sampling": str, "keep": float}.get(key, int)
-            wanted = bool if key in ("ragged", "line_ends", "image_ends", "frames_end") else wanted
+            wanted = bool if key in ("ragged", "line_ends", "image_ends", "frames_end", "whole_tiles") else wanted
             if type(value) is not wanted:
                 raise ValueError(f"{key} is {value!r}")
             if isinstance(value, int) and value < 0:

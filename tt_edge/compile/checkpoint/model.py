@@ -22,7 +22,7 @@ from tt_edge.compile.vision.adapters.eagle2 import (
     is_eagle2,
 )
 from tt_edge.compile.vision.families import is_vision_language
-from tt_edge.compile.vision.padded_tiles import see_both_ways
+from tt_edge.compile.vision.padded.phi4 import see_both_ways
 from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, MissingDependencyError, TTEdgeError, UnsupportedModelError

@@ -17,7 +17,7 @@ from tt_edge.compile.vision.deepstack import MASKS
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.processing.own_processor import OwnProcessor
-from tt_edge.compile.vision.processing.written import Written
+from tt_edge.compile.vision.processing.written import Written, on_canvas
 from tt_edge.compile.vision.tower import Tower
 from tt_edge.errors import TTEdgeError, UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -144,7 +144,7 @@ def _with_pixels(model: PreTrainedModel, prepared: list[ProcessedImage], written
     found, first = [], 0
     for image in prepared:
         own = slice(first, first + len(image.pixels))
-        tiles = pixels[own].reshape(image.pixels.shape).numpy()
+        tiles = on_canvas(pixels[own], image.pixels).reshape(image.pixels.shape).numpy()
         found.append(replace(image, pixels=tiles, high_res=None if high_res is None else high_res[own].float().numpy()))
         first += len(image.pixels)
     return found

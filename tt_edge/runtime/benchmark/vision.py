@@ -28,7 +28,7 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
             )
         canvas = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
         return ProcessedImage(canvas, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
-    if geometry.padded_tiles:
+    if geometry.partial_tiles:
         return _padded_picture(geometry, tokens, generator)
     if geometry.tile_size is not None:
         tiles, rest = divmod(tokens, geometry.tokens_a_tile)
@@ -45,7 +45,10 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
         own_rows = (first + np.arange(geometry.tokens_a_tile)).reshape(-1) if more else None
         instruction = (0,) * min(16, geometry.max_instruction)
         assert pixels is not None
-        return ProcessedImage(pixels, None, tokens, rows=own_rows, high_res=high_res, instruction=instruction)
+        edges = np.full((tiles, 2), geometry.padded_tiles) if geometry.padded_tiles else None
+        return ProcessedImage(
+            pixels, None, tokens, rows=own_rows, high_res=high_res, instruction=instruction, edges=edges
+        )
     if tokens < 1:
         raise InvalidInputError(f"no image has {tokens} image tokens; give 1 or more")
     sides = ((rows, geometry.columns_of(tokens, rows)) for rows in range(math.isqrt(tokens), 0, -1))

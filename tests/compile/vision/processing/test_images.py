@@ -103,7 +103,10 @@ def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("idefics2", r"idefics2's image processor Idefics2ImageProcessor is not one of the \d+ that tt-edge follows"),
+        (
+            "kosmos-2.5",
+            r"kosmos-2.5's image processor Kosmos2_5ImageProcessor is not one of the \d+ that tt-edge follows",
+        ),
         ("aria", r"AriaForConditionalGeneration is a mixture of experts"),
         ("lfm2_vl", "Lfm2VlForConditionalGeneration has convolutions in place of attention in some layers"),
         (

@@ -42,6 +42,7 @@ SIZES = {
     "Gemma3ImageProcessor": ("gemma3", {"size": SMALL}),
     "LlavaNextImageProcessor": ("llava_next", CROPPED | {"image_grid_pinpoints": GRIDS}),
     "LlavaOnevisionImageProcessor": ("llava_onevision", {"size": SMALL, "image_grid_pinpoints": GRIDS}),
+    "Idefics2ImageProcessor": ("Idefics2ImageProcessor", {"size": {"shortest_edge": 14, "longest_edge": SIDE}}),
     "Idefics3ImageProcessor": ("idefics3", {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}}),
     "SmolVLMImageProcessor": ("smolvlm", {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}}),
     "GotOcr2ImageProcessor": ("internvl", {"size": SMALL, "max_patches": 3}),
@@ -149,6 +150,7 @@ def processor(family, image, side=SIDE):
     grid = {"merge_size": merge, "patch_dim": 3 * frames * patch**2}
     sizes = grid if kind == IMAGE_TOKENS else {"tile_size": (side, side)}
     sizes |= {"high_res_size": (LARGE, LARGE)} if "Hybrid" in family else {}
+    sizes |= {"padded_tiles": 4, "whole_tiles": True} if "Idefics2" in family else {}
     tokens = 5 if family.startswith("llava_") else 6 if "Phi4" in family else 4
     geometry = VisionGeometry(family, kind, tokens, **sizes, tiles=4)  # the last is of whole images only
     return image_processor_for(settings_of(family, image, geometry))
@@ -176,6 +178,8 @@ def pixels_of_transformers(theirs, picture):
         return own[in_blocks(np.arange(rows * columns).reshape(rows, columns), 2)].reshape(rows * columns, -1)
     if "Mllama" in type(theirs).__name__:  # without the tiles that an image lacks
         return own[0, 0, : out["num_tiles"][0][0]]
+    if "Idefics2" in type(theirs).__name__:  # on a canvas of the largest size
+        return np.pad(own[0], [(0, 0), (0, 0), *((0, SIDE - side) for side in own.shape[3:])])
     return own[0] if own.ndim == 5 else own
 
 

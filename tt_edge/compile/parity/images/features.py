@@ -24,7 +24,8 @@ from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
 from tt_edge.compile.vision.families import COORDINATES, has_grids
 from tt_edge.compile.vision.features import all_tables, learned_tokens
-from tt_edge.compile.vision.padded_tiles import IMAGE_PIXELS
+from tt_edge.compile.vision.padded.phi4 import IMAGE_PIXELS
+from tt_edge.compile.vision.processing.written import on_canvas
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, TILE_PIXELS, deepstack_name
 from tt_edge.errors import InvalidInputError, MissingDependencyError
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -167,7 +168,7 @@ def compare_preprocessing(
         ours = np.concatenate([image.pixels for image in processed])
     if wanted.ndim >= 5:  # images side by side, those of fewer tiles padded with zeros
         wanted = wanted.reshape(-1, *wanted.shape[-3:])
-        wanted = wanted[wanted.any(axis=(1, 2, 3))]
+        wanted = on_canvas(torch.from_numpy(wanted[wanted.any(axis=(1, 2, 3))]), ours).numpy()
     steps = float("inf")
     if ours.size == wanted.size:
         std = np.asarray(getattr(processor.image_processor, "image_std", None) or [1.0] * 3, np.float32)

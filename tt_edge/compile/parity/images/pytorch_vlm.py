@@ -29,7 +29,8 @@ from tt_edge.compile.vision.families import (
 )
 from tt_edge.compile.vision.features import features_of, features_of_images, handed_features, masks_tiles
 from tt_edge.compile.vision.grids.found import patch_inputs_of
-from tt_edge.compile.vision.padded_tiles import IMAGE_MASK, IMAGE_PIXELS, padded_features, padded_inputs, pads_tiles
+from tt_edge.compile.vision.padded.phi4 import IMAGE_MASK, IMAGE_PIXELS, padded_features, padded_inputs, pads_tiles
+from tt_edge.compile.vision.padded.resampled import resampled_inputs, resamples
 from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
 from tt_edge.errors import InvalidInputError, MissingDependencyError, one_line
 from tt_edge.runtime.benchmark.local import observe
@@ -309,6 +310,9 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
         return inputs | crossed_inputs(model, rows, images)
     if images and pads_tiles(model):
         return inputs | padded_inputs(model, images)
+    if images and resamples(model):
+        made = resampled_inputs(model, images)
+        return inputs | {name: _by_row(model, rows, images, tiles) for name, tiles in made.items()}
     if grids and images:
         return inputs | patch_inputs_of(model).of_images(images)
     if images:
@@ -341,17 +345,24 @@ def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Processe
     if images[0].size is not None:
         return pad_sequence(tiles, batch_first=True)
     if model.config.model_type in ("idefics3", "smolvlm") or masks_tiles(model):
-        left, grouped = list(zip(tiles, images, strict=True)), []
-        for row in rows if len(rows) > 1 else [()]:
-            count, own = sum(id == model.config.image_token_id for id in row), []
-            while left and (len(rows) == 1 or count > 0):
-                pixels, image = left.pop(0)
-                own.append(pixels)
-                count -= image.tokens
-            grouped.append(torch.cat(own) if own else tiles[0][:0])
-        return pad_sequence(grouped, batch_first=True)
+        return _by_row(model, rows, images, tiles)
     every = torch.cat(tiles)
     return every[:, None] if features_of(model) is features_of_images else every
+
+
+def _by_row(
+    model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage], tiles: Sequence[Tensor]
+) -> Tensor:
+    """Of what each of ``images`` has for its ``tiles``, that of the images of each row, padded with zeros ``[rows, tiles, …]``."""
+    left, grouped = list(zip(tiles, images, strict=True)), []
+    for row in rows if len(rows) > 1 else [()]:
+        count, own = sum(id == model.config.image_token_id for id in row), []
+        while left and (len(rows) == 1 or count > 0):
+            found, image = left.pop(0)
+            own.append(found)
+            count -= image.tokens
+        grouped.append(torch.cat(own) if own else tiles[0][:0])
+    return pad_sequence(grouped, batch_first=True)
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Inputs:

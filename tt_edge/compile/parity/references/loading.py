@@ -15,7 +15,7 @@ from tt_edge.compile.parity.references.decompress import Decompressor, library_v
 from tt_edge.compile.parity.references.dequantize import dequantized
 from tt_edge.compile.vision.adapters.own import own_architecture
 from tt_edge.compile.vision.families import is_encoder_decoder, is_vision_language
-from tt_edge.compile.vision.padded_tiles import see_both_ways
+from tt_edge.compile.vision.padded.phi4 import see_both_ways
 from tt_edge.config import Precision
 
 if TYPE_CHECKING:

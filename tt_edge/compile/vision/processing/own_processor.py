@@ -23,8 +23,9 @@ from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.processing.drawing import drawn
 from tt_edge.compile.vision.processing.fit_leading import fit_leading
 from tt_edge.compile.vision.processing.fit_prompt import Expanded, fit_placeholders
-from tt_edge.compile.vision.processing.written import Written
+from tt_edge.compile.vision.processing.written import Written, on_canvas
 from tt_edge.errors import UnsupportedModelError, one_line
+from tt_edge.runtime.multimodal.images import ProcessedImage
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.placeholders import Placeholders
@@ -165,9 +166,15 @@ class OwnProcessor:
         return [(start, end) for start, end in found if isinstance(start, str) and isinstance(end, str)]
 
     def tile_sizes(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
-        """Height and width of the tiles that it makes; and of those for a second tower, if it makes any."""
-        made = self.run(f"{_BEFORE}{self.word}{_BEHIND}", [drawn(_UNIT, _UNIT, 0)])
-        return self._size(made.pixels), None if made.high_res is None else self._size(made.high_res)
+        """Height and width of the tiles that it makes, or of a square with room for each where they are of several sizes; and
+        of those for a second tower, if it makes any."""
+        text = f"{_BEFORE}{self.word}{_BEHIND}"
+        made = self.run(text, [drawn(_UNIT, _UNIT, 0)])
+        size, sizes = self._size(made.pixels), made.settings.get("size")
+        longest = sizes.get("longest_edge") if isinstance(sizes, dict) else None
+        if isinstance(longest, int) and self._size(self.run(text, [drawn(_UNIT, 4 * _UNIT, 0)]).pixels) != size:
+            size = longest, longest
+        return size, None if made.high_res is None else self._size(made.high_res)
 
     def _size(self, pixels: torch.Tensor) -> tuple[int, int]:
         if pixels.ndim < 3:
@@ -292,6 +299,7 @@ class OwnProcessor:
             placeholders = replace(fit_placeholders(token, self.word, seen), behind=self.behind)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{self._name}: {error}") from error
+        placeholders = self._with_boundary(placeholders, images[:2], prepared[:2])
         learned = learned_tokens(model)
         words = tuple(str(tokenizer.backend.id_to_token(each)) for each in learned)
         placeholders = replace(placeholders, learned=words)
@@ -299,6 +307,19 @@ class OwnProcessor:
         found = ImagePrompt(self.kind, placeholders, (index, *learned), settings, instruction, positions=rule)
         self._check_tokens(found, files, geometry, config.to_dict(), images, Instruction.of(model))
         return found
+
+    def _with_boundary(
+        self, found: Placeholders, images: Sequence[Image], prepared: Sequence[ProcessedImage]
+    ) -> Placeholders:
+        """``found``, with what is around images as their boundary, if the processor writes two side by side with it only."""
+        bounded, prompt = replace(found, boundary=found.start), f"{2 * self.word}a"
+        if (
+            not found.start
+            or found.start != found.end
+            or found.expand(prompt, prepared) == bounded.expand(prompt, prepared)
+        ):
+            return found
+        return bounded if self.run(prompt, images).text == bounded.expand(prompt, prepared)[0] else found
 
     def _instruction(self, model: PreTrainedModel, files: HostFiles) -> str | None:
         """The folder of the tokenizer that makes an instruction, whose files go into ``files``; ``None`` where none is read."""
@@ -321,7 +342,7 @@ class OwnProcessor:
         pixels: torch.Tensor,
         deviation: Sequence[float],
     ) -> None:
-        want = pixels.float().numpy()
+        want = on_canvas(pixels.float(), got).numpy()
         shape = f"an image of {image.shape[1]} x {image.shape[0]} pixels"
         if got.size != want.size:
             raise UnsupportedModelError(

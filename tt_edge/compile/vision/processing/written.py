@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from tt_edge.compile.vision.families import COORDINATES
 from tt_edge.contract import HIGH_RES_PIXELS
@@ -14,6 +15,15 @@ from tt_edge.errors import UnsupportedModelError
 #: Names of the pixels among a processor's outputs; of videos, also those of where each patch of a frame is.
 _PIXELS = ("pixel_values", "pixel_values_images", "image_pixel_values")
 _OF_VIDEOS, _OF_FRAMES = ("pixel_values_videos", "pixel_values"), "video_position_ids"
+
+
+def on_canvas(pixels: torch.Tensor, like: Any) -> torch.Tensor:
+    """Tiles ``[n, 3, h, w]`` with zeros at the right and below, where those of ``like`` are larger: a processor makes them as large
+    as the largest of a call. Others are returned as they are."""
+    if pixels.ndim != 4 or like.ndim != 4:
+        return pixels
+    below, right = (ours - theirs for ours, theirs in zip(like.shape[2:], pixels.shape[2:], strict=True))
+    return functional.pad(pixels, (0, right, 0, below)) if min(below, right) >= 0 else pixels
 
 
 @dataclass(frozen=True)

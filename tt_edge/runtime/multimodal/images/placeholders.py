@@ -61,6 +61,8 @@ class Placeholders:
     ``learned``: special tokens around images in whose place the model reads learned rows, in the order of these
     (``VisionGeometry.learned_rows``); they count among the image's tokens.
     ``alone``: of several images in a prompt, each is one tile, without ``start``, ``end`` and ``tiles``.
+    ``boundary``: a word around images that is written once where two stand side by side, and with a space behind it before text
+    that begins otherwise than with "<" (Idefics 2).
     ``frames``: what is written around the frames of a video; without it, all their tokens are in a row. ``video_start`` and
     ``video_end`` are tokens around ``video`` in a prompt. With ``video_around`` they must be there, since the model finds videos
     by them, and stay; else they may be, and what is written for the video stands in their place, too.
@@ -81,6 +83,7 @@ class Placeholders:
     behind: str = ""
     learned: tuple[str, ...] = ()
     alone: bool = False
+    boundary: str = ""
     frames: FrameText | None = None
     video_start: str = ""
     video_end: str = ""
@@ -152,7 +155,14 @@ class Placeholders:
             ordered.append(image)
             end = match.end()
         rest = prompt[end:] if self.before_text is None else f"{self.before_text}{prompt[end:]}\n"
-        return "".join([*parts, rest, self.behind]), 0, ordered
+        return self._bounded("".join([*parts, rest])) + self.behind, 0, ordered
+
+    def _bounded(self, text: str) -> str:
+        """``text`` with each ``boundary`` once, and apart from what follows."""
+        if not self.boundary:
+            return text
+        once = text.replace(2 * self.boundary, self.boundary)
+        return re.sub(rf"{re.escape(self.boundary)}(?=[^\s<])", lambda found: f"{found[0]} ", once)
 
     def _begun(self, prompt: str) -> str:
         """``prompt`` with what it begins with."""

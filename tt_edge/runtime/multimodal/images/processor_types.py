@@ -113,6 +113,7 @@ _LARGER: dict[str, Any] = {
     "high_res_image_std": STD,
 }
 _COMPUTED = ("background_color",)  # from image_mean
+_EDGES = (frozenset({"shortest_edge", "longest_edge"}),)
 _SPLIT = ProcessorType(
     {
         "resample": 1,
@@ -126,8 +127,6 @@ _SPLIT = ProcessorType(
     inert=("do_pad",),
     sizes=(frozenset({"longest_edge"}),),
 )
-
-_EDGES = (frozenset({"shortest_edge", "longest_edge"}),)
 
 
 def _grid(
@@ -202,6 +201,18 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     ),
     "Idefics3ImageProcessor": _SPLIT,
     "SmolVLMImageProcessor": _SPLIT,
+    "Idefics2ImageProcessor": ProcessorType(
+        {
+            "resample": 2,
+            "image_mean": HALF,
+            "image_std": HALF,
+            "size": {"shortest_edge": 378, "longest_edge": 980},
+            "do_image_splitting": False,
+        },
+        reads=("do_image_splitting",),
+        inert=("do_pad",),
+        sizes=_EDGES,
+    ),
     "GotOcr2ImageProcessor": ProcessorType(
         _OPENAI | {"size": _square(384), **_TILED},
         tuple(_TILED),

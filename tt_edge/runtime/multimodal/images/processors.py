@@ -25,6 +25,7 @@ from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.tiled.anyres import AnyResProcessor
 from tt_edge.runtime.multimodal.images.tiled.canvas import CanvasProcessor
 from tt_edge.runtime.multimodal.images.tiled.padded import PaddedTilesProcessor
+from tt_edge.runtime.multimodal.images.tiled.quarters import QuartersProcessor
 from tt_edge.runtime.multimodal.images.tiled.rows_and_columns import RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
 from tt_edge.runtime.multimodal.images.tiled.tiles import TilingProcessor
@@ -65,6 +66,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "Gemma3ImageProcessor": SquareProcessor.from_settings,
     "LlavaNextImageProcessor": AnyResProcessor.from_settings,
     "LlavaOnevisionImageProcessor": AnyResProcessor.from_settings,
+    "Idefics2ImageProcessor": QuartersProcessor.from_settings,
     "Idefics3ImageProcessor": RowsAndColumnsProcessor.from_settings,
     "SmolVLMImageProcessor": RowsAndColumnsProcessor.from_settings,
     "GotOcr2ImageProcessor": TilingProcessor.of_internvl,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tt_edge.compile.export.semantics import SeenKeys
+from tt_edge.compile.vision.padded.places import DoneError, embedded, places_in_lines, seen_by
 from tt_edge.contract import TILE_EDGES, TILE_PIXELS, TILES, VisionGeometry
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage
@@ -41,10 +41,6 @@ def see_both_ways(model: Any) -> None:
             module.is_causal = False
 
 
-class _DoneError(Exception):
-    """What was asked for is seen."""
-
-
 class PaddedTower(nn.Module):
     """Tiles to features: the tower's layers up to one, the mean of four patches each, and the projection."""
 
@@ -61,28 +57,7 @@ class PaddedTower(nn.Module):
                 f"{type(model).__name__} has crop_size {vision.crop_size} and image_size {vision.image_size}, and tiles of "
                 f"{tile_size[0]} x {tile_size[1]} pixels, which differ; no backend has this"
             )
-        self._places = self._found_places()
-
-    def _found_places(self) -> Tensor:
-        """``[n, n]``: the places in the table of positions of n patches in a line, for 1 to n of them that are no padding."""
-        embeddings, count = _embedding_of(self.model).img_processor.embeddings, self.patches
-        seen: list[Tensor] = []
-
-        def called(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append(args[0])
-            raise _DoneError
-
-        there = torch.ones(count, count).tril().bool()[:, :, None].repeat(1, 1, count)
-        weight = embeddings.patch_embedding.weight
-        handle = embeddings.position_embedding.register_forward_pre_hook(called)
-        try:
-            embeddings(weight.new_zeros(1, 3, *self.tile_size).expand(count, -1, -1, -1), there)
-        except _DoneError:
-            pass
-        finally:
-            handle.remove()
-        places: Tensor = seen[0].reshape(count, count, count)[:, :, 0] // embeddings.num_patches_per_side
-        return places
+        self._lines = places_in_lines(_embedding_of(model).img_processor.embeddings, tile_size, self.patches)
 
     def forward(self, pixel_values: Tensor, tile_edges: Tensor) -> tuple[Tensor, ...]:
         """Pixels ``[tiles, 3, H, W]``, and the rows and columns of patches of each that are no padding ``[tiles, 2]``, to features
@@ -90,14 +65,8 @@ class PaddedTower(nn.Module):
         """
         embedding = _embedding_of(self.model)
         vision, count = embedding.img_processor, self.patches
-        line = torch.arange(count)
-        down, right = (line < tile_edges[:, axis : axis + 1] for axis in (0, 1))
-        there = torch.logical_and(down[:, :, None], right[:, None, :]).flatten(1)
-        rows, columns = (torch.index_select(self._places, 0, tile_edges[:, axis] - 1) for axis in (0, 1))
-        places = (rows[:, :, None] * vision.embeddings.num_patches_per_side + columns[:, None, :]).flatten(1)
-        patches = vision.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        states = patches + vision.embeddings.position_embedding(places * there.long())
-        seen = SeenKeys(torch.logical_or(there[:, None, :], torch.zeros(count**2, 1, dtype=torch.bool))[:, None])
+        states, there = embedded(vision.embeddings, self._lines, pixel_values, tile_edges)
+        seen = seen_by(there, count**2)
         for layer in vision.encoder.layers[: _layers(embedding, vision)]:
             states = layer(states, seen)
         features = _means(states, count)
@@ -167,7 +136,7 @@ def padded_features(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
     def called(_module: nn.Module, _args: Any, out: Tensor) -> None:
         seen.append(out.flatten(0, -2))
         if len(seen) == len(inputs[IMAGE_PIXELS]):
-            raise _DoneError
+            raise DoneError
 
     handle = embedding.img_projection_down.register_forward_hook(called)
     nothing = torch.zeros(1, 1, dtype=torch.int64, device=inputs[IMAGE_PIXELS].device)
@@ -179,7 +148,7 @@ def padded_features(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
             inputs["image_sizes"],
             inputs[IMAGE_MASK],
         )
-    except _DoneError:
+    except DoneError:
         pass
     finally:
         handle.remove()

@@ -16,7 +16,7 @@ from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint
-from tt_edge.compile.vision.padded_tiles import PaddedTower, padded_features, padded_inputs
+from tt_edge.compile.vision.padded.phi4 import PaddedTower, padded_features, padded_inputs
 from tt_edge.compile.vision.processing.images import prepare_images
 from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, UnsupportedModelError

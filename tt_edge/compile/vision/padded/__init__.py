@@ -1,0 +1,1 @@
+"""Towers whose tiles may be partly padding, which they are told: Phi-4-multimodal, Idefics 2."""
