@@ -12,10 +12,12 @@ from unittest.mock import patch
 import sympy
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from tt_edge.compile.export.layer_copies import check_writes, mutates
 from tt_edge.compile.export.repeat import RepeatedLayers
+from tt_edge.compile.export.slice_writes import replace_writes
 from tt_edge.errors import UnsupportedModelError
 
 _LOGGER = logging.getLogger("tt_edge")
@@ -68,10 +70,17 @@ def _export(
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=deferred,
     )
-    if any(mutates(node) for node in program.graph.nodes):
-        check_writes(program.graph)
-        # Qwen3-VL writes into slices of its angles. Otherwise there is nothing to gain, and it traces everything again.
-        program = program.run_decompositions({})
+    if not any(mutates(node) for node in program.graph.nodes):
+        return _module_of(program)
+    check_writes(program.graph)  # Qwen3-VL writes into slices of its angles
+    exported = _module_of(program)
+    if replace_writes(exported.graph):
+        exported.recompile()
+        return exported
+    return _module_of(program.run_decompositions({}))  # which traces everything again
+
+
+def _module_of(program: ExportedProgram) -> GraphModule:
     exported: GraphModule = program.module(check_guards=False)
     return exported
 
