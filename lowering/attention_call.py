@@ -65,6 +65,11 @@ class AttentionCall:
         return [cls.of(node) for node in calls(graph, ATTENTION)]
 
     @property
+    def stored(self) -> tuple[Node, Node]:
+        """What a cache holds for it: keys and values. Layers that share them have the same nodes here."""
+        return self.key, self.value
+
+    @property
     def is_limited(self) -> bool:
         """Whether it has a window, a softcap, sinks or a bias."""
         return any(limit is not None for limit in (self.window, self.softcap, self.sinks, self.bias))

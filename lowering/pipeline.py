@@ -13,12 +13,14 @@ from tt_edge.contract import VisionGeometry
 from tt_edge.lowering.base import LoweringContext, LoweringPass, PassRecord
 from tt_edge.lowering.checks.check_token_independence import CheckTokenIndependence
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
+from tt_edge.lowering.cleanup.broadcast_repeats import BroadcastRepeats
 from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
 from tt_edge.lowering.cleanup.decompose_norms import DecomposeNorms
 from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fold_constants import FoldConstants
 from tt_edge.lowering.cleanup.fuse_rms_norm import FuseRmsNorm
 from tt_edge.lowering.cleanup.fuse_shuffles import FuseShuffles
+from tt_edge.lowering.cleanup.join_slices import JoinSlices
 from tt_edge.lowering.cleanup.replace_linears import ReplaceLinears
 from tt_edge.lowering.decoder.expand_rotary import ExpandRotary
 from tt_edge.lowering.decoder.insert_kv_cache import InsertKVCache
@@ -103,7 +105,14 @@ def _selecting(config: CompileConfig) -> list[LoweringPass]:
 
 
 def _tidying() -> list[LoweringPass]:
-    return [FuseShuffles(), AlignConstants(), ReplaceLinears(), DecomposeUnsupported()]
+    return [
+        BroadcastRepeats(),
+        JoinSlices(),
+        FuseShuffles(),
+        AlignConstants(),
+        ReplaceLinears(),
+        DecomposeUnsupported(),
+    ]
 
 
 def vision_passes(geometry: VisionGeometry) -> list[LoweringPass]:

@@ -23,6 +23,15 @@ class Family:
 _NO_HEADS: dict[str, str | None] = {"num_key_value_heads": None, "head_dim": None}
 _WINDOW = 8  # far shorter than the prompts that tests use
 _ALTERNATING = ["sliding_attention", "full_attention"]
+_SHARED_LAYERS = {
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": _ALTERNATING * 2,
+    "sliding_window": _WINDOW,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 320,
+    "final_logit_softcapping": 30.0,
+}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("LlamaConfig", "LlamaForCausalLM"),
@@ -58,6 +67,26 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+#: Families whose last layers attend to the keys and values of earlier ones, and whose layers have an input of their own.
+SHARING: dict[str, Family] = {
+    "gemma4": Family(
+        "Gemma4TextConfig",
+        "Gemma4ForCausalLM",
+        extra={**_SHARED_LAYERS, "global_head_dim": 32, "use_double_wide_mlp": True},
+    ),
+    "gemma3n": Family(
+        "Gemma3nTextConfig",
+        "Gemma3nForCausalLM",
+        extra={
+            **_SHARED_LAYERS,
+            "intermediate_size": [96] * 4,
+            "laurel_rank": 8,
+            "altup_num_inputs": 3,
+            "activation_sparsity_pattern": [0.9, 0.5, 0.0, 0.0],
+        },
+    ),
+}
+
 _SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -74,10 +103,10 @@ HEADS = {"gqa": (4, 2), "mha": (4, 4), "mqa": (4, 1)}
 
 
 def tiny_config(family: str, heads: str = "gqa", **overrides: Any) -> Any:
-    """A configuration of ``family`` with two layers and a vocabulary of 320."""
+    """A configuration of ``family`` with two layers (four in ``SHARING``) and a vocabulary of 320."""
     query_heads, kv_heads = HEADS[heads]
     settings = {**_SIZES, "num_attention_heads": query_heads, "num_key_value_heads": kv_heads, "head_dim": 16}
-    about = FAMILIES[family]
+    about = (FAMILIES | SHARING)[family]
     named = {about.renamed.get(key, key): value for key, value in settings.items()}
     named.pop(None, None)
     return getattr(transformers, about.config)(**{**named, **about.extra, **overrides})
@@ -92,7 +121,7 @@ def tiny_model(
     far from uniform: a wrong mask or position changes the greedy token.
     """
     torch.manual_seed(seed)
-    model = getattr(transformers, FAMILIES[family].model)(tiny_config(family, heads, **overrides))
+    model = getattr(transformers, (FAMILIES | SHARING)[family].model)(tiny_config(family, heads, **overrides))
     return _drawn(model).to(dtype).eval().requires_grad_(False)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tt_edge.errors import UnsupportedModelError
-from tt_edge.lowering.base import LoweringContext, LoweringPass, fake_mode, value
+from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, fake_mode, value
 
 
 class DecomposeUnsupported(LoweringPass):
@@ -33,7 +35,7 @@ class DecomposeUnsupported(LoweringPass):
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         if (converters := context.converters) is None:
             return 0
-        matches, table = 0, converters.decompositions
+        matches, table = 0, {**converters.decompositions, **_OWN}
         waiting = [node for node in module.graph.nodes if node.op == "call_function"]
         while waiting:
             node = waiting.pop()
@@ -47,6 +49,20 @@ class DecomposeUnsupported(LoweringPass):
             waiting += inline(module, node, node.target, table)  # type: ignore[arg-type]
             matches += 1
         return matches
+
+
+def _deviation(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """``aten.std.correction``, computed in fp32 as PyTorch does (Gemma 3n's sparse activation)."""
+    dims = list(dim) if dim else list(range(x.ndim))
+    count = math.prod(x.shape[each] for each in dims) - (1 if correction is None else correction)
+    centred = x.float() - x.float().mean(dims, keepdim=True)
+    return torch.sqrt((centred * centred).sum(dims, keepdim=keepdim) / count).to(x.dtype)
+
+
+#: Operators whose decomposition in PyTorch ends in primitives without a converter.
+_OWN: dict[Any, Callable[..., Any]] = {aten.std.correction: _deviation}
 
 
 def _is_composite(target: Any) -> bool:

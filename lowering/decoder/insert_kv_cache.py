@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ class InsertKVCache(LoweringPass):
         3. V = tt_edge.kv_cache_update(past_value_0, v, write_indices)  also an output, present_value_0
         4. y = tt_edge.causal_attention(aten.mul(q, scale), K, V, lengths)
 
+    Layers that attend to the keys and values of an earlier layer (the last ones of Gemma 3n, E2B and E4B) have no cache of their
+    own: step 4 takes the earlier layer's ``K`` and ``V``. So caches are numbered by themselves, not by layer.
+
     With ``lengths = write_indices + S`` and the diagonal at the lower right, query ``i`` of a batch slot sees
     ``j <= write_indices + i``: exact for whole, chunked and right-padded prefill and for decode. What padding writes
     after the valid tokens is overwritten by the next call before any query sees it.
@@ -69,26 +73,37 @@ class InsertKVCache(LoweringPass):
         capacity = context.config.limits.max_seq_len
         visibility = _Visibility(tokens, write_indices, visible_until(graph, tokens, context), context)
         biases = CausalBias(module, tokens, write_indices, None, capacity)
-        presents: list[Node] = []
-        for index, call in enumerate(attentions):
-            caches = []
-            for kind, update in (("key", call.key), ("value", call.value)):
-                caches.append(cache_input(graph, f"past_{kind}_{index}", update, context))
+        cached: dict[tuple[Node, Node], tuple[Node, Node]] = {}
+        for call in attentions:
+            if call.stored not in cached:
+                cached[call.stored] = _updated(graph, call, len(cached), write_indices, context)
+            keys, values = cached[call.stored]
             with graph.inserting_before(call.node):
-                keys, values = (
-                    emit(graph, ops.kv_cache_update.default, cache, update, write_indices, origin=call.node)
-                    for cache, update in zip(caches, (call.key, call.value), strict=True)
-                )
                 scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=call.node)
                 if call.bias is not None:
                     mask = biases.mask(call.bias)
                     attended = emit(graph, ops.masked_attention.default, scaled, keys, values, mask, like=call.node)
                 else:
                     attended = visibility.attend(call, scaled, keys, values)
-            presents += [keys, values]
             replace(call.node, attended)
-        set_outputs(graph, [*output_values(graph), *presents])
+        set_outputs(graph, [*output_values(graph), *itertools.chain(*cached.values())])
         return len(attentions)
+
+
+def _updated(
+    graph: torch.fx.Graph, call: AttentionCall, number: int, write_indices: Node, context: LoweringContext
+) -> tuple[Node, Node]:
+    """All keys and values that ``call`` attends to: the caches with this ``number``, new inputs, after their update."""
+    caches = [
+        cache_input(graph, f"past_{kind}_{number}", update, context)
+        for kind, update in zip(("key", "value"), call.stored, strict=True)
+    ]
+    with graph.inserting_before(call.node):
+        keys, values = (
+            emit(graph, ops.kv_cache_update.default, cache, update, write_indices, origin=call.node)
+            for cache, update in zip(caches, call.stored, strict=True)
+        )
+    return keys, values
 
 
 class _Visibility:

@@ -49,8 +49,9 @@ class InsertStaticCache(LoweringPass):
 
     Graph inputs are, in order: those of the model, ``start_idx``, ``end_idx``, and for each layer ``past_key_i``,
     ``past_value_i``, ``[B, Hkv, max_seq_len, D]``; outputs: the logits, and ``present_key_i``, ``present_value_i`` for
-    each layer. Heads are not repeated in the cache. The mask is causal at any ``start_idx``, so it is also right for chunks
-    of a prompt and for later turns. Where tokens see each other in both directions, ``visible_until`` says up to which place.
+    each layer. A layer that attends to an earlier layer's keys and values has none: step 4 takes that layer's. Heads are not
+    repeated in the cache. The mask is causal at any ``start_idx``, so it is also right for chunks of a prompt and for later
+    turns. Where tokens see each other in both directions, ``visible_until`` says up to which place.
     """
 
     def expected(self, context: LoweringContext) -> Expectation | None:
@@ -65,12 +66,18 @@ class InsertStaticCache(LoweringPass):
             _check(call)
         cache = _Cache(module, context)
         presents: list[Node] = []
-        for index, call in enumerate(attentions):
+        seen: dict[tuple[Node, Node], tuple[Node, Node]] = {}
+        for call in attentions:
             node = call.node
             with graph.inserting_before(node):
                 mask = cache.mask(call)
-                keys = cache.extend("key", index, call.key, node, presents)
-                values = cache.extend("value", index, call.value, node, presents)
+                if call.stored not in seen:
+                    number = len(seen)
+                    seen[call.stored] = (
+                        cache.extend("key", number, call.key, node, presents),
+                        cache.extend("value", number, call.value, node, presents),
+                    )
+                keys, values = seen[call.stored]
                 scaled = emit(graph, aten.mul.Tensor, call.query, call.scale, like=call.query, origin=node)
                 if call.softcap is not None:
                     capped = ops.capped_attention.default

@@ -72,6 +72,11 @@ class InsertAttentionPlugin(LoweringPass):
         attentions = AttentionCall.all_in(graph)
         if not attentions:
             return 0
+        if sharing := len(attentions) - len({call.stored for call in attentions}):
+            raise UnsupportedModelError(
+                f"{sharing} layers attend to the keys and values of others, which {_who(context)} does not support here; use "
+                "--backend native or sdpa"
+            )
         layers = [_Layer.of(call, context) for call in attentions]  # all are checked before anything changes
         if context.kv_scales and len(context.kv_scales) != len(layers):
             raise LoweringError(f"{len(context.kv_scales)} layers have scales of an FP8 KV cache, of {len(layers)}")
@@ -106,11 +111,10 @@ class _Layer:
         query, key, val = call.query, call.key, call.value
         generation = GENERATIONS[str(context.config.attention.plugin_contract)]
         head_size, window = int(shape(query)[3]), call.window_within(context.config.limits.max_seq_len)
-        who, own = f"{NAME} {generation.version}", GENERATIONS[OWN_CONTRACT]
+        who, own = _who(context), GENERATIONS[OWN_CONTRACT]
         otherwise = "use --backend native"
-        if generation is own:
-            who = f"the plugin of contract {OWN_CONTRACT}"
-        elif call.softcap is not None or call.sinks is not None or head_size in own.head_sizes[1:3]:
+        only_own = call.softcap is not None or call.sinks is not None or head_size in own.head_sizes[1:3]
+        if generation is not own and only_own:
             otherwise = f"use --plugin-contract {OWN_CONTRACT} or --backend native"
         if head_size not in generation.head_sizes:
             sizes = ", ".join(map(str, generation.head_sizes))
@@ -144,6 +148,12 @@ class _Layer:
         heads = tuple(int(shape(t)[1]) for t in (query, key, val))
         softcap = call.softcap or 0.0
         return cls((x, y, val), cos, sin, heads, head_size, call.scale, window, softcap, call.sinks)  # type: ignore[arg-type]
+
+
+def _who(context: LoweringContext) -> str:
+    """What an error calls the plugin."""
+    contract = str(context.config.attention.plugin_contract)
+    return f"the plugin of contract {contract}" if contract == OWN_CONTRACT else f"{NAME} {contract}"
 
 
 def _is_rotation(node: Node) -> bool:

@@ -63,10 +63,19 @@ def ops(module: GraphModule) -> Counter[str]:
 
 def attention_module(**attention: object) -> GraphModule:
     """One ``tt_edge::attention`` over inputs: ids ``[b, s]``, query ``[b, 4, s, 8]``, key and value ``[b, 2, s, 8]``."""
+    return _over_inputs(lambda q, k, v: torch.ops.tt_edge.attention(q, k, v, 0.25, **attention))
 
+
+def sharing_module() -> GraphModule:
+    """The sum of two over the same inputs, the second with a window of 3 tokens."""
+    attention = torch.ops.tt_edge.attention
+    return _over_inputs(lambda q, k, v: attention(q, k, v, 0.25) + attention(q, k, v, 0.25, True, 3))
+
+
+def _over_inputs(function: Callable[..., Tensor]) -> GraphModule:
     class Attend(nn.Module):
         def forward(self, input_ids: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return torch.ops.tt_edge.attention(query, key, value, 0.25, **attention)
+            return function(query, key, value)
 
     b, s = torch.export.Dim("b"), torch.export.Dim("s")
     args = (torch.zeros(2, 5, dtype=torch.int64), *query_key_value(5, seed=0))

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers import AutoModelForCausalLM
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP, checkpoint
@@ -257,17 +257,12 @@ def test_every_format_has_a_case():
     }
 
 
-def test_gemma_3n_whose_last_layers_share_keys_and_values(tmp_path):
-    """Compiled, with a cache for each layer: the numbers are those of transformers."""
-    layers = 4
-    config = Gemma3nTextConfig(
-        vocab_size=128, vocab_size_per_layer_input=128, hidden_size=64, hidden_size_per_layer_input=16,
-        intermediate_size=[96] * layers, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=16, laurel_rank=8,
-        max_position_embeddings=128, activation_sparsity_pattern=[0.0] * layers, altup_num_inputs=2,
-    )  # fmt: skip
-    Gemma3nForCausalLM(config).save_pretrained(tmp_path)
+def test_layers_that_share_keys_and_values(tmp_path):
+    """Gemma 4's E models: no projections, and no caches, in the layers that take them from earlier ones."""
+    tiny_model("gemma4").save_pretrained(tmp_path)
     limits = CompileConfig.of(precision="fp32", max_input_len=32, max_seq_len=64)
     compile_checkpoint(str(tmp_path), tmp_path / "out.ttedge", limits, EngineTarget(()), progress=False)
-    found = verify_bundle(Bundle.open(tmp_path / "out.ttedge"), tmp_path, new_tokens=4)
+    bundle = Bundle.open(tmp_path / "out.ttedge")
+    assert len(bundle.manifest.contract.kv_cache) == 2 * 2
+    found = verify_bundle(bundle, tmp_path, new_tokens=4)
     assert found.passed, found.render()

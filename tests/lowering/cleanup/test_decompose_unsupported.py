@@ -55,6 +55,19 @@ def test_results_of_an_operator_with_several_stay_with_it():
     torch.testing.assert_close(module(x), want)
 
 
+@pytest.mark.parametrize("correction", [0, 1])
+def test_a_standard_deviation_is_decomposed_to_operators_with_converters(correction):
+    """PyTorch's own decomposition ends in ``prims.broadcast_in_dim``, which has none."""
+    x = torch.randn(2, 3, 8)
+    module = export(Function(lambda _, x: torch.std(x, -1, keepdim=True, correction=correction)), x, dynamic=BS)
+    canonical(module)
+    missing = {torch.ops.aten.std.correction}
+    ctx = context_with(lambda n: n.target not in missing, core_aten_decompositions())
+    assert run(DecomposeUnsupported(), module, ctx).matches == 1
+    assert not any("std" in name or "prims" in name for name in ops(module))
+    torch.testing.assert_close(module(x)[0], torch.std(x, -1, keepdim=True, correction=correction))
+
+
 def test_nodes_that_share_a_fake_tensor_are_told_apart():
     """Layers that are repeated share it: ``stack`` of two of their results had the second one twice."""
     x = torch.randn(2, 6)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.lowering.helpers import attention_module, context, ops, query_key_value, run
+from tests.lowering.helpers import attention_module, context, ops, query_key_value, run, sharing_module
 from tt_edge.errors import LoweringError, UnsupportedModelError
 from tt_edge.lowering.decoder.insert_kv_cache import InsertKVCache
 
@@ -29,6 +29,21 @@ def test_chunks_over_the_cache_equal_one_whole_pass(window):
     expected = "masked_attention" if window else "causal_attention"
     assert ops(module)[f"tt_edge.{expected}.default"] == 1
     assert ops(module)["tt_edge.kv_cache_update.default"] == 2
+
+
+def test_layers_that_share_keys_and_values_have_one_cache():
+    """The last layers of Gemma 3n."""
+    module, ctx = sharing_module(), context(layers=2)
+    assert run(InsertKVCache(), module, ctx).matches == 2
+    assert ctx.kv_cache == [("past_key_0", "present_key_0"), ("past_value_0", "present_value_0")]
+    counts = ops(module)
+    assert counts["tt_edge.kv_cache_update.default"] == 2
+    assert counts["tt_edge.causal_attention.default"] == counts["tt_edge.masked_attention.default"] == 1
+    q, k, v = query_key_value(7, seed=3)
+    want = sum(torch.ops.tt_edge.attention(q, k, v, 0.25, True, window) for window in (0, 3))
+    past, zero = [torch.full((2, 2, 64, 8), 1e4)] * 2, torch.zeros(2, dtype=torch.int32)
+    out, *_ = module(torch.zeros(2, 7, dtype=torch.int64), q, k, v, zero, *past)
+    torch.testing.assert_close(out, want)
 
 
 def test_padding_of_a_shorter_row_is_never_seen():

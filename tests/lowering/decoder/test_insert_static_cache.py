@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.lowering.helpers import attention_module, context, ops, query_key_value
+from tests.lowering.helpers import attention_module, context, ops, query_key_value, run, sharing_module
 from tt_edge.errors import LoweringError, UnsupportedModelError
 from tt_edge.lowering.decoder.insert_static_cache import InsertStaticCache
 
@@ -45,6 +45,19 @@ def test_chunks_over_the_cache_equal_one_whole_pass(cache, window):
     assert counts["tt_edge.static_cache_update.default"] == 2
     assert counts["tt_edge.cache_prefix.default"] == (2 if cache == "static_v1" else 0)
     assert counts["tt_edge.append_to_prefix.default"] == (2 if cache == "static_v2" else 0)
+
+
+@pytest.mark.parametrize("cache", ["static_v1", "static_v2"])
+def test_layers_that_share_keys_and_values_have_one_cache(cache):
+    module, ctx = sharing_module(), context(layers=2, backend="sdpa", cache=cache)
+    assert run(InsertStaticCache(), module, ctx).matches == 2
+    assert ctx.kv_cache == [("past_key_0", "present_key_0"), ("past_value_0", "present_value_0")]
+    assert ops(module)["tt_edge.static_cache_update.default"] == 2
+    q, k, v = query_key_value(7, seed=3)
+    want = sum(torch.ops.tt_edge.attention(q, k, v, 0.25, True, window) for window in (0, 3))
+    past = [torch.full((2, 2, CAPACITY, 8), float("nan"))] * 2
+    out, *_ = module(torch.zeros(2, 7, dtype=torch.int64), q, k, v, torch.tensor([0]), torch.tensor([7]), *past)
+    torch.testing.assert_close(out, want)
 
 
 @pytest.mark.parametrize("window", [0, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.lowering.helpers import canonical, context, ops
+from tests.lowering.helpers import canonical, context, ops, sharing_module
 from tt_edge.compile.interface import input_spec
 from tt_edge.config import Precision
 from tt_edge.errors import LoweringError, UnsupportedModelError
@@ -231,6 +231,13 @@ def test_what_our_own_plugin_lacks(settings, words):
     module, _ = exported(**settings)
     with pytest.raises(UnsupportedModelError, match=f"{words}.*use --backend native"):
         InsertAttentionPlugin()(module, plugin("tt-edge"))
+
+
+def test_layers_that_share_keys_and_values_are_refused():
+    with pytest.raises(
+        UnsupportedModelError, match=r"1 layers attend to the keys and values of others, .*0\.11.*native or sdpa"
+    ):
+        InsertAttentionPlugin()(sharing_module(), context(backend="plugin", layers=2))
 
 
 def test_bf16_is_refused():
