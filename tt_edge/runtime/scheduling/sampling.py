@@ -65,8 +65,12 @@ class Sampler:
                 limit(scores)
                 kept = np.flatnonzero(scores > -np.inf)
                 ids, scores = (ids[kept] if len(ids) else kept), scores[kept]
-        index = draw(scores, self._random.random())
-        return int(ids[index]) if len(ids) else index
+        uniform = self._random.random()
+        if not len(ids):
+            return draw(scores, uniform)
+        # Likeliest first, as the network selects them, so that one number draws one token.
+        order = np.lexsort((ids, -scores))
+        return int(ids[order][draw(scores[order], uniform)])
 
 
 def check_finite(logits: Scores) -> int:

@@ -7,7 +7,6 @@ this proves that all that the settings keep is there, the token is chosen; where
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 
 import numpy as np
@@ -60,38 +59,40 @@ def _greedy(top: TopLogits) -> int | None:
 
 
 def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator) -> int | None:
-    batch, limit = top.batch, _LARGEST * config.temperature
-    best, last = batch.range[top.row]
+    batch, row, limit = top.batch, top.row, _LARGEST * config.temperature
+    best, last = batch.range[row]
     if not -limit < last <= best < limit:
         return None  # a temperature near 0, which takes more care
     top_k = config.top_k if config.top_k < batch.vocab_size else 0
-    few = batch.count > _FEW > top_k
-    ids = _kept(top, config, top_k, _FEW) if few else None
-    if ids is None:
-        few = False
-        ids = _kept(top, config, top_k, batch.count)
-    if ids is None:
+    width = _FEW if batch.count > _FEW > top_k else batch.count
+    kept = _kept(top, config, top_k, width)
+    if kept is None and width < batch.count:
+        width = batch.count
+        kept = _kept(top, config, top_k, width)
+    if kept is None:
         return None
     # Plain Python: NumPy takes longer for so few numbers.
-    scaled = batch.scaled(config.temperature, _FEW if few else batch.count)
-    weights, masses = scaled.weights[top.row], scaled.masses[top.row]
-    count = len(ids)
+    count, ids = kept
+    scaled = batch.scaled(config.temperature, width)
+    weights, masses = scaled.weights[row], scaled.masses[row]
     if top_k > 0 and config.top_p < 1:
-        kept = min(bisect.bisect_left(masses, config.top_p * masses[count - 1], 0, count) + 1, count)
-        if kept < count and weights[kept] == weights[kept - 1]:
-            ids = _of_equals(ids, weights[:count], kept)
-        count = kept
+        fewer = min(bisect.bisect_left(masses, config.top_p * masses[count - 1], 0, count) + 1, count)
+        if fewer < count and weights[fewer] == weights[fewer - 1]:
+            ids = _of_equals(batch.first_ids(width)[row][:count], weights[:count], fewer)
+        count = fewer
     if config.min_p > 0:
         count = min(count, sum(weight >= config.min_p for weight in weights[:count]))
-    # By id, as in the whole vocabulary, so that one random number draws one token.
-    order = sorted(range(count), key=ids.__getitem__)
-    masses = list(itertools.accumulate(map(weights.__getitem__, order)))
-    place = bisect.bisect_right(masses, random.random() * masses[-1])
-    return ids[order[min(place, count - 1)]]
+    place = min(bisect.bisect_right(masses, random.random() * masses[count - 1], 0, count), count - 1)
+    mass = weights[place]
+    if (place > 0 and weights[place - 1] == mass) or (place + 1 < count and weights[place + 1] == mass):
+        first = weights.index(mass)
+        ids = batch.first_ids(width)[row] if ids is None else ids
+        return sorted(ids[first : min(first + weights.count(mass), count)])[place - first]  # of equal ones, by id
+    return int(batch.ids[row, place]) if ids is None else ids[place]
 
 
-def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> list[int] | None:
-    """The tokens that the first of top-k, top-p and min-p in use keeps, likeliest first.
+def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> tuple[int, list[int] | None] | None:
+    """How many tokens the first of top-k, top-p and min-p in use keeps, and which, likeliest first: ``None`` for the first ones.
 
     Of the first ``width`` of the largest logits; ``None`` where others may be kept too, and where all are.
     """
@@ -114,13 +115,12 @@ def _kept(top: TopLogits, config: GenerationConfig, top_k: int, width: int) -> l
         return None
     if count >= width:
         return None
-    ids = batch.first_ids(width)[row]
     if weights[count] == weights[count - 1]:  # top-p keeps some of equal tokens, so all of them must be known
         below = scaled.below[row].tolist()
         if below[-1] == below[count]:
             return None
-        return _of_equals(ids, below, count)
-    return ids[:count]
+        return count, _of_equals(batch.first_ids(width)[row], below, count)
+    return count, None
 
 
 def _of_equals(ids: list[int], scores: list[float], count: int) -> list[int]:
