@@ -37,6 +37,9 @@ FOUND = (
     "aya_vision", "deepseek_vl", "fast_vlm", "gemma4", "glm4v", "got_ocr2", "granite4_vision", "mistral3", "mllama", "ovis2",
     "paddleocr_vl", "perception_lm",
 )  # fmt: skip
+_LIMITS = {"max_input_len": 448, "max_seq_len": 512, "max_image_tokens": 384}
+#: Of a family whose prompts may be no longer than a sliding window.
+LIMITS = {"paligemma2": {"max_input_len": 160, "max_seq_len": 160, "max_image_tokens": 64}}
 #: Seconds that one family may take.
 LIMIT_S = 600
 
@@ -61,12 +64,12 @@ def outcomes(name: str) -> dict[str, tuple[str, str]]:
         tiny_heads = patch("tt_edge.lowering.plugin.insert_vit_attention_plugin.HEAD_SIZES", range(1, 257))
         with tiny_heads:
             return {
-                option: _outcome(checkpoint, Path(scratch) / f"{number}.ttedge", settings)
+                option: _outcome(name, checkpoint, Path(scratch) / f"{number}.ttedge", settings)
                 for number, (option, settings) in enumerate(OPTIONS.items())
             }
 
 
-def _outcome(checkpoint: Path, bundle: Path, settings: dict[str, Any]) -> tuple[str, str]:
+def _outcome(name: str, checkpoint: Path, bundle: Path, settings: dict[str, Any]) -> tuple[str, str]:
     from tt_edge.bundle import Bundle
     from tt_edge.compile.parity import verify_bundle
     from tt_edge.compile.pipeline import compile_checkpoint
@@ -77,9 +80,7 @@ def _outcome(checkpoint: Path, bundle: Path, settings: dict[str, Any]) -> tuple[
 
     given = {**settings, "quant": QuantConfig(**settings["quant"])} if "quant" in settings else settings
     try:
-        config = CompileConfig.of(
-            precision="fp16", max_batch=2, max_input_len=448, max_seq_len=512, max_image_tokens=384, **given
-        )
+        config = CompileConfig.of(precision="fp16", max_batch=2, **LIMITS.get(name, _LIMITS), **given)
         calibration = CalibrationData(samples=4, max_length=32, device="cpu")
         compile_checkpoint(str(checkpoint), bundle, config, EngineTarget(), calibration=calibration)
     except TTEdgeError as error:

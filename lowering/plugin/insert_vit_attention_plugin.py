@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 import tt_edge.plugins.ops.vit_attention_plugin  # noqa: F401  (defines the operator)
 from tt_edge.config import Precision
@@ -36,13 +37,15 @@ class InsertVitAttentionPlugin(LoweringPass):
 
         1. y = tt_edge.segment_attention(q, k, v, aten.view(segment_ids, [-1]), scale)   on [1, H, N, D]; window_ids likewise
         2. z = tt_edge.attention(q, k, v, scale, causal=False)                           on [tiles, H, L, D]
-        3. w = tt_edge.attention(q, k, v, scale, causal=False)                           with other keys than queries
+        3. w = tt_edge.attention(q, k, v, scale, causal=False)                           with other keys than queries, or of
+                                                                                         more than tiles (windows of them)
 
     After, ``q``, ``k``, ``v`` and the results shuffled to ``[T, H, D]`` and back::
 
         1. y = tt_edge.vit_attention_plugin(q, k, v, cu_seqlens, max_seqlen_carrier, scale)
         2. z = tt_edge.vit_attention_plugin(q, k, v, aten.mul(cu_tiles, L), zeros(L), scale)
-        3. w = tt_edge.full_attention(aten.mul(q, scale), k, v)                          TensorRT's own: BLIP-2's Q-Former
+        3. w = tt_edge.full_attention(aten.mul(q, scale), k, v)                          TensorRT's own: Q-Formers of
+                                                                                         BLIP-2 and Granite 4 Vision
 
     ``cu_seqlens`` (``cu_window_seqlens`` for windows), ``max_seqlen_carrier`` and ``cu_tiles`` are new inputs; they replace the
     inputs with segment and window ids. A window's size is known, so its carrier is a constant.
@@ -56,7 +59,7 @@ class InsertVitAttentionPlugin(LoweringPass):
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
         attentions = list(calls(module.graph, ops.segment_attention.default, ATTENTION))
-        chosen = [node for node in attentions if _is_of_one_length(node)]
+        chosen = [node for node in attentions if _is_of_one_length(node) and _is_of_units(node, module)]
         for node in attentions:  # all are checked before anything changes
             if node.target is ATTENTION:
                 unrestricted(node)
@@ -82,6 +85,13 @@ class InsertVitAttentionPlugin(LoweringPass):
 def _is_of_one_length(node: Node) -> bool:
     query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
     return node.target is ops.segment_attention.default or bool(query[1] == key[1] and query[2] == key[2])
+
+
+def _is_of_units(node: Node, module: GraphModule) -> bool:
+    """Whether a call of tiles has as many as the network: the offsets of others are not known."""
+    tiles = shape(next(iter(module.graph.find_nodes(op="placeholder"))))[0]
+    batch = shape(node.args[0])[0]  # type: ignore[arg-type]
+    return node.target is ops.segment_attention.default or statically_known_true(batch == tiles)
 
 
 def _check(node: Node, context: LoweringContext) -> None:

@@ -98,6 +98,27 @@ def test_tiles_and_attention_to_other_keys():
     torch.testing.assert_close(got, want)
 
 
+class Windows(nn.Module):
+    """A layer over tiles, and one over four windows of each, as Granite 4 Vision's projectors have them."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [tiles, 2, 8, 64]
+        out = torch.ops.tt_edge.attention(x, x * 0.5, x + 1.0, SCALE, False)
+        windows = out.unflatten(2, (4, 2)).transpose(1, 2).flatten(0, 1)  # [tiles * 4, 2, 2, 64]
+        return torch.ops.tt_edge.attention(windows, windows * 0.5, windows, SCALE, False)
+
+
+def test_windows_of_tiles():
+    """Their offsets are not those of the tiles, so that they are left to TensorRT."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 8, 64)
+    module = exported(Windows(), x=x)
+    want = module(x=x)
+    module, matches, shapes = lowered(module, TILED)
+    assert (matches, shapes) == (1, {"cu_tiles": ("tiles+1",)})
+    assert ops(module)["tt_edge.full_attention.default"] == 1
+    torch.testing.assert_close(module(x, torch.arange(4, dtype=torch.int32)), want)
+
+
 class OneHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.tt_edge.attention(x, x, x, SCALE, False)
