@@ -68,6 +68,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "moonshine": {"pad_head_dim_to_multiple_of": None},
     "speecht5": {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2},
     "t5": {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1},
+    "blip_text_model": {"encoder_hidden_size": 32, "bos_token_id": 2, "sep_token_id": None},
 }
 
 
@@ -86,7 +87,7 @@ def candidates() -> dict[str, str]:
         for name, class_name in dict(mapping).items():
             if name not in CONFIG_MAPPING or found.get(name) == class_name:
                 continue
-            if name in _COMPOSED or getattr(_default(CONFIG_MAPPING[name]), "is_encoder_decoder", False):
+            if name in _ENCODER_DECODERS or getattr(_default(CONFIG_MAPPING[name]), "is_encoder_decoder", False):
                 found[name if name not in found else f"{name}:{class_name}"] = class_name
     return found
 
@@ -95,13 +96,15 @@ def attempt(name: str) -> Outcome:
     """Make the model tiny, compile it, and compare its greedy tokens with those of ``generate()``."""
     import torch
 
+    from tt_edge.compile.seq2seq.captioner import as_encoder_decoder
     from tt_edge.errors import TTEdgeError
 
     torch.set_num_threads(1)
     try:
-        model = _tiny(name)
+        whole = _tiny(name)
+        model = as_encoder_decoder(whole)
         sources = _sources(model)
-        wanted = [_generated(model, source) for source in sources]
+        wanted = [_generated(whole, source) for source in sources]
     except Exception as error:
         return Outcome("not made", one_line(error))
     try:
@@ -165,6 +168,8 @@ def _encoder_decoder(name: str) -> Any:
 
 
 _COMPOSED = ("encoder-decoder", "speech-encoder-decoder", "vision-encoder-decoder")
+#: Those whose class's configuration does not say it.
+_ENCODER_DECODERS = (*_COMPOSED, "blip")
 
 
 def _tiny(name: str) -> Any:
@@ -236,14 +241,15 @@ def _contents(model: Any) -> list[Any]:
 
 
 def _generated(model: Any, source: dict[str, Any]) -> list[int]:
-    """The answer's first token and ``_TOKENS`` more, by transformers."""
+    """The answer's first token and ``_TOKENS`` more, by transformers: BLIP's own ``generate()`` for BLIP."""
     import torch
-    from transformers import GenerationMixin
+    from transformers import BlipForConditionalGeneration, GenerationMixin
 
     given = {name: torch.from_numpy(array)[None] for name, array in source.items()}
     if "input_ids" in given:
         given["attention_mask"] = torch.ones_like(given["input_ids"])
-    out = GenerationMixin.generate(
+    own = isinstance(model, BlipForConditionalGeneration)
+    out = (type(model) if own else GenerationMixin).generate(
         model, **given, do_sample=False, num_beams=1, max_new_tokens=_TOKENS, no_repeat_ngram_size=2
     )
     tokens: list[int] = out[0].tolist()

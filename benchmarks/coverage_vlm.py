@@ -38,7 +38,7 @@ def attempt(name: str) -> Outcome:
             if name in TOKENS or name in FOUND_TOKENS:
                 write_checkpoint(name, checkpoint)
                 image = PLACEHOLDERS.get(name, "")
-            elif tiny_config(name).is_encoder_decoder:
+            elif tiny_config(name).is_encoder_decoder or name == "blip":  # whose configuration does not say it
                 return Outcome("not made", "an encoder-decoder: --kind seq2seq")
             elif (outcome := _by_structure(name, "")).word == "refused":
                 return outcome

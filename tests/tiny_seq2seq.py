@@ -108,6 +108,24 @@ def _page_reader(encoder: PreTrainedConfig, decoder: PreTrainedConfig) -> PreTra
     return model
 
 
+def tiny_blip() -> PreTrainedModel:
+    """BLIP, which writes captions of images of 32 x 32 pixels; its vision tower is wider than its decoder, as in its large one."""
+    torch.manual_seed(0)
+    vision = {
+        "image_size": 32, "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "initializer_range": 0.3,
+    }  # fmt: skip
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "encoder_hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 96, "bos_token_id": 97, "eos_token_id": 2, "sep_token_id": 2,
+        "pad_token_id": 0, "initializer_range": 0.3,
+    }  # fmt: skip
+    model: PreTrainedModel = transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(vision_config=vision, text_config=text)
+    )
+    return model.eval()
+
+
 def tiny_seq2seq(family: str, dtype: torch.dtype = torch.float32, **overrides: object) -> PreTrainedModel:
     """A model with random weights; every call gives the same."""
     config_class, model_class, settings = (FAMILIES | SPEECH)[family]

@@ -34,6 +34,7 @@ def page(height: int, width: int) -> np.ndarray:
         ("Nougat", {}),
         ("ViT", {}),
         ("DeiT", {"do_center_crop": False}),
+        ("Blip", {}),
     ],
 )
 def test_as_transformers(kind, settings, size):

@@ -14,6 +14,7 @@ from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
 from tt_edge.compile.checkpoint.silence import silent_transformers
 from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
+from tt_edge.compile.seq2seq.captioner import as_encoder_decoder, check_captions
 from tt_edge.compile.vision.adapters.eagle2 import (
     KEY_MAPPING,
     Eagle2Config,
@@ -54,7 +55,7 @@ def load_checkpoint(checkpoint: Checkpoint, precision: Precision) -> PreTrainedM
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )
-        return checked(checkpoint, model, found)
+        return as_encoder_decoder(checked(checkpoint, model, found))
 
 
 def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
@@ -62,6 +63,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     settings = checkpoint.settings
+    check_captions(settings)
     if is_eagle2(settings) or settings.get("model_type") in KNOWN_PROMPTS:
         check_vision_sizes(checkpoint.source, settings)
     if is_eagle2(settings):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EncoderDecoderModel
+from transformers import EncoderDecoderModel, VisionEncoderDecoderModel
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -166,7 +166,7 @@ def _fixed_size(name: str, config: Any, source: str) -> tuple[int, ...]:
         )
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    return int(config.num_channels), int(height), int(width)
+    return int(getattr(config, "num_channels", 3)), int(height), int(width)
 
 
 def encode(model: PreTrainedModel, source: Tensor, **inputs: Any) -> Tensor:
@@ -258,8 +258,10 @@ class SourceDecoder(nn.Module):
         super().__init__()
         self.model, self.positions = parts.model, positions
         parameters = inspect.signature(self.model.forward).parameters
-        composed = isinstance(self.model, EncoderDecoderModel)  # it passes what begins with decoder_ to its decoder
-        self.gives_positions = "decoder_position_ids" in parameters or composed
+        # Composed models pass what begins with decoder_ to their decoder.
+        composed = isinstance(self.model, EncoderDecoderModel | VisionEncoderDecoderModel)
+        takes = inspect.signature(self.model.decoder.forward).parameters if composed else {}
+        self.gives_positions = "decoder_position_ids" in parameters or "position_ids" in takes
         hidden = encode(self.model, parts.example_source(1, 2))
         #: Says only that there is a source: its keys and values are in the cache.
         self.presence: Tensor

@@ -1,4 +1,4 @@
-"""Preparing a page for models that read it: as Donut's, Nougat's and TrOCR's image processors do. NumPy and Pillow."""
+"""Preparing a page for models that read it: as Donut's, Nougat's, TrOCR's and BLIP's image processors do. NumPy and Pillow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tt_edge.errors import BundleError, UnsupportedModelError
 from tt_edge.runtime.multimodal.images.load import ImageFile, pixels_of
+from tt_edge.runtime.multimodal.images.processor_types import MEAN, STD
 from tt_edge.runtime.multimodal.images.resize import normalize, resize
 from tt_edge.runtime.multimodal.images.settings import height_and_width, mean_and_std, resampling
 
@@ -45,11 +46,12 @@ class PageProcessor:
         """Raises ``UnsupportedModelError`` for another processor, ``BundleError`` for settings that are wrong or not supported."""
         kind = str(settings.get("image_processor_type", settings.get("feature_extractor_type")))
         is_nougat = kind.startswith("Nougat")
-        is_line = kind.startswith(("ViT", "DeiT"))  # of text, as TrOCR reads them
+        is_photo = kind.startswith("Blip")
+        is_line = is_photo or kind.startswith(("ViT", "DeiT"))  # of text, as TrOCR reads them
         if not (is_nougat or is_line or kind.startswith("Donut")):
             raise UnsupportedModelError(
-                f"pages for an image processor of type {kind} are not prepared here; there are Donut's, Nougat's, ViT's and "
-                "DeiT's; give the processor's pixels to SourcePipeline.source in a program"
+                f"pages for an image processor of type {kind} are not prepared here; there are Donut's, Nougat's, ViT's, DeiT's "
+                "and BLIP's; give the processor's pixels to SourcePipeline.source in a program"
             )
         needed = ("do_resize", "do_rescale", "do_normalize")
         for name in needed if is_line else (*needed, "do_thumbnail", "do_pad"):
@@ -62,9 +64,9 @@ class PageProcessor:
                 "preprocessor_config.json has do_align_long_axis on, which Nougat's processor does not support"
             )
         try:
-            colours = _IMAGENET if is_nougat else (_HALF, _HALF)
+            colours = _IMAGENET if is_nougat else (MEAN, STD) if is_photo else (_HALF, _HALF)
             mean, std = mean_and_std({"image_mean": colours[0], "image_std": colours[1], **settings})
-            filter_ = resampling({"resample": _BILINEAR, **settings})
+            filter_ = resampling({"resample": _BICUBIC if is_photo else _BILINEAR, **settings})
             return cls(
                 size=height_and_width(settings["size"]),
                 mean=mean,

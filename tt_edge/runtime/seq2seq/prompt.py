@@ -9,6 +9,8 @@ from typing import Any
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime.audio.languages import CODES, NAMES
 
+#: The setting of ``generation_config.json`` that says that a prompt follows the first token of an answer, and does not replace it.
+PROMPT_FOLLOWS = "prompt_follows_start"
 #: Stands for the language's token in the beginning of an answer, where the language is to be detected.
 DETECT = -1
 
@@ -20,7 +22,8 @@ class DecoderStart:
     For Whisper they say language and task: ``languages`` are token ids by code, ``tasks`` by name, and ``no_timestamps`` ends the
     beginning of an answer without timestamps. ``language``, ``task`` and ``forced`` (of older checkpoints: the ids after the first
     one, with ``DETECT`` in place of a language) are what the checkpoint asks for where the caller does not. ``previous`` begins the
-    text that a caller gives for context; ``most_initial`` is the largest timestamp that an answer may begin with.
+    text that a caller gives for context; ``most_initial`` is the largest timestamp that an answer may begin with. ``follows``: what
+    a caller lets an answer begin with comes behind ``first``, not in its place (BLIP).
     """
 
     first: int
@@ -32,6 +35,7 @@ class DecoderStart:
     forced: tuple[int, ...] = ()
     previous: int | None = None
     most_initial: int | None = None
+    follows: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecoderStart:
@@ -59,6 +63,7 @@ class DecoderStart:
             _forced(settings.get("forced_decoder_ids")),
             ids["prev_sot_token_id"],
             ids["max_initial_timestamp_index"],
+            settings.get(PROMPT_FOLLOWS) is True,
         )
         start.asked()  # raises for a language that the model does not have
         return start

@@ -120,8 +120,11 @@ class SourcePrompts:
         return pipeline.source(pixels), self._beginning(text)
 
     def _beginning(self, text: str) -> Sequence[int]:
-        """Such as Donut's task ``<s_cord-v2>``."""
-        return self.tokenizer.encode(text, add_special_tokens=False) if text else self.pipeline.start.default
+        """Such as Donut's task ``<s_cord-v2>``, or the first words of a caption."""
+        start = self.pipeline.start
+        if not text:
+            return start.default
+        return [*([start.first] if start.follows else []), *self.tokenizer.encode(text, add_special_tokens=False)]
 
     def _language_of(self, source: Source, salt: str) -> int:
         """The likeliest of the model's language tokens after the first token of an answer."""

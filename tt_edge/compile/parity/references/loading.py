@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tt_edge.compile.checkpoint.model import TORCH_DTYPES, class_of, explained
 from tt_edge.compile.parity.references.decompress import Decompressor, library_version
 from tt_edge.compile.parity.references.dequantize import dequantized
+from tt_edge.compile.seq2seq.captioner import as_encoder_decoder
 from tt_edge.compile.vision.adapters.own import own_architecture
 from tt_edge.compile.vision.families import is_encoder_decoder, is_vision_language
 from tt_edge.compile.vision.padded.phi4 import see_both_ways
@@ -42,7 +43,7 @@ def load_reference(checkpoint: Checkpoint, precision: Precision) -> PreTrainedMo
         load = _full_precision if checkpoint.quantization is None else _dense
         model = load(checkpoint, precision)
     see_both_ways(model)
-    return model.eval().requires_grad_(False)
+    return as_encoder_decoder(model.eval().requires_grad_(False))
 
 
 def exact_reference(checkpoint: Checkpoint, model: PreTrainedModel, precision: Precision) -> PreTrainedModel | None:

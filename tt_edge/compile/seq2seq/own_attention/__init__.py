@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tt_edge.compile.export.semantics import ATTENTION_NAME
-from tt_edge.compile.seq2seq.own_attention import bart, big_bird, fsmt, led, merged
+from tt_edge.compile.seq2seq.own_attention import bart, bert, big_bird, fsmt, led, merged
 
 
 class _Kind(Protocol):
@@ -30,7 +30,7 @@ class _Kind(Protocol):
         """Whether ``semantic`` gives what the module does, on random numbers."""
 
 
-_KINDS: tuple[_Kind, ...] = (bart, fsmt, big_bird, led, merged)
+_KINDS: tuple[_Kind, ...] = (bart, bert, fsmt, big_bird, led, merged)
 
 
 @contextmanager
