@@ -35,8 +35,10 @@ from tt_edge.compile.quantize.layers import quantize_model
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear
 from tt_edge.config import CompileConfig
 from tt_edge.config.quantization import QuantConfig
+from tt_edge.errors import TTEdgeError
 from tt_edge.lowering.base import LoweringContext
 from tt_edge.lowering.pipeline import lower
+from tt_edge.plugins.cuda.library import load_kernels
 from tt_edge.plugins.ops.quantization import dequantize_weight
 
 PROMPT, NEW, CAPACITY = 64, 128, 256
@@ -364,6 +366,10 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("this needs an NVIDIA GPU and its driver, and there is none here")
+    try:
+        load_kernels()
+    except TTEdgeError as error:
+        parser.error(str(error))
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s", flush=True)
     found: list[dict[str, Any]] = []
