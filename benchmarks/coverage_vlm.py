@@ -55,16 +55,15 @@ def attempt(name: str) -> Outcome:
 def _by_structure(name: str, reason: str) -> Outcome:
     """Of a model of which no whole checkpoint can be made: what its structure says, without weights."""
     import torch
-    import transformers
 
-    from tests.any_vlm import tiny_config
+    from tests.any_vlm import class_of, tiny_config
     from tt_edge.compile.export.features import check_features
     from tt_edge.compile.vision.families import family_of
     from tt_edge.errors import TTEdgeError
 
     try:
         with torch.device("meta"):
-            model = getattr(transformers, candidates()[name])._from_config(tiny_config(name))
+            model = class_of(name)._from_config(tiny_config(name))
     except Exception as error:
         return Outcome("not made", one_line(error))
     if not model.can_generate():

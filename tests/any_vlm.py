@@ -80,10 +80,15 @@ def candidates() -> dict[str, str]:
     return found
 
 
+def class_of(name: str) -> Any:
+    """The class of a model type, or of a variant of one."""
+    return getattr(transformers, candidates()[DIFFERS.get(name, Differs()).like or name])
+
+
 def tiny_config(name: str) -> PreTrainedConfig:
     """The default configuration of a model type with small sizes."""
     differs, words = DIFFERS.get(name, Differs()), words_of(name)
-    config = getattr(transformers, candidates()[name]).config_class(**copy.deepcopy(differs.made))
+    config = class_of(name).config_class(**copy.deepcopy(differs.made))
     _shrink(config, _TEXT)
     for path, value in differs.config.items():
         part: Any = config
@@ -112,7 +117,7 @@ def words_of(name: str) -> list[str]:
 def tiny_model(name: str, seed: int = 0) -> Any:
     """The model with random weights, in fp32 and evaluation mode."""
     torch.manual_seed(seed)
-    return draw_weights(getattr(transformers, candidates()[name])(tiny_config(name)))
+    return draw_weights(class_of(name)(tiny_config(name)))
 
 
 def _shrink(config: Any, sizes: dict[str, Any]) -> None:
@@ -173,18 +178,18 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_processor(name: str, tokens: int) -> Any:
     """transformers' processor of the model type, for images of ``tokens`` features each."""
     differs = DIFFERS.get(name, Differs())
-    tokenizer = tiny_tokenizer(name)
-    class_name = differs.processor_class or PROCESSOR_MAPPING_NAMES[name]
+    tokenizer, kind = tiny_tokenizer(name), differs.like or name
+    class_name = differs.processor_class or PROCESSOR_MAPPING_NAMES[kind]
     maker = getattr(transformers, class_name)
     given: dict[str, Any] = {"tokenizer": tokenizer}
     accepted = inspect.signature(maker.__init__).parameters
-    images = differs.image_processor or _named(IMAGE_PROCESSOR_MAPPING_NAMES.get(name))
+    images = differs.image_processor or _named(IMAGE_PROCESSOR_MAPPING_NAMES.get(kind))
     if images is None:
         raise ValueError(f"transformers has no image processor for {name}")
     given["image_processor"] = small_image_processor(images, differs.image)
     given |= {key: bert_tokenizer() for key in accepted if key.endswith("_tokenizer")}
     if "video_processor" in accepted:
-        videos = differs.video_processor or _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(name))
+        videos = differs.video_processor or _named(VIDEO_PROCESSOR_MAPPING_NAMES.get(kind))
         videos = videos or images.replace("Image", "Video")
         known = hasattr(transformers, videos)
         given["video_processor"] = small_video_processor(videos, given["image_processor"]) if known else None

@@ -15,9 +15,10 @@ SIDE, PATCH = 28, 7
 class Differs:
     """What a model type has otherwise: settings of its configuration (``a.b`` of a part; words mean their ids), those that it is
     ``made`` with, settings of its processor and image processor, special tokens by the names that the tokenizer has for them, and
-    which of these is an image's. ``named``: the tokenizer itself has names for the processor's tokens; ``roles`` are more of its
-    special tokens."""
+    which of these is an image's. ``like``: it is a variant of this model type. ``named``: the tokenizer itself has names for the
+    processor's tokens; ``roles`` are more of its special tokens."""
 
+    like: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +53,26 @@ _GEMMA_TEXT = {
     "layer_types": ["sliding_attention", "full_attention"],
     "global_head_dim": 32,
     "num_global_key_value_heads": 1,
+}
+#: Its smaller models: inputs of each layer, and layers that take keys and values of earlier ones.
+_GEMMA_E_TEXT = {
+    "num_hidden_layers": 3,
+    "num_kv_shared_layers": 1,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "global_head_dim": 32,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
+_GEMMA_3N_TEXT = {
+    "num_hidden_layers": 3,
+    "num_kv_shared_layers": 1,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "activation_sparsity_pattern": [0.9, 0.0, 0.0],
+    "altup_num_inputs": 3,
+    "laurel_rank": 8,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": IMAGE,
 }
 _GLM_WORDS = ("<|begin_of_video|>", "<|end_of_video|>", "<|begin_of_image|>", "<|end_of_image|>")
 DIFFERS: dict[str, Differs] = {
@@ -278,6 +299,30 @@ DIFFERS: dict[str, Differs] = {
             "vision_config": {"position_embedding_size": 128},
         },
         image={"patch_size": PATCH, "max_soft_tokens": 70},
+    ),
+    "gemma4_e2b": Differs(
+        like="gemma4",
+        words=_GEMMA_WORDS,
+        made={"text_config": _GEMMA_E_TEXT, "vision_config": {"position_embedding_size": 128}},
+        config={f"text_config.{key}": _GEMMA_E_TEXT[key] for key in ("num_hidden_layers", "layer_types")},
+        image={"patch_size": PATCH, "max_soft_tokens": 70},
+    ),
+    "gemma3n": Differs(  # its tower is timm's, and special tokens are embedded by the tower's embedders
+        words=_GEMMA_WORDS,
+        made={"text_config": {**_GEMMA_3N_TEXT, "intermediate_size": [96] * 3}},
+        config={
+            **{f"text_config.{key}": value for key, value in _GEMMA_3N_TEXT.items()},
+            "vision_soft_tokens_per_image": 4,
+            "vision_config.architecture": "mobilenetv5_base",
+            "vision_config.model_args": {"channel_multiplier": 0.125, "msfa_output_resolution": 2},
+            "vision_config.hidden_size": 2048,
+            "vision_config.vocab_offset": IMAGE,
+            "vision_config.vocab_size": 50,
+            "audio_config.vocab_offset": IMAGE + 50,
+            "audio_config.vocab_size": 50,
+            "audio_config.conf_num_hidden_layers": 1,
+        },
+        image={"size": {"height": 64, "width": 64}},
     ),
     "gemma4_unified": Differs(
         words=_GEMMA_WORDS,

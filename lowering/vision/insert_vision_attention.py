@@ -13,6 +13,7 @@ from tt_edge.lowering.attention_call import ATTENTION, AttentionCall
 from tt_edge.lowering.base import LoweringContext, LoweringPass, aten, calls, emit, replace, shape
 
 ops = torch.ops.tt_edge
+_SDPA = aten.scaled_dot_product_attention.default
 
 
 class InsertVisionAttention(LoweringPass):
@@ -22,12 +23,13 @@ class InsertVisionAttention(LoweringPass):
 
         1. y = tt_edge.segment_attention(q, k, v, segments, scale)               segments [N], or [W, L] for windows
         2. z = tt_edge.attention(q, k, v, scale, causal=False)
+        3. w = aten.scaled_dot_product_attention(q, k, v)                        of towers that call it themselves (timm's)
 
     After::
 
         1. mask = aten.eq(segments[:, :, None], segments[:, None, :])[:, None]   [W, 1, L, L], once for all layers
         2. y = tt_edge.masked_attention(aten.mul(q, scale), k, v, mask)          on [W, H, L, D], and back
-        3. z = tt_edge.full_attention(aten.mul(q, scale), k, v)
+        3. z = tt_edge.full_attention(aten.mul(q, scale), k, v)                  w likewise, k and v with as many heads or fewer
     """
 
     def rewrite(self, module: GraphModule, context: LoweringContext) -> int:
@@ -42,7 +44,26 @@ class InsertVisionAttention(LoweringPass):
                 )
             replace(node, out)
             matches += 1
+        for node in calls(graph, _SDPA):
+            if (scale := _plain_scale(node)) is not None:
+                query, key, value = node.args[:3]
+                with graph.inserting_before(node):
+                    scaled = emit(graph, aten.mul.Tensor, query, scale, origin=node)
+                    replace(node, emit(graph, ops.full_attention.default, scaled, key, value, like=node))
+                matches += 1
         return matches
+
+
+def _plain_scale(node: Node) -> float | None:
+    """The scale of an attention over images' places; ``None`` for one with a mask, which stays as it is."""
+    given = dict(zip((each.name for each in _SDPA._schema.arguments), node.args, strict=False)) | node.kwargs
+    query, key, value = (shape(given[name]) for name in ("query", "key", "value"))  # type: ignore[arg-type]
+    is_plain = given.get("attn_mask") is None and not given.get("is_causal") and len(query) == 4
+    same = isinstance(query[1], int) and isinstance(key[1], int) and query[1] % key[1] == 0 and key[3] == value[3]
+    if not (is_plain and same):
+        return None
+    scale: Any = given.get("scale")
+    return float(query[3]) ** -0.5 if scale is None else float(scale)
 
 
 def _segments(graph: Graph, node: Node, masks: dict[Node, Node]) -> Node:

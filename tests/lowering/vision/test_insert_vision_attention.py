@@ -70,3 +70,23 @@ def test_what_would_be_computed_without_its_limits_is_refused(settings):
     module = exported(Tiles(**settings), x=torch.randn(3, 2, 5, 8))
     with pytest.raises(UnsupportedModelError, match="causal, windowed, capped or with sinks"):
         run(InsertVisionAttention(), module)
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_that_a_tower_calls_itself(scale):
+    """timm's, with one head of keys and values; with a mask it stays as it is."""
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    class Attend(nn.Module):
+        def forward(self, x):  # [units, 4, 5, 8]
+            plain = attention(x, x[:, :1], x[:, :1] * 2, scale=scale)
+            return plain + attention(x, x, x, attn_mask=x[:1, :1, :, :5] > 0)
+
+    torch.manual_seed(0)
+    x = torch.randn(6, 4, 5, 8)
+    module = exported(Attend(), x=x)
+    want = Attend()(x)
+    assert run(InsertVisionAttention(), module).matches == 1
+    found = ops(module)
+    assert found["tt_edge.full_attention.default"] == found["aten.scaled_dot_product_attention.default"] == 1
+    torch.testing.assert_close(module(x)[0], want)

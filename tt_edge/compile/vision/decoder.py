@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from tt_edge.compile.vision.deepstack import added_by_index, deepstack_levels, handed, rows_where
+from tt_edge.compile.vision.deepstack import added_by_index, deepstack_levels, handed, placed_rows, rows_where
 from tt_edge.compile.vision.families import PLACES, Blocks, VLMFamily, placed_features
 from tt_edge.compile.vision.own_positions import by_positions
 from tt_edge.contract import IMAGE_FEATURES, IMAGE_INDICES, deepstack_name
@@ -39,6 +39,11 @@ class ImageDecoder(nn.Module):
         *deepstack_features: Tensor,
     ) -> Tensor:
         """``input_ids`` and ``image_indices`` ``[B, S]``, ``position_ids`` ``[B, S]`` or ``[3, B, S]``, tables ``[N, H]``."""
+        if self._family.from_ids(self.model):
+            with placed_rows(self._family.decoder_of(self.model), image_indices, image_features):
+                whole = self._family.whole_of(self.model)
+                out = whole(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+            return out.logits  # type: ignore[no-any-return]
         embeddings: Any = self.model.get_input_embeddings()
         if self._outside(embeddings):
             input_ids = input_ids.masked_fill(image_indices >= 0, 0)

@@ -82,6 +82,20 @@ def _before_layer(
 
 
 @contextmanager
+def placed_rows(decoder: Any, indices: Tensor, table: Tensor) -> Iterator[None]:
+    """Within the block, the ``inputs_embeds`` of ``decoder`` have rows of ``table`` ``[N, H]`` at ``indices`` ``[B, S]``."""
+
+    def place(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "inputs_embeds": rows_where(indices, table, kwargs["inputs_embeds"])}
+
+    hook = decoder.register_forward_pre_hook(place, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def added_by_index(decoder: Any) -> Iterator[None]:
     """Within the block, a decoder that adds features of deeper levels by boolean mask adds them by index."""
     if not hasattr(decoder, "_deepstack_process"):

@@ -71,6 +71,10 @@ class VLMFamily:
         )
         return model.get_submodule(".".join(name for name, _ in common))
 
+    def from_ids(self, model: PreTrainedModel) -> bool:
+        """Whether the model makes more of token ids than embeddings: inputs of each decoder layer (Gemma 3n, Gemma 4 E2B)."""
+        return bool(getattr(model.config.get_text_config(), LAYER_INPUTS, 0))
+
     def head_of(self, model: PreTrainedModel) -> nn.Module:
         head: nn.Module = model.get_submodule(self.head)
         return head
@@ -142,6 +146,8 @@ KNOWN: dict[str, _Facts] = {
 #: What was found of a model by running it and its processor.
 _FOUND_OF: WeakKeyDictionary[Any, VLMFamily] = WeakKeyDictionary()
 
+#: The setting of models whose decoder layers have inputs of their own, looked up by token id.
+LAYER_INPUTS = "hidden_size_per_layer_input"
 #: How the names end of masks of the places of features.
 PLACES = "_position_mask"
 #: How the names end of token ids that ``get_image_features`` takes.
@@ -204,13 +210,11 @@ def _found(model: PreTrainedModel) -> VLMFamily:
         raise UnsupportedModelError(
             f"{name}'s vision tower takes {', '.join(strange)} beside pixels, which tt-edge does not make; no backend has this"
         )
-    text = model.config.get_text_config()
-    for setting in ("hidden_size_per_layer_input", "num_kv_shared_layers"):  # Gemma 4's smaller models
-        if own := getattr(text, setting, 0):
-            raise UnsupportedModelError(
-                f"{name}'s decoder layers have inputs of their own, or keys and values of other layers ({setting} {own}), which no "
-                "backend has for prompts with images"
-            )
+    if (own := getattr(model.config.get_text_config(), LAYER_INPUTS, 0)) and not _takes_layer_inputs(model):
+        raise UnsupportedModelError(
+            f"{name}'s decoder layers have inputs of their own ({LAYER_INPUTS} {own}), which its language part does not take as "
+            "per_layer_inputs; no backend has this for prompts with images"
+        )
     decoder = _path(model, language_part(model))
     head = _path(model, model.get_output_embeddings())
     if not decoder or not head:
@@ -220,6 +224,11 @@ def _found(model: PreTrainedModel) -> VLMFamily:
     if not grids:
         return VLMFamily(decoder, head, "tiles", whole=True, **asdict(facts))
     return VLMFamily(decoder, head, "grid", _position_axes(model), whole=not deepstack_levels(model), **asdict(facts))
+
+
+def _takes_layer_inputs(model: Any) -> bool:
+    part: Any = language_part(model)
+    return part is not None and "per_layer_inputs" in inspect.signature(part.forward).parameters
 
 
 def has_grids(model: Any) -> bool:

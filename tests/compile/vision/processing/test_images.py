@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 import transformers
 
-from tests.any_vlm import tiny_config, write_any
+from tests.any_vlm import write_any
 from tests.vlm_checkpoints import write_checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.files import HostFiles
@@ -181,19 +180,6 @@ def test_blocks_are_found_in_the_mask(tmp_path, monkeypatch):
     assert prompt.placeholders == Placeholders(
         "<image_soft_token>", start="\n\n<start_of_image>", end="<end_of_image>\n\n", written="<start_of_image>"
     )
-
-
-@pytest.mark.parametrize("setting", ["hidden_size_per_layer_input", "num_kv_shared_layers"])
-def test_layers_with_inputs_or_caches_of_others_are_refused(setting):
-    """Gemma 4's smaller models; of its larger ones there are neither."""
-    config = tiny_config("gemma4")
-    with torch.device("meta"):
-        model = transformers.Gemma4ForConditionalGeneration(config)
-    setattr(config.text_config, setting, 1)
-    with pytest.raises(
-        UnsupportedModelError, match=rf"keys and values of other layers \({setting} 1\), which no backend has"
-    ):
-        family_of(model)
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("gemma4", Blocks.IMAGE_IN_WINDOWS), ("gemma4_unified", Blocks.IMAGE)])
