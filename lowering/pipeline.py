@@ -15,6 +15,7 @@ from tt_edge.lowering.checks.check_token_independence import CheckTokenIndepende
 from tt_edge.lowering.cleanup.align_constants import AlignConstants
 from tt_edge.lowering.cleanup.broadcast_repeats import BroadcastRepeats
 from tt_edge.lowering.cleanup.canonicalize_graph import CanonicalizeGraph
+from tt_edge.lowering.cleanup.conv1d_as_conv2d import Conv1dAsConv2d
 from tt_edge.lowering.cleanup.decompose_norms import DecomposeNorms
 from tt_edge.lowering.cleanup.decompose_unsupported import DecomposeUnsupported
 from tt_edge.lowering.cleanup.fold_constants import FoldConstants
@@ -73,6 +74,7 @@ def encoder_passes(tokens: str | None) -> list[LoweringPass]:
         *([CheckTokenIndependence(tokens)] if tokens is not None else []),
         DecomposeNorms(),
         FoldConstants(),
+        Conv1dAsConv2d(),
         FuseRmsNorm(),
         InsertEncoderAttention(tokens),
         *_tidying(),
