@@ -20,7 +20,6 @@ from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 from tt_edge.runtime.llm import LLM
-from tt_edge.runtime.scheduling.beams import beam_search
 from tt_edge.runtime.seq2seq.page import PageProcessor
 from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
@@ -48,19 +47,6 @@ def test_pixels_to_tokens(kind, form):
     got = answers(parts, [2], sources, **search)
     assert got == [wanted(model, source, "pixel_values", **search) for source in sources]
     assert all(len(set(tokens)) > 4 for tokens in got)
-
-
-@pytest.mark.parametrize("kind", ["trocr", "trocr_sinusoidal"])
-def test_beams(kind):
-    model = tiny_page_reader(kind)
-    model.generation_config.eos_token_id = None
-    encoder, decoder = compiled(model)
-    network = ReferenceFeedForward(encoder.network, encoder.contract)
-    pipeline, session = SourcePipeline(network, DecoderStart(2)), ReferenceSession(decoder.network, decoder.contract)
-    source = np.random.default_rng(1).standard_normal((3, 32, 32)).astype(np.float32)
-    search = {"max_new_tokens": 14, "num_beams": 3, "no_repeat_ngram_size": 2}
-    got = beam_search(session, [2], GenerationConfig(**search), pipeline.source(source))
-    assert got == wanted(model, source, "pixel_values", **search)
 
 
 def test_a_processor_that_is_not_there():
