@@ -64,6 +64,9 @@ _WORDS = {
     "eoa_token": "<eoa>",
     "audio_bos_token": "<audio_start>",
     "audio_eos_token": "<audio_end>",
+    "image_wrapper_token": "<wrapper>",
+    "eof_token": "<eof>",
+    "eol_token": "<eol>",
 }
 #: Arguments of processors that say how many tokens an image, or a tile of it, has.
 _COUNTS = ("image_seq_length", "image_seq_len", "num_image_tokens", "num_query_tokens")
@@ -103,7 +106,11 @@ def tiny_config(name: str) -> PreTrainedConfig:
             if key in ("image_token_id", "image_token_index", "img_context_token_id"):
                 setattr(part, key, words.index(differs.token) + IMAGE)
             elif key in ("video_token_id", "video_token_index") and isinstance(getattr(part, key), int):
-                setattr(part, key, words.index("<|video|>" if "<|video|>" in words else "<video>") + IMAGE)
+                setattr(
+                    part,
+                    key,
+                    words.index(next((w for w in ("<|video|>", "<|VIDEO_PAD|>") if w in words), "<video>")) + IMAGE,
+                )
             elif key.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(part, key), int):
                 setattr(part, key, min(value, VOCABULARY - 1))
     return config

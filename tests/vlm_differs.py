@@ -128,6 +128,16 @@ DIFFERS: dict[str, Differs] = {
         words=("<sep>",),
         roles={"sep_token": "<sep>"},
     ),
+    "emu3": Differs(
+        made={
+            "vocabulary_map": {
+                "<image>": IMAGE,
+                "<|extra_200|>": 349,
+                **{f"<|visual token {i:06}|>": 350 + i for i in range(32)},
+            },
+            "vq_config": {"codebook_size": 32, "base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
+        },
+    ),
     "step3p7": Differs(config={"vision_config.intermediate_size": 186}),
     "glm5_next": Differs(config={"text_config.num_key_value_heads": 4}),
     "aya_vision": Differs(
@@ -227,6 +237,40 @@ DIFFERS: dict[str, Differs] = {
             "vision_config.deepstack_visual_indexes": [0, 1],
             "text_config.rope_parameters": {**_MROPE, "mrope_interleaved": True},
         },
+    ),
+    "cohere_compass": Differs(
+        made={
+            "text_config": {
+                "num_hidden_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "rope_parameters": {"sliding_attention": _MROPE, "full_attention": None},
+            }
+        },
+        words=("<|IMAGE_PAD|>", "<|VIDEO_PAD|>", "<|VISION_START|>", "<|VISION_END|>"),
+        token="<|IMAGE_PAD|>",
+        named=False,
+        processor_class="CohereCompassProcessor",
+        image_processor="Qwen2VLImageProcessor",
+        config={
+            "vision_config.deepstack_visual_indexes": [0, 1],
+            "vision_start_token_id": "<|VISION_START|>",
+            "vision_end_token_id": "<|VISION_END|>",
+        },
+    ),
+    "deepseek_ocr2": Differs(made={"text_config": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2}}),
+    "diffusion_gemma": Differs(
+        made={"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}}
+    ),
+    "qwen4_exp": Differs(
+        made={
+            "text_config": {
+                "indexer_budget": 16,
+                "indexer_compress_ratio": 4,
+                "indexer_n_heads": 2,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 256,
+            }
+        }
     ),
     "ernie4_5_vl_moe": Differs(config={"text_config.rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2]}}),
     "glm4v": Differs(words=_GLM_WORDS, config={"text_config.rope_parameters": _MROPE}),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
-
 from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.seq2seq.prompt import PROMPT_FOLLOWS
 
@@ -14,10 +12,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MODEL_TYPE, _CLASS = "blip", "BlipForConditionalGeneration"
-
-
-class BlipCaptioner(VisionEncoderDecoderModel):  # type: ignore[misc]
-    """BLIP's vision model and its text decoder."""
 
 
 def check_captions(settings: Mapping[str, Any]) -> None:
@@ -37,6 +31,10 @@ def as_encoder_decoder(model: PreTrainedModel) -> PreTrainedModel:
     """
     if type(model).__name__ != _CLASS:
         return model
+    from transformers import GenerationConfig, VisionEncoderDecoderConfig
+
+    from tt_edge.compile.seq2seq.blip import BlipCaptioner  # its base class takes time to import
+
     vision, text = model.vision_model, model.text_decoder
     own = text.config
     own.cross_attention_hidden_size = own.encoder_hidden_size  # so that nothing is put between the parts

@@ -167,6 +167,7 @@ _MUSE = ProcessorType(
 VIDEO_TYPES: dict[str, VideoType] = {
     "Qwen2VLVideoProcessor": VideoType(_QWEN_VIDEO, GridVideos.of_qwen2),
     "Qwen3VLVideoProcessor": VideoType(_QWEN_VIDEO, GridVideos.of_qwen3),
+    "CohereCompassVideoProcessor": VideoType(_QWEN_VIDEO, GridVideos.of_qwen3),
     "Glm4vVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm4),
     "Glm46VVideoProcessor": VideoType(_glm(28 * 28 * 2 * 30000), GridVideos.of_glm46),
     "GlmgaVideoProcessor": VideoType(_glm(28 * 28 * 2 * 55790, "patch_expand_factor"), GridVideos.of_glmga),
