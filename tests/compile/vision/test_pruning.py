@@ -16,15 +16,17 @@ from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.cli import main
 from tt_edge.compile.parity import GoldenMaker, verify_bundle
-from tt_edge.compile.parity.images.pruning import follows_rule, kept_by_rule
+from tt_edge.compile.parity.images.pruning import follows_rule, kept_by_rule, pruned_model
+from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM
 from tt_edge.compile.pipeline import compile_checkpoint, compile_model
 from tt_edge.compile.vision.pruning import PrunedTower, pruned
-from tt_edge.config import CompileConfig, EngineTarget
+from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.contract import VisionGeometry, kept_tokens
 from tt_edge.errors import BundleError, InvalidInputError
 from tt_edge.runtime import LLM
 from tt_edge.runtime.multimodal.images.processed import ProcessedImage, Span
 from tt_edge.runtime.multimodal.mrope import mrope_positions
+from tt_edge.runtime.multimodal.sources import Video
 from tt_edge.runtime.multimodal.vision_inputs import _pruning_plan
 
 LIMITS = {"max_batch": 2, "max_input_len": 96, "max_seq_len": 128, "max_image_tokens": 64}
@@ -139,6 +141,27 @@ def test_tokens_that_see_each_other(tmp_path):
     assert report.passed, report.render()
     assert max(row.pictures for row in report.rows) == 2
     assert bundle.manifest.contract.has_blocks
+
+
+def test_tiles_and_frames(tmp_path):
+    """SmolVLM, whose ``get_image_features`` returns all tiles of a prompt as one table: half of each tile, and of each frame."""
+    checkpoint = write_checkpoint("smolvlm", tmp_path / "checkpoint")
+    limits = {"max_batch": 2, "max_input_len": 400, "max_seq_len": 432, "max_image_tokens": 96}
+    config = CompileConfig.of(precision="fp32", keep_image_tokens=0.5, **limits)
+    compile_checkpoint(str(checkpoint), tmp_path / "out.ttedge", config, EngineTarget(), progress=False)
+    report = verify_bundle(Bundle.open(tmp_path / "out.ttedge"), checkpoint, new_tokens=6)
+    assert report.passed, report.render()
+    assert max(row.pictures for row in report.rows) == 2
+    video, theirs = Video([photo(40, 60, seed=i) for i in range(3)], fps=1.0), PyTorchVLM(checkpoint, Precision.FP32)
+    with LLM.load(tmp_path / "out.ttedge", "reference") as llm:
+        given, sizes = llm.encode("see <video>?", [video]), llm.vision.processor.preprocess(video).groups
+        assert sizes == [sizes[0]] * 3
+        assert len(given.images.kept[0]) == sum(kept_tokens(0.5, size) for size in sizes)
+        [answer] = llm.generate(["see <video>?"], llm.config(max_new_tokens=6, ignore_eos=True), images=[[video]])
+    ids = torch.tensor([list(answer.input_ids)])
+    inputs = theirs.inputs(llm, "see <video>?", [video]) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with pruned_model(theirs.model, 0.5, given.images.kept, [sizes]):
+        assert list(answer.new_token_ids) == theirs.continue_greedily(inputs, 6, eos_token_id=None)
 
 
 def test_inspect_says_so(compiled, capsys):

@@ -91,8 +91,8 @@ class PyTorchReference:
         with ExitStack() as stack:
             for model in {id(each): each for each in (self.model, self.truth)}.values():
                 if prompt.images.kept:
-                    counts = [picture.tokens for picture in prompt.pictures]
-                    stack.enter_context(pruned_model(model, prompt.keep, prompt.images.kept, counts))
+                    sizes = [picture.groups for picture in prompt.pictures]
+                    stack.enter_context(pruned_model(model, prompt.keep, prompt.images.kept, sizes))
             yield
 
     def unpruned(self, prompts: Sequence[Prompt], new_tokens: int) -> UnprunedAgreement:

@@ -132,13 +132,17 @@ class _Facts:
     prunes: bool = False
 
 
-#: By ``model_type``: what is not asked of the model and its processor, for families that the tests compare with both (Aya Vision's
-#: dropped tokens: ``benchmarks/tower_options.py``).
+#: By ``model_type``: what is not asked of the model and its processor, for families that the tests compare with both (dropped
+#: tokens of Aya Vision, DeepSeek-VL and GOT-OCR 2: ``benchmarks/tower_options.py``).
 KNOWN: dict[str, _Facts] = {
     "llava": _Facts(prunes=True),
     "vipllava": _Facts(prunes=True),
     "internvl": _Facts(prunes=True),
     "aya_vision": _Facts(prunes=True),
+    "idefics3": _Facts(prunes=True),
+    "smolvlm": _Facts(prunes=True),
+    "deepseek_vl": _Facts(prunes=True),
+    "got_ocr2": _Facts(prunes=True),
     "gemma3": _Facts(blocks=Blocks.IMAGE, prunes=True),
     "paligemma": _Facts(blocks=Blocks.PROMPT, prunes=True),
 }

@@ -49,30 +49,34 @@ def follows_rule(features: Tensor, keep: float, places: Tensor) -> bool:
 
 
 @contextmanager
-def pruned_model(model: Any, keep: float, places: Sequence[NDArray[np.int32]], counts: Sequence[int]) -> Iterator[None]:
+def pruned_model(
+    model: Any, keep: float, places: Sequence[NDArray[np.int32]], sizes: Sequence[Sequence[int]]
+) -> Iterator[None]:
     """Within the block, ``model`` takes prompts with the kept tokens of images only, with one prompt's images a call.
 
-    ``places`` are those that the network kept of each image, and ``counts`` how many tokens each image has. Features of a frame or
-    tile for which they do not follow the rule are those that the rule keeps.
+    ``places`` are those that the network kept of each image, and ``sizes`` how many tokens each frame or tile of each image has
+    (``ProcessedImage.groups``). Features of a frame or tile for which they do not follow the rule are those that the rule keeps.
     """
     if has_grids(model):
         patch_inputs_of(model)  # found by running it as it is
     inner = model.model if hasattr(getattr(model, "model", None), "get_image_features") else model
     whole, rope = inner.get_image_features, getattr(inner, "get_rope_index", None)
     chosen = [torch.from_numpy(np.asarray(own, np.int64)) for own in places]
+    counts, of_groups = [sum(own) for own in sizes], [size for own in sizes for size in own]
 
     @wraps(whole)  # generate() reads its signature
     def features(*args: Any, **kwargs: Any) -> Any:
         out = whole(*args, **kwargs)
-        tables = list(out.pooler_output)
-        groups = [table for each in tables for table in (each if each.ndim == 3 else [each])]
-        own = _by_group(chosen, counts, [len(group) for group in groups])
+        tables: Any = out.pooler_output  # of all images, of each, or of all of a prompt
+        joined = tables if isinstance(tables, Tensor) else torch.cat([each.flatten(0, -2) for each in tables])
+        groups = joined.flatten(0, -2).split(of_groups)
+        own = _by_group(chosen, counts, of_groups)
         kept = [
             where if follows_rule(group, keep, where) else kept_by_rule(group, keep)
             for group, where in zip(groups, own, strict=True)
         ]
         cut = [group[where] for group, where in zip(groups, kept, strict=True)]
-        out.pooler_output = torch.stack(cut) if isinstance(out.pooler_output, Tensor) else tuple(cut)
+        out.pooler_output = torch.stack(cut) if isinstance(tables, Tensor) and tables.ndim == 3 else (torch.cat(cut),)
         if getattr(out, "deepstack_features", None):
             out.deepstack_features = [_cut(table, groups, kept) for table in out.deepstack_features]
         return out
