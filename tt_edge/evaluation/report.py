@@ -163,4 +163,5 @@ def _width(name: str) -> int:
 def _shown(task: Task, name: str, numbers: Mapping[str, Any] | None) -> str:
     if not numbers or name not in numbers:
         return ""
-    return f"{numbers[name]:.2%}" if name in task.marks else f"{numbers[name]:.4f}"
+    is_part = name in task.marks or name.endswith("_rate")
+    return f"{numbers[name]:.2%}" if is_part else f"{numbers[name]:.4f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from tt_edge.runtime.llm import LLM
@@ -17,7 +18,7 @@ from tt_edge.runtime.text.chat_template import Message
 class Ask:
     """A conversation that ends with a question, a plain prompt, token ids, or speech to write down.
 
-    ``images`` are in the order of their placeholders.
+    ``images`` are in the order of their placeholders; ``sound`` is the file of ``speech``.
     """
 
     messages: tuple[Message, ...] = ()
@@ -25,6 +26,7 @@ class Ask:
     images: tuple[ImageSource, ...] = ()
     ids: tuple[int, ...] = ()
     speech: Speech | None = None
+    sound: Path | None = None
 
     def prompt_of(self, llm: LLM) -> RenderedChat:
         """The prompt as ``llm`` is given it, with its images."""
@@ -65,6 +67,8 @@ class Item:
     groups: tuple[tuple[str, str], ...] = ()
     generate: Generate | None = None
     score: Score | None = None
+    #: What speech says, or a page: compared by edits, too.
+    transcript: bool = False
     #: The options of a multiple-choice question, by letter.
     options: tuple[tuple[str, str], ...] = ()
 

@@ -73,20 +73,35 @@ def test_an_image_file_to_text(tmp_path, capsys):
     processor = DonutImageProcessor(size={"height": 32, "width": 64})
     processor.save_pretrained(checkpoint)
     Image.fromarray(page(48, 90)).save(file)
-    options = ["--precision", "fp32", "--max-seq-len", "40"]
+    options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40"]
     assert main(["compile", str(checkpoint), "-o", str(bundle), *options]) == 0
     assert main(["verify", str(bundle), "--model", str(checkpoint), "--new-tokens", "10"]) == 0
     pixels = processor(page(48, 90), return_tensors="pt")["pixel_values"]
-    for prompt, start in (([], [2]), (["--prompt", "w30 w31"], [30, 31])):
+    for prompt, start, beams in (([], [2], 1), (["--prompt", "w30 w31"], [30, 31], 1), ([], [2], 2)):
         capsys.readouterr()
-        assert main(["run", str(bundle), "--image", str(file), *prompt, "--max-new-tokens", "12", "--json"]) == 0
+        asked = ["--max-new-tokens", "12", "--json", *(["--num-beams", str(beams)] if beams > 1 else [])]
+        assert main(["run", str(bundle), "--image", str(file), *prompt, *asked]) == 0
         (answer,) = json.loads(capsys.readouterr().out)
         out = model.generate(
-            pixels, decoder_input_ids=torch.tensor([start]), max_new_tokens=12, do_sample=False, num_beams=1
+            pixels, decoder_input_ids=torch.tensor([start]), max_new_tokens=12, do_sample=False, num_beams=beams
         )
         assert answer["input_ids"] == start
         assert out[0].tolist()[: len(start)] == start
         assert answer["new_token_ids"] == out[0].tolist()[len(start) :]
+    own = [
+        f"w{token}"
+        for token in model.generate(pixels, max_new_tokens=39, do_sample=False)[0, 1:].tolist()
+        if token != 2
+    ]
+    wrong = " ".join(own)[:-1]
+    (tmp_path / "q.jsonl").write_text(json.dumps({"images": ["page.png"], "answer": wrong}))
+    asked = ["--data", str(tmp_path / "q.jsonl"), "--model", str(checkpoint), "--json"]
+    assert main(["eval", str(bundle), *asked]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["network"]["character_error_rate"] == 1 / len(wrong)
+    assert row["network"]["exact"] == 0
+    assert row["network"].keys() == row["pytorch"].keys()
+    assert row["pytorch"]["character_error_rate"] == 1 / len(wrong)
     for arguments, message in (
         (["--prompt", "w4"], "the model reads one page, and there are 0 images"),
         (["--image", str(file), "--image", str(file)], "the model reads one page, and there are 2 images"),

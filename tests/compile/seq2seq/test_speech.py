@@ -95,6 +95,37 @@ def test_a_sound_file_to_text(checkpoint, bundle, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_evaluated(checkpoint, bundle, tmp_path, capsys):
+    """Recordings with the model's own answers and another, beside PyTorch: word error rates by hand."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(checkpoint)
+    extractor, own, lines = WhisperFeatureExtractor.from_pretrained(checkpoint), [], []
+    for number, frequency in enumerate((0.05, 0.31)):
+        (tmp_path / f"{number}.wav").write_bytes(wav(2, sound(frequency)))
+        samples = (np.round(sound(frequency) * 2**15) / 2**15).astype(np.float32)[:, 0]
+        features = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_features
+        out = model.generate(features, language="de", task="transcribe", max_new_tokens=12, num_beams=1)
+        own.append([f"w{token}" for token in out[0, -12:].tolist() if token != 39])
+    wrong = [*own[1][:2], "w2", *own[1][3:], "w3"]  # one substitution, one deletion
+    for number, words in enumerate((own[0], wrong)):
+        asked = {"audio": f"{number}.wav", "language": "german", "answer": f" {' '.join(words)}", "kind": str(number)}
+        lines.append(json.dumps(asked))
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    options = ["--data", str(tmp_path / "q.jsonl"), "--model", str(checkpoint), "--max-new-tokens", "12"]
+    assert main(["eval", str(bundle), *options, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    ours, theirs = row["network"], row["pytorch"]
+    assert (ours["exact"], ours["word_error_rate"]) == (0.5, 2 / (len(own[0]) + len(wrong)))
+    assert [group["word_error_rate"] for group in ours["groups"]["kind"].values()] == [0, 2 / len(wrong)]
+    assert {name: ours[name] for name in ("exact", "word_error_rate")}.items() <= theirs.items()
+    assert ours["perplexity"] == pytest.approx(theirs["perplexity"], rel=1e-4)
+    assert main(["eval", str(bundle), *options[:2]]) == 0  # as long as the sequence allows
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[-2:] == ["perplexity", "word_error_rate"]
+    assert table[1].endswith("%")
+
+
 #: Seconds, and what is asked: one window, and three; in a language, with text before it.
 SPOKEN = [(0.7, {}), (2.6, {}), (2.6, {"language": "german", "prompt": "w30 w31"})]
 

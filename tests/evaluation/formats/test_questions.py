@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
+from tests.runtime.audio.test_load import wav
 from tt_edge.evaluation.formats.questions import Questions
+
+
+def test_another_recording_is_other_data(tmp_path):
+    path, sound = tmp_path / "questions.jsonl", tmp_path / "a.wav"
+    path.write_text(json.dumps({"audio": "a.wav", "answer": "hello"}))
+    digests = set()
+    for samples in (np.zeros((800, 1)), np.ones((800, 1)) / 2):
+        sound.write_bytes(wav(2, samples))
+        digests.add(Questions(path).digest)
+    assert len(digests) == 2
 
 
 def test_another_image_is_other_data(tmp_path):

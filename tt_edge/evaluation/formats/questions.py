@@ -1,18 +1,21 @@
 """Questions of your own: JSON lines of ``messages``, ``prompt`` or ``audio``, and ``answer``, which must be matched letter for
-letter."""
+letter. Of what speech or a page says, blanks around it do not count, and the edits to the right answer are counted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tt_edge import strict_json
 from tt_edge.errors import InvalidInputError
+from tt_edge.evaluation.edit_distance import error_rate
 from tt_edge.evaluation.formats.task import Task, first
 from tt_edge.evaluation.requests import Answer, Ask, Generate, Item, Score
 from tt_edge.runtime.audio import load_audio
+from tt_edge.runtime.llm import LLM
 from tt_edge.runtime.multimodal.sources import SizedImage, Video, VideoFile, images_of_row
 from tt_edge.runtime.seq2seq.source import Speech
 
@@ -21,7 +24,8 @@ MAX_ANSWER = 64
 
 
 class Questions(Task):
-    """How many questions are answered exactly, and the perplexity of the right answers, given their questions."""
+    """How many questions are answered exactly, and the perplexity of the right answers, given their questions; of speech the word
+    error rate, of pages the character error rate."""
 
     name = "questions"
     marks = ("exact",)
@@ -29,18 +33,39 @@ class Questions(Task):
     def __init__(self, path: Path, count: int | None = None, max_new_tokens: int | None = None) -> None:
         self._most = max_new_tokens
         self._items = read_questions(path, count)
-        super().__init__([path, *_image_files(self._items)], {"count": count, "max_new_tokens": max_new_tokens})
+        files = [path, *_files(self._items)]
+        super().__init__(files, {"count": count, "max_new_tokens": max_new_tokens})
 
     def items(self, model: Any) -> list[Item]:
-        """Answers may take a quarter of the sequence, at most ``MAX_ANSWER`` tokens, unless their number is given."""
-        room = self._most or min(MAX_ANSWER, max(1, model.llm.session.contract.max_seq_len // 4))
-        return [
-            Item(item.id, item.where, item.ask, item.answer, item.groups, Generate(room), Score(item.answer))
-            for item in self._items
-        ]
+        """Answers may take a quarter of the sequence, at most ``MAX_ANSWER`` tokens, and transcripts all of it, unless their number
+        is given."""
+        llm = model.llm
+        most = llm.session.contract.max_seq_len
+        reads = llm.source is not None and llm.source.takes_pages and not llm.source.takes_text
+        found = []
+        for item in self._items:
+            transcript = item.ask.speech is not None or (reads and bool(item.ask.images))
+            room = most - _begun(llm, item) if transcript and llm.source is not None else min(MAX_ANSWER, most // 4)
+            generate, score = Generate(self._most or max(1, room)), Score(item.answer)
+            found.append(replace(item, generate=generate, score=score, transcript=transcript))
+        return found
 
     def mark(self, item: Item, answer: Answer) -> dict[str, bool]:
+        if item.transcript:
+            return {"exact": (answer.text or "").strip() == item.answer.strip()}
         return {"exact": answer.text == item.answer}
+
+    def numbers(self, items: Sequence[Item], answers: Mapping[str, Answer]) -> dict[str, Any]:
+        """Beside those of every task, ``word_error_rate`` of speech and ``character_error_rate`` of pages, as they are written."""
+        found = super().numbers(items, answers)
+        pairs = [
+            (item, (answers[item.id].text or "").strip(), item.answer.strip()) for item in items if item.transcript
+        ]
+        if spoken := [(text.split(), wanted.split()) for item, text, wanted in pairs if item.ask.speech is not None]:
+            found["word_error_rate"] = error_rate(spoken)
+        if read := [(text, wanted) for item, text, wanted in pairs if item.ask.speech is None]:
+            found["character_error_rate"] = error_rate(read)
+        return found
 
 
 def read_questions(path: Path, count: int | None = None) -> list[Item]:
@@ -65,8 +90,21 @@ def read_questions(path: Path, count: int | None = None) -> list[Item]:
     return first(items, count)
 
 
-def _image_files(items: Sequence[Item]) -> Iterator[Path]:
-    """The image files that ``items`` name, which answers depend on. Those that are missing are found when they are asked."""
+def _begun(llm: LLM, item: Item) -> int:
+    """How many tokens a transcript begins with: language and task, or a page's prompt."""
+    assert llm.source is not None
+    start, speech = llm.source.start, item.ask.speech
+    try:
+        if speech is not None:
+            return len(start.asked(speech.language, speech.task))
+        return len(llm.tokenizer.encode(item.ask.prompt, add_special_tokens=False) or start.default)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{item.where}: {error}") from error
+
+
+def _files(items: Sequence[Item]) -> Iterator[Path]:
+    """The sound and image files that ``items`` name, which answers depend on. A missing image is found when it is asked about."""
+    yield from (item.ask.sound for item in items if item.ask.sound is not None)
     for source in (source for item in items for source in item.ask.images):
         image = source.image if isinstance(source, SizedImage) else source
         files = image.frames if isinstance(image, Video) else (image.file if isinstance(image, VideoFile) else image,)
@@ -88,7 +126,8 @@ def _question(line: str, path: Path, number: int) -> Item:
             ask = Ask(messages=tuple(dict(message) for message in data["messages"]), images=images)
         elif isinstance(data.get("audio"), str):
             asked = {name: data[name] for name in ("language", "task") if isinstance(data.get(name), str)}
-            ask = Ask(speech=Speech(load_audio(path.parent / data["audio"]), **asked))
+            sound = path.parent / data["audio"]
+            ask = Ask(speech=Speech(load_audio(sound), **asked), sound=sound)
         else:
             prompt = data.get("prompt", "") if images else data["prompt"]  # a page of text is asked without one
             if not isinstance(prompt, str):
