@@ -20,7 +20,7 @@ class FuseRmsNorm(LoweringPass):
 
         1. p = aten.pow(x, 2)
         2. m = aten.mean(p, [-1], True)
-        3. r = aten.rsqrt(aten.add(m, eps))
+        3. r = aten.rsqrt(aten.add(m, eps))      or aten.pow(…, -0.5), as in Gemma 3n and 4
         4. y = aten.mul(x, r)
 
     After::
@@ -44,7 +44,8 @@ class FuseRmsNorm(LoweringPass):
 
 def _epsilon(x: Any, scale: Any) -> float | None:
     """The epsilon, if ``scale`` is the reciprocal root mean square of ``x`` over its last dimension."""
-    if not (isinstance(x, Node) and _is(scale, aten.rsqrt.default)):
+    by_power = _is(scale, aten.pow.Tensor_Scalar) and scale.args[1] == -0.5
+    if not (isinstance(x, Node) and (by_power or _is(scale, aten.rsqrt.default))):
         return None
     total = scale.args[0]
     if not _is(total, aten.add.Tensor) or not isinstance(total.args[1], float):

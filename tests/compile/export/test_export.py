@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.models.gemma4 import modeling_gemma4
 from transformers.models.llama import modeling_llama
 
 from tests.tiny_models import tiny_model
@@ -139,6 +140,16 @@ def test_partial_rotary_and_other_layouts_are_recognised():
     assert _matching_layout(modeling_llama.apply_rotary_pos_emb, 16, 16) is False
     assert _matching_layout(partial, 16, 8) is False
     assert _matching_layout(reversed_angles, 16, 16) is None
+
+
+def test_a_function_that_rotates_one_tensor_is_recognised():
+    """Gemma 4's, of tensors whose heads are behind their tokens."""
+    assert _matching_layout(modeling_gemma4.apply_rotary_pos_emb, 16, 16) is False
+    assert _matching_layout(lambda x, cos, sin: modeling_gemma4.apply_rotary_pos_emb(x, cos, -sin), 16, 16) is None
+    _, report = lowered(tiny_model("gemma4"))
+    matches = {p.name: p.matches for p in report.passes}
+    assert matches["tabulate_rotary"] == 4 + 2  # queries of all layers, keys of those that have some
+    assert matches["fuse_rms_norm"] == 4 * 6 + 2 * 2 + 2
 
 
 def test_swaps_are_undone():

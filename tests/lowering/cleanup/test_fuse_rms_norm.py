@@ -22,7 +22,12 @@ class TestFuseRmsNorm:
         out = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6) * (1.0 + self.weight.float())
         return out.type_as(x)
 
-    @pytest.mark.parametrize("variant", ["llama", "gemma"])
+    @staticmethod
+    def gemma4(self, x):
+        h = x.float()
+        return (h * torch.pow(h.pow(2).mean(-1, keepdim=True) + 1e-6, -0.5) * self.weight.float()).type_as(x)
+
+    @pytest.mark.parametrize("variant", ["llama", "gemma", "gemma4"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_every_variant_keeps_its_own_weighting(self, variant, dtype):
         x = torch.randn(2, 3, 16, dtype=dtype)
@@ -32,7 +37,8 @@ class TestFuseRmsNorm:
         assert run(FuseRmsNorm(), module).matches == 1
         assert ops(module)["tt_edge.rms_normalize.default"] == 1
         assert "aten.rsqrt.default" not in ops(module)
-        torch.testing.assert_close(module(x)[0], want, rtol=0, atol=0)
+        exact = {"rtol": 0, "atol": 0} if variant != "gemma4" else {}  # a power is rounded otherwise than a root
+        torch.testing.assert_close(module(x)[0], want, **exact)
 
     def test_leaves_a_mean_over_another_dimension(self):
         def f(_, x):

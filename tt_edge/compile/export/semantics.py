@@ -160,18 +160,23 @@ def _modeling_modules(model: nn.Module) -> list[ModuleType]:
     return [m for m in modules if callable(getattr(m, "apply_rotary_pos_emb", None))]
 
 
-def _matching_layout(original: Callable[..., tuple[Tensor, Tensor]], head_dim: int, rotary_dim: int) -> bool | None:
-    """The pairing of the model's rotary function: False for halves, True for neighbours, ``None`` for another."""
+def _matching_layout(original: Callable[..., Any], head_dim: int, rotary_dim: int) -> bool | None:
+    """The pairing of the model's rotary function ``(query, key, cos, sin)``, or of one that rotates one tensor ``(x, cos, sin)``:
+    False for halves, True for neighbours, ``None`` for another.
+    """
     generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 1, 2, 3, head_dim, generator=generator, dtype=torch.float64)
+    operands = torch.randn(2, 1, 2, 3, head_dim, generator=generator, dtype=torch.float64)
+    if "x" in inspect.signature(original).parameters:
+        operands = operands[:1]
     angles = torch.randn(1, 3, rotary_dim // 2, generator=generator, dtype=torch.float64)
     cos, sin = (torch.cat([t, t], dim=-1) for t in (angles.cos(), angles.sin()))
     try:
-        want = original(query, key, cos, sin)
+        found = original(*operands, cos, sin)
     except (RuntimeError, TypeError, ValueError):
         return None
+    want = (found,) if isinstance(found, Tensor) else found
     for interleaved in (False, True):
-        got = tuple(semantic.rotary_embedding(t, cos, sin, interleaved) for t in (query, key))
+        got = tuple(semantic.rotary_embedding(t, cos, sin, interleaved) for t in operands)
         if all(w.shape == g.shape and torch.allclose(w, g, atol=1e-9) for w, g in zip(want, got, strict=True)):
             return interleaved
     return None
@@ -202,15 +207,43 @@ def _semantic_rotary(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable
     return apply_rotary_pos_emb
 
 
+def _semantic_rotary_of_one(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Likewise of one that rotates one tensor, with heads before or behind the tokens (Gemma 3n, Gemma 4)."""
+    signature = inspect.signature(original)
+    layouts: dict[tuple[int, int], bool | None] = {}
+
+    def apply_rotary_pos_emb(*args: Any, **kwargs: Any) -> Tensor:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        x, cos, sin = (bound.arguments[name] for name in ("x", "cos", "sin"))
+        heads = bound.arguments.get("unsqueeze_dim", 1)
+        if cos.ndim != 3 or x.ndim != 4 or heads not in (1, 2):
+            return original(*args, **kwargs)
+        dims = int(x.shape[-1]), int(cos.shape[-1])
+        if dims not in layouts:
+            with _disable_current_modes():  # real numbers, not the exporter's fake tensors
+                layouts[dims] = _matching_layout(original, *dims)
+        if (interleaved := layouts[dims]) is None:
+            return original(*args, **kwargs)
+        rotary = torch.ops.tt_edge.rotary_embedding
+        before = x if heads == 1 else x.transpose(1, 2)
+        rotated: Tensor = rotary(before, cos, sin, interleaved)
+        return rotated if heads == 1 else rotated.transpose(1, 2)
+
+    return apply_rotary_pos_emb
+
+
 @contextmanager
 def semantic_rotary(model: nn.Module) -> Iterator[None]:
     """Make the model's rotary function emit ``tt_edge::rotary_embedding`` for the duration of the block."""
     with ExitStack() as stack:
         for module in _modeling_modules(model):
             original = module.apply_rotary_pos_emb
-            if not {"q", "k", "cos", "sin"} <= set(inspect.signature(original).parameters):
-                continue
-            stack.enter_context(patch.object(module, "apply_rotary_pos_emb", _semantic_rotary(original)))
+            taken = set(inspect.signature(original).parameters)
+            if {"q", "k", "cos", "sin"} <= taken:
+                stack.enter_context(patch.object(module, "apply_rotary_pos_emb", _semantic_rotary(original)))
+            elif {"x", "cos", "sin"} <= taken:
+                stack.enter_context(patch.object(module, "apply_rotary_pos_emb", _semantic_rotary_of_one(original)))
         yield
 
 
