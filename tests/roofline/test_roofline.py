@@ -90,14 +90,33 @@ def test_the_command_keeps_to_the_bundles_limits(bundle, capsys):
         assert f"{option} is {value}; the bundle has at most {most}" in capsys.readouterr().err
 
 
-def test_a_product_of_quantized_numbers_multiplies_in_their_type():
-    """x -> FP8 and back, a weight in FP8: one product of 5 x 8 in FP8, with inputs and weights of one byte."""
+def with_a_cache():
+    """A network that begins with an update of a cache, and its output."""
     b = NetworkBuilder()
-    b.input("x", DType.FLOAT16, (1, -1, 8))
     cache = b.input("past_key_0", DType.FLOAT16, (1, 2, 16, 4))
     new = b.input("new", DType.FLOAT16, (1, 2, -1, 4))
     at = b.input("write_indices", DType.INT32, (1,))
-    present = b.layer("KV_CACHE_UPDATE", [cache, new, at], DType.FLOAT16, (1, 2, 16, 4), cache_mode="LINEAR")
+    return b, b.layer("KV_CACHE_UPDATE", [cache, new, at], DType.FLOAT16, (1, 2, 16, 4), cache_mode="LINEAR")
+
+
+def test_small_matrices_of_each_token_are_moved():
+    """Gemma 3n mixes its three states by coefficients of each token; scores of attention are of many tokens, and refused."""
+    b, present = with_a_cache()
+    states, mixed = b.input("states", DType.FLOAT16, (1, -1, 8, 3)), b.input("mixed", DType.FLOAT16, (1, -1, 3, 3))
+    y = b.layer("MATRIX_MULTIPLY", [states, mixed], DType.FLOAT16, (1, -1, 8, 3), op0="NONE", op1="NONE")
+    _, contract = compiled()
+    (product,) = (o for o in decoder_of_network(b.output(present, y), contract) if o.kind is Kind.POINTWISE)
+    assert product.token_bytes == 2 * (24 + 9 + 24)
+    query = b.input("query", DType.FLOAT16, (1, 2, -1, 4))
+    b.output(b.layer("MATRIX_MULTIPLY", [query, present], DType.FLOAT16, (1, 2, -1, 16), op0="NONE", op1="TRANSPOSE"))
+    with pytest.raises(UnsupportedModelError, match="multiplies two activations, whose cost is not known"):
+        decoder_of_network(b.network, contract)
+
+
+def test_a_product_of_quantized_numbers_multiplies_in_their_type():
+    """x -> FP8 and back, a weight in FP8: one product of 5 x 8 in FP8, with inputs and weights of one byte."""
+    b, present = with_a_cache()
+    b.input("x", DType.FLOAT16, (1, -1, 8))
     scale = b.constant(np.ones((), np.float16), "scale")
     narrow = b.layer("QUANTIZE", ["x", scale], DType.FP8, (1, -1, 8))
     x = b.layer("DEQUANTIZE", [narrow, scale], DType.FLOAT16, (1, -1, 8))

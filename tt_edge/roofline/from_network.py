@@ -106,6 +106,9 @@ class _Reader:
 
     def _operation(self, layer: Layer) -> Operation | None:
         match layer.kind:
+            case "MATRIX_MULTIPLY" if self._is_of_one_token(layer):
+                moved = [*(self._tensor(layer, i) for i in range(2)), self.network.tensors[layer.outputs[0]]]
+                return pointwise(_name(layer), self._bytes(moved))
             case "MATRIX_MULTIPLY":
                 return self._linear(layer)
             case "ATTENTION":
@@ -124,6 +127,12 @@ class _Reader:
                     f"layer {layer.name!r} is a {layer.kind}, whose cost is not known; compile with --backend native"
                 )
         return None
+
+    def _is_of_one_token(self, layer: Layer) -> bool:
+        """Whether it multiplies two small matrices of each token (Gemma 3n mixes its states so): moving them is what it costs."""
+        operands = [self._tensor(layer, i) for i in range(2)]
+        names = {str(name) for name in layer.inputs[:2]}
+        return not names & self.fixed and all(size > 0 for each in operands for size in each.shape[-2:])
 
     def _linear(self, layer: Layer) -> Operation:
         x, weight = self._operands(layer)
