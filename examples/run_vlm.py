@@ -103,15 +103,28 @@ def compile_bundle(args: argparse.Namespace, output: Path) -> None:
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.vision.crossed.reference import rows_of_image
 
-    tokens, image_tokens = (args.isl, args.image_tokens or args.isl // 2) if args.benchmark else count_tokens(args)
-    if rows := rows_of_image(Checkpoint.open(args.model).settings):  # an image is one token of the prompt
-        image_tokens = rows * max(1, len(args.image_path))
-    tower = {"max_image_tokens": args.max_image_tokens or image_tokens, "vision_attention": args.vision_attention}
-    running.compile_bundle(args, output, input_tokens=tokens, **tower)
+    tower = {"max_image_tokens": args.max_image_tokens, "vision_attention": args.vision_attention}
+    if not args.benchmark:
+        given = sources(args, patch_size(args))
+        running.compile_bundle(args, output, input_tokens=count_tokens(args), images=given, **tower)
+        return
+    if args.max_image_tokens is None:
+        rows = rows_of_image(Checkpoint.open(args.model).settings)  # an image is one token of the prompt
+        tower["max_image_tokens"] = rows or args.image_tokens or args.isl // 2
+    running.compile_bundle(args, output, input_tokens=args.isl, **tower)
 
 
-def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
-    """The number of tokens of the prompt and how many are image tokens, according to the checkpoint's own processor."""
+def patch_size(args: argparse.Namespace) -> int:
+    """That of the checkpoint's image processor, with which qwen-vl-utils sizes frames."""
+    from tt_edge.compile.checkpoint import Checkpoint
+    from tt_edge.compile.parity.images.pytorch_vlm import processor_of
+
+    found = getattr(getattr(processor_of(Checkpoint.open(args.model)), "image_processor", None), "patch_size", None)
+    return found if isinstance(found, int) else 14
+
+
+def count_tokens(args: argparse.Namespace) -> int:
+    """The number of tokens of the prompt, according to the checkpoint's own processor."""
     from tt_edge.compile.checkpoint import Checkpoint
     from tt_edge.compile.parity.images.pytorch_vlm import processor_inputs, processor_of
 
@@ -119,17 +132,11 @@ def count_tokens(args: argparse.Namespace) -> tuple[int, int | None]:
     processor = processor_of(checkpoint)
     if processor is None:  # Eagle 2 and VILA
         text, images = checkpoint.tokenizer(args.prompt).input_ids, max(1, len(args.image_path))
-        most = checkpoint.config.most_image_tokens(images)
-        return len(text) + 64 + most + 16 * images, most
-    prompt, patch_size = args.prompt, getattr(getattr(processor, "image_processor", None), "patch_size", None) or 14
+        return len(text) + 64 + checkpoint.config.most_image_tokens(images) + 16 * images
+    prompt = args.prompt
     if processor.chat_template:
         prompt = processor.apply_chat_template(messages(args), tokenize=False, add_generation_prompt=True)
-    ids = processor_inputs(processor, prompt, sources(args, patch_size))["input_ids"][0]
-    kinds = [getattr(processor, name, None) for name in ("image_token_id", "video_token_id")]
-    if kinds[0] is None:
-        kinds[0] = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
-    images = sum(int((ids == kind).sum()) for kind in kinds if kind is not None)
-    return len(ids), images or None
+    return len(processor_inputs(processor, prompt, sources(args, patch_size(args)))["input_ids"][0])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tt_edge.config import Backend, Cache, CompileConfig, EngineTarget, TowerAttention
 from tt_edge.config.quantization import QuantConfig
 from tt_edge.errors import InvalidInputError, TTEdgeError
+from tt_edge.runtime.multimodal.sources import ImageSource
 
 #: By --quant_format: the format for each --quant_algo (``None``: not given) and --weight_only.
 QUANTIZATION: dict[str, dict[tuple[str | None, bool], str]] = {
@@ -100,6 +101,7 @@ def compile_bundle(
     max_image_tokens: int | None = None,
     vision_attention: TowerAttention = TowerAttention.NATIVE,
     tokenizer: str | None = None,
+    images: Sequence[ImageSource] = (),
 ) -> None:
     """Compile ``--model`` for just this run, unless ``--max_seq_len`` asks for more room."""
     import torch
@@ -125,7 +127,7 @@ def compile_bundle(
     calibration = CalibrationData(Path(args.calib_data)) if args.calib_data else None
     report = compile_checkpoint(
         args.model, output, config, target, tokenizer=tokenizer, plugin_path=args.plugin_path, overwrite=True,
-        calibration=calibration,
+        calibration=calibration, images=images,
     )  # fmt: skip
     print(report.decoder.lowering.render())
     print(report.render())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tt_edge.bundle.engine_cache import EngineCache
     from tt_edge.compile.part import CompiledPart, PartCompiler
     from tt_edge.contract import IOContract
+    from tt_edge.runtime.multimodal.sources import ImageSource
 
 
 class CompileJob:
@@ -59,7 +60,8 @@ class CompileJob:
     The bundle appears whole or not at all. ``fit_length`` lowers the lengths of ``config`` to the model's own limit where
     they exceed it, for callers that did not choose them. ``plugin_path`` is the plugin backend's library, for building
     engines; ``dump_graphs`` is a folder for the graph of each part before and after every lowering pass that changed it;
-    ``engine_cache`` has engines of earlier builds.
+    ``engine_cache`` has engines of earlier builds; one prompt has room for ``images``, where ``config`` gives no number of image
+    tokens.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class CompileJob:
         plugin_path: str | None = None,
         dump_graphs: Path | None = None,
         engine_cache: EngineCache | None = None,
+        images: Sequence[ImageSource] = (),
     ) -> None:
         self.origin, self.output, self.config, self.target = origin, output, config, target
         self._fit_length, self._overwrite, self._plugin_path = fit_length, overwrite, plugin_path
-        self._dump_graphs, self._engine_cache = dump_graphs, engine_cache
+        self._dump_graphs, self._engine_cache, self._images = dump_graphs, engine_cache, images
         self.stages = Stages(progress)
         self.files = HostFiles()
         self.quantized: dict[str, int] = {}
@@ -166,7 +169,7 @@ class CompileJob:
 
     def resolve_limits(self) -> None:
         """Find the parts of the model, and resolve every limit, before any part is compiled."""
-        self._part_set = part_set_of(self.model)
+        self._part_set = part_set_of(self.model, self._images)
         self.config = self._part_set.resolve(self.config, self.origin.source, self.files, fit=self._fit_length)
 
     def quantize(self) -> None:

@@ -42,7 +42,7 @@ def within_model(limits: Limits, model: PreTrainedModel, *, fit: bool) -> Limits
 
 
 def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int) -> Limits:
-    """``limits`` with numbers of image tokens: the user's (rounded to whole tiles), or defaults.
+    """``limits`` with numbers of image tokens: the user's (rounded up to whole tiles that the prompt has room for), or defaults.
 
     ``most_tiles`` is the maximum for one image. Raises ``InvalidInputError`` for limits that the tower does not support.
     """
@@ -65,7 +65,12 @@ def with_image_tokens(limits: Limits, geometry: VisionGeometry, most_tiles: int)
                 "--max-image-tokens"
             )
     step = 1 if geometry.partial_tiles else unit  # of a padded tile only a part
-    return replace(limits, min_image_tokens=min(least, most), max_image_tokens=most - most % step)
+    up = most + -most % step
+    return replace(
+        limits,
+        min_image_tokens=min(least, most),
+        max_image_tokens=up if up <= limits.max_seq_len or geometry.unit == WHOLE_IMAGES else most - most % step,
+    )
 
 
 def with_source(limits: Limits, parts: Seq2Seq, *, fit: bool) -> Limits:

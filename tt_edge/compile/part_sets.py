@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
     from tt_edge.compile.files import HostFiles
     from tt_edge.compile.part import PartCompiler
+    from tt_edge.runtime.multimodal.sources import ImageSource
 
 #: Scales of an FP8 cache, layer by layer.
 KVScales = Sequence[tuple[float, float, float]]
 
 
 class PartSet(ABC):
-    """The parts of ``model``."""
+    """The parts of ``model``. One prompt must have room for ``images``, where no number of image tokens is given."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, images: Sequence[ImageSource] = ()) -> None:
+        self.model, self.images = model, images
 
     @abstractmethod
     def resolve(self, config: CompileConfig, source: str, files: HostFiles, *, fit: bool) -> CompileConfig:
@@ -68,6 +69,10 @@ class VisionLanguageParts(LanguageParts):
         check_options(self.model, seen.family, config.with_limits(limits))
         self._tower = pruned(seen.tower, seen.geometry, config.vision.keep_image_tokens)
         self._crosses = seen.family.tower == "images"
+        if self.images and limits.max_image_tokens is None:
+            from tt_edge.compile.vision.processing.room import with_room_for
+
+            limits = within_model(with_room_for(limits, self.images, self.model, seen, files), self.model, fit=False)
         return config.with_limits(with_image_tokens(limits, seen.geometry, seen.most_tiles))
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
@@ -108,13 +113,13 @@ class Seq2SeqParts(PartSet):
         yield Seq2SeqDecoderCompiler(self._parts, config, name)
 
 
-def part_set_of(model: PreTrainedModel) -> PartSet:
-    """Raises ``UnsupportedModelError`` for a vision-language model of no known family."""
+def part_set_of(model: PreTrainedModel, images: Sequence[ImageSource] = ()) -> PartSet:
+    """With ``images`` as ``PartSet`` has them. Raises ``UnsupportedModelError`` for a vision-language model of no known family."""
     from tt_edge.compile.vision.families import family_of, is_encoder_decoder
 
     if is_encoder_decoder(model.config):
         return Seq2SeqParts(model)
-    return LanguageParts(model) if family_of(model) is None else VisionLanguageParts(model)
+    return LanguageParts(model) if family_of(model) is None else VisionLanguageParts(model, images)
 
 
 def check_takes_no_images(model: PreTrainedModel, config: CompileConfig) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tt_edge.bundle.engine_cache import EngineCache
     from tt_edge.compile.quantize.data import CalibrationData
+    from tt_edge.runtime.multimodal.sources import ImageSource
 
 
 def compile_checkpoint(
@@ -33,6 +34,7 @@ def compile_checkpoint(
     tokenizer: str | None = None,
     calibration: CalibrationData | None = None,
     engine_cache: EngineCache | None = None,
+    images: Sequence[ImageSource] = (),
 ) -> CompileReport:
     """Compile a checkpoint folder or hub id to a bundle at ``output``.
 
@@ -51,6 +53,7 @@ def compile_checkpoint(
         plugin_path=plugin_path,
         dump_graphs=dump_graphs,
         engine_cache=engine_cache,
+        images=images,
     ).run()
 
 

@@ -93,15 +93,18 @@ def _again(graph: Graph, node: Node, latest: dict[Node, Node]) -> Node:
     """``node``, a part, of the latest state of its tensor."""
     if node.target not in _PARTS:
         return latest[node]
-    first, *rest = node.args
-    return emit(graph, node.target, _again(graph, first, latest), *rest, origin=node)  # type: ignore[arg-type]
+    arguments: tuple[Any, ...] = node.args
+    first, *rest = arguments
+    target: Any = node.target
+    return emit(graph, target, _again(graph, first, latest), *rest, origin=node)
 
 
 def _written(graph: Graph, part: Node, source: Node, latest: dict[Node, Node]) -> Node:
     """The whole tensor of ``part`` with ``source`` in its place."""
     while part.target in _PARTS:
-        whole, *rest = part.args
+        arguments: tuple[Any, ...] = part.args
+        whole, *rest = arguments
         before = _again(graph, whole, latest) if _root(whole) in latest else whole
         source = emit(graph, _PARTS[part.target], before, source, *rest, origin=part)
-        part = whole  # type: ignore[assignment]
+        part = whole
     return source

@@ -69,7 +69,7 @@ def pruned_model(
         out = whole(*args, **kwargs)
         tables: Any = out.pooler_output  # of all images, of each, or of all of a prompt
         joined = tables if isinstance(tables, Tensor) else torch.cat([each.flatten(0, -2) for each in tables])
-        groups = joined.flatten(0, -2).split(of_groups)
+        groups = torch.split(joined.flatten(0, -2), of_groups)
         own = _by_group(chosen, counts, of_groups)
         kept = [
             where if follows_rule(group, keep, where) else kept_by_rule(group, keep)
