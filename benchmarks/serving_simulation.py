@@ -32,7 +32,7 @@ from tt_edge.runtime.scheduling.plan import PREFILL_TOKENS
 from tt_edge.runtime.scheduling.request import Request
 from tt_edge.runtime.scheduling.scheduler import Scheduler
 from tt_edge.runtime.scheduling.token import Token
-from tt_edge.server.pacing import Pacer
+from tt_edge.server.answers.pacing import Pacer
 
 LOADS = [(4, 0.5), (8, 1.0), (8, 2.0)]  # slots, requests per second
 REQUESTS, NEW_TOKENS, VOCAB, CAPACITY = 64, 128, 4096, 4096

@@ -176,7 +176,7 @@ def test_served(bundle):
     """OpenAI's own client: the prompt of a completion is the source."""
     pytest.importorskip("openai")
     from tests.server.conftest import serving_llm
-    from tests.server.test_limits import post
+    from tests.server.parsing.test_limits import post
 
     with serving_llm(LLM.load(bundle, "reference")) as served:
         client, model = served.client(), tiny_seq2seq("bart")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tt_edge.server.keys import api_keys
+from tt_edge.server.access.keys import api_keys
 
 openai = pytest.importorskip("openai")
 

@@ -269,8 +269,8 @@ def requests(_: Path) -> Run:
     from pydantic import ValidationError
 
     from tests.fuzz.test_requests import CHAT, COMPLETION
-    from tt_edge.server import schemas
     from tt_edge.server.errors import ApiError
+    from tt_edge.server.parsing import schemas
 
     bodies: list[tuple[Any, bytes]] = [
         (schemas.ChatRequest, json.dumps(CHAT).encode()),

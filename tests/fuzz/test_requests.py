@@ -13,8 +13,8 @@ from tests.fuzz.mutations import mutated, mutations
 from tt_edge.generation_config import GenerationConfig
 
 pydantic = pytest.importorskip("pydantic")
-schemas = pytest.importorskip("tt_edge.server.schemas")
-messages = pytest.importorskip("tt_edge.server.messages")
+schemas = pytest.importorskip("tt_edge.server.parsing.schemas")
+messages = pytest.importorskip("tt_edge.server.parsing.messages")
 errors = pytest.importorskip("tt_edge.server.errors")
 
 SAMPLING = {

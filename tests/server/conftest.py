@@ -20,7 +20,7 @@ uvicorn = pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
 
 from tt_edge.server import Settings, create_app  # noqa: E402
-from tt_edge.server.connections import ConnectionLimits, limited  # noqa: E402
+from tt_edge.server.access.connections import ConnectionLimits, limited  # noqa: E402
 
 MODEL = "tiny"
 

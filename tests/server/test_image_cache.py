@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.server.conftest import serving_llm
+from tests.server.parsing.test_limits import get
 from tests.server.test_images import CONFIG, IMAGES, QUESTION, ask, image, text, user
-from tests.server.test_limits import get
 from tt_edge.cli import main
 from tt_edge.errors import EngineError
 from tt_edge.runtime.llm import LLM

@@ -18,11 +18,11 @@ from PIL import Image
 from examples.road_scenes.evaluate import CHECKPOINT
 from tests.runtime.multimodal.test_processor import gif
 from tests.server.conftest import serving_llm
-from tests.server.test_limits import get, post
+from tests.server.parsing.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.choose import open_part
 from tt_edge.runtime.llm import LLM
-from tt_edge.server import bodies
+from tt_edge.server.parsing import bodies
 
 pytestmark = pytest.mark.xdist_group("road scenes")
 

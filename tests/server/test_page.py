@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.conftest import serving
-from tests.server.test_limits import get, slow
+from tests.server.parsing.test_limits import get, slow
 
 IMAGES = Path(__file__).parents[2] / "examples" / "road_scenes" / "pictures"
 

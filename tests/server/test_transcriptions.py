@@ -18,8 +18,8 @@ from tests.server.conftest import serving, serving_llm
 from tests.speech import SECONDS, speech_llm
 from tt_edge.runtime.audio import load_audio
 from tt_edge.runtime.seq2seq.source import Speech
-from tt_edge.server.bodies import HeldBytes
 from tt_edge.server.errors import ApiError
+from tt_edge.server.parsing.bodies import HeldBytes
 from tt_edge.server.transcriptions import read_transcription
 
 openai = pytest.importorskip("openai")

@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn
 
         from tt_edge.server import Settings, create_app
-        from tt_edge.server.connections import ConnectionLimits, limited
-        from tt_edge.server.keys import KEY_VARIABLE, api_keys
+        from tt_edge.server.access.connections import ConnectionLimits, limited
+        from tt_edge.server.access.keys import KEY_VARIABLE, api_keys
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f'{error.name} is not installed, which `tt-edge serve` needs; pip install "tt-edge[serve]"'

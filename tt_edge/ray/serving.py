@@ -20,7 +20,7 @@ from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.runtime.llm import LLM
 from tt_edge.server import Settings, create_app
-from tt_edge.server.keys import api_keys
+from tt_edge.server.access.keys import api_keys
 
 #: Requests beyond those that wait or run, so that the server itself answers 429 and not Ray Serve 503.
 _SPARE_REQUESTS = 1024

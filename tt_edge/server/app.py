@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from tt_edge.errors import TTEdgeError
 from tt_edge.runtime.async_llm import AsyncLLM
+from tt_edge.server.access.guard import Guard
 from tt_edge.server.endpoints import Endpoints
 from tt_edge.server.errors import ApiError, on_api_error, on_defect, on_disconnect, on_http_error
-from tt_edge.server.guard import Guard
 from tt_edge.server.metrics import Counted
 from tt_edge.server.settings import Settings
 

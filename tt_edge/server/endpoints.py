@@ -16,15 +16,15 @@ from starlette.responses import JSONResponse, Response
 from tt_edge.runtime.async_llm import AsyncLLM, CompletionStream
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.completion import EncodedPrompt
-from tt_edge.server import answers
-from tt_edge.server.bodies import MEDIA_BODY, TEXT_BODY, BodyReader
+from tt_edge.server.access.guard import Client
+from tt_edge.server.answers import responses
+from tt_edge.server.answers.replies import ChatReply, TextReply
 from tt_edge.server.errors import ApiError, context_length_exceeded
-from tt_edge.server.guard import Client
 from tt_edge.server.images import MAX_IMAGES, ImageEncoder
-from tt_edge.server.isolated import IsolatedExecutor
 from tt_edge.server.metrics import Metrics
-from tt_edge.server.replies import ChatReply, TextReply
-from tt_edge.server.schemas import ChatRequest, CompletionRequest
+from tt_edge.server.parsing.bodies import MEDIA_BODY, TEXT_BODY, BodyReader
+from tt_edge.server.parsing.isolated import IsolatedExecutor
+from tt_edge.server.parsing.schemas import ChatRequest, CompletionRequest
 from tt_edge.server.settings import Settings
 from tt_edge.server.transcriptions import read_transcription, response_of
 
@@ -62,7 +62,7 @@ class Endpoints:
             salt = Client.of(request).cache_salt(body.cache_salt)
             try:
                 encoded = await self._encoded(request, body, salt)
-            except answers.ClientGoneError:
+            except responses.ClientGoneError:
                 return Response(status_code=499)  # nobody reads it; the logs do
         new_tokens = body.wanted_tokens or max(1, self._limit - len(encoded.ids))
         self._check_length("messages", len(encoded.ids), new_tokens)
@@ -123,8 +123,8 @@ class Endpoints:
                 cache_salt=salt,
             )
             try:
-                found = await answers.while_connected(request, work, self.settings.timeout_s)
-            except answers.ClientGoneError:
+                found = await responses.while_connected(request, work, self.settings.timeout_s)
+            except responses.ClientGoneError:
                 return Response(status_code=499)
         return response_of(asked, found)
 
@@ -187,14 +187,14 @@ class Endpoints:
         self,
         request: Request,
         body: ChatRequest | CompletionRequest,
-        reply: answers.Reply,
+        reply: responses.Reply,
         streams: list[CompletionStream],
     ) -> Response:
         timeout = self.settings.timeout_s
         if not body.stream:
-            return await answers.whole(request, reply, streams, timeout, self.metrics)
+            return await responses.whole(request, reply, streams, timeout, self.metrics)
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return answers.Events(reply, streams, timeout, self.metrics, include_usage=usage)
+        return responses.Events(reply, streams, timeout, self.metrics, include_usage=usage)
 
     async def _beside(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._texts, work, *args)

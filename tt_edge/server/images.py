@@ -15,8 +15,8 @@ from tt_edge.runtime.async_llm import AsyncLLM
 from tt_edge.runtime.seq2seq.prompts import the_page
 from tt_edge.runtime.text.chat import RenderedChat
 from tt_edge.runtime.text.completion import EncodedPrompt
-from tt_edge.server import answers
-from tt_edge.server.guard import Client
+from tt_edge.server.access.guard import Client
+from tt_edge.server.answers import responses
 from tt_edge.server.metrics import Metrics
 from tt_edge.server.turns import Turns
 
@@ -44,7 +44,7 @@ class ImageEncoder:
         """
         start = time.perf_counter()
         work = self._encoded(chat, Client.of(request).name, cache_salt)
-        encoded = await answers.while_connected(request, work, self._timeout_s)
+        encoded = await responses.while_connected(request, work, self._timeout_s)
         self._metrics.images(len(chat.images), time.perf_counter() - start)
         return dataclasses.replace(encoded, asked_at=start)
 

@@ -15,7 +15,7 @@ from tt_edge.runtime.audio.extractors import SpeechFeatures
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.runtime.seq2seq.transcription import Segment, Transcript
 from tt_edge.server.errors import ApiError
-from tt_edge.server.forms import Form, parse_form
+from tt_edge.server.parsing.forms import Form, parse_form
 
 #: Seconds of speech of one request.
 MAX_SECONDS = 1800

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from tt_edge.server.fields import Fields, unsupported
-from tt_edge.server.tools import ToolCalls
+from tt_edge.server.parsing.fields import Fields, unsupported
+from tt_edge.server.parsing.tools import ToolCalls
 
 #: Most parts of a message.
 MAX_PARTS = 256

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
+from tt_edge.server.access.guard import Client
 from tt_edge.server.errors import ApiError
-from tt_edge.server.guard import Client
 from tt_edge.server.turns import Turns
 
 _Body = TypeVar("_Body", bound=BaseModel)

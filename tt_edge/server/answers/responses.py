@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from tt_edge.errors import TTEdgeError
 from tt_edge.runtime.async_llm import CompletionStream
 from tt_edge.runtime.text.completion import Completion, Delta
+from tt_edge.server.answers.pacing import Pacer
+from tt_edge.server.answers.replies import ChatReply, TextReply
 from tt_edge.server.errors import ApiError
 from tt_edge.server.metrics import Metrics
-from tt_edge.server.pacing import Pacer
-from tt_edge.server.replies import ChatReply, TextReply
 
 _T = TypeVar("_T")
 Reply = ChatReply | TextReply

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import from_json
 
-from tt_edge.server.fields import Fields
+from tt_edge.server.parsing.fields import Fields
 
 #: Most tools of a request, and most calls of a message.
 MAX_TOOLS = 128

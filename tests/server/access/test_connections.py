@@ -12,8 +12,9 @@ from contextlib import suppress
 import pytest
 
 from tests.server.conftest import serving
-from tt_edge.server import bodies, connections
-from tt_edge.server.connections import ConnectionLimits, is_loopback, owner
+from tt_edge.server.access import connections
+from tt_edge.server.access.connections import ConnectionLimits, is_loopback, owner
+from tt_edge.server.parsing import bodies
 
 #: Addresses of this machine from which the tests connect as if they were other machines'.
 FAR, OTHER = "127.0.0.2", "127.0.0.3"

@@ -8,7 +8,7 @@ from operator import itemgetter
 import pytest
 
 from tests.server.conftest import MODEL
-from tests.server.test_limits import post
+from tests.server.parsing.test_limits import post
 
 TEXT = "The light ahead is red and the car stops."
 

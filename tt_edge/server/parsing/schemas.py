@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from tt_edge.generation_config import MAX_LOGPROBS, MAX_STOP_STRINGS, GenerationConfig
 from tt_edge.server.errors import ApiError
-from tt_edge.server.fields import Fields
-from tt_edge.server.messages import Messages
-from tt_edge.server.tools import Tools, for_template
+from tt_edge.server.parsing.fields import Fields
+from tt_edge.server.parsing.messages import Messages
+from tt_edge.server.parsing.tools import Tools, for_template
 
 #: Most answers to one prompt, and most prompts of one request.
 MAX_CHOICES, MAX_PROMPTS = 16, 2048

@@ -12,7 +12,7 @@ pytest.importorskip("pydantic")
 
 from tt_edge.errors import EngineError, InvalidInputError
 from tt_edge.server.errors import ApiError
-from tt_edge.server.isolated import IsolatedExecutor
+from tt_edge.server.parsing.isolated import IsolatedExecutor
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.serving_simulation import Clock, paced
-from tt_edge.server.answers import _merged
+from tt_edge.server.answers.pacing import HELD, Pacer
+from tt_edge.server.answers.responses import _merged
 from tt_edge.server.errors import ApiError
-from tt_edge.server.pacing import HELD, Pacer
 
 
 def sent_at(arrivals):

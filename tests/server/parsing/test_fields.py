@@ -10,11 +10,11 @@ import pytest
 
 from tests.runtime.text.template_shapes import TEMPLATES
 from tests.server.conftest import MODEL, serving
-from tests.server.test_limits import get, post
+from tests.server.parsing.test_limits import get, post
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.scheduling.token import Token
 from tt_edge.runtime.text.chat_template import ChatTemplate
-from tt_edge.server.replies import ChatReply
+from tt_edge.server.answers.replies import ChatReply
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Go?"}], "max_tokens": 3}
 TEXT = {"model": MODEL, "prompt": "The light", "max_tokens": 3}

@@ -1,0 +1,1 @@
+"""Who may connect and ask: connections, keys, and the middleware before everything else."""

@@ -1,0 +1,1 @@
+"""Answers: bodies in OpenAI's form, whole or streamed."""
