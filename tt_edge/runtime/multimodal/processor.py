@@ -177,7 +177,7 @@ class MultimodalProcessor:
 
         Raises ``InvalidInputError`` and ``CapacityError`` as ``tokenize`` does.
         """
-        one_tile = self.placeholders.alone and len(sources) > 1
+        one_tile = self.placeholders.alone and sum(not isinstance(each, Video | VideoFile) for each in sources) > 1
         found = [self._opened(source, one_tile=one_tile) for source in sources]
         pixels = sum(image.image.size[0] * image.image.size[1] for image in found if isinstance(image, PlannedImage))
         if pixels > MAX_PROMPT_PIXELS:

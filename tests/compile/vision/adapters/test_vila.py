@@ -11,6 +11,7 @@ import torch
 
 from tests.compile.vision.adapters.vila_definition import SIDE, Vila, write_vila
 from tests.runtime.multimodal.images.sample_images import photo
+from tests.runtime.multimodal.videos.video_files import write_film
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
@@ -21,9 +22,10 @@ from tt_edge.config import CompileConfig, EngineTarget, Precision
 from tt_edge.errors import InvalidInputError, TTEdgeError, UnsupportedModelError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
+from tt_edge.runtime.multimodal.sources import Video, VideoFile
 
 NEW = 6
-LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=96, max_seq_len=160, max_image_tokens=64)
+LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=96, max_seq_len=160, max_image_tokens=96)
 #: NVILA-Lite, whose vocabulary is larger than its tokenizer's, and VILA 1.5, whose ends before the images' tokens.
 KINDS = {
     "nvila": {"vocabulary": 300},
@@ -35,7 +37,7 @@ PHOTOS = [photo(SIDE + 20, 3 * SIDE, 1), photo(70, 65, 2), photo(150, 50, 3)]
 @pytest.fixture(scope="module", params=KINDS)
 def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    write_vila(folder / "checkpoint", **KINDS[request.param])
+    write_vila(folder / "checkpoint", num_video_frames=4, **KINDS[request.param])
     compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
     with LLM.load(folder / "out.ttedge", "reference") as llm:
         yield request.param, llm, Vila(folder / "checkpoint"), folder
@@ -111,6 +113,60 @@ def test_a_chat(both):
     if kind == "nvila":
         with pytest.raises(InvalidInputError, match="an image ends a message; put text behind it"):
             llm.chat([{"role": "user", "content": parts[::-1]}])
+
+
+def test_videos(both, tmp_path):
+    """Each frame as an image beside others; of a file, and of one with fewer frames than are taken. In a chat, too."""
+    _, llm, vila, _ = both
+    film = write_film(tmp_path / "film.mp4", [photo(40, 64, seed=i) for i in range(9)], rate=20)
+    short = write_film(tmp_path / "short.mp4", [photo(40, 64, seed=i) for i in range(3)], rate=5)
+    frames = [photo(40, 60, seed=i) for i in range(3)]
+    config = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
+    parts = [{"type": "video", "video": film}, {"type": "text", "text": "What?"}]
+    chat = vila.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "<vila/video>What?"}], add_generation_prompt=True, tokenize=False
+    )
+    for prompt, video, taken in (
+        ("<vila/video>What?", Video(frames), frames),
+        ("See <vila/video>", VideoFile(film), vila.film(film)),
+        ("See <vila/video>", VideoFile(short), vila.film(short)),
+        (chat, None, vila.film(film)),
+    ):
+        [found] = (
+            [llm.chat([{"role": "user", "content": parts}], config)]
+            if video is None
+            else llm.generate([prompt], config, images=[[video]])
+        )
+        ids, pixels = vila.tokenizer(prompt).input_ids, vila.prepare("<image>" * len(taken), taken)[1]
+        rows = len(taken) * vila.features(pixels).shape[1]
+        assert list(found.input_ids) == [each for own in ids for each in [own] * (rows if own == vila.video else 1)]
+        assert list(found.new_token_ids) == vila.answer(ids, pixels, NEW)
+    with pytest.raises(InvalidInputError, match="fps is 2, and this model takes a number of frames; give num_frames"):
+        llm.generate(["<vila/video>"], config, images=[[VideoFile(film, fps=2.0)]])
+
+
+def test_an_image_beside_a_video(both):
+    """It has tiles, as without the video."""
+    _, llm, _, _ = both
+    tokens = llm.vision.processor.preprocess(PHOTOS[0]).tokens
+    _, found = llm.vision.processor.tokenize(
+        llm.tokenizer, "<vila/video><image>?", [Video([photo(40, 60)]), PHOTOS[0]], add_special_tokens=True
+    )
+    assert [image.tokens for image in found] == [found[0].tokens, tokens]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"video_encoder": {"_target_": "llava.TSPVideoEncoder"}}, "with the video_encoder llava.TSPVideoEncoder"),
+        ({"video_encoder": {"end_tokens": None}}, "with None and None around frames, which images have not"),
+        ({"video_max_tiles": 4}, "with video_max_tiles 4"),
+    ],
+)
+def test_videos_that_are_not_followed(settings, message, tmp_path):
+    """Images are, and the model says why it takes no videos."""
+    files = dict(Checkpoint.open(write_vila(tmp_path / "vila", **settings)).processor_files())
+    assert message in json.loads(files["video_preprocessor_config.json"])["video_processor_type"]
 
 
 def test_verify(both):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -142,6 +144,7 @@ class Vila:
         for token in ("<image>", "<vila/video>"):
             self.tokenizer.add_tokens([token], special_tokens=True)
         self.image = self.tokenizer.convert_tokens_to_ids("<image>")
+        self.video = self.tokenizer.convert_tokens_to_ids("<vila/video>")
         self.llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32).eval()
         self.llm.resize_token_embeddings(len(self.tokenizer))
         self.tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", dtype=torch.float32).eval()
@@ -163,6 +166,13 @@ class Vila:
             tiles = [image.resize((SIDE, SIDE)) if resized else image for image in images]
         pixels = [self.processor.preprocess(tile, return_tensors="pt")["pixel_values"][0] for tile in tiles]
         return self.tokenizer(prompt).input_ids, torch.stack(pixels) if pixels else None
+
+    def film(self, path):
+        """``num_video_frames`` frames from the first to the last, uint8 ``[H, W, 3]``."""
+        with av.open(path) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        places = np.round(np.linspace(0, len(frames) - 1, self.settings.get("num_video_frames", 8))).astype(int)
+        return [frames[place] for place in places]
 
     def tiles(self, image):
         least, most = self.settings["min_tiles"], self.settings["max_tiles"]
@@ -194,9 +204,12 @@ class Vila:
 
     @torch.no_grad()
     def answer(self, ids, pixels, new):
+        """A video's token stands for all ``pixels``, one frame after the other."""
         features = [] if pixels is None else list(self.features(pixels))
+        features = [torch.cat(features)] if self.video in ids else features
         embeddings = self.llm.get_input_embeddings()
-        parts = [features.pop(0) if each == self.image else embeddings(torch.tensor([each])) for each in ids]
+        placed = (self.image, self.video)
+        parts = [features.pop(0) if each in placed else embeddings(torch.tensor([each])) for each in ids]
         embeds = torch.cat(parts)[None]
         ones = torch.ones(embeds.shape[:2], dtype=torch.int64)
         found = self.llm.generate(

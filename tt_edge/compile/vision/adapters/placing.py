@@ -10,8 +10,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class PlacingModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Replaces the embeddings of ``image_token_id`` by features of ``pixel_values`` ``[tiles, 3, H, W]``; ``generate()`` is
-    transformers'. ``language_model`` has the decoder and the head."""
+    """Replaces the embeddings of ``image_token_id``, and of a ``video_token_id``, by features of ``pixel_values`` ``[tiles, 3, H,
+    W]``; ``generate()`` is transformers'. ``language_model`` has the decoder and the head."""
 
     main_input_name = "input_ids"
     _supports_sdpa = True
@@ -47,7 +47,10 @@ class PlacingModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             assert input_ids is not None
             assert inputs_embeds is not None
             features = self.get_image_features(pixel_values).pooler_output
-            here = (input_ids == self.config.image_token_id).unsqueeze(-1).expand_as(inputs_embeds)
+            placed = input_ids == self.config.image_token_id
+            if (video := getattr(self.config, "video_token_id", None)) is not None:
+                placed = placed | (input_ids == video)
+            here = placed.unsqueeze(-1).expand_as(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(here, features.to(inputs_embeds.dtype))
         return self.language_model(
             inputs_embeds=inputs_embeds,

@@ -35,6 +35,7 @@ class VilaConfig(PreTrainedConfig):  # type: ignore[misc]
     select_layer: int = -2
     max_tiles: int = 1
     image_token_id: int = 0
+    video_token_id: int | None = None
     before: tuple[int, ...] = ()
     behind: tuple[int, ...] = ()
     tie_word_embeddings: bool = False

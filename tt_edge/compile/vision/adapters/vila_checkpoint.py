@@ -52,7 +52,8 @@ _AS_TEXT = (
     "{%- if message.content is none -%}{%- set ns.messages = ns.messages + [message] -%}{%- else -%}"
     "{%- if message.content is string -%}{%- set ns.text = message.content -%}{%- else -%}{%- set ns.text = '' -%}"
     "{%- for part in message.content -%}"
-    "{%- set ns.text = ns.text + ('<image>' if part.type == 'image' else part.text) -%}{%- endfor -%}{%- endif -%}"
+    "{%- set ns.text = ns.text + ('<image>' if part.type == 'image' else '<vila/video>' if part.type == 'video' else part.text) -%}"
+    "{%- endfor -%}{%- endif -%}"
     "{%- set ns.text = ns.text | trim -%}{REFUSAL}"
     "{%- set ns.messages = ns.messages + [dict(message, content=ns.text)] -%}{%- endif -%}{%- endfor -%}"
     "{%- set messages = ns.messages -%}"
@@ -114,6 +115,7 @@ class VilaCheckpoint(Checkpoint, model_types=MODEL_TYPES):
             projector=str(self.part("mm_projector").settings.get("mm_projector_type")),
             select_layer=self._select_layer(int(tower.get("num_hidden_layers", 12))),
             image_token_id=self.tokenizer.convert_tokens_to_ids(_IMAGE),
+            video_token_id=self.tokenizer.convert_tokens_to_ids(_VIDEO),
             max_tiles=self._tiles["max_tiles"] if self._tiles else 1,
             before=before,
             behind=behind,
@@ -134,16 +136,32 @@ class VilaCheckpoint(Checkpoint, model_types=MODEL_TYPES):
 
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids of the tokens around an image's features, as NVIDIA's ``BasicImageEncoder`` makes them."""
-        encoder = self.settings.get("image_encoder") or {}
-        encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
-        kind = str(encoder.get("_target_", "BasicImageEncoder"))
+        kind, texts = self._encoder("image_encoder", "BasicImageEncoder")
         if kind.rpartition(".")[2] != "BasicImageEncoder":
             raise UnsupportedModelError(
                 f"VILA with the image_encoder {kind!r:.80} is not supported; BasicImageEncoder is"
             )
-        texts = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
         before, behind = (() if text is None else tuple(self.tokenizer(text).input_ids) for text in texts)
         return before, behind
+
+    def _encoder(self, name: str, default: str) -> tuple[str, tuple[Any, Any]]:
+        """The class of an encoder in ``config.json``, and the texts before and behind the features of each tile."""
+        encoder = self.settings.get(name) or {}
+        encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
+        texts = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
+        return str(encoder.get("_target_", default)), texts
+
+    def _videos(self) -> dict[str, Any]:
+        """The settings of videos, whose frames NVIDIA's ``BasicVideoEncoder`` encodes as images; the class says what differs."""
+        kind, texts = self._encoder("video_encoder", "BasicVideoEncoder")
+        tiles, found = self.settings.get("video_max_tiles", 1), "Vila"
+        if kind.rpartition(".")[2] != "BasicVideoEncoder":
+            found = f"VILA's with the video_encoder {kind:.60}"
+        elif texts != self._encoder("image_encoder", "BasicImageEncoder")[1]:
+            found = f"VILA's with {texts[0]!r:.20} and {texts[1]!r:.20} around frames, which images have not"
+        elif self._tiles and tiles != 1:
+            found = f"VILA's with video_max_tiles {tiles!r:.20}"
+        return {"video_processor_type": found, "num_frames": self.settings.get("num_video_frames", 8)}
 
     @property
     def quantization(self) -> None:  # type: ignore[override]
@@ -198,6 +216,7 @@ class VilaCheckpoint(Checkpoint, model_types=MODEL_TYPES):
         if own:
             settings = {**own, **self._tiles, "image_processor_type": "Vila"}
             yield "preprocessor_config.json", (json.dumps(settings, indent=2) + "\n").encode()
+            yield "video_preprocessor_config.json", (json.dumps(self._videos(), indent=2) + "\n").encode()
 
     def fetch_weights(self) -> Path:
         from tt_edge.compile.checkpoint import hub

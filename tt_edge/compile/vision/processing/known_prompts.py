@@ -139,6 +139,6 @@ KNOWN_PROMPTS: dict[str, KnownPrompt] = {
         settings={"crop_to_patches": True},  # which its processor asks for
     ),
     "mllama": KnownPrompt("MllamaImageProcessor", single=True),
-    "vila": KnownPrompt("Vila", around=("", "\n"), tiles=TileText("", "\n", "\n", "\n", "\n"), alone=True),
+    "vila": KnownPrompt("Vila", "Vila", around=("", "\n"), tiles=TileText("", "\n", "\n", "\n", "\n"), alone=True),
     "eagle2": KnownPrompt("Eagle2", around=_IMG_TAGS, around_settings=_IMG_SETTINGS, numbered=True),
 }

@@ -143,7 +143,8 @@ class Placeholders:
         if self.leading:
             return prompt + self.behind, sum(image.kept(self.keep) for image in images), list(images)
         found = self._found(prompt)
-        among = replace(self, start="", end="", tiles=None) if self.alone and len(images) > 1 else self
+        several = sum(not image.is_video for image in images) > 1
+        among = replace(self, start="", end="", tiles=None) if self.alone and several else self
         parts, ordered, end = [], [], 0
         for place, match in enumerate(found):
             number = self._number(match, len(images)) if self.numbered else place

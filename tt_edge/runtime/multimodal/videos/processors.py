@@ -185,6 +185,7 @@ VIDEO_TYPES: dict[str, VideoType] = {
     "PerceptionLMVideoProcessor": VideoType(
         _tiles(size=_square(448), image_mean=HALF, image_std=HALF), TileVideos.of_squares
     ),
+    "Vila": VideoType(ProcessorType({}, inert=_SAMPLING), TileVideos.of_vila),  # code of NVIDIA's
     "SmolVLMVideoProcessor": VideoType(
         ProcessorType(
             {

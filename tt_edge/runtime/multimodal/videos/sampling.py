@@ -123,6 +123,27 @@ class MostSampling:
         return spread(total, number)
 
 
+@dataclass(frozen=True)
+class UniformSampling:
+    """``count`` frames of any file, from the first to the last; of a shorter one some twice (VILA)."""
+
+    count: int = 8
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """From a video processor's settings. Raises ``ValueError`` for those that are no numbers."""
+        return cls(positive(settings, "num_frames", cls.count) or cls.count)
+
+    def places(self, total: int, rate: float, fps: float | None = None, count: int | None = None) -> list[int]:
+        """As ``Sampling``."""
+        if fps is not None:
+            raise InvalidInputError(f"fps is {fps:g}, and this model takes a number of frames; give num_frames")
+        found: list[int] = (
+            np.linspace(0, total - 1, self.count if count is None else count).round().astype(int).tolist()
+        )
+        return found
+
+
 def spread(total: int, number: int) -> list[int]:
     """``number`` places from 0 to ``total - 1``, cut off, as torch.linspace has them: in float32, from both ends to the middle.
 

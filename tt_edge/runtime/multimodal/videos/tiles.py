@@ -13,8 +13,9 @@ from tt_edge.runtime.multimodal.images.processed import ProcessedImage
 from tt_edge.runtime.multimodal.images.settings import CheckpointSettings
 from tt_edge.runtime.multimodal.images.tiled.rows_and_columns import MOST_SIDE, RowsAndColumnsProcessor
 from tt_edge.runtime.multimodal.images.tiled.square import SquareProcessor
+from tt_edge.runtime.multimodal.images.tiled.tiles import TilingProcessor
 from tt_edge.runtime.multimodal.videos.frames import Frames
-from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, Sampling, WithinSampling
+from tt_edge.runtime.multimodal.videos.sampling import EvenSampling, Sampling, UniformSampling, WithinSampling
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TileVideos:
     ``end`` is a row more behind the last frame. ``timed``: the prompt says when frames are shown.
     """
 
-    frame: SquareProcessor | RowsAndColumnsProcessor
+    frame: SquareProcessor | RowsAndColumnsProcessor | TilingProcessor
     sampling: Sampling
     rows_a_tile: int
     rows: tuple[int, ...] = ()
@@ -54,8 +55,18 @@ class TileVideos:
         return cls._made(frame, sampling, settings)
 
     @classmethod
+    def of_vila(cls, settings: CheckpointSettings, image: TilingProcessor) -> Self:
+        """As VILA's code: each frame is one tile, as an image beside others is. Raises as ``of_squares`` does."""
+        with settings.reading():
+            sampling = UniformSampling.of(settings.video)
+        return cls._made(replace(image, min_tiles=1, max_tiles=1), sampling, settings)
+
+    @classmethod
     def _made(
-        cls, frame: SquareProcessor | RowsAndColumnsProcessor, sampling: Sampling, settings: CheckpointSettings
+        cls,
+        frame: SquareProcessor | RowsAndColumnsProcessor | TilingProcessor,
+        sampling: Sampling,
+        settings: CheckpointSettings,
     ) -> Self:
         geometry, text = settings.geometry, settings.placeholders.frames
         rows, end = range(geometry.tokens_a_unit - geometry.frame_rows, geometry.tokens_a_unit), None
