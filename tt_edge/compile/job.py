@@ -179,6 +179,7 @@ class CompileJob:
         from tt_edge.compile.seq2seq.image_text import text_model
 
         self.files["generation_config.json"] = generation_settings(text_model(self.model))
+        self._part_set.check_generation(self.files["generation_config.json"], self.origin.source)
         formats = [str(layer.format) for layer in quantized_layers(self.model)]
         self._check_formats(sorted(set(formats)))
         self.quantized = dict(Counter(formats))

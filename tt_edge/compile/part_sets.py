@@ -39,6 +39,10 @@ class PartSet(ABC):
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
         """A compiler for each part, in the order in which parts are built; ``config`` is resolved, ``name`` is the model's."""
 
+    def check_generation(self, settings: bytes, source: str) -> None:
+        """Raise ``InvalidInputError`` for malformed ``settings`` of ``generation_config.json`` that only this kind of model has."""
+        del settings, source  # it has none
+
 
 class LanguageParts(PartSet):
     """A language model: one decoder."""
@@ -105,6 +109,11 @@ class Seq2SeqParts(PartSet):
         if self._parts.image is not None:
             self._parts.image.add_tokenizer(source, files)
         return config.with_limits(with_source(config.limits, self._parts, fit=fit))
+
+    def check_generation(self, settings: bytes, source: str) -> None:
+        from tt_edge.compile.seq2seq.options import check_start
+
+        check_start(self.model, settings, source)
 
     def compilers(self, config: CompileConfig, name: str, kv_scales: KVScales) -> Iterator[PartCompiler]:
         from tt_edge.compile.seq2seq.parts import EncoderCompiler, Seq2SeqDecoderCompiler

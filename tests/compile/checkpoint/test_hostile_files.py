@@ -134,7 +134,7 @@ def test_a_size_that_the_tower_cannot_have(with_images, tmp_path, refused):
     settings = json.loads((folder / "config.json").read_text())
     settings["vision_config"]["num_attention_heads"] = 0
     (folder / "config.json").write_text(json.dumps(settings))
-    refused(folder, f"checkpoint {folder} does not load: ", "zero")
+    refused(folder, f"checkpoint {folder}: vision_config.num_attention_heads of config.json is 0, not at least 1")
 
 
 @pytest.mark.parametrize(

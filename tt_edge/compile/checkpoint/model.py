@@ -12,6 +12,7 @@ from tt_edge.compile.checkpoint.load_quantized import load_quantized
 from tt_edge.compile.checkpoint.places import check_places, missing_weights
 from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
 from tt_edge.compile.checkpoint.silence import silent_transformers
+from tt_edge.compile.checkpoint.sizes import check_sizes, leaves
 from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
 from tt_edge.compile.seq2seq.captioner import as_encoder_decoder, check_captions
@@ -66,6 +67,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     check_captions(settings)
     if is_eagle2(settings) or settings.get("model_type") in KNOWN_PROMPTS:
         check_vision_sizes(checkpoint.source, settings)
+    check_sizes(checkpoint.source, settings)
     if is_eagle2(settings):
         with explained(checkpoint):
             config: PreTrainedConfig = eagle2_config_of(settings, checkpoint.folder)
@@ -124,6 +126,10 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         how = "pip install 'tt-edge[timm]'" if "timm" in str(error) else "install it"
         why = _first_line(error).split(" You can install")[0].rstrip(".")
         raise MissingDependencyError(f"checkpoint {checkpoint.source} does not load: {why}; {how}") from error
+    except KeyError as error:  # such as the name of an activation that transformers does not have
+        named = (name for name, value in leaves(checkpoint.settings) if error.args and value == error.args[0])
+        why = next((f"{name} of config.json is {error}, which transformers does not have" for name in named), error)
+        raise _does_not_load(checkpoint.source, why) from error
     except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         # Values of config.json that nothing has checked end in any of these; --debug shows where.
         raise _does_not_load(checkpoint.source, error) from error

@@ -125,6 +125,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         with silent_transformers():  # which warns of a model type that it does not have, as Eagle 2's
             return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
+        if type(error).__name__.startswith("StrictDataclass"):  # transformers reads config.json for it
+            _ = checkpoint.config  # raises, and names the setting
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if not checkpoint.has("tokenizer.json") and (package := _missing_package(checkpoint, reason)):
             raise MissingDependencyError(

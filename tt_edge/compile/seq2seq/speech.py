@@ -108,7 +108,8 @@ def check_extractor(settings: Mapping[str, Any], size: tuple[int | None, ...], s
         _LOGGER.warning("the bundle takes features, and no audio: %s", error)
         return
     except BundleError as error:
-        raise InvalidInputError(f"checkpoint {source}: {error}") from error
+        what = str(error).partition("; compile the model again")[0]
+        raise InvalidInputError(f"checkpoint {source}: {what}; correct it, or download the checkpoint again") from error
     if made != size:
         raise InvalidInputError(
             f"checkpoint {source}: preprocessor_config.json makes features {made}, and the encoder takes {size}; correct it "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tt_edge.compile.vision.families import PLACES, holder_of_features, language_part, placed_features
+from tt_edge.errors import InvalidInputError
 
 #: ``(model, pixel_values [tiles, 3, H, W], …)`` to features ``[tiles, rows, hidden]``, or to these and those of deeper levels.
 Features = Callable[..., Tensor | Sequence[Tensor]]
@@ -97,7 +98,13 @@ def _selected(model: Any, pixel_values: Tensor) -> Tensor:
 def _chosen(tower: Any, layers: int | Sequence[int], pixel_values: Tensor) -> Tensor:
     """The hidden states of some layers, side by side."""
     hidden = tower(pixel_values, output_hidden_states=True).hidden_states
-    return torch.cat([hidden[index] for index in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+    try:
+        return torch.cat([hidden[index] for index in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+    except IndexError:
+        raise InvalidInputError(
+            f"vision_feature_layer of config.json is {layers}, and the vision tower has {len(hidden)} hidden states; correct it, "
+            "or download the checkpoint again"
+        ) from None
 
 
 def with_newline(model: Any, pixel_values: Tensor) -> Tensor:

@@ -49,10 +49,11 @@ class DecoderStart:
                 "with; add one to the checkpoint's and compile again"
             )
         languages, tasks = (_ids(settings, name) for name in ("lang_to_id", "task_to_id"))
-        ids = {
-            name: value if _is_id(value := settings.get(name)) else None
-            for name in ("no_timestamps_token_id", "prev_sot_token_id", "max_initial_timestamp_index")
-        }
+        ids: dict[str, int | None] = {}
+        for name in ("no_timestamps_token_id", "prev_sot_token_id", "max_initial_timestamp_index"):
+            ids[name] = settings.get(name)
+            if ids[name] is not None and not _is_id(ids[name]):
+                raise _malformed(name, ids[name])
         start = cls(
             first,
             {name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()},
@@ -128,10 +129,12 @@ class DecoderStart:
 
 def _forced(pairs: Any) -> tuple[int, ...]:
     """Token ids of ``forced_decoder_ids``, pairs of place and token id; ``DETECT`` for a language that is left open."""
-    ids = []
-    for place, pair in enumerate(pairs if isinstance(pairs, list) else (), 1):
+    ids: list[int] = []
+    if not isinstance(pairs, list | tuple | None):
+        raise _malformed("forced_decoder_ids", pairs)
+    for place, pair in enumerate(pairs or (), 1):
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] != place or not (pair[1] is None or _is_id(pair[1])):
-            raise BundleError(f"generation_config.json has forced_decoder_ids {pairs!r}; mend it and compile again")
+            raise _malformed("forced_decoder_ids", pairs)
         ids.append(DETECT if pair[1] is None else pair[1])
     return tuple(ids)
 
@@ -141,7 +144,11 @@ def _is_id(value: Any) -> bool:
 
 
 def _ids(settings: Mapping[str, Any], name: str) -> dict[str, int]:
-    found = settings.get(name) or {}
+    found = {} if settings.get(name) is None else settings[name]
     if not isinstance(found, Mapping) or not all(_is_id(token) for token in found.values()):
-        raise BundleError(f"generation_config.json has {name} {found!r}; mend it and compile again")
+        raise _malformed(name, found)
     return dict(found)
+
+
+def _malformed(name: str, value: Any) -> BundleError:
+    return BundleError(f"generation_config.json has {name} {value!r:.80}; mend it and compile again")

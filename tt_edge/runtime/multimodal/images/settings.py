@@ -86,7 +86,10 @@ def mean_and_std(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[
 
 def numbers(values: Any, name: str, least: float, most: float) -> tuple[float, ...]:
     """Three numbers from ``least`` to ``most``, for red, green and blue. Raises ``ValueError`` for others."""
-    found = tuple(float(value) for value in values)
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = ()
     if len(found) != 3 or not all(least <= value <= most for value in found):
         raise ValueError(f"{name} is {values!r:.80}, not three numbers from {least} to {most}")
     return found
