@@ -12,7 +12,8 @@ from tests.lowering.helpers import ops
 from tests.tiny_vlms import tiny_vlm
 from tt_edge.compile.export import trace as tracing
 from tt_edge.compile.export.decoder import DecoderCompiler
-from tt_edge.compile.export.slice_writes import replace_writes
+from tt_edge.compile.export.layer_copies import mutates
+from tt_edge.compile.export.slice_writes import replace_in_place, replace_writes
 from tt_edge.config import CompileConfig
 
 
@@ -46,6 +47,32 @@ class Transposed(nn.Module):
         turned = angles.transpose(0, 1)
         angles[0] = 1.5 * angles[1]
         return turned + 1
+
+
+class States(nn.Module):
+    """As Gemma 3n's: sums in place, also of a view and of a part; what is read behind is another view."""
+
+    def forward(self, x):
+        angles = x.cos().permute(0, 2, 1)
+        angles += 1
+        angles = angles.sin().type_as(x)
+        angles[1:] += angles[:1] * 2
+        return angles.permute(2, 0, 1)
+
+
+class Seen(nn.Module):
+    """Another view sees what is written, also where the tensor is converted to the type that it has."""
+
+    def __init__(self, converts):
+        super().__init__()
+        self.converts = converts
+
+    def forward(self, x):
+        angles = x.cos()
+        seen = angles.transpose(0, 1)
+        angles = angles.type_as(x) if self.converts else angles
+        angles *= 2
+        return seen + 1
 
 
 class Broadcast(nn.Module):
@@ -86,6 +113,29 @@ def test_parts(kind):
     for rows in (5, 7):
         x = torch.randn(3, rows, 9)
         torch.testing.assert_close(module(x), kind()(x))
+
+
+def test_operators_in_place():
+    x = torch.randn(3, 5, 9)
+    module = exported(States(), x)
+    assert sum(map(mutates, module.graph.nodes)) == 3
+    replace_in_place(module.graph)
+    assert replace_writes(module.graph)
+    module.recompile()
+    module.graph.lint()
+    assert not any(map(mutates, module.graph.nodes))
+    for rows in (5, 7):
+        x = torch.randn(3, rows, 9)
+        torch.testing.assert_close(module(x), States()(x))
+
+
+@pytest.mark.parametrize("converts", [False, True])
+def test_operators_in_place_of_what_is_seen_elsewhere_stay(converts):
+    x = torch.randn(3, 5, 9)
+    module = exported(Seen(converts), x)
+    replace_in_place(module.graph)
+    assert sum(map(mutates, module.graph.nodes)) == 1
+    assert not replace_writes(module.graph)
 
 
 @pytest.mark.parametrize("kind", [Transposed, Broadcast, Chunks])

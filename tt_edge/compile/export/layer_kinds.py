@@ -126,7 +126,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def layers_of(module: nn.Module) -> list[RepeatedLayer]:
-    """The modules of the outermost lists that are equal to another one of their list."""
+    """The modules of the outermost lists that are equal to another one of their list, and that have parts."""
     found: list[RepeatedLayer] = []
     lists: list[str] = []
     for path, part in module.named_modules():
@@ -136,7 +136,7 @@ def layers_of(module: nn.Module) -> list[RepeatedLayer]:
         kinds = [kind_of(layer) for layer in part]
         equal = Counter(kinds)
         for i, (layer, kind) in enumerate(zip(part, kinds, strict=True)):
-            if kind is not None and equal[kind] > 1:
+            if kind is not None and equal[kind] > 1 and layer._modules:
                 found.append(RepeatedLayer(layer, f"{path}.{i}", path))
     return found
 

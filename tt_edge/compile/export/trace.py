@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 from tt_edge.compile.export.layer_copies import check_writes, mutates
 from tt_edge.compile.export.repeat import RepeatedLayers
-from tt_edge.compile.export.slice_writes import replace_writes
+from tt_edge.compile.export.slice_writes import replace_in_place, replace_writes
 from tt_edge.errors import UnsupportedModelError
 
 _LOGGER = logging.getLogger("tt_edge")
@@ -72,8 +72,9 @@ def _export(
     )
     if not any(mutates(node) for node in program.graph.nodes):
         return _module_of(program)
-    check_writes(program.graph)  # Qwen3-VL writes into slices of its angles
     exported = _module_of(program)
+    replace_in_place(exported.graph)
+    check_writes(exported.graph)  # Qwen3-VL writes into slices of its angles
     if replace_writes(exported.graph):
         exported.recompile()
         return exported
