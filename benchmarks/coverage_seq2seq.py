@@ -6,6 +6,7 @@ configuration is of an encoder-decoder.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from functools import cache
@@ -68,6 +69,15 @@ _MORE: dict[str, dict[str, Any]] = {
     "moonshine": {"pad_head_dim_to_multiple_of": None},
     "speecht5": {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2},
     "t5": {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1},
+    "dia_decoder": {
+        "cross_hidden_size": 32,
+        "cross_num_attention_heads": 4,
+        "cross_head_dim": 8,
+        "cross_num_key_value_heads": 4,
+        "num_channels": 3,
+    },
+    "dia": {"delay_pattern": [0, 1, 2]},
+    "udop": {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
     "blip_text_model": {"encoder_hidden_size": 32, "bos_token_id": 2, "sep_token_id": None},
 }
 
@@ -248,6 +258,8 @@ def _generated(model: Any, source: dict[str, Any]) -> list[int]:
     given = {name: torch.from_numpy(array)[None] for name, array in source.items()}
     if "input_ids" in given:
         given["attention_mask"] = torch.ones_like(given["input_ids"])
+        if "bbox" in inspect.signature(model.get_encoder().forward).parameters:  # where each token stands on a page
+            given["bbox"] = torch.rand(1, given["input_ids"].shape[1], 4)
     own = isinstance(model, BlipForConditionalGeneration)
     out = (type(model) if own else GenerationMixin).generate(
         model, **given, do_sample=False, num_beams=1, max_new_tokens=_TOKENS, no_repeat_ngram_size=2

@@ -42,7 +42,8 @@ CONFIG, START, SPEECH = "config.json", "generation_config.json", "preprocessor_c
         ("t5", CONFIG, "d_model", "32", "does not load: Validation error for field 'd_model': TypeError"),
         ("t5", CONFIG, "dense_act_fn", "zelu", "dense_act_fn of config.json is 'zelu', which transformers does not"),
         ("donut", CONFIG, "encoder.image_size", [-32, 64], "encoder.image_size of config.json is [-32, 64], not"),
-        ("donut", CONFIG, "encoder.image_size", [32], "encoder.image_size of config.json is [32], not an integer, or"),
+        ("donut", CONFIG, "encoder.image_size", [32], "encoder.image_size of config.json is [32], not an integer"),
+        ("donut", CONFIG, "encoder.image_size", [32, 10**7], "is [32, 10000000], not an integer from 1 to 16384, or"),
         ("donut", CONFIG, "encoder.patch_size", 0, "encoder.patch_size of config.json is 0, not at least 1"),
         (
             "whisper",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import DiaConfig, DiaForConditionalGeneration, UdopConfig, UdopForConditionalGeneration
 
 from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, texts, wanted
 from tests.tiny_seq2seq import FAMILIES, tiny_seq2seq
@@ -12,7 +13,7 @@ from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference
 from tt_edge.compile.seq2seq.model import Seq2Seq, cross_states
 from tt_edge.compile.seq2seq.positions import Positions
 from tt_edge.config import Precision
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.seq2seq.pipeline import SourcePipeline
 from tt_edge.runtime.seq2seq.prompt import DecoderStart
@@ -137,6 +138,41 @@ def test_the_structure_is_found():
     parts = Seq2Seq.of(tiny_seq2seq("t5"))
     assert (parts.source, parts.layers, parts.cross_shape) == ("source_ids", 2, (4, 2, 8))
     assert parts.cross_names == ["cross_key_0", "cross_value_0", "cross_key_1", "cross_value_1"]
+
+
+def test_texts_with_boxes_are_refused():
+    config = UdopConfig(
+        vocab_size=99, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, image_size=32, patch_size=8
+    )
+    with pytest.raises(
+        UnsupportedModelError, match=r"takes boxes beside its tokens \(bbox, where each word stands on a p"
+    ):
+        Seq2Seq.of(UdopForConditionalGeneration(config).eval())
+
+
+def test_an_answer_of_several_tokens_a_step_is_refused():
+    """Dia's: codes of sound, in three channels."""
+    small = {
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+    }
+    across = {
+        "cross_num_attention_heads": 4,
+        "cross_num_key_value_heads": 4,
+        "cross_head_dim": 8,
+        "cross_hidden_size": 32,
+    }
+    small |= {"intermediate_size": 64, "vocab_size": 99}
+    config = DiaConfig(
+        encoder_config=small, decoder_config={**small, **across, "num_channels": 3}, delay_pattern=[0, 1, 2]
+    )
+    with pytest.raises(
+        UnsupportedModelError, match=r"does not answer with one token after another from input_ids alone"
+    ):
+        Seq2Seq.of(DiaForConditionalGeneration(config).eval())
 
 
 def test_a_decoder_with_more_layers_than_the_encoder():

@@ -22,6 +22,8 @@ _NOT_NEGATIVE = frozenset({
     "max_position_embeddings", "max_source_positions", "max_target_positions", "num_channels", "num_decoder_layers",
     "num_hidden_layers", "num_key_value_heads", "num_layers", "vocab_size",
 })  # fmt: skip
+#: The most pixels of a side of an image: a mask of windows is made of all of them.
+_MOST = 16384
 #: Settings that are token ids where there is a vision tower.
 _TOKENS = frozenset({"image_token_id", "image_token_index", "video_token_id"})
 
@@ -35,8 +37,10 @@ def check_sizes(source: str, settings: Mapping[str, Any]) -> None:
             raise _wrong(source, path, value, "at least 1")
         if name in _NOT_NEGATIVE and any(each < 0 for each in numbers):
             raise _wrong(source, path, value, "a number of 0 or more")
-        if name == "image_size" and isinstance(value, list) and len(value) < 2:
-            raise _wrong(source, path, value, "an integer, or height and width")
+        if name == "image_size" and (
+            any(each > _MOST for each in numbers) or (isinstance(value, list) and len(value) < 2)
+        ):
+            raise _wrong(source, path, value, f"an integer from 1 to {_MOST}, or height and width")
         if name in _TOKENS and "vision_config" in settings and any(each < 0 for each in numbers):
             raise _wrong(source, path, value, "a token id")
 

@@ -31,7 +31,7 @@ from tt_edge.contract import (
     Subsampling,
     cross_names,
 )
-from tt_edge.errors import UnsupportedModelError
+from tt_edge.errors import UnsupportedModelError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,6 +109,11 @@ class Seq2Seq:
             raise UnsupportedModelError(
                 f"the encoder of {name} takes {takes}, and tt-edge compiles those that take {', '.join(_INPUTS)}"
             )
+        if "bbox" in inspect.signature(encoder.forward).parameters:
+            raise UnsupportedModelError(
+                f"the encoder of {name} takes boxes beside its tokens (bbox, where each word stands on a page), which no backend "
+                "has"
+            )
         fixed = subsampling = width = None
         if source == INPUT_FEATURES and not _is_whispers(encoder.config):
             source, width = SPEECH_FEATURES, feature_width(encoder.config, name)
@@ -117,8 +122,13 @@ class Seq2Seq:
         elif source != SOURCE_IDS:
             fixed = _fixed_size(name, encoder.config, source)
         found = cls(model, source, fixed, 0, (0, 0, 0), subsampling, width, image)
-        with torch.no_grad():
-            keys = cross_states(model, found.example_source(1, 2))[::2]
+        try:
+            with torch.no_grad():
+                keys = cross_states(model, found.example_source(1, 2))[::2]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UnsupportedModelError(
+                f"{name} does not answer with one token after another from {takes} alone ({one_line(error)}), which no backend has"
+            ) from error
         _, heads, places, size = keys[0].shape
         return replace(found, layers=len(keys), cross_shape=(int(heads), int(places), int(size)))
 
