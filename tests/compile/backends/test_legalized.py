@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled, shared
-from tests.tiny_models import FAMILIES, tiny_model
+from tests.tiny_models import FAMILIES, SHARING, tiny_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.config import Precision
@@ -23,7 +23,7 @@ from tt_edge.tensorrt_features import features_of_release
 FORMS = ("10.16", "10.14", "10.13", "10.3")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SHARING])
 def test_greedy_tokens_equal_generate(family):
     """48 tokens after prompts of 48, 9 and 24, in a ragged batch, in chunks and one by one; windows are 8 tokens."""
     reference = shared(family)

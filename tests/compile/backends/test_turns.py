@@ -11,6 +11,7 @@ from tt_edge.runtime.engine.reference_session import ReferenceSession
 
 BACKENDS = {
     "native": {"backend": "native"},
+    "native, shared caches": {"backend": "native"},
     "no cache": {"backend": "sdpa", "cache": "none"},
     "static_v1": {"backend": "sdpa", "cache": "static_v1"},
     "static_v2": {"backend": "sdpa", "cache": "static_v2"},
@@ -24,6 +25,8 @@ TURNS = [list(range(5, 18)), [40, 41, 42], [100 + i for i in range(20)]]
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def converted(request):
+    if request.param == "native, shared caches":
+        return compiled(tiny_model("gemma4"), **BACKENDS[request.param])
     # Mistral: a window of 8 tokens, which every turn outgrows. The plugin takes heads of 64 and more, 0.4 no windows.
     window = {"sliding_window": None} if request.param == "plugin 0.4" else {}
     model = tiny_model("mistral", head_dim=64, **window)
@@ -58,7 +61,7 @@ def test_turns_equal_one_long_prompt(converted):
         for length, tokens, last in steps:
             session.reset(1)
             whole = session.forward(np.array([history[:length]]), np.array([length]))[0]
-            np.testing.assert_allclose(whole, last, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(whole, last, rtol=1e-4, atol=5e-5)
             session.reset(1)
             again, _ = greedy(session, history[: length - len(tokens)], len(tokens))
             assert again == tokens
@@ -76,7 +79,7 @@ def test_chunks_equal_the_whole_prompt(converted):
                 at += size
             results.append(logits[0])
     for other in results[1:]:
-        np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=5e-5)
 
 
 def test_a_rewound_row_forgets(converted):
@@ -89,7 +92,7 @@ def test_a_rewound_row_forgets(converted):
         session.truncate([4, 14])
         rest = np.array([[*TURNS[0][4:], 9], [0] * 10])
         got = session.forward(rest, np.array([10, 1]))
-        np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=5e-5)
 
 
 def test_rows_of_different_lengths_equal_rows_alone(converted):
@@ -100,9 +103,9 @@ def test_rows_of_different_lengths_equal_rows_alone(converted):
         step = session.forward(np.array([[8], [8], [8]]), np.array([1, 1, 1]))
         for row, prompt in enumerate(prompts):
             session.reset(1)
-            np.testing.assert_allclose(prefill(session, [prompt])[0], together[row], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(prefill(session, [prompt])[0], together[row], rtol=1e-4, atol=5e-5)
             alone = session.forward(np.array([[8]]), np.array([1]))[0]
-            np.testing.assert_allclose(alone, step[row], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(alone, step[row], rtol=1e-4, atol=5e-5)
 
 
 def test_a_row_copied_out_and_in_goes_on_as_it_was(converted):
@@ -118,7 +121,7 @@ def test_a_row_copied_out_and_in_goes_on_as_it_was(converted):
         prefill(session, [TURNS[1], TURNS[0], TURNS[2]])
         session.write_kv(0, kept)
         assert session.past_lengths.tolist() == [length, len(TURNS[0]), len(TURNS[2])]
-        np.testing.assert_allclose(prefill_rest(session, 0, prompt, length), want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prefill_rest(session, 0, prompt, length), want, rtol=1e-4, atol=5e-5)
 
 
 def prefill_rest(session: ReferenceSession, row: int, prompt: list[int], length: int) -> np.ndarray:
@@ -147,7 +150,7 @@ def test_some_slots_only(converted):
         got = session.forward(np.array([[8]] * 3), np.array([1] * 3))
         for slot, ids in enumerate(turns):
             session.reset(1)
-            np.testing.assert_allclose(prefill(session, [[*ids, 8]])[0], got[slot], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(prefill(session, [[*ids, 8]])[0], got[slot], rtol=1e-4, atol=5e-5)
 
 
 def test_the_first_rows_alone(converted):
@@ -160,4 +163,4 @@ def test_the_first_rows_alone(converted):
         got = session.forward(np.array([[3], [4]]), np.array([1, 1]))
         for row, ids in enumerate(([*TURNS[0], 8, 9, 3], [*TURNS[1], 4])):
             session.reset(1)
-            np.testing.assert_allclose(prefill(session, [ids])[0], got[row], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(prefill(session, [ids])[0], got[row], rtol=1e-4, atol=5e-5)
