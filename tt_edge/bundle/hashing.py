@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import threading
 from typing import Any
 
+from tt_edge.bundle.direct_writer import DirectWriter, write_all
 from tt_edge.bundle.manifest import FileRecord
 
 #: Chunks of at least this many bytes are hashed and written in parallel.
@@ -20,10 +20,14 @@ def _state(found: os.stat_result) -> tuple[int, int]:
 
 
 class HashingFile(io.RawIOBase):
-    """Writes to an unbuffered file and hashes what it writes. The record is available after ``finish`` or ``close``."""
+    """Writes to an unbuffered file and hashes what it writes. The record is available after ``finish`` or ``close``.
+
+    From the first large chunk on, it writes around the page cache.
+    """
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
+        self._direct: DirectWriter | None = None
         self._digest = hashlib.sha256()
         self.size = 0
 
@@ -35,27 +39,28 @@ class HashingFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         if view.nbytes < _LARGE:
             self._digest.update(view)
-            self._write_all(view)
+            self._append(view)
         else:  # both release the GIL
+            self._direct = self._direct or DirectWriter(self._file)
             hashing = threading.Thread(target=self._digest.update, args=(view,))
             hashing.start()
             try:
-                self._write_all(view)
+                self._append(view)
             finally:
                 hashing.join()
         self.size += view.nbytes
         return view.nbytes
 
-    def _write_all(self, view: memoryview) -> None:
-        done = 0
-        while done < view.nbytes:
-            written = self._file.write(view[done:])
-            if not written:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-            done += written
+    def _append(self, view: memoryview) -> None:
+        if self._direct is None:
+            write_all(self._file, view)
+        else:
+            self._direct.write(view)
 
     def finish(self) -> None:
         """Flush the file to disk, to survive a loss of power. The file stays open, and so does a lock on it."""
+        if self._direct is not None:
+            self._direct.finish()
         os.fsync(self._file.fileno())
         self._state = os.fstat(self._file.fileno())
 
