@@ -109,7 +109,14 @@ DIFFERS: dict[str, Differs] = {
         roles={"unk_token": "</s>"},  # the ids that follow are words'
     ),
     "kosmos-2.5": Differs(
-        config={f"text_config.{key}": size for key, size in _KOSMOS.items()},
+        config={
+            **{f"text_config.{key}": size for key, size in _KOSMOS.items()},
+            "text_config.pad_token_id": 0,
+            "latent_query_num": 6,
+            "vision_config.patch_embed_hidden_size": 3 * PATCH**2,
+        },
+        processor={"num_image_tokens": 6},
+        image={"patch_size": {"height": PATCH, "width": PATCH}},
         processor_class="Kosmos2_5Processor",
         image_processor="Kosmos2_5ImageProcessor",
     ),

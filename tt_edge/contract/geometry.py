@@ -20,7 +20,7 @@ BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
 #: Fields that older bundles lack.
 _ADDED = (
     *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
-    *("image_ends", "frame_rows", "frames_end", "padded_tiles", "whole_tiles"),
+    *("image_ends", "frame_rows", "frames_end", "padded_tiles", "whole_tiles", "flattened_patches"),
 )
 _TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
@@ -50,6 +50,8 @@ class VisionGeometry:
     tokens' rows is behind the last frame. ``padded_tiles``: how many patches a side of a tile has, some of which may be padding
     (``TILE_EDGES``); 0 where none is. ``whole_tiles``: such a tile has all its rows, whatever of it is padding; else those of
     padding are left out, and the last two of a unit are the end of a line and what stands between an image's tiles.
+    ``flattened_patches``: a tile is so many patches of ``patch_dim`` numbers, with a row and a column each (``PATCH_POSITIONS``),
+    and has no ``tile_size``; 0 where a tile is pixels.
     """
 
     family: str
@@ -73,6 +75,7 @@ class VisionGeometry:
     frames_end: bool = False
     padded_tiles: int = 0
     whole_tiles: bool = False
+    flattened_patches: int = 0
 
     @property
     def end_rows(self) -> int:

@@ -134,6 +134,8 @@ TILE_PIXELS, HIGH_RES_PIXELS = "pixel_values", "high_res_pixel_values"
 CANVAS_PIXELS, ASPECT_RATIO_IDS, ASPECT_RATIO_MASK = "canvas_pixels", "aspect_ratio_ids", "aspect_ratio_mask"
 #: Of towers whose tiles may be partly padding: the rows and columns of patches of each that are not, int64 ``[tiles, 2]``.
 TILE_EDGES = "tile_edges"
+#: Of towers that take patches: their numbers, and the row and the column of each.
+PATCHES, PATCH_POSITIONS = "patches", "patch_positions"
 #: Of towers that read the text of a prompt with each tile: its token ids, as many for all tiles of a call.
 INSTRUCTION_IDS = "instruction_ids"
 #: Of ragged towers: where each tile begins, and the end.
@@ -286,8 +288,8 @@ REGISTRY: list[EngineInput] = [
     _of_tower(ASPECT_RATIO_MASK, DType.INT64, s.UNITS, None),
     _of_tower(TILE_EDGES, DType.INT64, s.UNITS, None),
     _of_tower(INSTRUCTION_IDS, DType.INT64, s.UNITS, s.INSTRUCTION),
-    _of_tower("patches", None, s.UNITS, None, None),
-    _of_tower("patch_positions", DType.INT64, s.UNITS, None, None),
+    _of_tower(PATCHES, None, s.UNITS, None, None),
+    _of_tower(PATCH_POSITIONS, DType.INT64, s.UNITS, None, None),
     _of_tower("segment_ids", DType.INT32, s.UNITS, None),
     _of_tower("window_ids", DType.INT32, s.UNITS, None),
     _of_tower("interpolation_indices", DType.INT64, s.UNITS, None, None),

@@ -1,6 +1,6 @@
 """Models whose processors put an image before the text: to answers equal to ``generate()`` with the checkpoint's own processor.
 
-InstructBLIP's vision network reads the text of the prompt with the image. Kosmos-2 knows its image tokens by their places.
+InstructBLIP's vision network reads the text of the prompt with the image. Kosmos-2 and 2.5 know their image tokens by their places.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import Kosmos2_5Processor
 
 from tests.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
@@ -16,11 +17,14 @@ from tt_edge.compile.parity import verify_bundle
 from tt_edge.compile.parity.images.features import features_of
 from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM, model_inputs
 from tt_edge.compile.pipeline import compile_checkpoint
+from tt_edge.compile.quantize.calibrate import calibrate
 from tt_edge.config import CompileConfig, EngineTarget, Precision
+from tt_edge.config.quantization import QuantConfig, QuantFormat
 from tt_edge.contract import IMAGE_FEATURES
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime import LLM
+from tt_edge.runtime.benchmark.vision import random_picture
 
 NEW = 6
 #: Prompts of more than 80 tokens are computed in pieces.
@@ -28,14 +32,17 @@ LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=80, max_s
 GREEDY = GenerationConfig(max_new_tokens=NEW, ignore_eos=True)
 
 
-@pytest.fixture(scope="module", params=["instructblip", "kosmos-2"])
+@pytest.fixture(scope="module", params=["instructblip", "kosmos-2", "kosmos-2.5"])
 def both(request, tmp_path_factory):
-    """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint."""
+    """The compiled model, the one in PyTorch, and the folder of bundle and checkpoint. Kosmos-2.5's processor makes 4,096 patches
+    of each image, whatever its settings are, and here 20."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_any(request.param, folder / "checkpoint")
-    compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
-    with LLM.load(folder / "out.ttedge", "reference") as llm:
-        yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Kosmos2_5Processor, "images_kwargs", Kosmos2_5Processor.images_kwargs | {"max_patches": 20})
+        write_any(request.param, folder / "checkpoint")
+        compile_checkpoint(str(folder / "checkpoint"), folder / "out.ttedge", LIMITS, EngineTarget())
+        with LLM.load(folder / "out.ttedge", "reference") as llm:
+            yield request.param, llm, PyTorchVLM(folder / "checkpoint", Precision.FP32), folder
 
 
 def check(theirs, llm, prompt, image, completion):
@@ -69,11 +76,30 @@ def test_images_of_several_prompts(both):
     images = [image for _, [image] in made]
     apart = [features_of(theirs.model, [image])[IMAGE_FEATURES] for image in images]
     np.testing.assert_allclose(features_of(theirs.model, images)[IMAGE_FEATURES], np.concatenate(apart), atol=1e-5)
-    if name == "kosmos-2":
+    if name != "instructblip":
         ids = made[0][0]
         inputs = model_inputs(theirs.model, [ids, ids], images[:2])
         want = theirs.inputs(llm, "What is this? ", [photo(40, 40)])["image_embeds_position_mask"][0]
         assert all(mask.tolist() == want.tolist() for mask in inputs["image_embeds_position_mask"])
+
+
+def test_an_image_of_random_pixels(both):
+    """What benchmarks compute with, as the model's own code has it."""
+    _, llm, theirs, _ = both
+    contract = llm.vision.encoder.session.contract
+    image = random_picture(contract, contract.tower.least_image_tokens)
+    got = llm.vision.encoder.encode([image])[IMAGE_FEATURES]
+    np.testing.assert_allclose(got, features_of(theirs.model, [image])[IMAGE_FEATURES], atol=1e-4)
+
+
+def test_its_tower_is_calibrated(both):
+    """An image runs through it, whatever the model calls its pixels."""
+    _, llm, theirs, _ = both
+    ids, images = llm.vision.processor.tokenize(llm.tokenizer, "What?", [photo(40, 40)], add_special_tokens=True)
+    recipe = QuantConfig(None, vision=QuantFormat.INT8_SQ)
+    found = calibrate(theirs.model, recipe, [model_inputs(theirs.model, [ids], images)], device="cpu")
+    assert found
+    assert all(each.input_amax is not None for each in found.values())
 
 
 def test_verify(both):
@@ -88,6 +114,6 @@ def test_errors_name_the_next_step(both):
     image = photo(30, 30)
     with pytest.raises(InvalidInputError, match="takes one image a prompt, and there are 2; give one"):
         llm.generate(["what?"], GREEDY, images=[[image, image]])
-    if name == "kosmos-2":
+    if name != "instructblip":
         with pytest.raises(InvalidInputError, match="answers to an image, and the prompt has none; give an image"):
             llm.generate(["what?"], GREEDY)

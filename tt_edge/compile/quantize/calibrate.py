@@ -23,7 +23,9 @@ from tt_edge.compile.overflow import checked_activations
 from tt_edge.compile.quantize.data import Batch
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize
 from tt_edge.compile.vision.families import family_of
+from tt_edge.compile.vision.padded.flattened import FLATTENED_PATCHES
 from tt_edge.config.quantization import QuantConfig, QuantFormat
+from tt_edge.contract import TILE_PIXELS
 from tt_edge.errors import InvalidInputError
 
 #: The file in a bundle with the calibration statistics, so that `verify` can quantize the checkpoint in the same way.
@@ -131,7 +133,9 @@ def _calibrate_format(
 def _run(model: nn.Module, batch: Batch, without_head: bool) -> None:
     decodes = isinstance(model, PreTrainedModel) and not model.config.is_encoder_decoder
     family = family_of(model) if decodes else None
-    if family is not None and "pixel_values" not in batch:  # BLIP-2 does not run without an image
+    if (
+        family is not None and not {TILE_PIXELS, FLATTENED_PATCHES} & batch.keys()
+    ):  # BLIP-2 does not run without an image
         hidden = family.decoder_of(model)(**batch, use_cache=False).last_hidden_state
         if not without_head:
             family.head_of(model)(hidden)

@@ -51,11 +51,18 @@ class ImageDecoder(nn.Module):
         decoder, head = self._family.decoder_of(self.model), self._family.head_of(self.model)
         called = self._family.whole_of(self.model) if self._family.whole else decoder
         placing = placed_features(decoder) if self._family.whole else None
-        places = {} if placing is None else {f"{placing}{PLACES}": (image_indices >= 0).long()}
+        places = {} if placing is None else {f"{placing}{PLACES}": self._places(image_indices, position_ids)}
         with handed(self.model, decoder, image_indices, deepstack_features):
             out = called(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **places)
         logits: Tensor = out.logits if self._family.whole else head(out.last_hidden_state)
         return logits
+
+    def _places(self, image_indices: Tensor, position_ids: Tensor) -> Tensor:
+        """1 for a token of an image, -1 for one of ``marked``, 0 for one of a text ``[B, S]``."""
+        places = (image_indices >= 0).long()
+        for place in self._family.marked:
+            places = places - (position_ids == place).long()
+        return places
 
     def _outside(self, embeddings: nn.Module) -> bool:
         """Whether the image token has no embedding: some vocabularies end before it."""

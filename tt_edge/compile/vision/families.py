@@ -41,6 +41,7 @@ class VLMFamily:
     one size, ``tile_size`` where the configuration does not have it, and in ``high_res_size``, too, where there is one; ``images``
     takes whole images, which the decoder sees by cross-attention. ``whole``: logits are computed by the whole model, which may
     scale them (``whole_of``), not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
+    ``marked``: places of tokens before and behind an image in front of a text that its decoder takes for the image's (Kosmos-2.5).
     """
 
     decoder: str
@@ -52,6 +53,7 @@ class VLMFamily:
     whole: bool = False
     blocks: Blocks = Blocks.NONE
     prunes: bool = True
+    marked: tuple[int, ...] = ()
 
     def decoder_of(self, model: PreTrainedModel) -> Any:
         """The module that computes hidden states from ``inputs_embeds``."""

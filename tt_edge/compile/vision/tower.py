@@ -21,6 +21,7 @@ from tt_edge.compile.vision.families import Instruction, VLMFamily
 from tt_edge.compile.vision.features import features_of, frame_rows, learned_tokens
 from tt_edge.compile.vision.grids.found import grid_tower_of
 from tt_edge.compile.vision.grids.tower import GridTower
+from tt_edge.compile.vision.padded.flattened import FlattenedTower, flattens
 from tt_edge.compile.vision.padded.phi4 import PaddedTower, pads_tiles
 from tt_edge.compile.vision.padded.resampled import ResampledTower, resamples
 from tt_edge.contract import HIGH_RES_PIXELS, INSTRUCTION_IDS, TILE_PIXELS, TILES, VisionGeometry
@@ -71,7 +72,7 @@ class TileTower(nn.Module):
 
 
 #: Any tower; each has ``example`` and ``traceable``.
-Tower: TypeAlias = GridTower | TileTower | PaddedTower | ResampledTower | CrossedTower
+Tower: TypeAlias = GridTower | TileTower | PaddedTower | ResampledTower | FlattenedTower | CrossedTower
 
 
 def tower_of(model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False) -> tuple[Tower, VisionGeometry]:
@@ -81,13 +82,13 @@ def tower_of(model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False)
     if family.tower == "images":
         crossed = CrossedTower(model)
         return crossed, crossed.geometry()
-    if pads_tiles(model) or resamples(model):
+    if pads_tiles(model) or resamples(model) or flattens(model):
         if ragged:
             raise UnsupportedModelError(
                 f"{type(model).__name__}'s tiles have padding, which ViTAttentionPlugin does not leave out; omit "
                 "--vision-attention plugin"
             )
-        kind = ResampledTower if resamples(model) else PaddedTower
+        kind = FlattenedTower if flattens(model) else ResampledTower if resamples(model) else PaddedTower
         padded = kind(model, family.tile_size or _tile_size(model))
         return padded, padded.geometry()
     tower = TileTower(model, family.tile_size or _tile_size(model), family.high_res_size)

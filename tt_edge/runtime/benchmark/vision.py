@@ -28,6 +28,8 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
             )
         canvas = generator.standard_normal((geometry.tiles, 3, *(geometry.tile_size or ())), np.float32)
         return ProcessedImage(canvas, None, tokens, rows=np.arange(tokens), layout=Layout(1, geometry.tiles))
+    if geometry.flattened_patches:
+        return _flattened_picture(geometry, tokens, generator)
     if geometry.partial_tiles:
         return _padded_picture(geometry, tokens, generator)
     if geometry.tile_size is not None:
@@ -60,6 +62,16 @@ def random_picture(contract: IOContract, tokens: int, seed: int = 0) -> Processe
     grid = (1, rows * geometry.merge_size, columns * geometry.merge_size)
     pixels = generator.standard_normal((math.prod(grid), geometry.patch_dim), np.float32)
     return ProcessedImage(pixels, grid, tokens)
+
+
+def _flattened_picture(geometry: VisionGeometry, tokens: int, generator: np.random.Generator) -> ProcessedImage:
+    """The largest square of patches."""
+    if tokens != geometry.tokens_a_unit:
+        raise InvalidInputError(f"an image of this model has {geometry.tokens_a_unit} image tokens; give that number")
+    side = math.isqrt(geometry.flattened_patches)
+    pixels = np.zeros((1, geometry.flattened_patches, geometry.patch_dim), np.float32)
+    pixels[:, : side**2] = generator.standard_normal((side**2, geometry.patch_dim), np.float32)
+    return ProcessedImage(pixels, None, tokens, rows=np.arange(tokens), edges=np.array([[side, side]]))
 
 
 def _padded_picture(geometry: VisionGeometry, tokens: int, generator: np.random.Generator) -> ProcessedImage:

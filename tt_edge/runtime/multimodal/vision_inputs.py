@@ -19,6 +19,8 @@ from tt_edge.contract import (
     INSTRUCTION_IDS,
     KEPT_ROWS,
     OFFSETS_OF,
+    PATCH_POSITIONS,
+    PATCHES,
     PRUNING_PLAN,
     TILE_EDGES,
     TILE_PIXELS,
@@ -152,12 +154,13 @@ def _pruning_plan(
 
 
 def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
-    pixels = np.concatenate([image.pixels for image in images])
     rows, first = [], 0
     for image in images:
         rows.append(first + (np.arange(image.tokens) if image.rows is None else image.rows.reshape(-1)))
         first += len(image.pixels) * geometry.tokens_a_unit
-    inputs = {TILE_PIXELS: pixels}
+    if geometry.flattened_patches:
+        return flattened_inputs(images), np.concatenate(rows)
+    inputs = {TILE_PIXELS: np.concatenate([image.pixels for image in images])}
     if geometry.high_res_size is not None:
         inputs[HIGH_RES_PIXELS] = np.concatenate([image.high_res for image in images if image.high_res is not None])
     if geometry.padded_tiles:
@@ -165,6 +168,16 @@ def _tiles(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[
     if geometry.max_instruction:
         inputs[INSTRUCTION_IDS] = _instructions(images)
     return inputs, np.concatenate(rows)
+
+
+def flattened_inputs(images: Sequence[ProcessedImage]) -> VisionInputs:
+    """Patches ``[images, n, P]``, and the row and the column of each ``[images, n, 2]`` from 1 on; 0 where there is none."""
+    patches = np.concatenate([image.pixels for image in images])
+    positions = np.zeros((*patches.shape[:2], 2), np.int64)
+    edges = np.concatenate([image.edges for image in images if image.edges is not None])
+    for own, (rows, columns) in zip(positions, edges.tolist(), strict=True):
+        own[: rows * columns] = np.indices((rows, columns)).reshape(2, -1).T + 1
+    return {PATCHES: patches, PATCH_POSITIONS: positions}
 
 
 def _instructions(images: Sequence[ProcessedImage]) -> NDArray[np.int64]:

@@ -102,10 +102,7 @@ def test_images_that_join_side_by_side_are_refused(aya, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (
-            "kosmos-2.5",
-            r"kosmos-2.5's image processor Kosmos2_5ImageProcessor is not one of the \d+ that tt-edge follows",
-        ),
+        ("emu3", r"emu3's image processor Emu3ImageProcessor is not one of the \d+ that tt-edge follows"),
         ("aria", r"AriaForConditionalGeneration is a mixture of experts"),
         ("lfm2_vl", "Lfm2VlForConditionalGeneration has convolutions in place of attention in some layers"),
         (

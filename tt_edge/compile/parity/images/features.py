@@ -24,6 +24,7 @@ from tt_edge.compile.parity.report import FeatureParity, PreprocessingParity
 from tt_edge.compile.vision.crossed.reference import crossed_features, is_crossed
 from tt_edge.compile.vision.families import COORDINATES, has_grids
 from tt_edge.compile.vision.features import all_tables, learned_tokens
+from tt_edge.compile.vision.padded.flattened import FLATTENED_PATCHES
 from tt_edge.compile.vision.padded.phi4 import IMAGE_PIXELS
 from tt_edge.compile.vision.processing.written import on_canvas
 from tt_edge.contract import IMAGE_FEATURES, KEPT_PLACES, TILE_PIXELS, deepstack_name
@@ -180,6 +181,8 @@ def compare_preprocessing(
 
 def _unpadded(inputs: Inputs) -> np.ndarray:
     """The pixels of ``inputs``, without patches that make images of several sizes equally large (Gemma 4)."""
+    if FLATTENED_PATCHES in inputs:
+        return inputs[FLATTENED_PATCHES][..., 2:].numpy()
     pixels, places = inputs.get(IMAGE_PIXELS, inputs.get(TILE_PIXELS)), inputs.get(COORDINATES)
     assert pixels is not None
     return (pixels if places is None else pixels[(places >= 0).all(-1)]).numpy()

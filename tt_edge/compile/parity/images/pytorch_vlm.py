@@ -29,6 +29,12 @@ from tt_edge.compile.vision.families import (
 )
 from tt_edge.compile.vision.features import features_of, features_of_images, handed_features, masks_tiles
 from tt_edge.compile.vision.grids.found import patch_inputs_of
+from tt_edge.compile.vision.padded.flattened import (
+    FLATTENED_PATCHES,
+    flattened_features,
+    flattened_model_inputs,
+    flattens,
+)
 from tt_edge.compile.vision.padded.phi4 import IMAGE_MASK, IMAGE_PIXELS, padded_features, padded_inputs, pads_tiles
 from tt_edge.compile.vision.padded.resampled import resampled_inputs, resamples
 from tt_edge.contract import HIGH_RES_PIXELS, TILE_PIXELS
@@ -225,7 +231,7 @@ def kinds_of_tokens(processor: Any) -> dict[str, bool]:
 
 
 #: The pixels that towers take, and which of the tiles are padding.
-OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask", IMAGE_PIXELS, IMAGE_MASK)
+OF_TOWER = (TILE_PIXELS, HIGH_RES_PIXELS, "pixel_attention_mask", IMAGE_PIXELS, IMAGE_MASK, FLATTENED_PATCHES)
 #: The model inputs that say how large images are.
 SIZES = (
     "image_grid_thw",
@@ -245,6 +251,8 @@ def tower_outputs(model: Any, inputs: Mapping[str, Tensor]) -> Any:
         return SimpleNamespace(pooler_output=padded_features(model, dict(inputs)))
     if hasattr(holder_of_features(model), "get_image_features"):
         return holder_of_features(model).get_image_features(**inputs)
+    if flattens(model):
+        return SimpleNamespace(pooler_output=flattened_features(model, dict(inputs)))
     return SimpleNamespace(pooler_output=handed_features(model, inputs["pixel_values"]))
 
 
@@ -316,7 +324,7 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
     if grids and images:
         return inputs | patch_inputs_of(model).of_images(images)
     if images:
-        inputs["pixel_values"] = _pixels(model, rows, images)
+        inputs |= flattened_model_inputs(images) if flattens(model) else {TILE_PIXELS: _pixels(model, rows, images)}
         if images[0].high_res is not None:
             inputs[HIGH_RES_PIXELS] = torch.cat([torch.from_numpy(each.high_res) for each in images])
         if masks_tiles(model):
@@ -328,15 +336,22 @@ def model_inputs(model: Any, rows: Sequence[Sequence[int]], images: Sequence[Pro
             inputs[instruction.name] = pad_sequence(read, batch_first=True)
             inputs[instruction.mask] = pad_sequence([torch.ones_like(ids) for ids in read], batch_first=True)
         if images[0].place is not None and (placing := placed_features(language_part(model))):
-            mask = torch.zeros_like(inputs["input_ids"])
-            for row, image in zip(mask, images, strict=False):
-                row[image.place : (image.place or 0) + image.tokens] = 1
-            inputs[placing + PLACES] = mask
+            inputs[placing + PLACES] = _places(model, inputs["input_ids"], images)
     if model.config.model_type == "gemma3":
         inputs["token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
     if images and model.config.model_type == "paligemma":
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     return inputs
+
+
+def _places(model: Any, input_ids: Tensor, images: Sequence[ProcessedImage]) -> Tensor:
+    """1 for each token of an image in front of a text; Kosmos-2.5 takes the tokens around it for the image's, too (-1)."""
+    mask, ends = torch.zeros_like(input_ids), int(flattens(model))
+    for row, image in zip(mask, images, strict=False):
+        first = image.place or 0
+        row[first - ends : first + image.tokens + ends] = -1
+        row[first : first + image.tokens] = 1
+    return mask
 
 
 def _pixels(model: Any, rows: Sequence[Sequence[int]], images: Sequence[ProcessedImage]) -> Tensor:

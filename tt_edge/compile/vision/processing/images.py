@@ -96,6 +96,7 @@ def _with_prompt(
     if prompt.token_ids:
         files[IMAGE_PROMPT_FILE] = prompt.to_json()
     if own is not None:
+        family = remember(model, replace(family, marked=own.marked()))
         family = remember(model, check_decoder_call(model, family, tower, geometry, own, files))
         files[IMAGE_PROMPT_FILE] = VideoFinder(model, family, tower, geometry, own, files).find(prompt).to_json()
     return Sight(family, tower, geometry, prepared.most_tiles)

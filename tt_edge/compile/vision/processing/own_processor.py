@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import saved_tokenizer
-from tt_edge.compile.vision.families import PLACES, Instruction, has_grids
+from tt_edge.compile.vision.families import Instruction, has_grids
 from tt_edge.compile.vision.features import learned_tokens
 from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.processing.drawing import drawn
-from tt_edge.compile.vision.processing.fit_leading import fit_leading
 from tt_edge.compile.vision.processing.fit_prompt import Expanded, fit_placeholders
+from tt_edge.compile.vision.processing.in_front import leading_image, leads, marked_places
 from tt_edge.compile.vision.processing.written import Written, on_canvas
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -111,38 +111,21 @@ class OwnProcessor:
                 self.behind = text.rpartition(_BEHIND)[2]
                 return word
             reason = reason or f"it writes {text!r:.80}"
-        if self._leads() or self._leading() is not None:
+        if leads(self._beside_an_image, self._processor.tokenizer) or self._leading() is not None:
             return ""
         raise UnsupportedModelError(
             f"{self._name}'s processor takes none of {', '.join(tried)} in the midst of a prompt for an image ({reason})"
         )
 
-    def _leads(self) -> bool:
-        """Whether it puts the tokens of an image before a text that says nothing of it, and before the token that begins texts."""
-        text = _BEFORE + _BEHIND
-        try:
-            ids = self.run(text, [drawn(_UNIT, _UNIT, 0)]).token_ids
-        except UnsupportedModelError:
-            return False
-        own = self._processor.tokenizer(text)["input_ids"]
-        image = ids[: -len(own)]
-        return ids[-len(own) :] == own and len(set(image)) == 1
-
     def _leading(self) -> LeadingImage | None:
-        """How it puts an image before a text, where a mask of its outputs says in which places."""
+        return leading_image(self._beside_an_image, self._processor.tokenizer)
 
-        def make(text: str) -> tuple[list[int], list[int]]:
-            written = self.run(text, [drawn(_UNIT, _UNIT, 0)])
-            mask: list[int] = next(
-                (value[0].tolist() for name, value in written.outputs.items() if name.endswith(PLACES)), []
-            )
-            return written.token_ids, mask
+    def marked(self) -> tuple[int, ...]:
+        """See ``marked_places``; none where an image stands in the midst of a prompt."""
+        return () if self.word else marked_places(self._beside_an_image)
 
-        tokenizer = self._processor.tokenizer
-        try:
-            return fit_leading(make, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-        except (UnsupportedModelError, ValueError, TypeError, LookupError, AttributeError, RuntimeError):
-            return None
+    def _beside_an_image(self, text: str) -> Written:
+        return self.run(text, [drawn(_UNIT, _UNIT, 0)])
 
     def set_apart(self) -> bool:
         """From here on prompts have the processor's tokens around an image's, too; false if it has none, or they have them.

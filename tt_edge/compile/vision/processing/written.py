@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 
 from tt_edge.compile.vision.families import COORDINATES
+from tt_edge.compile.vision.padded.flattened import FLATTENED_PATCHES
 from tt_edge.contract import HIGH_RES_PIXELS
 from tt_edge.errors import UnsupportedModelError
 
 #: Names of the pixels among a processor's outputs; of videos, also those of where each patch of a frame is.
-_PIXELS = ("pixel_values", "pixel_values_images", "image_pixel_values")
+_PIXELS = ("pixel_values", "pixel_values_images", "image_pixel_values", FLATTENED_PATCHES)
 _OF_VIDEOS, _OF_FRAMES = ("pixel_values_videos", "pixel_values"), "video_position_ids"
 
 
@@ -65,6 +66,8 @@ class Written:
         places = self.outputs.get(coordinates)
         if isinstance(places, torch.Tensor):
             return found[(places >= 0).all(-1)]
+        if FLATTENED_PATCHES in self.outputs:
+            return found[..., 2:]
         if found.ndim <= 4:
             return found
         tiles = found.flatten(0, -4)

@@ -335,6 +335,16 @@ PROCESSOR_TYPES: dict[str, ProcessorType] = {
     ),
     "Gemma4ImageProcessor": _BUDGET,
     "Gemma4UnifiedImageProcessor": _BUDGET,
+    "Kosmos2_5ImageProcessor": ProcessorType(
+        {"patch_size": _square(16), "max_patches": 4096, "do_normalize": True},
+        reads=("patch_size", "max_patches"),
+        inert=("do_rescale", "rescale_factor", "resample", "image_mean", "image_std", "size"),
+        only={
+            "do_normalize": (True,),
+            "do_resize": (True, False, None),
+        },  # transformers fails without one, and has no other
+        sizes=(),
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from tt_edge.runtime.multimodal.crossed.aspect_ratios import AspectRatioProcesso
 from tt_edge.runtime.multimodal.images.image_prompt import ImagePrompt
 from tt_edge.runtime.multimodal.images.options import AS_IT_IS, ImageOptions
 from tt_edge.runtime.multimodal.images.patched.budget import BudgetProcessor
+from tt_edge.runtime.multimodal.images.patched.flattened import FlattenedProcessor
 from tt_edge.runtime.multimodal.images.patched.grids import GridProcessor
 from tt_edge.runtime.multimodal.images.patched.pixtral import PixtralProcessor
 from tt_edge.runtime.multimodal.images.patched.qwen_vl import QwenVLProcessor
@@ -96,6 +97,7 @@ PROCESSORS: dict[str, Callable[[CheckpointSettings], ImageProcessor]] = {
     "MuseGlimmerImageProcessor": BudgetProcessor.of_muse,
     "Gemma4ImageProcessor": BudgetProcessor.of_gemma4,
     "Gemma4UnifiedImageProcessor": BudgetProcessor.of_gemma4,
+    "Kosmos2_5ImageProcessor": FlattenedProcessor.from_settings,
 }
 
 

@@ -41,6 +41,15 @@ def resize(image: NDArray[np.uint8], height: int, width: int, resample: int) -> 
     return np.array(resized)
 
 
+def resize_floats(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """``[H, W, C]`` in another size with Pillow's bilinear filter, antialiased, without rounding, as PyTorch's ``interpolate``."""
+    from PIL import Image
+
+    check_resize((image.shape[0], image.shape[1]), (height, width))
+    channels = [Image.fromarray(np.ascontiguousarray(image[..., each])) for each in range(image.shape[2])]
+    return np.stack([np.asarray(each.resize((width, height), Image.Resampling.BILINEAR)) for each in channels], axis=-1)
+
+
 def resize_at_once(image: NDArray[np.uint8], height: int, width: int, resample: int = 3) -> NDArray[np.uint8]:
     """``[H, W, 3]`` in another size by one call of Pillow (its default filter is bicubic), as qwen-vl-utils does."""
     from PIL import Image
