@@ -20,7 +20,7 @@ BILINEAR_ZEROS, BILINEAR_ANTIALIASED = "bilinear-zeros", "bilinear-antialiased"
 #: Fields that older bundles lack.
 _ADDED = (
     *("keep", "position_sampling", "tiles", "max_instruction", "learned_rows", "high_res_size", "line_ends"),
-    *("image_ends", "frame_rows", "frames_end", "padded_tiles", "whole_tiles", "flattened_patches"),
+    *("image_ends", "frame_rows", "frames_end", "padded_tiles", "whole_tiles", "flattened_patches", "film_merge"),
 )
 _TAPS = {BILINEAR: 2, BILINEAR_ALIGNED: 2, BILINEAR_ZEROS: 2, BICUBIC: 4, BICUBIC_ALIGNED: 4}
 
@@ -52,6 +52,8 @@ class VisionGeometry:
     padding are left out, and the last two of a unit are the end of a line and what stands between an image's tiles.
     ``flattened_patches``: a tile is so many patches of ``patch_dim`` numbers, with a row and a column each (``PATCH_POSITIONS``),
     and has no ``tile_size``; 0 where a tile is pixels.
+    ``film_merge``: of a video so many patches a side are a token, where ``merge_size`` is 1 (``MERGED_PATCHES``); 0 where it is as
+    of images.
     """
 
     family: str
@@ -76,6 +78,7 @@ class VisionGeometry:
     padded_tiles: int = 0
     whole_tiles: bool = False
     flattened_patches: int = 0
+    film_merge: int = 0
 
     @property
     def end_rows(self) -> int:

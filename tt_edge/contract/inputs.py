@@ -136,6 +136,8 @@ CANVAS_PIXELS, ASPECT_RATIO_IDS, ASPECT_RATIO_MASK = "canvas_pixels", "aspect_ra
 TILE_EDGES = "tile_edges"
 #: Of towers that take patches: their numbers, and the row and the column of each.
 PATCHES, PATCH_POSITIONS = "patches", "patch_positions"
+#: Of each row of features, the patches whose mean it is, where those of videos are merged (``VisionGeometry.film_merge``).
+MERGED_PATCHES = "merged_patches"
 #: Of towers that read the text of a prompt with each tile: its token ids, as many for all tiles of a call.
 INSTRUCTION_IDS = "instruction_ids"
 #: Of ragged towers: where each tile begins, and the end.
@@ -294,6 +296,7 @@ REGISTRY: list[EngineInput] = [
     _of_tower("window_ids", DType.INT32, s.UNITS, None),
     _of_tower("interpolation_indices", DType.INT64, s.UNITS, None, None),
     _of_tower("interpolation_weights", DType.FLOAT32, s.UNITS, None, None),
+    _of_tower(MERGED_PATCHES, DType.INT64, s.UNITS, None, None),
     # Of ragged towers: where segments and windows of patches begin, and the end; and a vector as long as the longest segment.
     _of_tower("cu_seqlens", DType.INT32, s.SEGMENTS),
     _of_tower("cu_window_seqlens", DType.INT32, s.WINDOW_OFFSETS),

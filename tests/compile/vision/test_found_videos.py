@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.compile.vision.answers import GREEDY, assert_equal_answers, compiled
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.runtime.multimodal.videos.video_files import write_film
 from tt_edge.config import CompileConfig
-from tt_edge.errors import InvalidInputError
+from tt_edge.errors import CapacityError, InvalidInputError
 from tt_edge.runtime.multimodal.sources import Video, VideoFile
 
 LIMITS = CompileConfig.of(precision="fp32", max_batch=2, max_input_len=320, max_seq_len=640, max_image_tokens=320)
@@ -20,6 +22,7 @@ WORDS = {
     "video_llava": "<video>",
     "muse_glimmer": "<|video|>",
     "cosmos3_edge": "<video>",
+    "video_llama_3": "<video>",
     "qwen2_5_omni_thinker": "<vision_start><video><vision_end>",
 }
 #: Of the film of 30 frames, 20 a second: those whose answers were seen to hang on the rounding of a pixel.
@@ -41,6 +44,26 @@ def test_a_video(family, tmp_path):
         assert_equal_answers(llm, theirs, [(f"see {word} so", [Video(frames[:3], fps=0.1)])])
         for file in (VideoFile(film), VideoFile(film, fps=4.0), VideoFile(film, count=4)):
             assert_equal_answers(llm, theirs, [(f"see {word}?", [file])])
+
+
+def test_what_does_not_move(tmp_path):
+    """VideoLLaMA 3 drops the tokens of a frame that are as in the frame before, but for the first; an image is merged otherwise."""
+    first, other = photo(40, 60), photo(40, 60).copy()
+    other[:, 40:] = 255 - other[:, 40:]  # the right third
+    video = Video([first, first, other, other, first], fps=2.0)
+    with compiled("video_llama_3", tmp_path, LIMITS) as (llm, theirs, _):
+        found = llm.vision.processor.preprocess(video)
+        assert found.grid is not None
+        tokens = math.prod(found.grid[1:]) // 4
+        assert found.groups[:2] == [tokens, 1]
+        assert 1 <= found.groups[2] < tokens
+        assert found.groups[3] == 1
+        assert len(llm.vision.processor.preprocess(first).pixels) == llm.vision.processor.preprocess(first).tokens
+        assert_equal_answers(llm, theirs, [("<video>what?", [video]), ("see <image> so", [Image.fromarray(first)])])
+        with pytest.raises(
+            CapacityError, match=r"the frames have \d+ image_tokens before tokens of what does not move"
+        ):
+            llm.vision.encoder.encode([llm.vision.processor.preprocess(Video([first] * 100))])
 
 
 def test_tokens_around_a_video(tmp_path):

@@ -42,6 +42,7 @@ class VLMFamily:
     takes whole images, which the decoder sees by cross-attention. ``whole``: logits are computed by the whole model, which may
     scale them (``whole_of``), not by ``decoder`` and ``head`` only. ``prunes``: some of the image tokens can be dropped.
     ``marked``: places of tokens before and behind an image in front of a text that its decoder takes for the image's (Kosmos-2.5).
+    ``film_merge``: how many patches a side of a video's frame are a token, by its video processor; 0 where it does not say.
     """
 
     decoder: str
@@ -54,6 +55,7 @@ class VLMFamily:
     blocks: Blocks = Blocks.NONE
     prunes: bool = True
     marked: tuple[int, ...] = ()
+    film_merge: int = 0
 
     def decoder_of(self, model: PreTrainedModel) -> Any:
         """The module that computes hidden states from ``inputs_embeds``."""

@@ -78,7 +78,7 @@ Tower: TypeAlias = GridTower | TileTower | PaddedTower | ResampledTower | Flatte
 def tower_of(model: PreTrainedModel, family: VLMFamily, *, ragged: bool = False) -> tuple[Tower, VisionGeometry]:
     """The tower of ``model``, and the geometry that determines its input shapes."""
     if family.tower == "grid":
-        return grid_tower_of(model, ragged=ragged)
+        return grid_tower_of(model, ragged=ragged, film_merge=family.film_merge)
     if family.tower == "images":
         crossed = CrossedTower(model)
         return crossed, crossed.geometry()

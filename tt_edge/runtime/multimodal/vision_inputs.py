@@ -18,6 +18,7 @@ from tt_edge.contract import (
     HIGH_RES_PIXELS,
     INSTRUCTION_IDS,
     KEPT_ROWS,
+    MERGED_PATCHES,
     OFFSETS_OF,
     PATCH_POSITIONS,
     PATCHES,
@@ -108,13 +109,14 @@ def unpadded_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) 
 
 def _kept(rows: Rows, images: Sequence[ProcessedImage], merge: int) -> Rows:
     """Of the ``rows`` of all tokens those of the tokens that are in the prompt: of some videos, not all (VideoLLaMA 3)."""
-    if all(image.rows is None for image in images):
+    if all(image.rows is None and image.merge is None for image in images):
         return rows
-    ends = np.cumsum(
-        [image.tokens if image.rows is None else math.prod(_grid(image, merge)) // merge**2 for image in images]
-    )
-    apart = zip(np.split(rows, ends[:-1]), images, strict=True)
-    return np.concatenate([own if image.rows is None else own[image.rows] for own, image in apart])
+    counts = [
+        image.tokens if image.rows is None and image.merge is None else math.prod(_grid(image, merge)) // merge**2
+        for image in images
+    ]
+    apart = zip(np.split(rows, np.cumsum(counts)[:-1]), images, strict=True)
+    return np.concatenate([own[: image.tokens] if image.rows is None else own[image.rows] for own, image in apart])
 
 
 def _padded(name: str, array: np.ndarray, more: int, geometry: VisionGeometry) -> np.ndarray:
@@ -192,7 +194,8 @@ def _instructions(images: Sequence[ProcessedImage]) -> NDArray[np.int64]:
 def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> tuple[VisionInputs, Rows]:
     """Everything that a tower for grids may read of ``images``, by name; and the row of its result for each of their tokens."""
     merge, block = geometry.merge_size, geometry.merge_size**2
-    grids = [_grid(image, merge) for image in images]
+    merges = [merge if image.merge is None else image.merge for image in images]
+    grids = [_grid(image, own) for image, own in zip(images, merges, strict=True)]
     patches = np.concatenate([image.pixels for image in images])
     count = sum(math.prod(grid) for grid in grids)
     if patches.shape != (count, geometry.patch_dim):
@@ -201,12 +204,14 @@ def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> t
         )
     inputs: VisionInputs = {
         "patches": patches,
-        "patch_positions": np.concatenate([patch_positions(grid, merge) for grid in grids]),
+        "patch_positions": np.concatenate(list(map(patch_positions, grids, merges))),
         "segment_ids": _segments(grids),
     }
     if geometry.position_table_side:
         pairs = [interpolation(grid, geometry) for grid in grids]
         inputs["interpolation_indices"], inputs["interpolation_weights"] = map(np.concatenate, zip(*pairs, strict=True))
+    if geometry.film_merge:
+        inputs[MERGED_PATCHES] = _merged(grids, merges, geometry.film_merge**2)
     by_token = {name: array.reshape(count // block, block, *array.shape[1:]) for name, array in inputs.items()}
     if not geometry.window_tokens:
         return by_token, _with_ends(geometry, grids, np.arange(count // block))
@@ -226,6 +231,19 @@ def grid_inputs(geometry: VisionGeometry, images: Sequence[ProcessedImage]) -> t
         arranged[name] = placed.reshape(len(windows), -1, *array.shape[2:])
     rows[windows[~empty]] = np.flatnonzero(~empty)
     return arranged, _with_ends(geometry, grids, rows)
+
+
+def _merged(grids: Sequence[Grid], merges: Sequence[int], most: int) -> NDArray[np.int64]:
+    """``[patches, most]``: in the places of an image's first tokens the patches of each, one or ``most``; behind, any."""
+    found, first = [], 0
+    for grid, merge in zip(grids, merges, strict=True):
+        count = math.prod(grid)
+        own = np.repeat(first + np.arange(count)[:, None], most, axis=1)
+        if merge > 1:
+            own[: count // most] = first + np.arange(count).reshape(-1, most)
+        found.append(own)
+        first += count
+    return np.concatenate(found)
 
 
 def _with_ends(geometry: VisionGeometry, grids: Sequence[Grid], rows: Rows) -> Rows:

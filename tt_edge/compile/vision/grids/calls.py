@@ -82,6 +82,7 @@ class Answers:
     windows: Tensor | None = None
     indices: Tensor | None = None
     weights: Tensor | None = None
+    merged: Tensor | None = None
 
     def sampled(self, table: Tensor) -> Tensor:
         """The positions ``[N, C]`` of a table ``[side * side, C]``, in fp32."""
@@ -188,8 +189,8 @@ def answering(model: nn.Module, answers: Answers, tall: tuple[Any, int]) -> Iter
         if answers.weights is not None and x.shape[-1] != tall[1]:  # a table of positions, not features
             rows = answers.sampled(x[0].flatten(1).transpose(0, 1))
             return rows.transpose(0, 1).reshape(1, -1, *tall)
-        if x.shape[-1] == size[-1]:
-            return x  # of a token for each patch
+        if x.shape[-1] == size[-1]:  # of a token for each patch
+            return x if answers.merged is None else _means(x, answers.merged)
         return _halved(x, size, **kwargs)
 
     def embeddings(module: Any) -> Any:
@@ -263,6 +264,12 @@ def _one_piece(original: Any) -> Any:
         return (x,) if whole else original(x, sizes, dim=dim)
 
     return split
+
+
+def _means(x: Tensor, merged: Tensor) -> Tensor:
+    """``x`` ``[1, C, N, 1]`` with, in each place, the mean of the patches that ``merged`` ``[N, patches]`` names."""
+    rows = functional.embedding(merged, x[0, :, :, 0].transpose(0, 1)).mean(1)
+    return rows.transpose(0, 1)[None, :, :, None]
 
 
 def _halved(x: Tensor, size: Any, mode: str = "nearest", align_corners: bool | None = None, **_: Any) -> Tensor:

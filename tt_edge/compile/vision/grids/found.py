@@ -29,8 +29,8 @@ _EXACT, _HALF = 1e-3, 6e-2
 _FOUND: WeakKeyDictionary[PreTrainedModel, tuple[PatchInputs, Seen]] = WeakKeyDictionary()
 
 
-def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, VisionGeometry]:
-    """The tower of a model whose images are grids, and the geometry of its inputs.
+def grid_tower_of(model: PreTrainedModel, *, ragged: bool, film_merge: int = 0) -> tuple[GridTower, VisionGeometry]:
+    """The tower of a model whose images are grids, and the geometry of its inputs. ``film_merge`` is that of ``VLMFamily``.
 
     Raises ``UnsupportedModelError``, naming the feature, where the tower reads of a grid what the host does not compute, or where
     the features of a few images are not those of the model's own ``get_image_features``.
@@ -53,6 +53,7 @@ def grid_tower_of(model: PreTrainedModel, *, ragged: bool) -> tuple[GridTower, V
         ragged=ragged,
         line_ends=seen.line_ends,
         image_ends=seen.image_ends,
+        film_merge=film_merge if inputs.merges and inputs.merge_size == 1 and film_merge > 1 else 0,
     )
     tower = GridTower(model, geometry, inputs, seen)
     if model in _FOUND:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tt_edge.compile.vision.families import COORDINATES
 from tt_edge.compile.vision.grids.calls import Answers, Grids, Seen, answering
 from tt_edge.compile.vision.grids.places import features_of_places
-from tt_edge.contract import VisionGeometry
+from tt_edge.contract import MERGED_PATCHES, VisionGeometry
 from tt_edge.runtime.multimodal.images.processed import Grid, ProcessedImage
 from tt_edge.runtime.multimodal.mrope import CONTINUED
 
@@ -175,11 +175,13 @@ class GridTower(nn.Module):
         interpolation_indices: Tensor | None = None,
         interpolation_weights: Tensor | None = None,
         window_ids: Tensor | None = None,
+        merged_patches: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """``patches`` ``[n, p, patch_dim]``; ``patch_positions`` ``[n, p, 2]`` int64, rows and columns; ``segment_ids`` and
         ``window_ids`` ``[n, p]``.
 
-        ``interpolation_*`` ``[n, p, entries]``: indices into a table of positions, and their weights. Returns the features
+        ``interpolation_*`` ``[n, p, entries]``: indices into a table of positions, and their weights. ``merged_patches`` ``[n, p,
+        patches]``: of each row of features the patches whose mean it is. Returns the features
         ``[rows, hidden]``, then those of the deeper levels.
         """
 
@@ -195,6 +197,7 @@ class GridTower(nn.Module):
             windows,
             flat(interpolation_indices),
             flat(interpolation_weights),
+            flat(merged_patches),
         )
         if self._inputs.coordinates:
             assert answers.positions is not None
@@ -230,6 +233,8 @@ class GridTower(nn.Module):
             if not geometry.samples_all:
                 inputs["interpolation_indices"] = torch.zeros(units, patches, entries, dtype=torch.int64)
             inputs["interpolation_weights"] = torch.zeros(units, patches, entries, dtype=torch.float32)
+        if geometry.film_merge:
+            inputs[MERGED_PATCHES] = torch.zeros(units, patches, geometry.film_merge**2, dtype=torch.int64)
         if geometry.ragged and geometry.window_tokens:
             inputs["window_ids"] = torch.zeros(units, patches, dtype=torch.int32)
         return inputs

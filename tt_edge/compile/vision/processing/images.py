@@ -63,6 +63,8 @@ def _prepared(model: PreTrainedModel, source: str, files: HostFiles, ragged: boo
     if own is not None and family.tower == "tiles":
         tile_size, high_res_size = own.tile_sizes()
         family = remember(model, replace(family, tile_size=tile_size, high_res_size=high_res_size))
+    if own is not None and family.tower == "grid":
+        family = remember(model, replace(family, film_merge=own.film_merge))
     tower, geometry = _tower(model, family, ragged)
     if not has_settings:
         return Sight(family, tower, geometry)

@@ -172,6 +172,12 @@ class OwnProcessor:
         return getattr(self._processor, "video_processor", None)
 
     @property
+    def film_merge(self) -> int:
+        """How many patches a side of a video's frame are a token; 0 where it does not say."""
+        found = getattr(self.video_processor, "merge_size", None)
+        return found if isinstance(found, int) else 0
+
+    @property
     def video_word(self) -> str:
         """What stands for a video in a prompt."""
         return str(getattr(self._processor, "video_token", None) or "<video>")

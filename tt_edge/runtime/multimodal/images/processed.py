@@ -50,7 +50,8 @@ class ProcessedImage:
     image was scaled to fit.
 
     ``rows`` int64 ``[tokens]`` are the feature rows of its tokens, counted from its first; by default all, in order. ``of_frames``
-    are how many tokens each frame of a video has, where that is not the same for all.
+    are how many tokens each frame of a video has, where that is not the same for all; ``merge`` how many patches a side are a
+    token, where the network has another number for images.
     With ``blend`` float32 ``[tokens, n]``, ``rows`` are ``[tokens, n]``, and each token is the sum of n rows with these weights.
     ``size`` is the image's own height and width, or those of all its tiles, where the model asks for it. ``layout`` is how its
     tiles are arranged. ``instruction`` are the token ids that the network reads with the pixels, where it does
@@ -77,11 +78,12 @@ class ProcessedImage:
     blend: NDArray[np.float32] | None = None
     edges: NDArray[np.int64] | None = None
     of_frames: tuple[int, ...] = ()
+    merge: int | None = None
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a network reads, and the rows used of its result, in hex: equal for equal images."""
-        shape = repr((self.pixels.shape, self.grid, self.instruction)).encode()
+        shape = repr((self.pixels.shape, self.grid, self.instruction, self.merge)).encode()
         rows = b"" if self.rows is None else self.rows.tobytes()
         more = b"" if self.high_res is None else self.high_res.tobytes()
         more += b"" if self.blend is None else self.blend.tobytes()

@@ -36,7 +36,8 @@ class GridVideos:
     Qwen2.5-VL, is how many positions a second of video takes; ``moment`` says which time the prompt has of each patch.
     ``drops_still``: tokens that are as in the frame before are left out. ``untold_rate`` is what the frames of a file are taken
     to have, whatever was chosen, unless another rate is asked for (Qwen2.5-Omni). ``float32_times``: the times of a file's frames
-    are in float32, because transformers has their numbers in a tensor: 0.65 s is written as 0.6.
+    are in float32, because transformers has their numbers in a tensor: 0.65 s is written as 0.6. ``merge`` is that of
+    ``ProcessedImage``.
     """
 
     grid: GridProcessor
@@ -47,6 +48,7 @@ class GridVideos:
     drops_still: bool = False
     untold_rate: float | None = None
     float32_times: bool = False
+    merge: int | None = None
 
     @classmethod
     def of_qwen2(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
@@ -109,15 +111,17 @@ class GridVideos:
     @classmethod
     def of_llama3(cls, settings: CheckpointSettings, image: GridProcessor) -> Self:
         """As ``VideoLlama3VideoProcessor``. Raises as ``of_qwen2`` does."""
-        video = settings.video
+        video, film = settings.video, settings.geometry.film_merge
         with settings.reading():
             bounds = PixelBounds.of(video, video["size"]["shortest_edge"], video["size"]["longest_edge"])
+            grid = replace(image, merge_size=film) if film else image
             return cls(
-                replace(_of_videos(image, video, bounds), shares_pixels=True),
+                replace(_of_videos(grid, video, bounds), shares_pixels=True),
                 FrameSampling.of(video, image.temporal_patch_size, ends=False),
                 moment=FIRST,
                 float32_times=True,
                 drops_still=bool(video.get("use_token_compression", True)),
+                merge=film or None,
             )
 
     @classmethod
@@ -151,6 +155,7 @@ class GridVideos:
             is_video=True,
             interval=interval,
             a_second=a_second,
+            merge=self.merge,
             timestamps=self._moments(self._times(frames), depth),
             duration=frames.duration if self.moment else None,
         )
