@@ -178,6 +178,7 @@ class CompileJob:
         from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
         from tt_edge.compile.seq2seq.image_text import text_model
 
+        assert self._part_set is not None
         self.files["generation_config.json"] = generation_settings(text_model(self.model))
         self._part_set.check_generation(self.files["generation_config.json"], self.origin.source)
         formats = [str(layer.format) for layer in quantized_layers(self.model)]

@@ -128,7 +128,8 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         raise MissingDependencyError(f"checkpoint {checkpoint.source} does not load: {why}; {how}") from error
     except KeyError as error:  # such as the name of an activation that transformers does not have
         named = (name for name, value in leaves(checkpoint.settings) if error.args and value == error.args[0])
-        why = next((f"{name} of config.json is {error}, which transformers does not have" for name in named), error)
+        reasons = (f"{name} of config.json is {error}, which transformers does not have" for name in named)
+        why = next(reasons, _first_line(error))
         raise _does_not_load(checkpoint.source, why) from error
     except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         # Values of config.json that nothing has checked end in any of these; --debug shows where.
