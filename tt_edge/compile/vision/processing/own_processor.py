@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from tt_edge.compile.vision.grids.found import patch_inputs_of
 from tt_edge.compile.vision.processing.drawing import drawn
 from tt_edge.compile.vision.processing.fit_prompt import Expanded, fit_placeholders
 from tt_edge.compile.vision.processing.in_front import leading_image, leads, marked_places
+from tt_edge.compile.vision.processing.recorded import recorded, settings_of_call
 from tt_edge.compile.vision.processing.written import Written, on_canvas
 from tt_edge.errors import UnsupportedModelError, one_line
 from tt_edge.runtime.multimodal.images import ProcessedImage
@@ -201,9 +201,9 @@ class OwnProcessor:
 
         processor, texts, calls, film_calls = self._processor, [], [], []
         with (
-            _recorded(type(processor.tokenizer), lambda args, kwargs: texts.append(kwargs.get("text", args[:1]))),
-            _recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
-            _recorded(type(self.video_processor), lambda _args, kwargs: film_calls.append(kwargs))
+            recorded(type(processor.tokenizer), lambda args, kwargs: texts.append(kwargs.get("text", args[:1]))),
+            recorded(type(processor.image_processor), lambda _args, kwargs: calls.append(kwargs)),
+            recorded(type(self.video_processor), lambda _args, kwargs: film_calls.append(kwargs))
             if videos
             else nullcontext(),
         ):
@@ -214,8 +214,8 @@ class OwnProcessor:
             out = processor(text=[prompt], return_tensors="pt", **given, **kinds_of_tokens(processor))
         settings = json.loads(processor.image_processor.to_json_string())
         for call in calls:
-            settings |= _known(processor.image_processor, call, _OF_CALLS)
-        film = [_known(self.video_processor, call, _OF_VIDEO_CALLS) for call in film_calls]
+            settings |= settings_of_call(processor.image_processor, call, _OF_CALLS)
+        film = [settings_of_call(self.video_processor, call, _OF_VIDEO_CALLS) for call in film_calls]
         text: Any = texts[-1]
         while isinstance(text, list | tuple):
             text = text[0]
@@ -384,22 +384,3 @@ class OwnProcessor:
                 raise UnsupportedModelError(
                     f"{self._name}'s processor makes other {instruction.name} of {prompt!r} than tt-edge"
                 )
-
-
-def _known(processor: Any, call: Mapping[str, Any], but: set[str]) -> dict[str, Any]:
-    """The settings of an image or video ``processor`` in a ``call`` of it, ``but`` for what is no setting."""
-    known = set(type(processor).valid_kwargs.__annotations__) - but
-    return {name: value for name, value in call.items() if name in known and value is not None}
-
-
-@contextmanager
-def _recorded(kind: Any, seen: Any) -> Iterator[None]:
-    """Within the block, ``seen`` gets the arguments of each call of an object of the class ``kind``."""
-    original = kind.__call__
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seen(args, kwargs)
-        return original(self, *args, **kwargs)
-
-    with patch.object(kind, "__call__", call):
-        yield
