@@ -12,7 +12,7 @@ from tt_edge.compile.checkpoint.load_quantized import load_quantized
 from tt_edge.compile.checkpoint.places import check_places, missing_weights
 from tt_edge.compile.checkpoint.prequantized.shards import check_full_precision
 from tt_edge.compile.checkpoint.silence import silent_transformers
-from tt_edge.compile.checkpoint.sizes import check_sizes, leaves
+from tt_edge.compile.checkpoint.sizes import check_sizes, check_tokens, leaves
 from tt_edge.compile.checkpoint.vision_settings import check_vision_sizes
 from tt_edge.compile.overflow import check_weights
 from tt_edge.compile.seq2seq.captioner import as_encoder_decoder, check_captions
@@ -68,6 +68,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     if is_eagle2(settings) or settings.get("model_type") in KNOWN_PROMPTS:
         check_vision_sizes(checkpoint.source, settings)
     check_sizes(checkpoint.source, settings)
+    check_tokens(checkpoint.source, checkpoint.generation_settings)
     if is_eagle2(settings):
         with explained(checkpoint):
             config: PreTrainedConfig = eagle2_config_of(settings, checkpoint.folder)

@@ -45,6 +45,15 @@ def check_sizes(source: str, settings: Mapping[str, Any]) -> None:
             raise _wrong(source, path, value, "a token id")
 
 
+def check_tokens(source: str, settings: Mapping[str, Any]) -> None:
+    """Raise ``InvalidInputError`` for what is no token id, nor a list of them, in ``generation_config.json``. (-1 is none.)"""
+    for name in ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"):
+        value = settings.get(name)
+        found = value if isinstance(value, list) and value else [value]
+        if value is not None and not all(type(each) is int for each in found):
+            raise _wrong(source, name, value, "a token id", file="generation_config.json")
+
+
 def leaves(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested objects, by names such as ``encoder.image_size``."""
     for name, value in settings.items():
@@ -54,7 +63,7 @@ def leaves(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield f"{before}{name}", value
 
 
-def _wrong(source: str, name: str, value: Any, wanted: str) -> InvalidInputError:
+def _wrong(source: str, name: str, value: Any, wanted: str, file: str = "config.json") -> InvalidInputError:
     return InvalidInputError(
-        f"checkpoint {source}: {name} of config.json is {value!r:.80}, not {wanted}; correct it, or download the checkpoint again"
+        f"checkpoint {source}: {name} of {file} is {value!r:.80}, not {wanted}; correct it, or download the checkpoint again"
     )

@@ -40,14 +40,15 @@ class DecoderStart:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecoderStart:
         """From ``generation_config.json``. Raises ``BundleError`` if it names no first token, or has malformed settings."""
-        first = next(
-            (settings[name] for name in ("decoder_start_token_id", "bos_token_id") if _is_id(settings.get(name))), None
-        )
+        given = ((name, settings.get(name)) for name in ("decoder_start_token_id", "bos_token_id"))
+        name, first = next(((name, value) for name, value in given if value is not None), ("", None))
         if first is None:
             raise BundleError(
                 "generation_config.json has neither decoder_start_token_id nor bos_token_id, so the decoder has nothing to begin "
                 "with; add one to the checkpoint's and compile again"
             )
+        if not _is_id(first):
+            raise _malformed(name, first)
         languages, tasks = (_ids(settings, name) for name in ("lang_to_id", "task_to_id"))
         ids: dict[str, int | None] = {}
         for name in ("no_timestamps_token_id", "prev_sot_token_id", "max_initial_timestamp_index"):
