@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tt_edge.compile.limits import with_image_tokens, with_source, within_model
 from tt_edge.config import CompileConfig, TowerAttention
+from tt_edge.contract import PAGE_PIXELS
 from tt_edge.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Seq2SeqParts(PartSet):
         from tt_edge.compile.seq2seq.image_text import image_size_of
         from tt_edge.compile.seq2seq.model import Seq2Seq
         from tt_edge.compile.seq2seq.options import check_options
+        from tt_edge.compile.seq2seq.pages import check_pages
         from tt_edge.compile.seq2seq.speech import check_extractor
         from tt_edge.runtime.seq2seq.pipeline import settings_of
 
@@ -106,6 +108,9 @@ class Seq2SeqParts(PartSet):
         self._parts = Seq2Seq.of(self.model, image_size_of(files))
         if (size := self._parts.speech_size) is not None:
             check_extractor(settings_of(files, "feature_extractor"), size, source)
+        if self._parts.source == PAGE_PIXELS and self._parts.fixed_size is not None:
+            _, height, width = self._parts.fixed_size
+            check_pages(settings_of(files, "image_processor"), (height, width), source)
         if self._parts.image is not None:
             self._parts.image.add_tokenizer(source, files)
         return config.with_limits(with_source(config.limits, self._parts, fit=fit))

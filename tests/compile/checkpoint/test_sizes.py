@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from transformers import DonutImageProcessor, WhisperFeatureExtractor
 
 from tests.speech import speech_model
 from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
@@ -22,14 +22,16 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     whisper = save_seq2seq(speech_model(), folder / "whisper")
     WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(whisper)
+    donut = save_seq2seq(tiny_page_reader("donut"), folder / "donut")
+    DonutImageProcessor(size={"height": 32, "width": 64}).save_pretrained(donut)
     return {
         "t5": save_seq2seq(tiny_seq2seq("t5"), folder / "t5"),
         "whisper": whisper,
-        "donut": save_seq2seq(tiny_page_reader("donut"), folder / "donut"),
+        "donut": donut,
     }
 
 
-CONFIG, START, SPEECH = "config.json", "generation_config.json", "preprocessor_config.json"
+CONFIG, START, INPUT = "config.json", "generation_config.json", "preprocessor_config.json"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,44 @@ CONFIG, START, SPEECH = "config.json", "generation_config.json", "preprocessor_c
             1000,
             "has the token 1000 in decoder_start_token_id, and the model",
         ),
-        ("whisper", SPEECH, "n_fft", "x", "preprocessor_config.json has n_fft 'x'; correct it, or download the"),
+        ("whisper", INPUT, "n_fft", "x", "preprocessor_config.json has n_fft 'x'; correct it, or download the"),
+        (
+            "donut",
+            INPUT,
+            "size",
+            {"height": 64, "width": 64},
+            "makes pages of (64, 64), and the encoder takes (32, 64)",
+        ),
+        (
+            "donut",
+            INPUT,
+            "size",
+            {"height": "32", "width": 64},
+            "preprocessor_config.json is malformed (size.height is '32'",
+        ),
+        (
+            "donut",
+            INPUT,
+            "image_mean",
+            None,
+            "preprocessor_config.json is malformed (image_mean is None, not three numb",
+        ),
+        (
+            "donut",
+            INPUT,
+            "image_std",
+            [0, 0, 0],
+            "preprocessor_config.json is malformed (image_std is [0, 0, 0], not thr",
+        ),
+        (
+            "donut",
+            INPUT,
+            "rescale_factor",
+            "x",
+            "preprocessor_config.json is malformed (rescale_factor is 'x', not a num",
+        ),
+        ("donut", INPUT, "resample", 99, "preprocessor_config.json is malformed (resample is 99, not an integer from"),
+        ("donut", INPUT, "do_pad", None, "preprocessor_config.json has do_pad off, which is not supported; correct it"),
     ],
 )
 def test_named(checkpoints, tmp_path, capsys, kind, file, name, value, said):
