@@ -17,6 +17,11 @@ import time
 from pathlib import Path
 
 _QWEN = {"tie_word_embeddings": True}
+#: Of transformers' default sizes: a layer of each kind, and one that attends to the keys and values of the second.
+_SHARED_LAYERS = {
+    "num_hidden_layers": 3, "num_kv_shared_layers": 1,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+}  # fmt: skip
 SHAPES: dict[str, tuple[str, str, str, dict]] = {
     "gpt2": ("GPT-2", "GPT2Config", "GPT2LMHeadModel", {}),
     "opt": ("OPT-125M", "OPTConfig", "OPTForCausalLM", {}),
@@ -41,6 +46,9 @@ SHAPES: dict[str, tuple[str, str, str, dict]] = {
     "gemma3": ("Gemma-3-1B", "Gemma3TextConfig", "Gemma3ForCausalLM", {
         "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26, "num_attention_heads": 4,
         "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262144, "sliding_window": 512}),
+    "gemma3n": ("Gemma-3n-E4B, 3 of 35 layers", "Gemma3nTextConfig", "Gemma3nForCausalLM", {**_SHARED_LAYERS,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.0]}),
+    "gemma4": ("Gemma 4, 3 layers of default sizes", "Gemma4TextConfig", "Gemma4ForCausalLM", _SHARED_LAYERS),
     "phi3": ("Phi-3-mini", "Phi3Config", "Phi3ForCausalLM", {"sliding_window": 512}),
     "smollm3": ("SmolLM3-3B", "SmolLM3Config", "SmolLM3ForCausalLM", {
         "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,

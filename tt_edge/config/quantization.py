@@ -66,6 +66,8 @@ class LayerPlace(StrEnum):
     LANGUAGE = "language"
     #: The language model head. Not quantized unless a rule names it.
     HEAD = "head"
+    #: In the language part, of a few features in or out: coefficients, not matrices. Not quantized unless a rule names it.
+    COEFFICIENTS = "coefficients"
     #: In a block of a vision tower.
     TOWER = "tower"
     #: Between tower and language part: a merger, a projector, a Q-Former. Not quantized unless a rule names it.

@@ -178,3 +178,13 @@ def test_a_width_that_groups_do_not_divide():
     with pytest.raises(InvalidInputError, match=r"q_proj has 64 input features, .* groups of 128; give a smaller"):
         layers_to_quantize(tiny_model("llama"), QuantConfig("int4_wo"))
     assert len(layers_to_quantize(tiny_model("llama"), QuantConfig("int4_wo", group_size=32))) == 14
+
+
+def test_coefficients_of_a_few_features_are_left_unless_a_rule_names_them():
+    """Gemma 3n mixes its states by linear layers of three features; INT4's groups would not fit them."""
+    model = tiny_model("gemma3n", hidden_size_per_layer_input=32, laurel_rank=32)
+    found = layers_to_quantize(model, QuantConfig("int4_wo", group_size=32))
+    assert {f"model.layers.3.{name}" for name in ("laurel.linear_left", "per_layer_input_gate")} < found.keys()
+    assert not [name for name in found if name.endswith(("_coefs", "modality_router"))]
+    named = layers_to_quantize(model, QuantConfig.parse("int8_wo", "*.0.altup.modality_router=int8_wo"))
+    assert [name for name in named if "altup." in name] == ["model.layers.0.altup.modality_router"]

@@ -20,6 +20,10 @@ from tt_edge.errors import InvalidInputError, UnsupportedModelError
 from tt_edge.number_formats import FP4_MAX, FP8_MAX, INT4_MAX, INT8_MAX, NVFP4_BLOCK
 from tt_edge.plugins.ops.number_formats import e2m1_codes, pack_nibbles
 
+#: A linear layer with fewer features in or out has nothing to gain, and fits no group of INT4 or NVFP4 (Gemma 3n mixes its four
+#: states by such layers).
+_FEW = 16
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -76,7 +80,9 @@ def placed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, LayerPlace
         if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
             continue
         if name.startswith(language):
-            yield name, module, LayerPlace.HEAD if module is head else LayerPlace.LANGUAGE
+            few = min(module.in_features, module.out_features) < _FEW
+            within = LayerPlace.COEFFICIENTS if few else LayerPlace.LANGUAGE
+            yield name, module, LayerPlace.HEAD if module is head else within
         else:
             yield name, module, LayerPlace.TOWER if name.startswith(blocks) else LayerPlace.PROJECTOR
 
