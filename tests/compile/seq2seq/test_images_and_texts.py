@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers.models.florence2 import processing_florence2
 
 from tests.any_vlm import bert_tokenizer
@@ -207,10 +207,9 @@ def test_an_image_whose_features_depend_on_the_text(tmp_path, capsys):
     model, images = instructblip()
     model.eval().generation_config.eos_token_id = 2
     folder, bundle, file = save_seq2seq(model, tmp_path / "checkpoint"), tmp_path / "i.ttedge", tmp_path / "page.png"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": [f"w{IMAGE}"]})
+    tokenizer = words(("<s>", 0), ("</s>", 2), ("<image>", IMAGE))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     processor = transformers.InstructBlipProcessor(images, tokenizer, bert_tokenizer(), num_query_tokens=4)
-    processor.image_token = AddedToken(f"w{IMAGE}", special=True)
     processor.save_pretrained(folder)
     Image.fromarray(page(48, 90)).save(file)
     options = ["--precision", "fp32", "--max-batch", "2", "--max-seq-len", "40"]
@@ -227,6 +226,18 @@ def test_an_image_whose_features_depend_on_the_text(tmp_path, capsys):
         found.append(answer["new_token_ids"])
         assert found[-1] == out[0, 1:].tolist()[: len(found[-1])]
     assert found[0] != found[1]
+    assert main(["run", str(bundle), "--image", str(file), "--prompt", "w30 " * 41])
+    own = [" ".join(f"w{token}" for token in tokens if token != 2) for tokens in found]
+    lines = [{"images": ["page.png"], "prompt": "w30 w31", "answer": answer} for answer in own]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    capsys.readouterr()
+    asked = ["--data", str(tmp_path / "q.jsonl"), "--model", str(folder), "--max-new-tokens", "12", "--json"]
+    assert main(["eval", str(bundle), *asked]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["network"]["exact"] == row["pytorch"]["exact"] == 0.5
+    # Pixels are within 2 of 255.
+    assert row["network"]["perplexity"] == pytest.approx(row["pytorch"]["perplexity"], rel=0.02)
+    assert "character_error_rate" not in row["network"]  # an answer is no transcript
     assert main(["run", str(bundle), "--image", str(file), "--prompt", "w30 " * 41])
     assert "tokens of the tokenizer that is for its image, which takes 40; shorten the text" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from transformers import PreTrainedModel
 
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.accuracy import TheirTexts, key_of, until_end
+from tt_edge.compile.parity.images.pytorch_vlm import cast, processor_of
 from tt_edge.compile.parity.references.loading import growing_cache
-from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.bundle_model import choice_ids
 from tt_edge.evaluation.requests import Answer, Ask, Item, Score
 from tt_edge.runtime.llm import LLM
@@ -24,7 +25,8 @@ Inputs = dict[str, Tensor]
 
 class PyTorchSeq2Seq:
     """As ``PyTorchModel``, one item at a time: greedy ``generate()`` with the checkpoint's generation settings, as the bundle
-    answers. Texts, pages and speech are prepared by transformers; ``llm`` only says what an answer begins with."""
+    answers. Texts, pages and speech are prepared by transformers, an image with a text by the checkpoint's processor; ``llm`` only
+    says what an answer begins with."""
 
     word = "PyTorch"
 
@@ -32,10 +34,8 @@ class PyTorchSeq2Seq:
         self, model: PreTrainedModel, checkpoint: Checkpoint, llm: LLM, *, precision: str = "", quantized: str = ""
     ) -> None:
         self._model, self._checkpoint, self._llm = model, checkpoint, llm
-        if llm.source is not None and llm.source.takes_pages and llm.source.takes_text:
-            raise InvalidInputError(
-                "the model reads an image and a text, which are not given to PyTorch's here; omit --model"
-            )
+        reads_both = llm.source is not None and llm.source.takes_pages and llm.source.takes_text
+        self._processor = processor_of(checkpoint) if reads_both else None
         self._theirs = TheirTexts(model, checkpoint, llm)
         self.key = key_of(checkpoint, precision, quantized)
 
@@ -67,6 +67,11 @@ class PyTorchSeq2Seq:
             start = list(self._llm.encode(ask.speech).ids)  # the language may be detected
             return {name: t.to(dtype) if t.is_floating_point() else t for name, t in made.items()}, start
         prompt = ask.prompt_of(self._llm)
+        if self._processor is not None:
+            image = pixels_of(the_page(prompt.images))
+            return cast(self._processor(images=image, text=prompt.text, return_tensors="pt"), dtype), list(
+                source.start.default
+            )
         if source.takes_pages:
             processor = AutoImageProcessor.from_pretrained(folder)
             pixels = processor(pixels_of(the_page(prompt.images)), return_tensors="pt").pixel_values
@@ -81,8 +86,9 @@ class PyTorchSeq2Seq:
         assert item.generate is not None
         ends = self._llm.tokenizer.eos_token_ids
         given = {"decoder_input_ids": torch.tensor([start])} if "input_ids" not in inputs else {}
-        out = GenerationMixin.generate(
-            self._model,
+        # A model that reads an image and a text has a way of its own to generate; others' do more than answer (Whisper's).
+        answers = partial(GenerationMixin.generate, self._model) if self._processor is None else self._model.generate
+        out = answers(
             **inputs,
             **given,
             **growing_cache(self._model),
