@@ -44,6 +44,10 @@ def test_a_video(family, tmp_path):
         assert_equal_answers(llm, theirs, [(f"see {word} so", [Video(frames[:3], fps=0.1)])])
         for file in (VideoFile(film), VideoFile(film, fps=4.0), VideoFile(film, count=4)):
             assert_equal_answers(llm, theirs, [(f"see {word}?", [file])])
+        if word.startswith("<vision_start>"):  # by which the model finds videos
+            named = f"0 placeholders <vision_start><image><vision_end> or {word} for 1 images"
+            with pytest.raises(InvalidInputError, match=named):
+                llm.generate(["<video>what?"], GREEDY, images=[[Video(frames)]])
 
 
 def test_what_does_not_move(tmp_path):

@@ -127,6 +127,7 @@ class Placeholders:
         found = len(self._found(prompt))
         if found != images:
             what = "<image-N>" if self.numbered else self.in_prompt
+            what += f" or {self.video_in_prompt}" if self.video_around else ""
             raise InvalidInputError(
                 f"the prompt has {found} placeholders {what} for {images} images; give one for each, or a chat, "
                 "whose template places them"
