@@ -354,7 +354,11 @@ DIFFERS: dict[str, Differs] = {
     "gemma4_e2b": Differs(
         like="gemma4",
         words=_GEMMA_WORDS,
-        made={"text_config": _GEMMA_E_TEXT, "vision_config": {"position_embedding_size": 128}},
+        made={
+            "text_config": _GEMMA_E_TEXT,
+            "vision_config": {"position_embedding_size": 128, "use_clipped_linears": True},
+            "audio_config": {},
+        },
         config={f"text_config.{key}": _GEMMA_E_TEXT[key] for key in ("num_hidden_layers", "layer_types")},
         image={"patch_size": PATCH, "max_soft_tokens": 70},
     ),
