@@ -16,6 +16,7 @@ from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.deepstack import MASKS
 from tt_edge.compile.vision.families import Blocks, VLMFamily, has_grids
 from tt_edge.compile.vision.grids.found import patch_inputs_of
+from tt_edge.compile.vision.padded.resampled import ResampledTower
 from tt_edge.compile.vision.processing.own_processor import OwnProcessor
 from tt_edge.compile.vision.processing.written import Written, on_canvas
 from tt_edge.compile.vision.tower import Tower
@@ -194,7 +195,8 @@ def _run_ours(
         for key, value in inputs.items()
     }
     with tower.traceable(), semantic_attention(model):
-        tables = [table[torch.from_numpy(rows)] for table in tower(**tensors)]
+        made = tower.without_padding(**tensors) if isinstance(tower, ResampledTower) else tower(**tensors)
+        tables = [table[torch.from_numpy(rows)] for table in made]
     positions: Any = np.arange(len(ids))[None] if placed.positions is None else placed.positions[:, None]
     indices = torch.from_numpy(placed.indices)[None]
     module = ImageDecoder(model, family)

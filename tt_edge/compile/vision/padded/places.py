@@ -45,12 +45,13 @@ def places_in_lines(embeddings: Any, tile_size: tuple[int, int], count: int) -> 
 def embedded(embeddings: Any, lines: Tensor, pixel_values: Tensor, tile_edges: Tensor) -> tuple[Tensor, Tensor]:
     """Of tiles, and the rows and columns of patches of each that are no padding: the states of patches with their positions
     ``[tiles, patches, hidden]``, and which of them are no padding ``[tiles, patches]``; ``lines`` are ``places_in_lines``."""
-    line = torch.arange(len(lines))
-    down, right = (line < tile_edges[:, axis : axis + 1] for axis in (0, 1))
+    made = embeddings.patch_embedding(pixel_values)
+    sizes = made.shape[2:]
+    down, right = (torch.arange(sizes[axis]) < tile_edges[:, axis : axis + 1] for axis in (0, 1))
     there = torch.logical_and(down[:, :, None], right[:, None, :]).flatten(1)
-    rows, columns = (torch.index_select(lines, 0, tile_edges[:, axis] - 1) for axis in (0, 1))
+    rows, columns = (torch.index_select(lines[:, : sizes[axis]], 0, tile_edges[:, axis] - 1) for axis in (0, 1))
     places = (rows[:, :, None] * embeddings.num_patches_per_side + columns[:, None, :]).flatten(1)
-    patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+    patches = made.flatten(2).transpose(1, 2)
     return patches + embeddings.position_embedding(places * there.long()), there
 
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 #: Sides of the sample images in units of a tile, and what is added in pixels; the longest side of such a unit, and without tiles.
 _SHAPES = ((1, 1, 0), (2, 3, 5), (3, 2, -3), (1, 3, 1), (3, 1, 2), (2, 2, 0))
 _MOST_UNIT, _UNIT = 448, 64
+#: The part of such a unit where a tile is a canvas with room for large images.
+_OF_CANVAS = 3
 #: Text before and behind an image.
 _BEFORE, _BEHIND = "Look: ", " so"
 #: transformers resizes with torchvision, tt-edge with Pillow. Steps of 255 that all pixels, and that most, may be apart.
@@ -238,6 +240,7 @@ class OwnProcessor:
     def samples(self, geometry: VisionGeometry) -> list[Image]:
         """Small images of several proportions, of one tile and of more."""
         unit = _UNIT if geometry.tile_size is None else min(_MOST_UNIT, *geometry.tile_size)
+        unit = unit // _OF_CANVAS if geometry.whole_tiles else unit
         return [
             drawn(rows * unit + more, columns * unit + more, number)
             for number, (rows, columns, more) in enumerate(_SHAPES)
