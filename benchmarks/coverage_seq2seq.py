@@ -287,10 +287,10 @@ def _answered(model: Any, sources: list[Any], starts: list[int]) -> list[list[in
     config = CompileConfig.of(precision="fp32", max_batch=2, max_seq_len=_MAX_SEQ_LEN, max_input_len=_MAX_SEQ_LEN)
     if main_input(model) in ("input_ids", "input_features", "input_values") and model.config.model_type != "whisper":
         config = config.with_limits(replace(config.limits, max_source_len=_PLACES))
-    size = {"size": {"height": _IMAGE[0], "width": _IMAGE[1]}}
-    config = parts.resolve(
-        config, "tiny", HostFiles({"preprocessor_config.json": json.dumps(size).encode()}), fit=False
-    )
+    files = HostFiles()
+    if len(sources[0]) > 1:  # an image before a text
+        files["preprocessor_config.json"] = json.dumps({"size": {"height": _IMAGE[0], "width": _IMAGE[1]}}).encode()
+    config = parts.resolve(config, "tiny", files, fit=False)
     encoder, decoder = (compiler.compile() for compiler in parts.compilers(config, "tiny", ()))
     pipeline = SourcePipeline(ReferenceFeedForward(encoder.network, encoder.contract), DecoderStart(starts[0]))
     found = generate(

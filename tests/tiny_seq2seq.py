@@ -67,15 +67,15 @@ FAMILIES |= {
 SPEECH = {"whisper": ("WhisperConfig", "WhisperForConditionalGeneration", _WHISPER)}
 
 
-def tiny_page_reader(kind: str) -> PreTrainedModel:
+def tiny_page_reader(kind: str, image_size: int = 32) -> PreTrainedModel:
     """A Swin encoder with an mBART decoder: ``donut`` reads wide pages of 32 x 64 pixels, ``nougat`` square ones.
 
-    ``trocr`` has a ViT and a decoder of its own, which reads lines of text as 32 x 32 pixels; ``trocr_sinusoidal`` has no learned
-    positions, as its smaller checkpoints.
+    ``trocr`` has a ViT and a decoder of its own, which reads lines of text as ``image_size`` x ``image_size`` pixels;
+    ``trocr_sinusoidal`` has no learned positions, as its smaller checkpoints.
     """
     torch.manual_seed(0)
     if kind.startswith("trocr"):
-        return _tiny_trocr(learned=kind == "trocr")
+        return _tiny_trocr(image_size, learned=kind == "trocr")
     wide = kind == "donut"
     encoder = transformers.DonutSwinConfig(
         image_size=[32, 64] if wide else [56, 56], patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4],
@@ -85,9 +85,9 @@ def tiny_page_reader(kind: str) -> PreTrainedModel:
     return _page_reader(encoder, decoder)
 
 
-def _tiny_trocr(*, learned: bool) -> PreTrainedModel:
+def _tiny_trocr(image_size: int, *, learned: bool) -> PreTrainedModel:
     encoder = transformers.ViTConfig(
-        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        image_size=image_size, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         initializer_range=0.3,
     )  # fmt: skip
     decoder = transformers.TrOCRConfig(

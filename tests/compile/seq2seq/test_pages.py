@@ -49,6 +49,16 @@ def test_pixels_to_tokens(kind, form):
     assert all(len(set(tokens)) > 4 for tokens in got)
 
 
+def test_a_page_of_two_places():
+    """Fewer than a text may have."""
+    model = tiny_page_reader("trocr", image_size=8)
+    model.generation_config.eos_token_id = None
+    source = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
+    parts = compiled(model)
+    assert parts[0].contract.max_source_len == 2
+    assert answers(parts, [2], [source], max_new_tokens=8) == [wanted(model, source, "pixel_values", max_new_tokens=8)]
+
+
 def test_a_processor_that_is_not_there():
     """The bundle takes pixels, and says whose."""
     encoder, _ = compiled(tiny_page_reader("trocr"))

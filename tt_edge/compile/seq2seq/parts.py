@@ -94,7 +94,8 @@ class EncoderCompiler(_Seq2SeqPart):
     def export(self) -> GraphModule:
         parts, most = self.parts, self.config.limits.max_source_len
         single = parts.subsampling is not None or parts.image is not None
-        length = next(size for size in _SOURCES if most is None or size <= most)
+        # A page may have fewer places than any of them; its example has the page's size.
+        length = next((size for size in _SOURCES if most is None or size <= most), SHORTEST_SOURCE)
         source = parts.example_source(1 if single else _BATCH, length)
         dynamic = {} if single else {0: torch.export.Dim("batch")}
         if parts.takes_text:
