@@ -17,6 +17,7 @@ from transformers import EncoderDecoderModel, VisionEncoderDecoderModel
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tt_edge.compile.export.by_shapes import by_shapes
 from tt_edge.compile.export.latest_cache import LatestLayer
 from tt_edge.compile.export.masks import Visibility
 from tt_edge.compile.seq2seq.image_text import SourceImage, text_model
@@ -123,8 +124,7 @@ class Seq2Seq:
             fixed = _fixed_size(name, encoder.config, source)
         found = cls(model, source, fixed, 0, (0, 0, 0), subsampling, width, image)
         try:
-            with torch.no_grad():
-                keys = cross_states(model, found.example_source(1, 2))[::2]
+            keys = by_shapes(model, lambda model: cross_states(model, found.example_source(1, 2)))[::2]
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise UnsupportedModelError(
                 f"{name} does not answer with one token after another from {takes} alone ({one_line(error)}), which no backend has"
@@ -272,10 +272,10 @@ class SourceDecoder(nn.Module):
         composed = isinstance(self.model, EncoderDecoderModel | VisionEncoderDecoderModel)
         takes = inspect.signature(self.model.decoder.forward).parameters if composed else {}
         self.gives_positions = "decoder_position_ids" in parameters or "position_ids" in takes
-        hidden = encode(self.model, parts.example_source(1, 2))
+        hidden = by_shapes(self.model, lambda model: encode(model, parts.example_source(1, 2)))
         #: Says only that there is a source: its keys and values are in the cache.
         self.presence: Tensor
-        self.register_buffer("presence", torch.zeros_like(hidden[:, :1]), persistent=False)
+        self.register_buffer("presence", torch.zeros(1, 1, hidden.shape[2], dtype=hidden.dtype), persistent=False)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, *cross: Tensor) -> Tensor:
         """``input_ids`` and ``position_ids`` ``[B, S]``, ``cross`` ``[B, H, T, D]``: K, V, layer by layer."""

@@ -5,8 +5,6 @@ Towers for images of any size are in ``tt_edge.compile.vision.grids``.
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tt_edge.compile.export.by_shapes import by_shapes
 from tt_edge.compile.vision.crossed.tower import CrossedTower
 from tt_edge.compile.vision.families import Instruction, VLMFamily
 from tt_edge.compile.vision.features import features_of, frame_rows, learned_tokens
@@ -117,25 +115,6 @@ def _tile_geometry(model: PreTrainedModel, tower: TileTower) -> VisionGeometry:
 
 
 def _tokens_a_tile(model: PreTrainedModel, tower: TileTower) -> int:
-    """Rows of features of one tile: from shapes, or, where values decide, by computing them, which takes minutes at real size."""
+    """Rows of features of one tile."""
     dtype = next(model.parameters()).dtype
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    with torch.no_grad():
-        try:
-            # A copy, because a module may keep what it computes, and these tensors have no values.
-            copied = copy.deepcopy(tower, shared)
-            with _silent(FakeTensorMode.__module__), FakeTensorMode(allow_non_fake_inputs=True):
-                return len(copied(**copied.example(1, dtype))[0])
-        except Exception:
-            return len(tower(**tower.example(1, dtype))[0])
-
-
-@contextmanager
-def _silent(logger_name: str) -> Iterator[None]:
-    """Without what this logger says: PyTorch writes the traceback of an operator that fails, which may be tried for its failure."""
-    logger = logging.getLogger(logger_name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+    return by_shapes(tower, lambda tower: len(tower(**tower.example(1, dtype))[0]))
