@@ -71,7 +71,7 @@ def compile_small(family: str, config: CompileConfig, out: Path) -> Bundle:
     """A bundle of a model with two layers and ``SHAPES``."""
     import torch
 
-    from tests.tiny_models import tiny_model
+    from tests.models.tiny_models import tiny_model
     from tt_edge.bundle import Bundle
     from tt_edge.compile.pipeline import compile_model
     from tt_edge.config import EngineTarget
@@ -186,7 +186,7 @@ def _who(alike: list[str], families: list[str]) -> str:
 
 def main() -> int:
     """Print a line for each combination, and at the end a table of all."""
-    from tests.tiny_models import FAMILIES
+    from tests.models.tiny_models import FAMILIES
     from tt_edge.config import QuantFormat
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -77,7 +77,7 @@ def measure(code: str, repeat: int, *arguments: str, whole: bool = False) -> tup
 def write_bundle(path: Path, mib: int) -> None:
     """A bundle of a tiny network with a constant of random bytes."""
     from tests.bundle.making import CONFIG, IDENTITY
-    from tests.decoders import compiled
+    from tests.models.decoders import compiled
     from tt_edge.bundle import BundleWriter
     from tt_edge.bundle.manifest import DECODER, part_file
     from tt_edge.dtypes import DType
@@ -97,7 +97,7 @@ def write_bundle(path: Path, mib: int) -> None:
 def write_signed_bundle(path: Path, mib: int) -> Path:
     """A signed bundle with an engine of random bytes and a tokenizer as large as Qwen2.5's; the public key to check it with."""
     from tests.bundle.making import CONFIG, ENGINE, IDENTITY
-    from tests.decoders import compiled
+    from tests.models.decoders import compiled
     from tt_edge.bundle import BundleWriter, EngineRecord
     from tt_edge.bundle.keys import new_key
     from tt_edge.bundle.manifest import DECODER, part_file

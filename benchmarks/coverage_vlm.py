@@ -1,7 +1,7 @@
 """Vision-language models of transformers, made tiny: what ``coverage.py --kind vlm`` counts.
 
 Candidates are the classes that transformers maps for images and text to text, but for encoder-decoders (``--kind seq2seq``). Each
-is made tiny, with a processor, by ``tests/any_vlm.py`` (or by ``tests/vlm_checkpoints.py``, for the families with a file there),
+is made tiny, with a processor, by ``tests/models/any_vlm.py`` (families with a file of their own: ``vlm_checkpoints.py``),
 compiled, and compared with ``generate()`` on images, and on a video where it takes one, with the checkpoint's own processor.
 """
 
@@ -19,7 +19,7 @@ _SIZES = ((60, 80), (57, 33), (41, 41))
 
 def candidates() -> dict[str, str]:
     """Class names by model type."""
-    from tests.any_vlm import candidates
+    from tests.models.any_vlm import candidates
 
     return candidates()
 
@@ -28,8 +28,8 @@ def attempt(name: str) -> Outcome:
     """Compile the model, and compare its greedy tokens with those of ``generate()``."""
     import torch
 
-    from tests.any_vlm import tiny_config, write_any
-    from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, TOKENS, write_checkpoint
+    from tests.models.any_vlm import tiny_config, write_any
+    from tests.models.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, TOKENS, write_checkpoint
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,7 +56,7 @@ def _by_structure(name: str, reason: str) -> Outcome:
     """Of a model of which no whole checkpoint can be made: what its structure says, without weights."""
     import torch
 
-    from tests.any_vlm import class_of, tiny_config
+    from tests.models.any_vlm import class_of, tiny_config
     from tt_edge.compile.export.features import check_features
     from tt_edge.compile.vision.families import family_of
     from tt_edge.errors import TTEdgeError

@@ -2,7 +2,7 @@
 
     python benchmarks/decode_overhead.py [--vocabulary 151936] [--top-k 64] [--steps 500]
 
-Needs a GPU and cuda-bindings, but no TensorRT: a kernel with one block a row replaces the engine (tests/toy_engine.py). For
+Needs a GPU and cuda-bindings, but no TensorRT: a kernel with one block a row replaces the engine (tests/models/toy_engine.py). For
 1 and 8 rows, with the logits of the whole vocabulary and with the largest selected in the network, it prints the median time
 of a step that is queued as separate calls and as a CUDA graph; of a step in a graph with a token for each row, greedy and by
 top-p; the lower bound of these: the kernel and the copies; and the memory that Python allocated at most in one step.
@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests import toy_engine
+from tests.models import toy_engine
 from tt_edge import cuda
 from tt_edge.errors import TTEdgeError
 from tt_edge.generation_config import GenerationConfig

@@ -45,7 +45,7 @@ LIMIT_S = 600
 
 
 def families() -> list[str]:
-    from tests.vlm_checkpoints import FOUND_TOKENS, TOKENS
+    from tests.models.vlm_checkpoints import FOUND_TOKENS, TOKENS
 
     return [*TOKENS, *FOUND_TOKENS, *FOUND]
 
@@ -54,8 +54,8 @@ def outcomes(name: str) -> dict[str, tuple[str, str]]:
     """The word and the reason of each option."""
     import torch
 
-    from tests.any_vlm import write_any
-    from tests.vlm_checkpoints import FOUND_TOKENS, TOKENS, write_checkpoint
+    from tests.models.any_vlm import write_any
+    from tests.models.vlm_checkpoints import FOUND_TOKENS, TOKENS, write_checkpoint
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.bundle.crashes import states
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.atomic import replace_file, replacing
 from tt_edge.bundle.keys import new_key, read_private_key, read_public_keys
 from tt_edge.folder import Folder

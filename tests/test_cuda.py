@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.toy_engine import (
+from tests.models.toy_engine import (
     HIDDEN,
     PATCH_DIM,
     VISION_KERNEL,

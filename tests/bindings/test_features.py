@@ -68,7 +68,7 @@ def test_the_small_runtimes_take_the_calls_of_loading_and_of_steps(name):
         release,
         "from tests.bindings.loading import load_and_generate\n"
         "from tests.bindings.replay_case import Case\n"
-        "from tests.decoders import compiled\n"
+        "from tests.models.decoders import compiled\n"
         "from tt_edge.tensorrt_api import Flavour\n"
         "network, contract = compiled()\n"
         "calls = []\n"

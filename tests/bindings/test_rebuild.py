@@ -22,7 +22,7 @@ from tests.bindings.releases import RELEASES, kept
 from tests.bindings.replay_case import Case
 from tests.compile.compiling import compiled, shared
 from tests.compile.vision.test_vision_network import compiled as compiled_tower
-from tests.tiny_models import FAMILIES, tiny_model
+from tests.models.tiny_models import FAMILIES, tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.config import CompileConfig, EngineTarget, Precision, QuantConfig, QuantFormat

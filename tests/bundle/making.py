@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle import BundleWriter, EngineRecord, Evidence, Manifest, ModelIdentity
 from tt_edge.bundle.manifest import DECODER, part_file
 from tt_edge.config import CompileConfig, Precision

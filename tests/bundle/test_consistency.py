@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bundle.making import edit_manifest, write_bundle
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import DECODER, part_file
 from tt_edge.errors import BundleError, CapacityError

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.test_build import block, captured, contract  # noqa: F401  (fixtures)
 from tt_edge import tensorrt_api
 from tt_edge.bundle import engine_cache, engines

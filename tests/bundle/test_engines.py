@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle.engines import profiles_for
 from tt_edge.tensorrt_api import Flavour, TensorRT
 

@@ -179,7 +179,7 @@ _WRITE = """
 import sys
 from pathlib import Path
 from tests.bundle.making import CONFIG, IDENTITY
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle import BundleWriter
 with BundleWriter(Path(sys.argv[1]), overwrite=True) as writer:
     writer.write_bytes("config.json", sys.argv[2].encode())

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bundle.making import CONFIG, ENGINE, IDENTITY
-from tests.decoders import compiled
-from tests.toy_engine import vision_contract
+from tests.models.decoders import compiled
+from tests.models.toy_engine import vision_contract
 from tt_edge.bundle.manifest import EngineRecord, Evidence, FileRecord, Manifest, Word
 from tt_edge.bundle.names import check_name
 from tt_edge.errors import BundleError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.bundle.making import ENGINE, edit_manifest, flip_byte, sha256_of, write_bundle
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle import Bundle
 from tt_edge.bundle import reader as reader_module
 from tt_edge.errors import BundleError, InvalidInputError

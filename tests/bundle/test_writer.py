@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundle.making import CONFIG, IDENTITY, sha256_of, write_bundle
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.bundle import Bundle, BundleWriter, writer
 from tt_edge.bundle.hashing import HashingFile
 from tt_edge.bundle.writer import exchange

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from examples import run_vlm
+from tests.models.vlm_checkpoints import write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo as drawn
 from tests.runtime.multimodal.videos.video_files import write_film
 from tests.server.conftest import serving_llm
-from tests.vlm_checkpoints import write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.generation_config import GenerationConfig

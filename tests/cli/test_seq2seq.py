@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.errors import InvalidInputError

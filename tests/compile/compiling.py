@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tests.compile.compiled_once import compiled_once
 from tests.compile.exported_once import exported_once
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.parity import PyTorchReference
 from tt_edge.compile.part import CompiledPart

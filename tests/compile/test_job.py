@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.job import CompileJob
 from tt_edge.compile.origin import MemoryOrigin

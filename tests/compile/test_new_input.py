@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.config import CompileConfig
 from tt_edge.contract import EngineInput, FedBy, IOContract, Symbol, registered

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.overflow import overflow_of
 from tt_edge.compile.parity import check_parity

@@ -10,9 +10,9 @@ import torch
 
 from tests.compile.compiling import compiled, shared
 from tests.compile.seq2seq import seq2seqs
+from tests.models.tiny_models import tiny_model
+from tests.models.tiny_seq2seq import tiny_seq2seq
 from tests.runtime.engine.fake_session import Fake
-from tests.tiny_models import tiny_model
-from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.compile.parity import check_parity
 from tt_edge.config import Precision
 from tt_edge.contract import LOG_SUM_EXP, TOP_IDS, TOP_LOGITS

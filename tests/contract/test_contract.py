@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.contract import (
     BATCH,
     CONTEXT_PROFILE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.contract import EngineInput, FedBy, Step, engine_input, feeds, registered
 from tt_edge.contract.inputs import REGISTRY, known_symbols
 from tt_edge.dtypes import DType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.reference.building import DecoderShape
 from tt_edge.errors import CapacityError
 from tt_edge.evaluation.scoring import Target, score

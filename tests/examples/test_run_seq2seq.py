@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples import run_seq2seq
-from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from PIL import Image
 from examples import run_vlm
 from examples.road_scenes.evaluate import CHECKPOINT
 from examples.tiny_checkpoint import make_checkpoint
+from tests.models.vlm_checkpoints import TOKENS, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint import tokenizer_files
 
 ROAD = ["--model", str(CHECKPOINT)]

@@ -18,11 +18,11 @@ import numpy as np
 
 from tests.bundle.making import write_bundle
 from tests.bundle.test_update import add
-from tests.decoders import compiled
 from tests.fuzz import hostile_bundles
 from tests.fuzz.mutations import mutated_bytes, mutated_json
 from tests.fuzz.structures import mutated_network
 from tests.fuzz.workers import Run
+from tests.models.decoders import compiled
 from tt_edge import strict_json, tensorrt_api
 from tt_edge.bundle import Bundle, Evidence, Manifest
 from tt_edge.bundle.manifest import DECODER

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from examples.tiny_checkpoint import make_tokenizer
 from tests.bundle.making import write_bundle
-from tests.decoders import compiled
 from tests.fuzz import test_requests
 from tests.fuzz.conftest import FUZZ, FUZZERS, refused
 from tests.fuzz.mutations import byte_mutations, mutated, mutated_bytes, mutations
+from tests.models.decoders import compiled
 from tests.runtime.text.test_chat_template import CHAT, TEMPLATES, TOOLS
 from tests.runtime.text.test_template_sandbox import EXPRESSIONS, STATEMENTS
 from tt_edge import strict_json

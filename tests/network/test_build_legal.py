@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.legalize.test_rules import PLAIN, attention
 from tt_edge.config import Limits
 from tt_edge.errors import EngineError

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.reference.building import DecoderShape, NetworkBuilder
 from tt_edge.dtypes import DType
 from tt_edge.network.inspection import DecodeCost, decode_cost, kv_bytes_per_token, parameters_by_dtype

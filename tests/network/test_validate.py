@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from tests.decoders import compiled
 from tests.fuzz.conftest import refused
 from tests.fuzz.structures import mutated_network
+from tests.models.decoders import compiled
 from tests.network.networks import NETWORKS
 from tests.network.test_capture import build
 from tt_edge.errors import BundleError, CaptureError

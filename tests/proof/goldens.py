@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tt_edge.contract import IOContract
 from tt_edge.network.ir import Network
 from tt_edge.proof.golden import GoldenPrompt, GoldenSet

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.bundle.making import ENGINE, edit_manifest, write_bundle
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.proof.engines import FaultyEngine, broken
 from tests.proof.goldens import golden_of
 from tests.proof.test_precision import engine as inspector

@@ -10,7 +10,7 @@ import pytest
 
 from examples.tiny_checkpoint import make_tokenizer
 from tests.bundle.making import IDENTITY
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.reference.building import DecoderShape
 from tt_edge.bundle import BundleWriter
 from tt_edge.bundle.manifest import DECODER, part_file

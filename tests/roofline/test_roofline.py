@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.roofline_validation import FIGURES, MODELS, fitted, median_error, plain
 from examples.driving_qa.evaluate import CHECKPOINT
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.reference.building import NetworkBuilder
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.reference.building import DecoderShape
 from tests.runtime.conftest import Folder
 from tt_edge.runtime.engine.reference_session import ReferenceSession

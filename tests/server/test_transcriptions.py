@@ -13,9 +13,9 @@ import urllib.request
 import numpy as np
 import pytest
 
+from tests.models.speech import SECONDS, speech_llm
 from tests.runtime.audio.test_load import wav
 from tests.server.conftest import serving, serving_llm
-from tests.speech import SECONDS, speech_llm
 from tt_edge.runtime.audio import load_audio
 from tt_edge.runtime.seq2seq.source import Speech
 from tt_edge.server.errors import ApiError

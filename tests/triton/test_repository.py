@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.bundle.making import CONFIG, IDENTITY, write_bundle
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.runtime.llms import make_llm
 from tt_edge.bundle import BundleWriter
 from tt_edge.bundle.manifest import DECODER, ENCODER, part_file

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.capability_matrix import GPUS, SHAPES, build_for, compile_small, config_of, results_of, table
-from tests.tiny_models import FAMILIES
+from tests.models.tiny_models import FAMILIES
 from tt_edge.config import QuantFormat
 
 

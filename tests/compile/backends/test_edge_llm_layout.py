@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from examples.tiny_checkpoint import make_checkpoint
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.compile.edge_llm_layout import edge_llm_files

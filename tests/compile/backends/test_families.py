@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled, shared
-from tests.tiny_models import FAMILIES, tiny_model, untouched_model
+from tests.models.tiny_models import FAMILIES, tiny_model, untouched_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.config import Precision
 from tt_edge.errors import UnsupportedModelError

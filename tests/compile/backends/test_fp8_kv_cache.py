@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.prequantized import KVScales
 from tt_edge.compile.parity import verify_bundle

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.prequantized.packing import write_model
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.parity import verify_bundle

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled, shared
-from tests.tiny_models import FAMILIES, SHARING, tiny_model
+from tests.models.tiny_models import FAMILIES, SHARING, tiny_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.compile.parity.references.loading import clean_generation
 from tt_edge.config import Precision

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
+from tests.models.tiny_models import tiny_model, untouched_model
 from tests.runtime.engine.fake_session import Fake
-from tests.tiny_models import tiny_model, untouched_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import check_parity, compare_layers_with, verify_bundle
 from tt_edge.compile.pipeline import compile_model

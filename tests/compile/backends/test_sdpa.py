@@ -7,7 +7,7 @@ import io
 import pytest
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.parity import check_parity
 from tt_edge.config import Cache, Precision
 from tt_edge.network.build import build_engine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.runtime.engine.reference_session import ReferenceSession
 
 BACKENDS = {

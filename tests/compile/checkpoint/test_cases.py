@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP, checkpoint
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model

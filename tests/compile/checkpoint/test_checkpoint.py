@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.checkpoint import looks_like_path
 from tt_edge.config import Precision

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from tests.tiny_models import tiny_model
-from tests.vlm_checkpoints import write_checkpoint
+from tests.models.tiny_models import tiny_model
+from tests.models.vlm_checkpoints import write_checkpoint
 from tt_edge.cli import main
 
 NESTED = {"lists": "[" * 200_000 + "]" * 200_000, "objects": '{"a":' * 200_000 + "1" + "}" * 200_000}

@@ -10,8 +10,8 @@ import torch
 from transformers import BertConfig, BertModel
 from transformers.utils import import_utils
 
-from tests.any_vlm import write_any
-from tests.tiny_models import tiny_model
+from tests.models.any_vlm import write_any
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.config import Precision
 from tt_edge.errors import InvalidInputError, MissingDependencyError, UnsupportedModelError

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.prequantized.packing import write_model
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.compile.checkpoint.load import load_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import DonutImageProcessor, WhisperFeatureExtractor
 
-from tests.speech import speech_model
-from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
+from tests.models.speech import speech_model
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
 from tt_edge.cli import main
 from tt_edge.compile.checkpoint.sizes import check_sizes
 from tt_edge.compile.vision.features import _chosen

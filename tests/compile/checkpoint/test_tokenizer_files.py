@@ -14,8 +14,8 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, PreTrainedTokenizerFast
 
-from tests.tiny_models import tiny_model
-from tests.tiny_seq2seq import tiny_seq2seq
+from tests.models.tiny_models import tiny_model
+from tests.models.tiny_seq2seq import tiny_seq2seq
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings, load_tokenizer, tokenizer_files
 from tt_edge.compile.odd_texts import ODD_TEXTS

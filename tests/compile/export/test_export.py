@@ -7,7 +7,7 @@ import torch
 from transformers.models.gemma4 import modeling_gemma4
 from transformers.models.llama import modeling_llama
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.semantics import _matching_layout, semantic_rotary
 from tt_edge.config import CompileConfig

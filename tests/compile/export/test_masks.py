@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, masking_utils
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.masks import JoinedVisibility, Visibility, visible_masks
 from tt_edge.compile.export.semantics import ATTENTION_NAME, _attention_function

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.export import repeat
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.trace import trace

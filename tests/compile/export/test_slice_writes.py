@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.lowering.helpers import ops
-from tests.tiny_vlms import tiny_vlm
+from tests.models.tiny_vlms import tiny_vlm
 from tt_edge.compile.export import trace as tracing
 from tt_edge.compile.export.decoder import DecoderCompiler
 from tt_edge.compile.export.layer_copies import mutates

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.any_vlm import write_any
+from tests.models.any_vlm import write_any
+from tests.models.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import FOUND_TOKENS, PLACEHOLDERS, write_checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.accuracy import with_answer
 from tt_edge.compile.parity.images.pytorch_vlm import processor_inputs, processor_of

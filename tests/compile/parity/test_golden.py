@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
+from tests.models.tiny_models import tiny_model
 from tests.proof.engines import FaultyEngine, broken
-from tests.tiny_models import tiny_model
 from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.compile.parity import GoldenMaker, check_parity, golden_bytes, verify_bundle
 from tt_edge.config import Precision

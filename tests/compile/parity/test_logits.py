@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tests.any_vlm import write_any
+from tests.models.any_vlm import write_any
+from tests.models.vlm_checkpoints import files_of
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import files_of
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.images.pytorch_vlm import model_inputs
 from tt_edge.compile.parity.logits import PyTorchReference

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.parity import check_parity, compare_layers_with
 from tt_edge.config import Precision
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.quantize.calibrate import calibrate, from_bytes, to_bytes
 from tt_edge.compile.quantize.layers import Statistics, layers_to_quantize, quantize_model, quantize_weight
 from tt_edge.compile.quantize.quantized_linear import QuantizedLinear

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer
 
+from tests.models.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, files_of, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import PLACEHOLDERS, QWEN, TOKENS, files_of, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM

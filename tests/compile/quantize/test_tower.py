@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
+from tests.models.tiny_models import tiny_model
+from tests.models.tiny_vlms import tiny_vlm
+from tests.models.vlm_checkpoints import TOKENS, files_of, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.tiny_models import tiny_model
-from tests.tiny_vlms import tiny_vlm
-from tests.vlm_checkpoints import TOKENS, files_of, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.cli import main

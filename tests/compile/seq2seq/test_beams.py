@@ -8,7 +8,7 @@ import torch
 
 from tests.compile.seq2seq.seq2seqs import compiled, texts, wanted
 from tests.compile.seq2seq.test_images_and_texts import IMAGE, MODELS
-from tests.tiny_seq2seq import tiny_page_reader, tiny_seq2seq
+from tests.models.tiny_seq2seq import tiny_page_reader, tiny_seq2seq
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.feed_forward import ReferenceFeedForward
 from tt_edge.runtime.engine.reference_session import ReferenceSession

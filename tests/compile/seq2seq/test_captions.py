@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
 from tests.compile.seq2seq.seq2seqs import answers, compiled
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_blip
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.tiny_seq2seq import save_seq2seq, tiny_blip
 from tt_edge.cli import main
 from tt_edge.compile.seq2seq.captioner import as_encoder_decoder
 

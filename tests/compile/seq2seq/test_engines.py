@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.compile.seq2seq.seq2seqs import compiled, texts
-from tests.tiny_seq2seq import tiny_seq2seq
+from tests.models.tiny_seq2seq import tiny_seq2seq
 from tt_edge import tensorrt_api
 from tt_edge.network.build import build_engine
 from tt_edge.network.legalize.form import REPLACEABLE

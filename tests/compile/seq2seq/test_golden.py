@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.compile.seq2seq.seq2seqs import compiled
+from tests.models.tiny_seq2seq import tiny_seq2seq
 from tests.proof.engines import FaultyEngine, broken
-from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.bundle.manifest import DECODER, ENCODER
 from tt_edge.compile.parity.golden import GoldenMaker, golden_bytes
 from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference, check_seq2seq

@@ -12,10 +12,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers.models.florence2 import processing_florence2
 
-from tests.any_vlm import bert_tokenizer
 from tests.compile.seq2seq.seq2seqs import compiled, texts
 from tests.compile.seq2seq.test_pages import page
-from tests.tiny_seq2seq import _BART, _T5, VOCABULARY, save_seq2seq
+from tests.models.any_vlm import bert_tokenizer
+from tests.models.tiny_seq2seq import _BART, _T5, VOCABULARY, save_seq2seq
 from tt_edge.cli import main
 from tt_edge.compile.files import HostFiles
 from tt_edge.errors import CapacityError, InvalidInputError

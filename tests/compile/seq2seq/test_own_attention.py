@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.coverage_seq2seq import _tiny
-from tests.tiny_seq2seq import tiny_page_reader
+from tests.models.tiny_seq2seq import tiny_page_reader
 from tt_edge.compile.export.semantics import semantic_attention
 from tt_edge.compile.seq2seq.captioner import as_encoder_decoder
 from tt_edge.compile.seq2seq.own_attention import emitted_attention

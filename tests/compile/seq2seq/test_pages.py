@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_page_reader
 from tests.runtime.seq2seq.test_page import page
-from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader
 from tt_edge.cli import main
 from tt_edge.compile.files import HostFiles
 from tt_edge.errors import InvalidInputError

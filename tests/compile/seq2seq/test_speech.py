@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.compile.seq2seq.seq2seqs import answers, compiled, wanted
+from tests.models.speech import speech_model
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tests.runtime.audio.test_load import wav
-from tests.speech import speech_model
-from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.cli import main
 from tt_edge.runtime import LLM
 from tt_edge.runtime.audio import Audio

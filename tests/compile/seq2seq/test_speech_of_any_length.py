@@ -10,8 +10,8 @@ import torch
 from transformers import Speech2TextConfig, Speech2TextForConditionalGeneration
 
 from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, wanted
+from tests.models.tiny_seq2seq import save_seq2seq
 from tests.runtime.audio.test_log_mel import sound
-from tests.tiny_seq2seq import save_seq2seq
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.parity.seq2seq.logits import random_sources
 from tt_edge.compile.seq2seq.speech import check_extractor

@@ -8,7 +8,7 @@ import torch
 from transformers import DiaConfig, DiaForConditionalGeneration, UdopConfig, UdopForConditionalGeneration
 
 from tests.compile.seq2seq.seq2seqs import MAX_SOURCE_LEN, answers, compiled, texts, wanted
-from tests.tiny_seq2seq import FAMILIES, tiny_seq2seq
+from tests.models.tiny_seq2seq import FAMILIES, tiny_seq2seq
 from tt_edge.compile.parity.seq2seq.logits import Seq2SeqReference
 from tt_edge.compile.seq2seq.model import Seq2Seq, cross_states
 from tt_edge.compile.seq2seq.positions import Positions

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.tiny_vlms import tiny_vlm
-from tests.vlm_checkpoints import make_processor, make_tokenizer
+from tests.models.tiny_vlms import tiny_vlm
+from tests.models.vlm_checkpoints import make_processor, make_tokenizer
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.families import family_of

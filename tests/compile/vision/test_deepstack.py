@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.any_vlm import tiny_model, tiny_processor, tokens_of
+from tests.models.any_vlm import tiny_model, tiny_processor, tokens_of
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.compile.vision.decoder import ImageDecoder
 from tt_edge.compile.vision.deepstack import deepstack_levels

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from transformers import Kosmos2_5Processor
 
-from tests.any_vlm import write_any
+from tests.models.any_vlm import write_any
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle

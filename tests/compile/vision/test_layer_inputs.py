@@ -13,10 +13,10 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.any_vlm import tiny_config
 from tests.compile.vision.answers import assert_equal_answers, compiled
+from tests.models.any_vlm import tiny_config
+from tests.models.differs import DIFFERS
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_differs import DIFFERS
 from tt_edge.compile.vision.families import family_of
 from tt_edge.config import CompileConfig
 from tt_edge.errors import UnsupportedModelError

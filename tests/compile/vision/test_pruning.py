@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.tiny_models import tiny_model
+from tests.models.vlm_checkpoints import PLACEHOLDERS, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.tiny_models import tiny_model
-from tests.vlm_checkpoints import PLACEHOLDERS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.cli import main

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP
-from tests.vlm_checkpoints import write_checkpoint
+from tests.models.vlm_checkpoints import write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint

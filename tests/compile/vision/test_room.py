@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from tests.models.vlm_checkpoints import write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import write_checkpoint
 from tt_edge.compile.limits import with_image_tokens
 from tt_edge.compile.pipeline import compile_checkpoint
 from tt_edge.config import CompileConfig, EngineTarget, Limits

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tests.any_vlm import tiny_model
+from tests.models.any_vlm import tiny_model
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.tower import tower_of
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.compile.compiled_once import compiled_once
-from tests.tiny_vlms import VLMS, tiny_vlm
+from tests.models.tiny_vlms import VLMS, tiny_vlm
 from tt_edge.compile.limits import with_image_tokens
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.network import TowerCompiler

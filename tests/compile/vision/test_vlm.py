@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.compile.exported_once import traced_once  # noqa: F401 (a fixture)
-from tests.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
+from tests.models.tiny_vlms import IMAGE, VISION_END, VISION_START, VLMS, tiny_vlm
 from tt_edge.bundle import Bundle
 from tt_edge.compile.pipeline import compile_model
 from tt_edge.compile.quantize.layers import quantize_model

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.models.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
 from tests.runtime.multimodal.videos.video_files import write_film
-from tests.vlm_checkpoints import QWEN, TOKENS, write_checkpoint
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.images.pytorch_videos import prepare_frames
 from tt_edge.compile.parity.images.pytorch_vlm import PyTorchVLM

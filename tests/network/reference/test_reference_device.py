@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.runtime.engine.test_reference_session import PROMPTS
 from tt_edge.dtypes import DType
 from tt_edge.errors import EngineError, MissingDependencyError, UnsupportedModelError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.compile.compiling import compiled
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.errors import EngineError
 from tt_edge.plugins.edgellm import formats
 from tt_edge.plugins.edgellm.contracts import CACHE, GENERATIONS

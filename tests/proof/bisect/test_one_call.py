@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.bindings.surface import Call, Recorder
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.network.test_build import captured, contract
 from tests.proof.engines import broken
 from tests.proof.goldens import golden_of

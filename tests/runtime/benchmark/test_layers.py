@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.runtime.engine.fake_session import Fake, fake, names
 from tt_edge.cli.profile import render_times
 from tt_edge.contract import ONE_PROFILE

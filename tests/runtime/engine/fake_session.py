@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bindings.surface import Call, Recorder
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.runtime.engine import fake_tensorrt
 from tt_edge import cuda
 from tt_edge.folder import CheckedFile

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.compile.compiling import compiled as compiled_model
-from tests.decoders import SHAPE, compiled
+from tests.models.decoders import SHAPE, compiled
+from tests.models.tiny_models import tiny_model
 from tests.runtime.engine.fake_session import Fake, fake, names
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch
-from tests.tiny_models import tiny_model
 from tt_edge.contract import GENERATION_PROFILE
 from tt_edge.errors import InvalidInputError
 from tt_edge.generation_config import GenerationConfig

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.decoders import compiled
-from tests.toy_engine import vision_contract
+from tests.models.decoders import compiled
+from tests.models.toy_engine import vision_contract
 from tt_edge.bundle import EngineRecord, Manifest, ModelIdentity
 from tt_edge.config import CompileConfig
 from tt_edge.errors import EngineError, InvalidInputError

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.decoders import SHAPE, compiled
+from tests.models.decoders import SHAPE, compiled
 from tt_edge.errors import CapacityError
 from tt_edge.generation_config import GenerationConfig
 from tt_edge.runtime.engine.reference_session import ReferenceSession

@@ -9,9 +9,9 @@ import pytest
 
 from tests.bindings.surface import Recorder
 from tests.compile.seq2seq.seq2seqs import compiled, texts
+from tests.models.tiny_seq2seq import tiny_seq2seq
 from tests.runtime.engine.fake_session import Fake, names
 from tests.runtime.engine.fake_tensorrt import FakeEngine, FakeModule
-from tests.tiny_seq2seq import tiny_seq2seq
 from tt_edge.contract import FedBy
 from tt_edge.folder import CheckedFile
 from tt_edge.generation_config import GenerationConfig

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.bindings.surface import Recorder
-from tests.decoders import compiled
+from tests.models.decoders import compiled
 from tests.runtime.engine import fake_tensorrt
 from tests.runtime.engine.fake_session import Fake, fake, names
 from tests.runtime.engine.test_reference_session import PROMPTS, from_scratch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.any_vlm import tiny_model
+from tests.models.any_vlm import tiny_model
 from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.processed import Span
 from tt_edge.runtime.multimodal.mrope import counted_positions

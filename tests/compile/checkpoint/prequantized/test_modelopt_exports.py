@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from tests.tiny_models import tiny_config, tiny_model
+from tests.models.tiny_models import tiny_config, tiny_model
 from tt_edge.compile.checkpoint.prequantized import read_quantized
 
 modelopt = pytest.importorskip("modelopt.torch.export", reason="modelopt is not installed with all that it imports")

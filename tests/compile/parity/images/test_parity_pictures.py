@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from examples.road_scenes import evaluate as road_scenes
+from tests.models.tiny_vlms import IMAGE
+from tests.models.vlm_checkpoints import TOKENS, write_checkpoint
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.tiny_vlms import IMAGE
-from tests.vlm_checkpoints import TOKENS, write_checkpoint
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import VISION
 from tt_edge.compile.checkpoint import Checkpoint

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from transformers import LlavaProcessor
 
-from tests.any_vlm import small_image_processor, tiny_tokenizer, write_any
+from tests.models.any_vlm import small_image_processor, tiny_tokenizer, write_any
+from tests.models.vlm_checkpoints import files_of
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.vlm_checkpoints import files_of
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.parity.images.features import compare_preprocessing

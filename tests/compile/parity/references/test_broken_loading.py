@@ -14,7 +14,7 @@ from examples import run_llm
 from examples.tiny_checkpoint import make_checkpoint, make_tokenizer
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.bundle import Bundle
 from tt_edge.cli import main
 from tt_edge.compile.checkpoint import Checkpoint, load, tokenizer_files

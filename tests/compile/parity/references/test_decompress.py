@@ -18,7 +18,7 @@ from tests.compile.checkpoint.test_load_quantized import (
     channel_fp8,
     compressed,
 )
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.prequantized import read_quantized
 from tt_edge.compile.parity.references import decompress

@@ -7,7 +7,7 @@ import torch
 
 from tests.compile.checkpoint.prequantized import packing
 from tests.compile.checkpoint.test_load_quantized import CASES, GROUP, checkpoint
-from tests.tiny_models import tiny_model
+from tests.models.tiny_models import tiny_model
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.parity.references.dequantize import dequantized
 from tt_edge.compile.parity.references.loading import clean_generation, exact_reference, greedy, load_reference

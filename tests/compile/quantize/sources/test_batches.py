@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from tests.compile.seq2seq.test_images_and_texts import IMAGE, florence2
-from tests.speech import speech_model
-from tests.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
+from tests.models.speech import speech_model
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
 from tt_edge.compile.checkpoint import Checkpoint
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
 from tt_edge.compile.files import HostFiles

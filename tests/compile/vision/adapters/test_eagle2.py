@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
-from tests.tiny_vlms import IMAGE, tiny_vlm
+from tests.models.tiny_vlms import IMAGE, tiny_vlm
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.vision.adapters.eagle2 import pixel_shuffle
 from tt_edge.config import Precision

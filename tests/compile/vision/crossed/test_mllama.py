@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from examples import run_vlm
+from tests.models.tiny_mllama import write_mllama
 from tests.runtime.multimodal.images.sample_images import photo
-from tests.tiny_mllama import write_mllama
 from tt_edge.bundle import Bundle
 from tt_edge.bundle.manifest import DECODER, VISION
 from tt_edge.cli import main

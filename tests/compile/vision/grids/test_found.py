@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.any_vlm import tiny_model
-from tests.tiny_vlms import tiny_vlm
+from tests.models.any_vlm import tiny_model
+from tests.models.tiny_vlms import tiny_vlm
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.families import family_of
 from tt_edge.compile.vision.grids import found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.any_vlm import tiny_model
 from tests.compile.vision.answers import assert_equal_answers, compiled
+from tests.models.any_vlm import tiny_model
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.parity import verify_bundle

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from tests.compile.vision.answers import GREEDY, NEW, assert_equal_answers
-from tests.phi4 import write_phi4
+from tests.models.phi4 import write_phi4
 from tests.runtime.multimodal.images.sample_images import photo
 from tt_edge.bundle import Bundle
 from tt_edge.compile.checkpoint.load import load_model

@@ -7,8 +7,8 @@ import json
 import pytest
 import transformers
 
-from tests.any_vlm import write_any
-from tests.vlm_checkpoints import write_checkpoint
+from tests.models.any_vlm import write_any
+from tests.models.vlm_checkpoints import write_checkpoint
 from tt_edge.compile.checkpoint.load import load_model
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision import families

@@ -20,9 +20,9 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from examples.road_scenes.evaluate import CHECKPOINT
+from tests.models.tiny_vlms import IMAGE, tiny_vlm
 from tests.runtime.multimodal.images.sample_images import SIZES, assert_same_pixels, photo
 from tests.runtime.multimodal.images.sample_images import settings_of as sample_settings
-from tests.tiny_vlms import IMAGE, tiny_vlm
 from tt_edge.compile.vision.processing.known_prompts import KNOWN_PROMPTS
 from tt_edge.contract import IMAGE_TOKENS, VisionGeometry
 from tt_edge.errors import InvalidInputError

@@ -1,6 +1,6 @@
 """Checkpoints of Phi-4-multimodal, made tiny. Needs torch.
 
-transformers has it among the causal language models, so it is not one of ``tests.any_vlm``.
+transformers has it among the causal language models, so it is not one of ``tests.models.any_vlm``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from transformers import (
     Phi4MultimodalProcessor,
 )
 
-from tests.any_vlm import tiny_tokenizer, words_of
-from tests.tiny_vlms import draw_weights
-from tests.vlm_differs import IMAGE
+from tests.models.any_vlm import tiny_tokenizer, words_of
+from tests.models.differs import IMAGE
+from tests.models.tiny_vlms import draw_weights
 
 #: Pixels of a tile and of a patch: 32 by 32 patches a tile, which its processor counts on.
 SIDE, PATCH = 64, 2

@@ -2,7 +2,7 @@
 
 Sizes in a configuration are shrunk by their names, token ids are set to those of a tokenizer of bytes that has every special token
 which its processor asks for, and the processor is the one that transformers has for the model type. What differs is in
-``tests/vlm_differs.py``.
+``tests/models/vlm_differs.py``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
-from tests.tiny_vlms import draw_weights
-from tests.vlm_differs import DIFFERS, GRIDS, IMAGE, PATCH, SIDE, SQUARE, VOCABULARY, Differs
+from tests.models.differs import DIFFERS, GRIDS, IMAGE, PATCH, SIDE, SQUARE, VOCABULARY, Differs
+from tests.models.tiny_vlms import draw_weights
 
 _TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -199,7 +199,7 @@ def tiny_vlm(
     heads_of_64: bool = False,
     tower_head: int = 16,
 ) -> PreTrainedModel:
-    """A model of ``family`` in evaluation mode; weights as ``tests.tiny_models`` draws them.
+    """A model of ``family`` in evaluation mode; weights as ``tests.models.tiny_models`` draws them.
 
     ``heads_of_64``: the language part has heads of 64 elements, AttentionPlugin's smallest. ``tower_head``: size of the vision
     tower's.
@@ -219,7 +219,7 @@ def tiny_vlm(
 
 
 def draw_weights(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """``model`` in evaluation mode with random weights, as ``tests.tiny_models`` draws them."""
+    """``model`` in evaluation mode with random weights, as ``tests.models.tiny_models`` draws them."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name or "ln." in name:

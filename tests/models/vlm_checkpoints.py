@@ -10,7 +10,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_vlms import IMAGE, VIDEO, VISION_END, VISION_START, tiny_vlm
+from tests.models.tiny_vlms import IMAGE, VIDEO, VISION_END, VISION_START, tiny_vlm
 from tt_edge.compile.files import HostFiles
 from tt_edge.compile.vision.processing.images import prepare_images
 
@@ -81,7 +81,7 @@ def chat_template(family: str) -> str:
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Bytes, and the family's special tokens where ``tests.tiny_vlms`` has them; a text begins with ``<s>``."""
+    """Bytes, and the family's special tokens where ``tests.models.tiny_vlms`` has them; a text begins with ``<s>``."""
     names = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     names += [f"<unused{i}>" for i in range(len(names), VOCABULARY)]
     for index, name in (TOKENS | FOUND_TOKENS)[family].items():

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.tiny_vlms import draw_weights
+from tests.models.tiny_vlms import draw_weights
 
 #: As of the real one: the image token is behind the vocabulary that has logits.
 VOCABULARY = IMAGE = 320

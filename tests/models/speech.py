@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.compile.seq2seq.seq2seqs import compiled
-from tests.tiny_seq2seq import save_seq2seq, tiny_seq2seq
+from tests.models.tiny_seq2seq import save_seq2seq, tiny_seq2seq
 from tt_edge.compile.checkpoint.tokenizer_files import generation_settings
 from tt_edge.compile.files import HostFiles
 from tt_edge.generation_config import GenerationConfig
