@@ -17,12 +17,12 @@ VARIABLE = re.compile(r"\bTT_EDGE_[A-Z_]+\b")
 
 def test_every_environment_variable_is_documented_and_exists() -> None:
     in_code = {v for p in SOURCES if p != Path(__file__) for v in VARIABLE.findall(p.read_text("utf-8"))}
-    documented = set(VARIABLE.findall((ROOT / "docs" / "environment.md").read_text("utf-8")))
+    documented = set(VARIABLE.findall((ROOT / "docs" / "reference/environment.md").read_text("utf-8")))
     assert documented == in_code
 
 
 def test_the_glossary_has_every_evidence_word() -> None:
-    glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    glossary = (ROOT / "docs" / "reference/glossary.md").read_text("utf-8")
     assert [word for word in Word if f"| {word} |" not in glossary] == []
 
 

@@ -16,7 +16,7 @@ from tt_edge.network.legalize.serving import check_config, check_types, require_
 from tt_edge.platforms import PLATFORMS, parse_platform
 from tt_edge.tensorrt_features import ATTENTION, ATTENTION_LENGTHS, KV_CACHE_UPDATE
 
-PAGE = Path(__file__).parents[1] / "docs" / "platforms.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference/platforms.md"
 
 
 def rows() -> list[str]:

@@ -1,6 +1,6 @@
 """The target platforms of bundles: the TensorRT, CUDA, Python and GPUs of each, and the features of its TensorRT.
 
-``docs/platforms.md`` shows this table. Torch-free. Sources: NVIDIA's release notes of each platform, and the bindings of
+``docs/reference/platforms.md`` shows this table. Torch-free. Sources: NVIDIA's release notes of each platform, and the bindings of
 each TensorRT, which the tests import.
 """
 

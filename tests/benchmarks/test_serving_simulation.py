@@ -1,4 +1,4 @@
-"""The figures of docs/serving.md: serving under load, with the real scheduler and simulated time."""
+"""The figures of docs/explanation/serving.md: serving under load, with the real scheduler and simulated time."""
 
 from __future__ import annotations
 

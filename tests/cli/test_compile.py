@@ -95,7 +95,7 @@ def test_graphs_before_and_after_each_pass(tt_edge, checkpoint, out, tmp_path):
     assert "tt_edge.attention.default(" not in after
     assert "tt_edge.kv_cache_update.default(past_key_0, " in after
     assert not list((graphs / "decoder").glob("*check_token_independence*"))  # it changes nothing
-    page = Path(__file__).parents[2] / "docs/debug_a_compile.md"
+    page = Path(__file__).parents[2] / "docs/extend/debug_a_compile.md"
     assert f"decoder/{number:02}-insert_kv_cache.before.txt" in page.read_text(), "the page names this file"
     other = out.with_name("other.ttedge")
     tt_edge("compile", checkpoint, "-o", other, "--dump-graphs", graphs, *LIMITS).fails_with(

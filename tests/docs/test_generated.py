@@ -24,7 +24,7 @@ def generate():
 
 
 def test_every_marker_has_its_table_and_every_table_a_page(generate):
-    used = {name for page in DOCS.glob("*.md") for name in generate.MARKER.findall(page.read_text("utf-8"))}
+    used = {name for page in DOCS.rglob("*.md") for name in generate.MARKER.findall(page.read_text("utf-8"))}
     assert used == set(generate.GENERATED)
 
 

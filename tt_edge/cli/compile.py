@@ -20,7 +20,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "plugin: NVIDIA Edge-LLM's AttentionPlugin, fp16, or tt-edge's own, fp16 and bf16",
     )
     parser.add_argument(
-        "--cache", help="KV cache of the sdpa backend: none (its default), static_v1 or static_v2; see docs/backends.md"
+        "--cache",
+        help="KV cache of the sdpa backend: none (its default), static_v1 or static_v2; see docs/explanation/backends.md",
     )
     parser.add_argument(
         "--plugin-contract",
@@ -100,7 +101,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PLATFORM",
         help="a platform that must be able to build the bundle, such as jetpack-7.2, jetpack-7.2+tensorrt-11.4 or "
-        "tensorrt-10.13+sm87; may be repeated; see docs/platforms.md",
+        "tensorrt-10.13+sm87; may be repeated; see docs/reference/platforms.md",
     )
     parser.add_argument(
         "--engine",

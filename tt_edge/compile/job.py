@@ -3,7 +3,7 @@
 Peak memory: the model's weights exist once in this process. Loading maps or reads them; export, lowering, conversion and
 capture pass references on; the bundle's file and TensorRT's builder both read them where the model holds them; and the
 engine goes from the builder to disk as a stream. So at the peak, which is inside the builder, there are the model's
-weights and the builder's own copies (about two, measured; see docs/architecture.md).
+weights and the builder's own copies (about two, measured; see docs/explanation/architecture.md).
 
 The weights are written and hashed in a thread while the engine is built: neither needs much of Python.
 """

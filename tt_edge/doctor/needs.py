@@ -144,7 +144,9 @@ def _memory(facts: Facts, bundle: Bundle, fitting: Sequence[EngineRecord]) -> It
     else:
         yield Finding("ok", "memory needed", f"{text}, and activations; {size(free)} are free")
     if not complete and bundle.has_network and isinstance(gpu, Gpu):
-        peak = 2 * max(_weights(bundle)) + (1 << 30)  # docs/architecture.md: nearly two copies, and the libraries
+        peak = 2 * max(_weights(bundle)) + (
+            1 << 30
+        )  # docs/explanation/architecture.md: nearly two copies, and the libraries
         level = "ok" if peak <= facts.memory.available + facts.memory.swap_free else "warning"
         yield Finding(level, "memory to build", f"about {size(peak)} while TensorRT builds")  # type: ignore[arg-type]
         if facts.disk_free < 2 * max(_weights(bundle)):

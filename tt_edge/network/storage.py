@@ -1,8 +1,8 @@
 """Reading and writing a captured network: ``network.json`` and ``weights.safetensors``. Torch-free.
 
-The format is described in docs/network_format.md. Weights are written directly from their memory and read through a memory
-map, so neither side holds a second copy. The safetensors library copies, so the container (eight bytes of header length, a
-JSON header, the data) is read and written here instead; a test reads the files with the library.
+The format is described in docs/reference/network_format.md. Weights are written directly from their memory and read through a
+memory map, so neither side holds a second copy. The safetensors library copies, so the container (eight bytes of header length,
+a JSON header, the data) is read and written here instead; a test reads the files with the library.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def placed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, LayerPlace
     """Name, module and place of each linear layer of ``model``, in its order.
 
     A vision tower's blocks are the repeated modules that have attention. What is applied once is a projector: it is a small part
-    of the work, and its error is in every feature (docs/vision.md has the measurement).
+    of the work, and its error is in every feature (docs/how_to/vision.md has the measurement).
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     family: VLMFamily | None = None

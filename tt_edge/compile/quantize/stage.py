@@ -70,7 +70,7 @@ class CheckpointCalibration(Calibration):
         if pictures is not None and not batches.have_pictures:
             _LOGGER.warning(
                 "the language part is calibrated on text only, and image tokens have other ranges; give --calib-data with "
-                "images (docs/vision.md)"
+                "images (docs/how_to/vision.md)"
             )
         return batches
 

@@ -1,6 +1,7 @@
 """What a benchmark measured: the times of each request, and the figures of all of them.
 
-The definitions are those of vLLM's and NVIDIA's (GenAI-Perf) benchmarks, so that figures can be compared; docs/bench.md has them.
+The definitions are those of vLLM's and NVIDIA's (GenAI-Perf) benchmarks, so that figures can be compared;
+docs/how_to/bench.md has them.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class TensorRTSession(Session):
     each order of two cache buffers that change places. Graphs need a cache whose length is not read by the host
     (``IOContract.in_lockstep``).
 
-    docs/laptop_to_thor.md says what has been executed where.
+    docs/tutorials/laptop_to_thor.md says what has been executed where.
     """
 
     def __init__(

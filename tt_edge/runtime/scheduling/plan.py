@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from tt_edge.runtime.scheduling.slots import Slot
 
-#: Tokens of a prompt in one step, while other slots decode. docs/serving.md has what other numbers would give.
+#: Tokens of a prompt in one step, while other slots decode. docs/explanation/serving.md has what other numbers would give.
 PREFILL_TOKENS = 448
 #: Tokens of padding in a step that cost less than one more step would: reading the weights takes as long as many tokens.
 WORTH_PADDING = 32

@@ -54,7 +54,7 @@ class SourceBatches(Sequence[Batch]):
             raise InvalidInputError(f"calibration data {data.source} is empty; give {sources.takes}")
         if data.source is None and not (sources.takes.text and not sources.takes.page):
             _LOGGER.warning(
-                "%s is calibrated on generated %s; give --calib-data with real ones (docs/seq2seq.md)",
+                "%s is calibrated on generated %s; give --calib-data with real ones (docs/explanation/seq2seq.md)",
                 sources.takes.name,
                 sources.takes.other,
             )

@@ -79,7 +79,7 @@ class OwnProcessor:
         if self.kind not in PROCESSORS:
             raise UnsupportedModelError(
                 f"{name}'s image processor {self.kind} is not one of the {len(PROCESSORS)} that tt-edge follows, which "
-                "docs/vision.md lists"
+                "docs/how_to/vision.md lists"
             )
 
     @classmethod

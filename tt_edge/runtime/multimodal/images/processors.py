@@ -110,8 +110,8 @@ def image_processor_for(settings: CheckpointSettings) -> ImageProcessor:
     name = settings.processor
     if name not in PROCESSORS:
         raise UnsupportedModelError(
-            f"the image processor is {name!r:.80}, which is not one of the {len(PROCESSORS)} that tt-edge follows; docs/vision.md "
-            "lists them"
+            f"the image processor is {name!r:.80}, which is not one of the {len(PROCESSORS)} that tt-edge follows; "
+            "docs/how_to/vision.md lists them"
         )
     return PROCESSORS[name](replace(settings, image=PROCESSOR_TYPES[name].complete(settings.image)))
 
