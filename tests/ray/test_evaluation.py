@@ -75,4 +75,5 @@ def test_refused(nodes, bundle, data, tmp_path, capsys, monkeypatch):
     assert main(["eval", *options, nodes.address]) == 2
     error = capsys.readouterr().err
     assert "is another bundle than here; copy the same one to all machines" in error
-    assert error.count("\n") == 1
+    # On a busy machine, Ray prints warnings of its own before it.
+    assert [line for line in error.splitlines() if line.startswith(("tt-edge", "Traceback"))] == error.splitlines()[-1:]
