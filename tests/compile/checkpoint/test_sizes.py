@@ -12,6 +12,8 @@ from transformers import DonutImageProcessor, WhisperFeatureExtractor
 from tests.models.speech import speech_model
 from tests.models.tiny_seq2seq import save_seq2seq, tiny_page_reader, tiny_seq2seq
 from tt_edge.cli import main
+from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.model import explained
 from tt_edge.compile.checkpoint.sizes import check_sizes
 from tt_edge.compile.vision.features import _chosen
 from tt_edge.errors import InvalidInputError
@@ -42,6 +44,8 @@ CONFIG, START, INPUT = "config.json", "generation_config.json", "preprocessor_co
         ("t5", CONFIG, "num_layers", -1, "num_layers of config.json is -1, not a number of 0 or more"),
         ("t5", CONFIG, "relative_attention_max_distance", -3, "relative_attention_max_distance of config.json is -3"),
         ("t5", CONFIG, "d_model", "32", "does not load: Validation error for field 'd_model': TypeError"),
+        ("t5", CONFIG, "model_type", {}, "model_type of config.json is {}, not a name"),
+        ("t5", CONFIG, "model_type", [1], "model_type of config.json is [1], not a name"),
         ("t5", CONFIG, "dense_act_fn", "zelu", "dense_act_fn of config.json is 'zelu', which transformers does not"),
         (
             "t5",
@@ -149,6 +153,16 @@ def test_named(checkpoints, tmp_path, capsys, kind, file, name, value, said):
     assert main(["compile", str(folder), "-o", str(tmp_path / "out"), "--max-seq-len", "32"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("value", "named"), [(0, "rope.rope_type"), (True, "rope.rope_type"), ("odd", "act")])
+def test_a_key_that_transformers_lacks_is_told_from_other_values(tmp_path, value, named):
+    """0 is not false, and what chooses something is more likely to be missing than a size."""
+    settings = {"bias": value == 0, "is_decoder": False, "pad_token_id": 0, "tied": True, "rope": {"rope_type": value}}
+    (tmp_path / "config.json").write_text(json.dumps({"act": value, **settings} if value == "odd" else settings))
+    checkpoint, said = Checkpoint.open(tmp_path), f"load: {named} of config.json is {value!r}, which transformers"
+    with pytest.raises(InvalidInputError, match=said), explained(checkpoint):
+        raise KeyError(value)
 
 
 def test_what_is_no_size():

@@ -79,3 +79,21 @@ def test_other_tasks_are_refused(checkpoint, tmp_path, capsys):
     (other / "config.json").write_text(json.dumps(settings | {"architectures": ["BlipForQuestionAnswering"]}))
     assert main(["compile", str(other), "-o", str(tmp_path / "out.ttedge")])
     assert "BlipForQuestionAnswering is no BlipForConditionalGeneration" in capsys.readouterr().err
+
+
+def test_captions_are_scored_with_the_words_that_they_begin_with(checkpoint, tmp_path, capsys):
+    """What the sequence has room for follows the first token and these words, as a prompt or in a chat."""
+    bundle, file = tmp_path / "blip.ttedge", tmp_path / "photo.png"
+    Image.fromarray(photo(48, 90)).save(file)
+    assert main(["compile", str(checkpoint), "-o", str(bundle), "--precision", "fp32", "--max-seq-len", "24"]) == 0
+    parts = [{"type": "image"}, {"type": "text", "text": "w30 w31"}]
+    lines = [
+        {"images": ["photo.png"], "answer": "w5"},
+        {"images": ["photo.png"], "prompt": "w30 w31", "answer": "w5"},
+        {"images": ["photo.png"], "messages": [{"role": "user", "content": parts}], "answer": "w5"},
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    capsys.readouterr()
+    assert main(["eval", str(bundle), "--data", str(tmp_path / "q.jsonl"), "--model", str(checkpoint), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["network"]["character_error_rate"] > 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from tests.runtime.audio.test_load import wav
+from tt_edge.errors import InvalidInputError
 from tt_edge.evaluation.formats.questions import Questions
 
 
@@ -38,3 +40,12 @@ def test_another_image_is_other_data(tmp_path):
         digests.add(Questions(path).digest)
     assert len(digests) == 3
     assert Questions(path).digest in digests, "equal files have equal digests"
+
+
+@pytest.mark.parametrize("name", ["audio", "language", "task"])
+def test_what_speech_is_asked_with_is_text(tmp_path, name):
+    (tmp_path / "a.wav").write_bytes(wav(2, np.zeros((800, 1))))
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"audio": "a.wav", "answer": "hello", name: 7}))
+    with pytest.raises(InvalidInputError, match=rf"jsonl:1 is not a question \(TypeError: {name} is not a string\)"):
+        Questions(path)

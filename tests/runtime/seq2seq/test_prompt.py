@@ -45,6 +45,13 @@ def test_language_and_task():
     assert asked_by_checkpoint.asked(task="translate") == (50, 52, 61, 70)
 
 
+def test_words_that_an_answer_begins_with():
+    """In place of the first token, or behind it (BLIP)."""
+    assert DecoderStart(2).before([7, 8]) == (7, 8)
+    assert DecoderStart(2, follows=True).before([7, 8]) == (2, 7, 8)
+    assert DecoderStart(2).before([]) == DecoderStart(2, follows=True).before([]) == (2,)
+
+
 def test_timestamps():
     start = DecoderStart.from_settings(WHISPER)
     assert start.asked("de", timestamps=True) == (50, 52, 60)

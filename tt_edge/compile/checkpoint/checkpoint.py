@@ -64,7 +64,13 @@ class Checkpoint:
             folder = hub.fetch_small_files(name)
         checkpoint = cls(name, folder)
         checkpoint._check_folder(needs_config)
-        kind = cls._KINDS.get(str(checkpoint.settings.get("model_type")))
+        model_type = checkpoint.settings.get("model_type")
+        if not isinstance(model_type, str | None):
+            raise InvalidInputError(
+                f"checkpoint {name}: model_type of config.json is {model_type!r:.80}, not a name; correct it, or download the "
+                "checkpoint again"
+            )
+        kind = cls._KINDS.get(str(model_type))
         if kind is None:
             return checkpoint
         checkpoint = kind(name, folder)

@@ -128,9 +128,12 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         why = _first_line(error).split(" You can install")[0].rstrip(".")
         raise MissingDependencyError(f"checkpoint {checkpoint.source} does not load: {why}; {how}") from error
     except KeyError as error:  # such as the name of an activation that transformers does not have
-        named = (name for name, value in leaves(checkpoint.settings) if error.args and value == error.args[0])
-        reasons = (f"{name} of config.json is {error}, which transformers does not have" for name in named)
-        why = next(reasons, _first_line(error))
+        key = error.args[0] if error.args else None
+        found = leaves(checkpoint.settings)
+        named = [name for name, value in found if type(value) is type(key) and value == key]
+        if len(named) > 1 and not isinstance(key, str):  # a number that others are, too
+            named = [name for name in named if name.endswith("_type")] or named
+        why = f"{named[0]} of config.json is {error}, which transformers does not have" if named else _first_line(error)
         raise _does_not_load(checkpoint.source, why) from error
     except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         # Values of config.json that nothing has checked end in any of these; --debug shows where.

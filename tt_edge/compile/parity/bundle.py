@@ -56,6 +56,10 @@ def verify_bundle(
     from tt_edge.compile.checkpoint.load_quantized import parameter_count
 
     manifest = bundle.manifest
+    if images and manifest.takes_source:
+        raise InvalidInputError(
+            f"{bundle.path} is of an encoder-decoder, whose sources verify makes itself; omit --image"
+        )
     if images and not manifest.takes_images:
         raise InvalidInputError(f"{bundle.path} is of a language model, which takes no images; omit --image")
     precision, checkpoint, truth = Precision(manifest.config.network.precision), None, None

@@ -97,7 +97,7 @@ def _begun(llm: LLM, item: Item) -> int:
     try:
         if speech is not None:
             return len(start.asked(speech.language, speech.task))
-        return len(llm.tokenizer.encode(item.ask.prompt, add_special_tokens=False) or start.default)
+        return len(start.before(llm.tokenizer.encode(item.ask.prompt_of(llm).text, add_special_tokens=False)))
     except InvalidInputError as error:
         raise InvalidInputError(f"{item.where}: {error}") from error
 
@@ -124,8 +124,11 @@ def _question(line: str, path: Path, number: int) -> Item:
         groups = (("kind", data["kind"]),) if isinstance(data.get("kind"), str) else ()
         if "messages" in data:
             ask = Ask(messages=tuple(dict(message) for message in data["messages"]), images=images)
-        elif isinstance(data.get("audio"), str):
-            asked = {name: data[name] for name in ("language", "task") if isinstance(data.get(name), str)}
+        elif data.get("audio") is not None:
+            asked = {name: data[name] for name in ("language", "task") if data.get(name) is not None}
+            for name, value in {"audio": data["audio"], **asked}.items():
+                if not isinstance(value, str):
+                    raise TypeError(f"{name} is not a string")
             sound = path.parent / data["audio"]
             ask = Ask(speech=Speech(load_audio(sound), **asked), sound=sound)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,12 @@ class DecoderStart:
         elif not timestamps and self.no_timestamps is not None and ids[-1] != self.no_timestamps:
             ids.append(self.no_timestamps)
         return tuple(ids)
+
+    def before(self, words: Sequence[int]) -> tuple[int, ...]:
+        """The beginning where the caller gives the first ``words`` of the answer, as token ids; the default one without any."""
+        if not words:
+            return self.default
+        return (self.first, *words) if self.follows else tuple(words)
 
     def code_of(self, language: str) -> str:
         """The code of a language that is given by code or by its English name.

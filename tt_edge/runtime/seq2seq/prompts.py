@@ -121,10 +121,7 @@ class SourcePrompts:
 
     def _beginning(self, text: str) -> Sequence[int]:
         """Such as Donut's task ``<s_cord-v2>``, or the first words of a caption."""
-        start = self.pipeline.start
-        if not text:
-            return start.default
-        return [*([start.first] if start.follows else []), *self.tokenizer.encode(text, add_special_tokens=False)]
+        return self.pipeline.start.before(self.tokenizer.encode(text, add_special_tokens=False) if text else ())
 
     def _language_of(self, source: Source, salt: str) -> int:
         """The likeliest of the model's language tokens after the first token of an answer."""
@@ -142,7 +139,9 @@ class SourcePrompts:
 
 def the_page(images: Sequence[ImageSource]) -> ImageFile:
     """The one image of a prompt. Raises ``InvalidInputError`` for none, several, and one whose size is asked for."""
-    if len(images) != 1 or isinstance(images[0], Video | VideoFile | ProcessedImage):
+    if any(isinstance(image, Video | VideoFile) for image in images):
+        raise InvalidInputError("the model reads one page, and there is a video; give one image file")
+    if len(images) != 1 or isinstance(images[0], ProcessedImage):
         raise InvalidInputError(f"the model reads one page, and there are {len(images)} images; give one image file")
     if isinstance(images[0], SizedImage):
         raise InvalidInputError("the model reads pages in one size; omit detail, min_pixels, max_pixels and resized_*")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tt_edge.compile.checkpoint import Checkpoint
+from tt_edge.compile.checkpoint.processor_settings import check_processor
 from tt_edge.compile.parity.images.pytorch_videos import frames_of, qwen_vl_utils, videos_given
 from tt_edge.compile.parity.references.baseline import PyTorchBaseline
 from tt_edge.compile.parity.references.loading import clean_generation
@@ -147,15 +148,22 @@ def processor_of(source: Checkpoint | str | os.PathLike[str]) -> Any:
     checkpoint = Checkpoint.open(source)
     if own_architecture(checkpoint.settings) is not None:
         return None
+    check_processor(checkpoint)
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except ImportError as error:
         raise MissingDependencyError(
             f"transformers' image processors need torchvision ({error}); pip install 'tt-edge[vlm-host]'"
         ) from error
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:  # of settings that nothing has checked
         raise InvalidInputError(
-            f"the processor of {checkpoint.source} does not load ({error}); download it again"
+            f"the processor of {checkpoint.source} does not load ({one_line(error)}); download it again"
         ) from error
     if not hasattr(processor, "image_processor"):  # transformers gives a language model's tokenizer
         raise InvalidInputError(
