@@ -115,6 +115,7 @@ def test_an_image_file_to_text(tmp_path, capsys):
     for arguments, message in (
         (["--prompt", "w4"], "the model reads one page, and there are 0 images"),
         (["--image", str(file), "--image", str(file)], "the model reads one page, and there are 2 images"),
+        (["--prompt", "w4", "--video", "a.mp4"], "the model reads one page, and there is a video"),
     ):
         assert main(["run", str(bundle), *arguments])
         assert message in capsys.readouterr().err

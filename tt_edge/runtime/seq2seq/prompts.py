@@ -141,7 +141,7 @@ def the_page(images: Sequence[ImageSource]) -> ImageFile:
     """The one image of a prompt. Raises ``InvalidInputError`` for none, several, and one whose size is asked for."""
     if any(isinstance(image, Video | VideoFile) for image in images):
         raise InvalidInputError("the model reads one page, and there is a video; give one image file")
-    if len(images) != 1 or isinstance(images[0], ProcessedImage):
+    if len(images) != 1 or isinstance(images[0], Video | VideoFile | ProcessedImage):
         raise InvalidInputError(f"the model reads one page, and there are {len(images)} images; give one image file")
     if isinstance(images[0], SizedImage):
         raise InvalidInputError("the model reads pages in one size; omit detail, min_pixels, max_pixels and resized_*")
