@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -46,6 +48,12 @@ def test_images_padded_to_one_size(tmp_path, name):
     ids, pictures = ours.tokenize(tokenizer, "<image> or <image>?", photos, add_special_tokens=True)
     theirs = processor_inputs(processor_of(tmp_path), "<image> or <image>?", photos)
     assert torch.equal(model_inputs(model, [ids], pictures)["mm_token_type_ids"], theirs["mm_token_type_ids"].int())
+    long = dataclasses.replace(ours.image_processor, positions=40)  # transformers' own table ends in an IndexError
+    long.tokens_of((60, 80))
+    with pytest.raises(
+        InvalidInputError, match="400 x 1 pixels is too elongated for this model, which has positions for"
+    ):
+        long.tokens_of((1, 400))
 
 
 def test_tiles_of_perception_lm(tmp_path):

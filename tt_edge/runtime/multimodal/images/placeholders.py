@@ -128,8 +128,9 @@ class Placeholders:
         if found != images:
             what = "<image-N>" if self.numbered else self.in_prompt
             what += f" or {self.video_in_prompt}" if self.video_around else ""
+            of_video = f" (of a video {self.video_in_prompt})" if self.video and not self.video_around else ""
             raise InvalidInputError(
-                f"the prompt has {found} placeholders {what} for {images} images; give one for each, or a chat, "
+                f"the prompt has {found} placeholders {what} for {images} images; give one for each{of_video}, or a chat, "
                 "whose template places them"
             )
 

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from tt_edge.compat import Self
+from tt_edge.errors import InvalidInputError
 from tt_edge.runtime.multimodal.images.options import (
     AS_IT_IS,
     LOW_DETAIL_PIXELS,
@@ -56,10 +57,14 @@ def largest_grid(size: Size, side: int, most: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class BudgetProcessor(GridProcessor):
-    """An image has at most ``most_tokens``, in as many rows and columns as ``fit`` says."""
+    """An image has at most ``most_tokens``, in as many rows and columns as ``fit`` says.
+
+    ``positions``: how many rows or columns of patches the model has embeddings for, where a checkpoint says it.
+    """
 
     most_tokens: int = 4096
     fit: Fit = nearest_grid
+    positions: int | None = None
 
     @classmethod
     def of_muse(cls, settings: CheckpointSettings) -> Self:
@@ -108,10 +113,11 @@ class BudgetProcessor(GridProcessor):
                 geometry=geometry,
                 most_tokens=most,
                 fit=largest_grid,
+                positions=_positions(settings),
             )
 
     def sizes(self, size: Size, options: ImageOptions, max_tokens: int | None) -> tuple[Size | None, Size]:
-        """The size that an image is made; none is asked for. Raises ``InvalidInputError`` for one that becomes too large."""
+        """The size that an image is made; none is asked for. Raises ``InvalidInputError`` for one too large or long."""
         refuse_pixel_settings(options)
         most = self.most_tokens
         if options.low_detail:
@@ -120,6 +126,11 @@ class BudgetProcessor(GridProcessor):
             most = min(most, max_tokens)
         rows, columns = self.fit(size, self.side, most)
         final = rows * self.side, columns * self.side
+        if self.positions is not None and max(final) > self.positions * self.patch_size:
+            raise InvalidInputError(
+                f"an image of {size[1]} x {size[0]} pixels is too elongated for this model, which has positions for "
+                f"{self.positions} patches in a row; crop it"
+            )
         check_resize(size, final)
         return None, final
 
@@ -127,3 +138,10 @@ class BudgetProcessor(GridProcessor):
         """As that of an image: bounds are of each frame."""
         del frames
         return self.sizes(size, AS_IT_IS, None)[1]
+
+
+def _positions(settings: CheckpointSettings) -> int | None:
+    """Of the tables of Gemma 4 and Gemma 4 Unified. Raises ``ValueError`` for no number."""
+    tower = settings.model.get("vision_config") or {}
+    names = ("position_embedding_size", "mm_posemb_size")
+    return next((integer(tower[name], name) for name in names if tower.get(name) is not None), None)
