@@ -14,6 +14,8 @@ The network of `floor` is built by hand: it is the minimum that the network API 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import resource
@@ -199,7 +201,8 @@ def depths(size: str, layers: list[int], engine: bool) -> None:
 
 
 def child(route: str, size: str) -> None:
-    """One route, in this process; prints a line of JSON."""
+    """One route, in this process; prints a line of JSON. All end as `tt-edge` does, without collecting PyTorch's objects."""
+    atexit.register(gc.freeze)
     run = {
         "tt-edge": lambda: run_tt_edge(size, False),
         "tt-edge-1": lambda: run_tt_edge(size, True),

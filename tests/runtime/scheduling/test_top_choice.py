@@ -122,3 +122,15 @@ def test_a_token_outside_the_vocabulary_is_never_fed_back(wrong):
     good.ids[0] = wrong
     with pytest.raises(EngineError, match=f"the engine chose the token {wrong}, and the vocabulary has 400"):
         Sampler(GenerationConfig(8), [1], VOCAB).choose(good)
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_the_same_tokens_where_rounding_decides_what_top_p_keeps(tenths):
+    """Of equal logits, a tenth of the probability often ends at a token's edge."""
+    for equal in range(2, 31):
+        logits = np.full(VOCAB, -30, np.float32)
+        logits[np.random.default_rng(equal).choice(VOCAB, equal, replace=False)] = 2.5
+        config = GenerationConfig(20, temperature=0.7, top_k=equal, top_p=tenths / 10, seed=1)
+        whole, top = Sampler(config, [1], VOCAB), Sampler(config, [1], VOCAB)
+        largest = Largest(33)
+        assert [top.choose(largest.of(logits)) for _ in range(20)] == [whole.choose(logits) for _ in range(20)]

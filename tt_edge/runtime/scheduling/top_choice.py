@@ -20,6 +20,8 @@ from tt_edge.runtime.scheduling.token import Token
 _ROUNDING = 1e-5
 #: Relative error of the log-sum-exp itself, in units of 1: of a large one, the spacing of float32 is more than ``_ROUNDING``.
 _SPACING = 2.0**-22
+#: Relative error of a sum of a few float64 weights, generously.
+_EDGE = 1e-12
 #: Quotients by the temperature beyond this may not fit float32.
 _LARGEST = 1e38
 #: So many of the largest logits are looked at first; few are kept in most distributions.
@@ -76,7 +78,10 @@ def _drawn(top: TopLogits, config: GenerationConfig, random: np.random.Generator
     scaled = batch.scaled(config.temperature, width)
     weights, masses = scaled.weights[row], scaled.masses[row]
     if top_k > 0 and config.top_p < 1:
-        fewer = min(bisect.bisect_left(masses, config.top_p * masses[count - 1], 0, count) + 1, count)
+        edge, near = config.top_p * masses[count - 1], _EDGE * masses[count - 1]
+        fewer = min(bisect.bisect_left(masses, edge, 0, count) + 1, count)
+        if masses[fewer - 1] - edge < near or (fewer > 1 and edge - masses[fewer - 2] < near):
+            return None  # all logits are added up in another order, and rounding decides
         if fewer < count and weights[fewer] == weights[fewer - 1]:
             ids = _of_equals(batch.first_ids(width)[row][:count], weights[:count], fewer)
         count = fewer
