@@ -55,6 +55,13 @@ def test_one_prompt_is_streamed_as_text(tt_edge, bundle, hugging_face):
     assert result.err.endswith("evaluated by the reference session\n")
 
 
+def test_by_default_a_small_bundle_gives_half_of_its_tokens(tt_edge, bundle, hugging_face):
+    result = tt_edge("run", bundle, "--prompt", PROMPTS[0], "--json", "--ignore-eos")
+    assert result.status == 0, result.err
+    [row] = json.loads(result.out)
+    assert len(row["new_token_ids"]) == min(64, MAX_SEQ_LEN // 2)
+
+
 def test_several_prompts_are_numbered(tt_edge, bundle, hugging_face):
     prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     result = tt_edge("run", bundle, *prompts, "--max-new-tokens", 3)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tt_edge.runtime.seq2seq.source import Speech
     from tt_edge.runtime.seq2seq.transcription import Transcript
 
+_NEW_TOKENS = 64
+
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Options."""
@@ -67,7 +69,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="refuse images that would have to be scaled to fit the compiled model",
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="maximum tokens of an answer (default 64)"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help=f"maximum tokens of an answer (default {_NEW_TOKENS}, or half of the bundle's max_seq_len where that is less)",
     )
     add_runtime(parser)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_edge.runtime import LLM
 
     given: dict[str, Any] = {
-        "max_new_tokens": args.max_new_tokens,
+        "max_new_tokens": _NEW_TOKENS if args.max_new_tokens is None else args.max_new_tokens,
         "ignore_eos": args.ignore_eos,
         "stop": tuple(args.stop),
         "logprobs": args.logprobs,
@@ -101,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     with LLM.load(args.bundle, runtime_of(args), args.require_signature, image_cache_bytes=cache) as llm:
         if args.exact_images and llm.vision is not None:
             llm.vision = llm.vision.with_exact_images()
+        if args.max_new_tokens is None:
+            given["max_new_tokens"] = min(_NEW_TOKENS, llm.session.contract.max_seq_len // 2)
         config = llm.config(**given)
         if args.timestamps:
             return _show_transcripts([llm.transcribe(each, config, timestamps=True) for each in speech], args)

@@ -85,12 +85,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of what it refuses itself: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     messages = {
-        404: f"there is no {request.url.path[:200]} here; OpenAI's API begins with /v1",
+        404: f"there is no {request.url.path[:200]} here; there are {_endpoints(request)}",
         405: f"{request.url.path[:200]} does not take {request.method[:20]}",
     }
     response = ApiError(error.status_code, messages.get(error.status_code, error.detail)).response()
     response.headers.update(error.headers or {})
     return response
+
+
+def _endpoints(request: Request) -> str:
+    return ", ".join(path for route in request.app.routes if (path := getattr(route, "path", "")).startswith("/v1/"))
 
 
 async def on_defect(_: Request, error: Exception) -> Response:

@@ -173,7 +173,7 @@ def test_an_engine_is_built(tensorrt, family):
 
 def test_too_many_tokens():
     contract = compiled("qwen2_vl")[2]
-    with pytest.raises(CapacityError, match="2 images have 140 image tokens, more than max_image_tokens 128"):
+    with pytest.raises(CapacityError, match="images and videos have 140 image tokens, more than max_image_tokens 128"):
         vision_inputs(contract, [picture(contract, (1, 20, 14))] * 2)
 
 

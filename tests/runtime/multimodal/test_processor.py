@@ -81,7 +81,7 @@ def test_frames_at_another_rate_are_not_found_in_the_kv_cache():
 def test_without_scaling_they_are_refused_by_their_size():
     exact = dataclasses.replace(PROCESSOR, scale_to_fit=False)
     with pytest.raises(
-        CapacityError, match="1 images have 1222 image tokens, more than max_image_tokens 1024; give fewer"
+        CapacityError, match="images and videos have 1222 image tokens, more than max_image_tokens 1024; give fewer"
     ):
         tokens(pixels(1920, 1080), processor=exact)
     with pytest.raises(CapacityError, match="image tokens, more than max_image_tokens 3; give fewer"):

@@ -181,6 +181,8 @@ def test_paths_and_methods_that_are_not_here(served, path, method, status):
     assert found == status
     assert answer["error"]["type"] == "invalid_request_error"
     assert path in answer["error"]["message"]
+    if status == 404:
+        assert "there are /v1/chat/completions, /v1/completions, " in answer["error"]["message"]
 
 
 def test_a_defect_is_an_error_in_openais_form(served, monkeypatch):

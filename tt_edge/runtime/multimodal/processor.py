@@ -193,8 +193,8 @@ class MultimodalProcessor:
             found = [self._scaled(image, share) if isinstance(image, PlannedImage) else image for image in found]
         if (tokens := sum(image.tokens for image in found)) > self.max_tokens:
             raise CapacityError(
-                f"{len(sources)} images have {tokens} image tokens, more than max_image_tokens {self.max_tokens}; give fewer or "
-                "smaller images, or compile with a larger --max-image-tokens"
+                f"the prompt's images and videos have {tokens} image tokens, more than max_image_tokens {self.max_tokens}; "
+                "give fewer or smaller images, or compile with a larger --max-image-tokens"
             )
         return found
 

@@ -57,8 +57,8 @@ def vision_calls(contract: IOContract, images: Sequence[ProcessedImage]) -> tupl
     tokens = sum(image.tokens for image in images)
     if tokens > contract.max_image_tokens:
         raise CapacityError(
-            f"{len(images)} images have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; give "
-            "fewer or smaller images, or compile with a larger --max-image-tokens"
+            f"the prompt's images and videos have {tokens} image tokens, more than max_image_tokens {contract.max_image_tokens}; "
+            "give fewer or smaller images, or compile with a larger --max-image-tokens"
         )
     geometry = contract.tower
     inputs, rows = unpadded_inputs(geometry, images)

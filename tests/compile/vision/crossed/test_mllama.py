@@ -155,7 +155,7 @@ def test_the_example(checkpoint, bundle, tmp_path, capsys):
 
 
 def test_prompts_and_options_that_do_not_fit(llm, checkpoint, tmp_path):
-    with pytest.raises(CapacityError, match="4 images have 272 image tokens, more than max_image_tokens 204"):
+    with pytest.raises(CapacityError, match="images and videos have 272 image tokens, more than max_image_tokens 204"):
         llm.generate([IMAGE * 4], GREEDY, images=[PHOTOS])
     with pytest.raises(InvalidInputError, match=r"has 2 placeholders <\|image\|> for 1 images"):
         llm.generate([IMAGE * 2], GREEDY, images=[PHOTOS[:1]])
