@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from tt_edge.compile.export.masks import Visibility
+from tt_edge.compile.seq2seq.own_attention.cached import keys_and_values
 from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of, hidden_after
 from tt_edge.errors import UnsupportedModelError
 
@@ -56,19 +56,13 @@ def semantic(module: Any) -> Callable[..., tuple[Any, ...]]:
             own_result: tuple[Any, ...] = own(hidden_states, position_bias=position_bias)
             return own_result
         is_cross = key_value_states is not None
-        cache, is_updated = past_key_values, False
-        if isinstance(cache, EncoderDecoderCache):
-            is_updated = is_cross and bool(cache.is_updated.get(module.layer_idx))
-            cache = cache.cross_attention_cache if is_cross else cache.self_attention_cache
-        if is_updated:
-            key, value = cache.layers[module.layer_idx].keys, cache.layers[module.layer_idx].values
-        else:
-            given = hidden_states if key_value_states is None else key_value_states
-            key, value = heads(module.k_proj(given)), heads(module.v_proj(given))
-            if cache is not None:
-                key, value = cache.update(key, value, module.layer_idx)
-                if is_cross and isinstance(past_key_values, EncoderDecoderCache):
-                    past_key_values.is_updated[module.layer_idx] = True
+        given = key_value_states if key_value_states is not None else hidden_states
+        key, value = keys_and_values(
+            past_key_values,
+            module.layer_idx,
+            is_cross,
+            lambda: (heads(module.k_proj(given)), heads(module.v_proj(given))),
+        )
         seen = attention_mask
         if seen is None and (is_cross or not module.is_decoder):
             seen = Visibility(causal=False)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from tt_edge.compile.export.masks import Visibility
+from tt_edge.compile.seq2seq.own_attention.cached import keys_and_values
 from tt_edge.compile.seq2seq.own_attention.operator import all_equal, attend, dtype_of, hidden_after
 
 
@@ -31,19 +31,14 @@ def semantic(module: Any) -> Callable[..., tuple[Tensor, None]]:
         past_key_values: Any = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        is_cross, cache, is_updated = encoder_hidden_states is not None, past_key_values, False
-        if isinstance(cache, EncoderDecoderCache):
-            is_updated = is_cross and bool(cache.is_updated.get(module.layer_idx))
-            cache = cache.cross_attention_cache if is_cross else cache.self_attention_cache
-        if is_updated:
-            key, value = cache.layers[module.layer_idx].keys, cache.layers[module.layer_idx].values
-        else:
-            given = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-            key, value = heads(module.key(given)), heads(module.value(given))
-            if cache is not None:
-                key, value = cache.update(key, value, module.layer_idx)
-                if is_cross and isinstance(past_key_values, EncoderDecoderCache):
-                    past_key_values.is_updated[module.layer_idx] = True
+        is_cross = encoder_hidden_states is not None
+        given = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
+        key, value = keys_and_values(
+            past_key_values,
+            module.layer_idx,
+            is_cross,
+            lambda: (heads(module.key(given)), heads(module.value(given))),
+        )
         seen = Visibility(causal=False) if is_cross else attention_mask
         out = attend(module, heads(module.query(hidden_states)), key, value, module.attention_head_size**-0.5, seen)
         return out.transpose(1, 2).flatten(2), None
