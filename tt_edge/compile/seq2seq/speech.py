@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +10,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from tt_edge.compile.seq2seq.sizes_made import check_made
 from tt_edge.contract import Subsampling
-from tt_edge.errors import BundleError, InvalidInputError, UnsupportedModelError
+from tt_edge.errors import UnsupportedModelError
 from tt_edge.runtime.audio.extractors import extractor_of
-
-_LOGGER = logging.getLogger("tt_edge")
 
 #: What configurations call the numbers of a frame of features.
 _WIDTHS = ("input_feat_per_channel", "feature_projection_input_dim", "num_mel_bins")
@@ -102,16 +100,11 @@ def check_extractor(settings: Mapping[str, Any], size: tuple[int | None, ...], s
     """
     if not settings:
         return
-    try:
-        made = extractor_of(settings, any_length=None in size).shape
-    except UnsupportedModelError as error:
-        _LOGGER.warning("the bundle takes features, and no audio: %s", error)
-        return
-    except BundleError as error:
-        what = str(error).partition("; compile the model again")[0]
-        raise InvalidInputError(f"checkpoint {source}: {what}; correct it, or download the checkpoint again") from error
-    if made != size:
-        raise InvalidInputError(
-            f"checkpoint {source}: preprocessor_config.json makes features {made}, and the encoder takes {size}; correct it "
-            "(None is any length)"
-        )
+    check_made(
+        lambda: extractor_of(settings, any_length=None in size).shape,
+        size,
+        source,
+        what="features",
+        instead="features, and no audio",
+        hint=" (None is any length)",
+    )
